@@ -1,0 +1,14 @@
+"""Augmentations that return their parameters: drawn first, applied second, one idea a file."""
+
+from .base import Augmentation as Augmentation
+from .base import Framing as Framing
+from .base import View as View
+from .blur import Blur as Blur
+from .color import ColorJitter as ColorJitter
+from .color import Grayscale as Grayscale
+from .color import Solarize as Solarize
+from .crop import Crop as Crop
+from .geometry import Flip as Flip
+from .geometry import QuarterTurn as QuarterTurn
+from .policy import Policy as Policy
+from .spirograph import Spirograph as Spirograph

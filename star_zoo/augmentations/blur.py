@@ -1,0 +1,53 @@
+"""Gaussian blur with a sigma per image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Augmentation, between
+
+
+def gaussian_kernels(sigma: Tensor, size: int) -> Tensor:
+    """A normalised 1-D kernel per image: (B,) -> (B, size); sigma 0 gives the kernel that changes nothing."""
+    distance = torch.arange(size, device=sigma.device, dtype=sigma.dtype) - size // 2
+    weights = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)[:, None]).square())
+    return weights / weights.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Blur(Augmentation):
+    """Blurs with standard deviation `blur_sigma` in pixels, 0 where it doesn't act; borders are reflected."""
+
+    fields: ClassVar = ("blur_sigma",)
+    uniforms: ClassVar = 2
+
+    kernel: int = 9  # pixels, odd
+    sigma: tuple[float, float] = (0.1, 2.0)
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"blur kernel is {self.kernel} pixels; it must be odd and positive")
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return (0.0,)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        return (between(*self.sigma, u[1]) if u[0] < self.p else 0.0,)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        b, c, height, width = images.shape
+        pad = self.kernel // 2
+        if pad >= min(height, width):
+            raise ValueError(
+                f"a blur kernel of {self.kernel} pixels needs views larger than {pad} pixels, but they are "
+                f"{height} x {width}; give a smaller kernel"
+            )
+        kernels = gaussian_kernels(params[:, 0], self.kernel).repeat_interleave(c, 0)  # each channel is a group
+        stacked = F.pad(images, (pad, pad, pad, pad), mode="reflect").view(1, b * c, height + 2 * pad, width + 2 * pad)
+        stacked = F.conv2d(stacked, kernels[:, None, :, None], groups=b * c)
+        return F.conv2d(stacked, kernels[:, None, None, :], groups=b * c).view(b, c, height, width)

@@ -1,0 +1,152 @@
+"""Colour jitter in two styles, grayscale and solarize.
+
+Images are (B, 3, S, S) float in [0, 1]. Sources: `torchvision` is torchvision's functional colour operations on float
+tensors; `released` is kornia 0.4.1, which the authors pin: brightness is added, contrast multiplies
+without a mean, saturation and hue act in HSV.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .base import Augmentation, between, per_image
+
+_LUMA = {"released": (0.299, 0.587, 0.114), "torchvision": (0.2989, 0.587, 0.114)}
+
+
+def luma(images: Tensor, style: str) -> Tensor:
+    """The grey value of each pixel: (B, 3, S, S) -> (B, 1, S, S)."""
+    r, g, b = _LUMA[style]
+    return r * images[:, 0:1] + g * images[:, 1:2] + b * images[:, 2:3]
+
+
+def rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Hue (in turns), saturation and value, each (B, S, S) in [0, 1]."""
+    r, g, b = images.unbind(1)
+    value, chroma = images.amax(1), images.amax(1) - images.amin(1)
+    span = torch.where(chroma == 0, 1.0, chroma)
+    sector = torch.where(
+        value == r, (g - b) / span, torch.where(value == g, 2 + (b - r) / span, 4 + (r - g) / span)
+    )  # which of the six sides of the colour hexagon, and how far along
+    saturation = chroma / torch.where(value == 0, 1.0, value)
+    return (sector / 6) % 1.0, saturation, value
+
+
+def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Back again; hue is taken modulo one turn."""
+    offsets = torch.tensor((5.0, 3.0, 1.0), device=hue.device, dtype=hue.dtype)[:, None, None]
+    k = (offsets + 6 * hue[:, None]) % 6
+    ramp = torch.minimum(k, 4 - k).clamp(0, 1)
+    return value[:, None] * (1 - saturation[:, None] * ramp)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    return (factor * images + (1 - factor) * other).clamp(0, 1)
+
+
+def jitter_torchvision(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
+    """torchvision's adjust_brightness, _contrast, _saturation and _hue, in this order; factors (B,)."""
+    images = (per_image(brightness) * images).clamp(0, 1)
+    images = _blend(images, luma(images, "torchvision").mean((1, 2, 3), keepdim=True), per_image(contrast))
+    images = _blend(images, luma(images, "torchvision"), per_image(saturation))
+    h, s, v = rgb_to_hsv(images)
+    return hsv_to_rgb(h + hue[:, None, None], s, v)
+
+
+def jitter_released(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
+    """kornia 0.4.1's brightness, contrast, saturation and hue, in this order; factors (B,)."""
+    images = (images + per_image(brightness - 1)).clamp(0, 1)
+    images = (images * per_image(contrast)).clamp(0, 1)
+    h, s, v = rgb_to_hsv(images)  # once for both: kornia goes back to RGB between saturation and hue
+    return hsv_to_rgb(h + hue[:, None, None], (s * saturation[:, None, None]).clamp(0, 1), v)
+
+
+_STYLES = {"released": jitter_released, "torchvision": jitter_torchvision}
+
+
+@dataclass(frozen=True)
+class ColorJitter(Augmentation):
+    """Brightness, contrast, saturation (factors, 1 does nothing) and hue (turns, 0 does nothing), in this order.
+
+    The order is fixed so that equal parameters give equal images; the released code shuffles it once per batch and
+    does not tell its heads. A factor is uniform in [1 - x, 1 + x] (not below 0), the hue shift in [-hue, hue].
+    """
+
+    fields: ClassVar = ("brightness", "contrast", "saturation", "hue")
+    uniforms: ClassVar = 5
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    p: float = 0.8
+    style: str = "torchvision"
+
+    def __post_init__(self) -> None:
+        if self.style not in _STYLES:
+            raise ValueError(f"colour jitter style is {self.style!r}; known: {', '.join(_STYLES)}")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue range is {self.hue}; give turns between 0 and 0.5")
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return 1.0, 1.0, 1.0, 0.0
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        if u[0] >= self.p:
+            return self.base(height, width)
+        spans = (self.brightness, self.contrast, self.saturation)
+        factors = (between(max(0.0, 1 - x), 1 + x, share) for x, share in zip(spans, u[1:4], strict=True))
+        return *factors, between(-self.hue, self.hue, u[4])
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        jittered = _STYLES[self.style](images, *params.unbind(1))
+        untouched = (params == params.new_tensor(self.base(0, 0))).all(1)
+        return torch.where(per_image(untouched), images, jittered)  # a trip through HSV would round
+
+
+@dataclass(frozen=True)
+class Grayscale(Augmentation):
+    """Takes the colour away; `grayscale` is 1 where it did."""
+
+    fields: ClassVar = ("grayscale",)
+    uniforms: ClassVar = 1
+
+    p: float = 0.2
+    style: str = "torchvision"
+
+    def __post_init__(self) -> None:
+        if self.style not in _LUMA:
+            raise ValueError(f"grayscale style is {self.style!r}; known: {', '.join(_LUMA)}")
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return (0.0,)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        return (float(u[0] < self.p),)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        return torch.where(per_image(params[:, 0] > 0.5), luma(images, self.style), images)
+
+
+@dataclass(frozen=True)
+class Solarize(Augmentation):
+    """Inverts what is brighter than `threshold`; `solarize` is 1 where it did."""
+
+    fields: ClassVar = ("solarize",)
+    uniforms: ClassVar = 1
+
+    threshold: float = 0.5
+    p: float = 0.2
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return (0.0,)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        return (float(u[0] < self.p),)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        acts = per_image(params[:, 0] > 0.5) & (images >= self.threshold)
+        return torch.where(acts, 1 - images, images)

@@ -1,0 +1,78 @@
+"""Random resized crop, in fractions of the image (our default) or in its pixels (the released code)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .base import Framing, between
+
+_ATTEMPTS = 10  # as torchvision's RandomResizedCrop before it falls back to the centre
+
+
+@dataclass(frozen=True)
+class Crop(Framing):
+    """A box of random area and shape, resized to `size` x `size` (bilinear, antialiased).
+
+    With `unit="fraction"` the box is told in fractions of the image's height and width, so that one policy serves
+    images of any size; with `unit="pixel"` in source pixels, as the authors' code does.
+    The base view is the largest centred square: the whole image where that is square.
+    """
+
+    fields: ClassVar = ("top", "left", "height", "width")
+    uniforms: ClassVar = 2 * _ATTEMPTS + 2
+
+    scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
+    unit: str = "fraction"
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("fraction", "pixel"):
+            raise ValueError(f"crop unit is {self.unit!r}; known: 'fraction', 'pixel'")
+        if self.size < 1:
+            raise ValueError(f"crop size is {self.size}; a view needs at least 1 pixel")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"crop scale is {self.scale}; give 0 < low <= high <= 1, shares of the image's area")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"crop ratio is {self.ratio}; give 0 < low <= high, width over height")
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        side = min(height, width)
+        return self._told((height - side) // 2, (width - side) // 2, side, side, height, width)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for k in range(_ATTEMPTS):
+            area = height * width * between(*self.scale, u[2 * k])
+            shape = math.exp(between(low, high, u[2 * k + 1]))
+            w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = int(u[-2] * (height - h + 1)), int(u[-1] * (width - w + 1))
+                return self._told(top, left, h, w, height, width)
+        # an image too long or too small for any such box: its centre, as near to the allowed shapes as it goes
+        w = min(width, max(1, round(height * self.ratio[1])))
+        h = min(height, max(1, round(width / self.ratio[0])))
+        return self._told((height - h) // 2, (width - w) // 2, h, w, height, width)
+
+    def crop(self, image: Tensor, params: Tensor) -> Tensor:
+        top, left, h, w = self._pixels(params, *image.shape[-2:])
+        box = image[:, top : top + h, left : left + w]
+        if h == w == self.size:
+            return box.contiguous()
+        return F.interpolate(box[None], size=(self.size, self.size), mode="bilinear", antialias=True)[0]
+
+    def _told(self, top: int, left: int, h: int, w: int, height: int, width: int) -> tuple[float, ...]:
+        if self.unit == "pixel":
+            return float(top), float(left), float(h), float(w)
+        return top / height, left / width, h / height, w / width
+
+    def _pixels(self, params: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
+        """The box in whole pixels; exact for what `draw` told, clamped into the image for any other numbers."""
+        top, left, h, w = params.tolist()
+        if self.unit == "fraction":
+            top, left, h, w = top * height, left * width, h * height, w * width
+        h, w = min(max(round(h), 1), height), min(max(round(w), 1), width)
+        return min(max(round(top), 0), height - h), min(max(round(left), 0), width - w), h, w

@@ -1,0 +1,110 @@
+"""Hugging Face `datasets`: by name from the Hub (or its cache), and folders that `save_to_disk` wrote."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from .raw import as_targets, choose_split, digest, number_names
+from .source import DataError
+
+SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # what `save_to_disk` leaves in a folder
+
+
+@dataclass(frozen=True)
+class HuggingFaceImages:
+    """One split of a Hugging Face data set; see `open_hub`."""
+
+    where: str
+    dataset: Any
+    column: str
+    fingerprint: str
+    classes: tuple[str, ...] | None
+    targets: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def encoded(self, index: int) -> bytes | Path:
+        image = self.dataset[index][self.column] or {}
+        return image.get("bytes") or (Path(image["path"]) if image.get("path") else b"")
+
+    def describe(self, index: int) -> str:
+        return f"row {index} of {self.where}"
+
+
+def open_hub(spec: str, split: str) -> HuggingFaceImages:
+    """A split of `NAME` or `NAME:CONFIG`, downloaded unless cached. Raises DataError.
+
+    The images are the first column of type Image; the labels `label`, `labels` or the first ClassLabel column, if any.
+    """
+    name, _, config = spec.partition(":")
+    datasets = _datasets(spec)
+    try:
+        loaded = datasets.load_dataset(name, config or None)
+    except Exception as error:  # the library's own errors share no base
+        raise DataError(
+            f"can't load {spec!r} with Hugging Face datasets ({type(error).__name__}: {error}). Check the name and the "
+            "connection; or download its Parquet files and give their folder."
+        ) from error
+    return _split_of(loaded, split, spec)
+
+
+def open_saved(folder: Path, split: str) -> HuggingFaceImages:
+    """A split of a folder that `save_to_disk` wrote; a single data set there is "train". Raises DataError."""
+    datasets = _datasets(str(folder))
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(f"can't load {folder}, which save_to_disk seems to have written: {error}") from error
+    return _split_of(loaded, split, str(folder))
+
+
+def _datasets(wanted: str) -> ModuleType:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"reading {wanted} needs Hugging Face datasets: pip install datasets.") from error
+    return datasets
+
+
+def _split_of(loaded: Any, split: str, where: str) -> HuggingFaceImages:
+    import datasets
+
+    splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    chosen = choose_split(split, splits, where)
+    dataset = splits[chosen]
+    column = next((name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)), None)
+    if column is None:
+        raise DataError(f"{where} has no column of type Image, only {dict(dataset.features)}.")
+    targets, classes = _labels(splits, chosen)
+    return HuggingFaceImages(
+        where=where,
+        dataset=dataset.select_columns(column).cast_column(column, datasets.Image(decode=False)),
+        column=column,
+        fingerprint=digest((where, chosen, len(dataset), b"" if targets is None else targets.numpy().tobytes())),
+        classes=classes,
+        targets=targets,
+    )
+
+
+def _labels(splits: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """(targets, classes) of one split; classes given as text are numbered over all splits."""
+    import datasets
+
+    features = splits[split].features
+    column = next((name for name in ("label", "labels") if name in features), None) or next(
+        (name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)), None
+    )
+    if column is None:
+        return None, None
+    values = splits[split].select_columns(column)[:][column]
+    if isinstance(features[column], datasets.ClassLabel):
+        return as_targets(values), tuple(features[column].names)
+    if all(isinstance(value, str) for value in values):
+        names = tuple(sorted({name for part in splits.values() for name in part.unique(column)}))
+        return number_names(values, names), names
+    return as_targets(values), None

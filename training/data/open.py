@@ -1,0 +1,124 @@
+"""From what the user typed to a `Source`."""
+
+import math
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from .cached import CachedSource
+from .decode import UndecodableImage, decoded_size, undecodable
+from .folder import open_folder
+from .huggingface import SAVED_FILES, open_hub, open_saved
+from .parquet import open_parquet
+from .raw import Raw, Subset, evenly_spaced
+from .source import DataError, Source
+from .streamed import StreamedSource
+from .tar import expand_braces, open_tar
+from .torchvision_sets import open_torchvision
+
+KINDS = (
+    "a folder of images, a .parquet file or a folder of them, .tar shards (a file, a folder of them, "
+    "'shard-{0000..0003}.tar'), 'torchvision:NAME', 'hf:NAME' or 'spirograph'"
+)
+_SAMPLE = 256  # images whose headers tell how much memory all of them would take
+
+
+def open_source(
+    spec: str,
+    split: str = "train",
+    *,
+    max_bad: float = 0.01,
+    cache_bytes: int = 2 * 1024**3,
+    limit: int | None = None,
+) -> Source:
+    """The images of one split of a data set, decoded beforehand if they fit in `cache_bytes`.
+
+    Args:
+        spec: a folder of images; a .parquet file or a folder of them; .tar shards (a file, a folder of them, or
+            `shard-{0000..0003}.tar`); `torchvision:NAME[@ROOT]`; `hf:NAME[:CONFIG]`, or a folder that `save_to_disk`
+            wrote; `spirograph[:N]`.
+        split: "train", "val" or "test" ("test" is content with a validation split), or a split's exact name.
+        max_bad: fraction of the images that may fail to decode; they are left out (cached) or replaced (streamed).
+        cache_bytes: a set whose decoded images take more, judged by up to 256 headers, is decoded on access.
+        limit: at most so many images, evenly spaced over the split, chosen before any is decoded.
+
+    Raises `DataError` for whatever can't be used; warns `BadImageWarning` of bad images.
+    """
+    if not 0 <= max_bad <= 1:
+        raise DataError(f"max_bad = {max_bad:g} is no fraction of the images: give 0 to 1.")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit = {limit} leaves no image: give 1 or more, or None for all.")
+    if re.fullmatch(r"spirograph(:.*)?", spec):
+        return _spirographs(spec, split, limit)
+    raw = _open_raw(spec, split)
+    if limit is not None and limit < len(raw):
+        raw = Subset(raw, evenly_spaced(len(raw), limit))
+    decoded_bytes = _expected_bytes(spec, raw)
+    if decoded_bytes <= cache_bytes:
+        return CachedSource(spec, raw, max_bad, decoded_bytes)
+    return StreamedSource(spec, raw, max_bad)
+
+
+def _spirographs(spec: str, split: str, limit: int | None) -> Source:
+    from ..spirograph import Spirographs
+
+    if split not in ("train", "val", "test"):
+        raise DataError(f"no split {split!r} of {spec!r}: give 'train', 'val' or 'test'.")
+    typed = spec.partition(":")[2]
+    if typed and not re.fullmatch("0*[1-9][0-9]*", typed):
+        raise DataError(f"{spec!r}: {typed!r} is no number of images; give one above 0, such as 'spirograph:1000'.")
+    count = int(typed) if typed else 100_000 if split == "train" else 20_000  # as in Foster et al., ICLR 2021
+    return Spirographs(count if limit is None else min(limit, count), split)
+
+
+def _open_raw(spec: str, split: str) -> Raw:
+    kind, _, rest = spec.partition(":")
+    if kind == "pipe" or rest.startswith("//"):
+        raise DataError(f"{spec!r} is remote; only local files are read. Download it and give its path.")
+    if kind == "torchvision":
+        return open_torchvision(rest, split)
+    if kind == "hf":
+        return open_hub(rest, split)
+    path = Path(spec).expanduser()
+    if not spec or not os.path.exists(path):
+        if "{" in spec:
+            return open_tar([_shard(name, spec) for name in expand_braces(str(path))], split)
+        raise DataError(f"{spec!r} doesn't exist or can't be reached; give {KINDS}.")
+    return _open_folder(path, split) if path.is_dir() else _open_file(path, split)
+
+
+def _shard(name: str, pattern: str) -> Path:
+    if not Path(name).is_file():
+        raise DataError(f"the shard {name} of {pattern!r} doesn't exist; give a range of shards that are all there.")
+    return Path(name)
+
+
+def _open_file(path: Path, split: str) -> Raw:
+    if path.suffix.lower() == ".parquet":
+        return open_parquet([path], split)
+    if path.suffix.lower() == ".tar":
+        return open_tar([path], split)
+    raise DataError(f"{path} is of unknown type {path.suffix!r}; unpack archives, and give {KINDS}.")
+
+
+def _open_folder(folder: Path, split: str) -> Raw:
+    if any((folder / name).exists() for name in SAVED_FILES):
+        return open_saved(folder, split)
+    for suffix, opener in ((".parquet", open_parquet), (".tar", open_tar)):
+        files = [file for file in folder.glob(f"[!.]*{suffix}") if file.is_file()]
+        if files:
+            return opener(files, split)
+    return open_folder(folder, split)
+
+
+def _expected_bytes(spec: str, raw: Raw) -> int:
+    """What the decoded images would take, judged by the headers of a sample."""
+    sizes = []
+    for index in evenly_spaced(len(raw), _SAMPLE).tolist():
+        with suppress(UndecodableImage), undecodable():
+            sizes.append(decoded_size(raw.encoded(index)))
+    if not sizes:
+        first = f"the first is {raw.describe(0)}" if len(raw) else "it is empty"
+        raise DataError(f"none of the {len(raw)} images of {spec} can be read: {first}.")
+    return math.ceil(sum(sizes) / len(sizes) * len(raw))

@@ -1,0 +1,187 @@
+"""Parquet files with a column of encoded images: our own packs, and those that Hugging Face `datasets` writes.
+
+The encoded images of the split are held in memory as one Arrow table, which forked workers share.
+For data sets larger than memory use tar shards or a folder.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .raw import as_targets, choose_split, digest, files_by_split, number_names
+from .source import DataError
+
+COLUMNS = ("image", "label", "label_name", "split")
+
+
+@dataclass(frozen=True)
+class ParquetImages:
+    """The rows of one split; see `open_parquet`."""
+
+    files: tuple[Path, ...]
+    images: Any  # pyarrow.ChunkedArray of bytes, null where a row has only a path
+    paths: Any  # pyarrow.ChunkedArray of str, or None
+    places: np.ndarray  # (N, 2) int64: number of the file, row in it
+    fingerprint: str
+    classes: tuple[str, ...] | None
+    targets: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def encoded(self, index: int) -> bytes | Path:
+        data = self.images[index].as_py()
+        path = self.paths[index].as_py() if data is None and self.paths is not None else None
+        return self.files[self.places[index, 0]].parent / path if path else data or b""
+
+    def describe(self, index: int) -> str:
+        file, row = self.places[index]
+        return f"row {row} of {self.files[file].name}"
+
+
+def open_parquet(files: Sequence[Path], split: str) -> ParquetImages:
+    """The rows of one split of some Parquet files. Raises DataError.
+
+    Columns: `image` (bytes, or Hugging Face's struct of bytes and path), optionally `label`, `label_name`, `split`.
+    Without a `split` column the file names may begin with the split; failing that all is "train".
+    """
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise DataError(f"reading {_named(files)} needs pyarrow: pip install 'star-zoo[train]'.") from error
+    try:
+        return _read(files, split)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"can't read {_named(files)} as Parquet: {error}. Is it whole?") from error
+
+
+def _read(files: Sequence[Path], split: str) -> ParquetImages:
+    columns = _columns(files)
+    if "split" in columns:
+        used, rows = files, choose_split(split, _distinct(files, "split"), _named(files))
+    else:
+        by_name = files_by_split(files)
+        used, rows = by_name[choose_split(split, by_name, _named(files))], None
+    table, places = _rows(used, columns, rows)
+    images, paths = _bytes_and_paths(table["image"], used)
+    targets, classes = _labels(table, files)
+    sizes = [(file.name, file.stat().st_size) for file in used]
+    fingerprint = digest(("parquet", sizes, rows, len(table)))
+    return ParquetImages(tuple(used), images, paths, places, fingerprint, classes, targets)
+
+
+def _named(files: Sequence[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+
+
+def _columns(files: Sequence[Path]) -> list[str]:
+    """Those of `COLUMNS` that the files have; all must have the same."""
+    from pyarrow.parquet import read_schema
+
+    found = [[name for name in COLUMNS if name in read_schema(file).names] for file in files]
+    for file, columns in zip(files, found, strict=True):
+        if "image" not in columns:
+            names = ", ".join(read_schema(file).names)
+            raise DataError(f"{file} has no column 'image', only {names}: rename the one that holds the images.")
+        if columns != found[0]:
+            raise DataError(f"{file} has columns {columns} but {files[0]} has {found[0]}: they must agree.")
+    return found[0]
+
+
+def _distinct(files: Sequence[Path], column: str) -> list[str]:
+    """The distinct values of a text column over all rows, whatever their split, sorted."""
+    from pyarrow.parquet import ParquetFile
+
+    values: set[str] = set()
+    for path in files:
+        with ParquetFile(path) as file:
+            values.update(file.read([column])[column].cast("string").unique().drop_null().to_pylist())
+    return sorted(values)
+
+
+def _rows(files: Sequence[Path], columns: list[str], split: str | None) -> tuple[Any, np.ndarray]:
+    """The rows whose `split` is the given one (all, if None) as a pyarrow.Table, and their places (N, 2) int64.
+
+    Row groups are read one by one: those of other splits cost no memory.
+    """
+    import pyarrow
+    import pyarrow.compute
+    from pyarrow.parquet import ParquetFile
+
+    tables, places = [], []
+    for number, path in enumerate(files):
+        with ParquetFile(path) as file:
+            tables.append(file.schema_arrow.empty_table().select(columns))
+            start = 0
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                keep = np.ones(count, dtype=bool)
+                if split is not None:
+                    values = file.read_row_group(group, ["split"])["split"].cast("string")
+                    keep = pyarrow.compute.equal(values, split).fill_null(False).to_numpy()
+                if keep.any():
+                    tables.append(file.read_row_group(group, columns).filter(pyarrow.array(keep)))
+                rows = start + np.flatnonzero(keep)
+                places.append(np.stack([np.full_like(rows, number), rows], axis=1))
+                start += count
+    return pyarrow.concat_tables(tables), np.concatenate([np.empty((0, 2), np.int64), *places])
+
+
+def _bytes_and_paths(column: Any, files: Sequence[Path]) -> tuple[Any, Any]:
+    from pyarrow import types
+
+    if types.is_struct(column.type):
+        fields = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
+        images, paths = fields.get("bytes"), fields.get("path")
+    else:
+        images, paths = column, None
+    if images is None or not (types.is_binary(images.type) or types.is_large_binary(images.type)):
+        raise DataError(
+            f"column 'image' of {_named(files)} is {column.type}; expected binary (the encoded file) or Hugging Face's "
+            "struct<bytes: binary, path: string>."
+        )
+    return images, paths
+
+
+def _labels(table: Any, files: Sequence[Path]) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """(targets, classes) from `label` and `label_name`; names of a text `label` are numbered over all splits."""
+    from pyarrow import types
+
+    text = next((name for name in ("label", "label_name") if name in table.column_names), None)
+    if text is None or table[text].null_count:
+        return None, None
+    kind = table.schema.field(text).type
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind):
+        classes = tuple(_distinct(files, text))
+        return number_names(table[text].to_pylist(), classes), classes
+    targets = as_targets(table[text].to_pylist())
+    if targets is None or targets.is_floating_point():
+        return targets, None
+    names = _class_names(table, files[0])
+    if not names:
+        return targets, None
+    count = max(int(targets.max()) if len(targets) else 0, *names) + 1
+    return targets, tuple(names.get(label, str(label)) for label in range(count))
+
+
+def _class_names(table: Any, file: Path) -> dict[int, str]:
+    """Names by label: from the schema's `classes`, from Hugging Face's ClassLabel, or from the rows' `label_name`."""
+    from pyarrow.parquet import read_schema
+
+    metadata = read_schema(file).metadata or {}
+    try:
+        names = json.loads(metadata.get(b"classes", b"null"))
+        if names is None and b"huggingface" in metadata:
+            names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names")
+        if names is None and "label_name" in table.column_names:
+            names = dict(zip(table["label"].to_pylist(), table["label_name"].to_pylist(), strict=True))
+        pairs = enumerate(names) if isinstance(names, list) else (names or {}).items()
+        return {int(label): str(name) for label, name in pairs}
+    except (ValueError, KeyError, AttributeError) as error:
+        rule = "expected a JSON list of names or object from label to name"
+        raise DataError(f"can't read the class names in the metadata of {file} ({error}); {rule}.") from error

@@ -1,0 +1,49 @@
+"""Part of a source: some of its images as a source of their own."""
+
+import torch
+from torch import Tensor
+
+from .source import Source
+
+
+class Part:
+    """The images of `source` at the given indices (n,), in their order."""
+
+    def __init__(self, source: Source, indices: Tensor):
+        self._source, self._indices = source, indices.tolist()
+        self.name, self.fingerprint, self.classes = source.name, source.fingerprint, source.classes
+        self.targets = None if source.targets is None else source.targets[indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._source[self._indices[index]]
+
+    def describe(self, index: int) -> str:
+        """Where image `index` came from, for messages."""
+        return self._source.describe(self._indices[index])
+
+    @property
+    def bad(self) -> tuple[int, ...]:
+        """Indices found not to decode so far."""
+        known = set(self._source.bad)
+        return tuple(i for i, index in enumerate(self._indices) if index in known)
+
+    def check_bad(self) -> None:
+        """Warns of newly found bad images of the whole source, DataError above its `max_bad`."""
+        self._source.check_bad()
+
+
+def spread(source: Source, count: int) -> Source:
+    """At most `count` images, evenly spaced over the source."""
+    if len(source) <= count:
+        return source
+    return Part(source, torch.linspace(0, len(source) - 1, count, dtype=torch.float64).round().long())
+
+
+def hold_out(source: Source, share: float, generator: torch.Generator) -> tuple[Source, Source]:
+    """Splits at random into the rest and a `share` of the images (at least one) that is held out."""
+    order = torch.randperm(len(source), generator=generator)
+    held = max(1, round(share * len(source)))
+    return Part(source, order[held:].sort().values), Part(source, order[:held].sort().values)

@@ -1,0 +1,84 @@
+"""Views of images, batch by batch: which image, which epoch, which parameters are pure functions of the seed.
+
+Letters: B images on this process, V views of an image, S view size, P parameters, N images of the set.
+"""
+
+import hashlib
+import signal
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from star_zoo import Policy, View
+
+from .source import Source
+
+Plan = Callable[[Policy, int, int, torch.Generator], Tensor]
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A generator that is a pure function of the numbers given, unrelated for different ones."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+class MultiViewDataset(Dataset[View]):
+    """(epoch, index) -> the views of that image in that epoch: image (V, 3, S, S) uint8, params (V, P)."""
+
+    def __init__(self, source: Source, policy: Policy, plan: Plan, seed: int):
+        self.source, self.policy, self.plan, self.seed = source, policy, plan, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> View:
+        epoch, index = key
+        image = self.source[index]
+        height, width = image.shape[-2:]
+        params = self.plan(self.policy, height, width, seeded(self.seed, epoch, index))
+        return View(torch.stack([self.policy.crop(image, p) for p in params]), params)
+
+
+class StepBatches(Sampler[list[tuple[int, int]]]):
+    """This process's (epoch, index) lists for a range of steps: the share `rank` of `world` of each global batch.
+
+    Every epoch is a permutation of the set, cut into steps of `accumulate` batches; what doesn't fill one is left out.
+    All epochs come in one stream, so that workers live through the run and a resumed one starts in mid-epoch.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, accumulate: int, seed: int, steps: range, rank: int = 0, world: int = 1
+    ):
+        self.count, self.batch_size, self.accumulate, self.seed = count, batch_size, accumulate, seed
+        self.steps, self.rank, self.world = steps, rank, world
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch, share = self.count // (self.batch_size * self.accumulate), self.batch_size // self.world
+        order, current = torch.empty(0), -1
+        for step in self.steps:
+            epoch, place = divmod(step, per_epoch)
+            if epoch != current:
+                order, current = torch.randperm(self.count, generator=seeded(self.seed, epoch)), epoch
+            for batch in range(place * self.accumulate, (place + 1) * self.accumulate):
+                first = batch * self.batch_size + self.rank * share
+                yield [(epoch, index) for index in order[first : first + share].tolist()]
+
+
+def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: bool) -> DataLoader[View]:
+    """A loader over the batches: image (B, V, 3, S, S) uint8, params (B, V, P)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals,
+        generator=torch.Generator(),  # or it would draw from the global one, and a resumed run's dropout would differ
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal for the whole process group must not kill the workers while the run finishes its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

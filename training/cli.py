@@ -1,0 +1,86 @@
+"""The command line: star-zoo quickstart | pretrain | eval | list."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import recipes
+from .config import Recipe, override
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; gives the exit code. What a user can mend ends in one line, not in a traceback."""
+    from .pretrain import Diverged, Stopped  # after argument errors: importing torch takes seconds
+
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except Stopped as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, Diverged) as error:
+        print(f"star-zoo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sub-parser names its function as `command`."""
+    top = argparse.ArgumentParser(prog="star-zoo", description="Pretrain, evaluate and export STAR backbones.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    quick = commands.add_parser("quickstart", help="pretrain on spirographs for two minutes, export, load, draw")
+    quick.add_argument("--out", type=Path, default=Path("star-zoo-quickstart"), help="folder to write (%(default)s)")
+    quick.set_defaults(command=_quickstart)
+
+    names = "\n".join(f"  {name:24}{line}" for name, line in recipes.known().items())
+    pre = commands.add_parser(
+        "pretrain",
+        help="run a recipe",
+        epilog=f"recipes:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    pre.add_argument("recipe", help="a recipe's name")
+    pre.add_argument("--objective", help="another objective for the recipe (star, star_ss, equimod, simclr, ...)")
+    pre.add_argument("--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, spirograph")
+    pre.add_argument("--out", type=Path, help="the run's folder (runs/RECIPE-OBJECTIVE)")
+    pre.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. optimizer.lr=0.06")
+    pre.add_argument("--resume", action="store_true", help="go on from the newest intact checkpoint")
+    pre.add_argument("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME or a zoo tag")
+    pre.add_argument("--max-bad", type=float, help="share of images that may fail to decode (0.01)")
+    pre.add_argument("--tracker", help="tensorboard, wandb or another tracker that Accelerate knows")
+    pre.set_defaults(command=_pretrain)
+    return top
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from .pretrain import Run
+
+    recipe = _recipe(arguments)
+    out = arguments.out or Path("runs") / f"{recipe.name}-{recipe.objective}"
+    run = Run(recipe, out, resume=arguments.resume, tracker=arguments.tracker)
+    run.train()
+    if run.main:
+        print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The named recipe with what the command line changes in it."""
+    recipe = recipes.find(arguments.recipe)
+    if arguments.objective:
+        recipe = recipe.with_objective(arguments.objective)
+    changes = {"source": arguments.data, "max_bad": arguments.max_bad}
+    data = dataclasses.replace(recipe.data, **{k: v for k, v in changes.items() if v is not None})
+    recipe = dataclasses.replace(recipe, data=data, init_from=arguments.init_from)
+    return override(recipe, arguments.set)
+
+
+def _quickstart(arguments: argparse.Namespace) -> None:
+    from .quickstart import quickstart
+
+    quickstart(arguments.out)

@@ -1,0 +1,179 @@
+"""What a run computes, as frozen dataclasses: built by a function, changed by `--set path=value`, saved as JSON."""
+
+import dataclasses
+import difflib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from star_zoo import objectives
+from star_zoo.augmentations import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images. See `training.data.open_source` for what `source` may be."""
+
+    source: str
+    limit: int | None = None  # use so many images only, evenly spaced over the set
+    max_bad: float = 0.01  # share of files that may fail to decode; more is an error
+    hold_out: float = 0.0  # share kept for online evaluation where a labelled set has no test split
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimiser by timm's name (`timm.optim.list_optimizers()`) and its cosine schedule."""
+
+    name: str = "momentum"  # SGD with momentum, not Nesterov's, as in the released code
+    lr: float = 0.03  # for 256 images a step; scaled linearly with batch_size * accumulate
+    weight_decay: float = 5e-4  # released scripts
+    decay_norms: bool = True  # decay biases and norm weights too, as the released code does
+    momentum: float = 0.9
+    warmup_epochs: float = 0.0  # linear, from 0
+    clip: float | None = None  # largest gradient norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What doesn't change the weights: may differ when a run is resumed."""
+
+    workers: int = 2  # processes that load images; 0 loads them in the main process
+    log_every: int = 10  # steps
+    checkpoint_every: int = 200  # steps
+    keep: int = 2  # checkpoints; older ones are deleted
+    eval_every: int = 1  # epochs between online evaluations on held-out images; 0: never
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a pretraining run computes."""
+
+    name: str
+    backbone: str  # any timm model
+    policy: Policy
+    data: DataConfig
+    epochs: int
+    backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model
+    objective: str = "star"
+    objective_args: dict[str, Any] = field(default_factory=dict)  # its settings
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    batch_size: int = 256  # images in one loss, over all processes
+    accumulate: int = 1  # losses whose gradients make one step
+    precision: str = "no"  # "no" (float32), "bf16" or "fp16"
+    channels_last: bool = True
+    grad_checkpointing: bool = False
+    compile: bool = False  # torch.compile of the whole training forward
+    init_from: str | None = None  # a run, a saved folder, "timm:NAME" or a zoo tag to start from
+    seed: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"precision is {self.precision!r}; known: 'no', 'bf16', 'fp16'")
+        for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("log_every", "checkpoint_every", "keep"):
+            if getattr(self.run, name) < 1:
+                raise ValueError(f"run.{name} is {getattr(self.run, name)}; it must be at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON; `from_dict` is the way back."""
+        return json.loads(json.dumps({**dataclasses.asdict(self), "policy": self.policy.to_dict()}))
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "Recipe":
+        """Builds a recipe from `to_dict`'s data. Raises ValueError naming a wrong field and the right ones."""
+        nested = {"data": DataConfig, "optimizer": OptimizerConfig, "run": RunConfig}
+        made = {k: _build(nested[k], v, k) if k in nested else v for k, v in data.items()}
+        if "policy" in made:
+            made["policy"] = Policy.from_dict(made["policy"])
+        return _build(Recipe, made, "")
+
+    def with_objective(self, name: str) -> "Recipe":
+        """The same recipe for another objective, with those settings that the other one has too."""
+        known = inspect.signature(objectives.find(name)).parameters
+        kept = {k: v for k, v in self.objective_args.items() if k in known}
+        return dataclasses.replace(self, objective=name, objective_args=kept)
+
+
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Applies "optimizer.lr=0.06" and the like; a value is read as JSON, or else as text.
+
+    Raises ValueError for a wrong path, listing the right names, or a value of the wrong type.
+    """
+    data = recipe.to_dict()
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting!r} has no value; write path=value, for instance optimizer.lr=0.06")
+        _assign(data, path.split("."), _parse(text), path)
+    return Recipe.from_dict(data)
+
+
+def differences(a: Recipe, b: Recipe) -> list[str]:
+    """What decides the weights and differs between two recipes: lines "path: a's value, b's value".
+
+    `run` decides nothing, and where the images lie may change: a run compares their fingerprint instead.
+    """
+    flat_a, flat_b = (_flatten({k: v for k, v in r.to_dict().items() if k != "run"}) for r in (a, b))
+    paths = sorted((set(flat_a) | set(flat_b)) - {"data.source"})
+    return [f"{p}: {flat_a.get(p)!r}, {flat_b.get(p)!r}" for p in paths if flat_a.get(p) != flat_b.get(p)]
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, (dict, list)):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for key, inner in items for k, v in _flatten(inner, f"{path}.{key}".lstrip(".")).items()}
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
+    key, rest = keys[0], keys[1:]
+    if isinstance(data, list):
+        if not key.isdigit() or int(key) >= len(data):
+            raise ValueError(f"--set {path}: {key!r} is no item; give a number from 0 to {len(data) - 1}")
+        key = int(key)  # type: ignore[assignment]
+    elif not isinstance(data, dict):
+        raise ValueError(f"--set {path}: nothing lies below {path.rsplit('.' + key, 1)[0]!r}, it is {data!r}")
+    elif key not in data and not path.startswith(("objective_args.", "backbone_args.")):
+        guess = difflib.get_close_matches(key, data, 1)
+        hint = f"did you mean {guess[0]!r}? " if guess else ""
+        raise ValueError(f"--set {path}: no field {key!r}; {hint}known: {', '.join(data)}")
+    if rest:
+        _assign(data[key], rest, value, path)
+    else:
+        data[key] = value
+
+
+def _build(kind: type, values: dict[str, Any], path: str) -> Any:
+    """A dataclass from a dict, each value checked against its field's type."""
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path} is {values!r}; it has the fields {', '.join(f.name for f in dataclasses.fields(kind))}"
+        )
+    hints = typing.get_type_hints(kind)
+    if unknown := set(values) - set(hints):
+        raise ValueError(f"{path or 'a recipe'} has no field {', '.join(sorted(unknown))}; known: {', '.join(hints)}")
+    return kind(**{k: _typed(v, hints[k], f"{path}.{k}".lstrip(".")) for k, v in values.items()})
+
+
+def _typed(value: Any, hint: Any, path: str) -> Any:
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join("null" if a is types.NoneType else a.__name__ for a in allowed)
+        raise ValueError(f"{path} is {value!r}; it must be {names}")
+    return value

@@ -1,0 +1,1 @@
+"""Protocols: ways to evaluate a frozen backbone, one a file."""

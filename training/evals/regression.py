@@ -1,0 +1,19 @@
+"""Ridge regression of known numbers from features. Letters: N training images, M test images, D features, K numbers."""
+
+import torch
+from torch import Tensor
+
+
+def r2(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, strength: float = 1e-3) -> Tensor:
+    """Share of each number's variance that a linear map of the features explains on the test set: (K,).
+
+    train (N, D), targets (N, K), test (M, D), truth (M, K); features are standardised by the training set, the ridge
+    is `strength` per image. 1 is perfect, 0 as good as the training mean, and below 0 worse than that.
+    """
+    mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
+    x, y = ((train - mean) / std).double(), (targets - targets.mean(0)).double()
+    gram = x.T @ x + strength * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+    weights = torch.linalg.solve(gram, x.T @ y)
+    predicted = ((test - mean) / std).double() @ weights + targets.mean(0)
+    residual = (truth - predicted).square().sum(0)
+    return (1 - residual / (truth - targets.mean(0)).square().sum(0)).float()

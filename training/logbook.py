@@ -1,0 +1,57 @@
+"""What a run tells: one JSON line per entry in log.jsonl, a progress bar, and a tracker where asked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from star_zoo.files import write_text
+
+
+class Logbook:
+    """The main process writes; on all others every method does nothing. Entries after `step` are taken back."""
+
+    def __init__(self, accelerator: Accelerator, path: Path, step: int, total: int, label: str):
+        self.accelerator, self.path = accelerator, path
+        self.active = accelerator.is_main_process
+        if self.active:
+            # a killed run may have told steps that its last checkpoint doesn't know: they will be told again
+            kept = [entry for entry in read(path) if entry["step"] <= step] if path.exists() else []
+            write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        # disable=None: no bar where nobody watches a terminal
+        self.bar = tqdm(total=total, initial=step, desc=label, unit="step", disable=None if self.active else True)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One entry; numbers go to the tracker too."""
+        if self.active:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
+
+    def progress(self, step: int, shown: dict[str, Any]) -> None:
+        """Moves the bar to `step` and shows some values beside it."""
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(step - self.bar.n)
+
+    def say(self, text: str) -> None:
+        """A line for the reader, above the bar."""
+        if self.active:
+            self.bar.write(text)
+
+    def close(self) -> None:
+        """Ends the bar and the tracker."""
+        self.bar.close()
+        self.accelerator.end_training()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log.jsonl; a last line that a kill cut short is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries

@@ -1,0 +1,33 @@
+"""How good the features are while they are trained: one number from held-out images, in seconds."""
+
+from torch import nn
+
+from star_zoo import Policy
+
+from .data import Source
+from .data.subset import spread
+from .evals import knn, regression
+from .evals.features import base_view, drawn_view, extract
+
+_BANK, _QUERIES = 5000, 2000  # images: keeps an online evaluation to a few seconds for a small backbone
+
+
+class Monitor:
+    """1-NN and 20-NN accuracy for classes, of base views; R2 for numbers, of drawn views; nothing without labels."""
+
+    def __init__(self, policy: Policy, train: Source, test: Source | None):
+        self.policy = policy
+        self.train = spread(train, _BANK)
+        self.test = None if test is None else spread(test, _QUERIES)
+
+    def __call__(self, backbone: nn.Module) -> dict[str, float]:
+        """The metrics by name; {} where there are no held-out labels. The backbone runs in eval mode, in float32."""
+        if self.test is None or self.train.targets is None or self.test.targets is None:
+            return {}
+        numbers = self.train.targets.is_floating_point()
+        preprocess = drawn_view(self.policy, seed=0) if numbers else base_view(self.policy)
+        bank, queries = (extract(backbone, source, preprocess) for source in (self.train, self.test))
+        if numbers:
+            return {"r2": float(regression.r2(bank, self.train.targets, queries, self.test.targets).mean())}
+        ks = [k for k in (1, 20) if k <= len(bank)]
+        return {f"knn{k}": knn.accuracy(bank, self.train.targets, queries, self.test.targets, k) for k in ks}

@@ -1,0 +1,75 @@
+"""What a run needs before its first step: a folder of its own, images, a count of steps, and the Accelerator."""
+
+import json
+from pathlib import Path
+
+import accelerate
+import torch
+
+from .config import Recipe, differences
+from .data import DataError, Source, open_source
+from .data.subset import hold_out
+from .data.views import seeded
+
+
+def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+    """Sees that a folder is free for a new run, or holds this very one to go on with; ValueError where neither."""
+    path = out / "recipe.json"
+    if not path.exists():
+        if resume:
+            raise ValueError(f"{out} holds no run to resume; leave --resume out, or give the run's folder with --out")
+        return
+    if not resume:
+        raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
+    before = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    if found := differences(before, recipe):
+        raise ValueError(
+            f"the recipe differs from the one that {out} was started with (theirs, yours): {'; '.join(found)}; "
+            f"give the same recipe, or start anew with --init-from {out}"
+        )
+
+
+def open_data(recipe: Recipe) -> tuple[Source, Source | None]:
+    """The images to train on, and held-out ones: the test split, or a part of a labelled training set without one."""
+    config = recipe.data
+    train = open_source(config.source, "train", max_bad=config.max_bad, limit=config.limit)
+    if train.targets is None:
+        return train, None
+    try:
+        return train, open_source(config.source, "test", max_bad=config.max_bad)
+    except DataError:
+        if not config.hold_out:
+            return train, None
+        return hold_out(train, config.hold_out, seeded(recipe.seed))
+
+
+def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, int]:
+    """Optimiser steps in an epoch and in all. Raises ValueError where there are too few images for one."""
+    if recipe.batch_size % processes:
+        raise ValueError(f"batch_size {recipe.batch_size} is shared by {processes} processes; it must be a multiple")
+    images = recipe.batch_size * recipe.accumulate
+    if len(source) < images:
+        raise ValueError(
+            f"{source.name} has {len(source)} images to train on, but a step takes {images}; "
+            f"give more images or --set batch_size={max(2, len(source) // recipe.accumulate)}"
+        )
+    per_epoch = len(source) // images
+    return per_epoch, per_epoch * recipe.epochs
+
+
+def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:
+    """Accelerate for a precision, with a tracker that writes into `out` where asked. Raises ValueError without it."""
+    known = [str(t) for t in accelerate.utils.LoggerType if t != "all"]
+    if tracker and tracker not in known:
+        raise ValueError(f"tracker {tracker!r} not found; known: {', '.join(known)}")
+    # Accelerate itself would go on silently without a tracker that is not installed
+    if tracker and tracker not in [str(t) for t in accelerate.tracking.get_available_trackers()]:
+        raise ValueError(f"tracker {tracker!r} is not installed; pip install {tracker}")
+    # where there is no accelerator, several processes must be told to meet on the CPU
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    accelerator = accelerate.Accelerator(
+        mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=str(out) if tracker else None
+    )
+    if tracker:
+        accelerator.init_trackers("star-zoo")
+    return accelerator

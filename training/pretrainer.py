@@ -1,0 +1,120 @@
+"""The one module that is trained: backbone and objective, made from a recipe.
+
+Letters: B images, V views of an image, S view size, P augmentation parameters.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from star_zoo import Objective, load_objective, objectives
+
+from .config import Recipe
+
+
+class Pretrainer(nn.Module):
+    """Backbone + objective as one module, so that one forward is all that a wrapper sees."""
+
+    def __init__(self, backbone: nn.Module, objective: Objective, channels_last: bool = True):
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone = backbone.to(memory_format=self.memory_format)
+        self.objective = objective
+
+    def forward(self, images: Tensor, params: Tensor) -> dict[str, Tensor]:
+        """(B, V, 3, S, S) uint8, (B, V, P) raw -> {"loss": ..., and the objective's terms, of which it is the sum}."""
+        features = [self.backbone(x) for x in self.views(images, params)]
+        # views in separate passes: batch norm sees each on its own, as the released code does
+        terms = self.objective(features, list(params.unbind(1)))
+        return {"loss": objectives.total(terms), **terms}
+
+    @torch.no_grad()
+    def views(self, images: Tensor, params: Tensor) -> list[Tensor]:
+        """Augments all views at once: (B, V, 3, S, S) uint8, (B, V, P) -> V times (B, 3, S, S), normalised."""
+        by_view = images.transpose(0, 1)
+        with torch.autocast(images.device.type, enabled=False):  # params carry more digits than bfloat16 keeps
+            x = self.objective.policy.apply(by_view.flatten(0, 1), params.transpose(0, 1).flatten(0, 1))
+        return [v.contiguous(memory_format=self.memory_format) for v in x.chunk(len(by_view))]
+
+
+def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
+    """A recipe's module, from its `init_from` where it has one, and lines that say what was taken from there."""
+    backbone = build_backbone(recipe)
+    objective = objectives.build(recipe.objective, backbone.num_features, recipe.policy, **recipe.objective_args)
+    notes = _init(backbone, objective, recipe) if recipe.init_from else []
+    if recipe.grad_checkpointing:
+        backbone.set_grad_checkpointing()
+    return Pretrainer(backbone, objective, recipe.channels_last), notes
+
+
+def build_backbone(recipe: Recipe) -> Any:
+    """The recipe's timm model without classifier; its cfg tells the size and pixel statistics of the pretraining."""
+    policy = recipe.policy
+    try:
+        base = timm.get_pretrained_cfg(recipe.backbone)
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"backbone {recipe.backbone!r} is no timm model: {error}; see timm.list_models()") from error
+    overlay: dict[str, Any] = {
+        "input_size": (3, policy.size, policy.size),
+        "mean": policy.mean,
+        "std": policy.std,
+        "crop_pct": 1.0,  # the base view is the largest centred square
+        "num_classes": 0,
+        **dict.fromkeys(("tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "description")),
+    }
+    if base is not None and base.pool_size is not None:
+        reduction = base.input_size[-1] / base.pool_size[-1]
+        overlay["pool_size"] = (math.ceil(policy.size / reduction),) * 2
+    return timm.create_model(
+        recipe.backbone, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **recipe.backbone_args
+    )
+
+
+def _init(backbone: nn.Module, objective: Objective, recipe: Recipe) -> list[str]:
+    """Loads the start of a continued pretraining into a backbone and, where they fit, heads."""
+    assert recipe.init_from is not None
+    folder = model_folder(recipe.init_from)
+    name = f"local-dir:{folder}" if folder else recipe.init_from.removeprefix("timm:")
+    try:
+        start = timm.create_model(name, pretrained=True, num_classes=0)
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        raise ValueError(f"--init-from {recipe.init_from!r} can't be loaded: {error}") from error
+    try:
+        backbone.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"--init-from {recipe.init_from!r} does not fit the backbone {recipe.backbone!r}; "
+            f"choose its own with --set backbone=NAME: {str(error)[:300]}"
+        ) from error
+    notes = [f"backbone from {recipe.init_from}"]
+    if folder and (folder / "heads.json").is_file():
+        notes.append(_init_heads(objective, folder))
+    return notes
+
+
+def _init_heads(objective: Objective, folder: Path) -> str:
+    saved = load_objective(folder)
+    if saved.config["objective"] != objective.config["objective"]:
+        return f"fresh heads: those in {folder} are of {saved.config['objective']}"
+    if saved.policy.fields != objective.policy.fields:
+        return f"fresh heads: those in {folder} know the parameters {', '.join(saved.policy.fields)}"
+    try:
+        objective.load_state_dict(saved.state_dict())
+    except RuntimeError:
+        return f"fresh heads: those in {folder} have other sizes"
+    return f"heads from {folder}"
+
+
+def model_folder(name: str) -> Path | None:
+    """The folder with an exported model that a name means: an export, or a run that has one; None for other names."""
+    folder = Path(name.removeprefix("local-dir:"))
+    for candidate in (folder, folder / "export"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if folder.is_dir():
+        raise ValueError(f"{folder} holds no exported model; give a finished run or a folder with a config.json")
+    return None

@@ -1,0 +1,65 @@
+"""The quickstart: pretrain on spirographs, see that it learned, export, load with timm, draw a picture."""
+
+import time
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from star_zoo import Objective, load_objective
+from star_zoo.heads import StarHeads
+
+from . import figure, recipes
+from .data import Source
+from .data.subset import spread
+from .data.views import MultiViewDataset
+from .evals.features import base_view, evaluating, extract
+from .logbook import read
+from .pretrain import Run
+
+_PICTURED = 4  # images whose views are drawn
+_ROUTED = 512  # images over which router weights are averaged
+
+
+def quickstart(out: Path) -> None:
+    """Runs the recipe `spirograph_tiny` into a folder and prints what came of it."""
+    start = time.perf_counter()
+    recipe = recipes.spirograph_tiny()
+    print(f"pretraining {recipe.backbone} with {recipe.objective} on spirographs, {recipe.epochs} epochs ...")
+    run = Run(recipe, out)
+    results = run.train()
+    export = out / "export"
+    entries = read(out / "log.jsonl")
+    first, last = (e["loss"] for e in (entries[1], [e for e in entries if "loss" in e][-1]))
+    untrained, trained = (e["r2"] for e in results["online"])
+
+    model = timm.create_model(f"local-dir:{export}", pretrained=True)
+    objective = load_objective(export)
+    picture = out / "learned.png"
+    shown = pictured_views(run.source, objective)
+    figure.draw(picture, shown, objective.policy, entries, router_weights(model, objective, run.source))
+
+    print(f"\nloss {first:.2f} -> {last:.2f}")
+    print(f"R2 of the four true numbers from frozen features: untrained {untrained:.3f} -> trained {trained:.3f}")
+    print(f"figure: {picture}    time: {time.perf_counter() - start:.0f} s\n\nNow in Python:\n")
+    print("import timm")
+    print(f'model = timm.create_model("local-dir:{export}", pretrained=True)')
+    print("features = model.eval()(images)  # (B, 3, 32, 32) -> (B, 512)")
+
+
+def pictured_views(source: Source, objective: Objective) -> Tensor:
+    """The views of the first few images in the first epoch, augmented: (images, V, 3, S, S) float, normalised."""
+    dataset = MultiViewDataset(source, objective.policy, objective.plan, seed=0)
+    images, params = (torch.stack(parts) for parts in zip(*(dataset[0, i] for i in range(_PICTURED)), strict=True))
+    applied = objective.policy.apply(images.flatten(0, 1), params.flatten(0, 1))
+    return applied.unflatten(0, images.shape[:2])
+
+
+def router_weights(backbone: nn.Module, objective: Objective, source: Source) -> Tensor | None:
+    """How an objective's router shares the experts on average over base views: (T, E); None if it has no router."""
+    if not isinstance(objective.heads, StarHeads):
+        return None
+    features = extract(backbone, spread(source, _ROUTED), base_view(objective.policy))
+    with evaluating(objective):
+        return objective.heads.router(features).mean(0)

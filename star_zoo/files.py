@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to; on success it becomes `path` in one step, on any error it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part.touch(exist_ok=False)  # with the permissions of any new file; mkstemp's 0600 would hide it from its group
+    mode = part.stat().st_mode
     try:
         yield part
-        part.chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide a published file from its group
+        part.chmod(mode)  # safetensors puts a 0600 file of its own in this one's place
         with part.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut could leave a renamed file without its contents
         part.replace(path)
@@ -36,9 +36,3 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text, whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

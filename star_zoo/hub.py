@@ -76,10 +76,14 @@ def load_objective(folder: str | Path) -> Objective:
                 f"{folder} has no {name}; an objective is saved by save_pretrained or a finished run"
             )
     config = _read_config(folder / "heads.json")
-    policy = Policy.from_dict(config["policy"])
-    _ = policy.field_statistics  # drawn on the CPU, before everything else is made without memory
-    with torch.device("meta"):  # sizes are compared before anything of a size that a file asks for is allocated
-        objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
+    try:
+        policy = Policy.from_dict(config["policy"])
+        _ = policy.field_statistics  # drawn on the CPU, before everything else is made without memory
+        with torch.device("meta"):  # sizes are compared before anything of a size that a file asks for is allocated
+            objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
+        told = str(error).partition("\n")[0]
+        raise ValueError(f"{folder / 'heads.json'} describes no objective that can be built: {told}") from error
     objective.load_state_dict(_read_tensors(folder / "heads.safetensors", objective), assign=True)
     return objective
 
@@ -102,7 +106,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path, objective: Objective) -> dict[str, torch.Tensor]:
     """The file's tensors, if they are those of the objective in name and shape."""
-    expected = {name: list(t.shape) for name, t in objective.state_dict().items()}
+    state = objective.state_dict()
+    expected = {name: list(t.shape) for name, t in state.items()}
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -113,6 +118,10 @@ def _read_tensors(path: Path, objective: Objective) -> dict[str, torch.Tensor]:
                 )
                 more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
                 raise ValueError(f"{path} does not fit its heads.json: {told}{more}")
-            return {name: file.get_tensor(name) for name in found}
+            tensors = {name: file.get_tensor(name) for name in found}
     except SafetensorError as error:
         raise ValueError(f"{path} is not an intact safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != state[name].is_floating_point():
+            raise ValueError(f"{path} does not fit its heads.json: {name} is {tensor.dtype}, needs {state[name].dtype}")
+    return tensors

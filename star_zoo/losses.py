@@ -20,7 +20,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous()
+        grad = grads[0].clone(memory_format=torch.contiguous_format)  # autograd may hold the same tensor elsewhere
         dist.all_reduce(grad)
         return grad[dist.get_rank() * ctx.rows :][: ctx.rows]
 

@@ -1,4 +1,4 @@
-"""The command line: star-zoo quickstart | pretrain | eval | list."""
+"""The command line: star-zoo quickstart | pretrain | eval."""
 
 import argparse
 import dataclasses
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import recipes
+from . import evals, recipes
 from .config import Recipe, override
 
 
@@ -55,6 +55,14 @@ def parser() -> argparse.ArgumentParser:
     pre.add_argument("--max-bad", type=float, help="share of images that may fail to decode (0.01)")
     pre.add_argument("--tracker", help="tensorboard, wandb or another tracker that Accelerate knows")
     pre.set_defaults(command=_pretrain)
+
+    measure = commands.add_parser("eval", help="evaluate frozen features")
+    measure.add_argument("protocol", help=f"{', '.join(evals.known())}")
+    measure.add_argument("model", help="a run, a saved folder, any timm name, untrained:NAME, or pixels")
+    measure.add_argument("--data", required=True, help="images with train and test splits")
+    measure.add_argument("--seed", type=int, default=0, help="of random splits and random weights (%(default)s)")
+    measure.add_argument("--out", type=Path, help="a JSON file to add the result to")
+    measure.set_defaults(command=_eval)
     return top
 
 
@@ -78,6 +86,16 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     data = dataclasses.replace(recipe.data, **{k: v for k, v in changes.items() if v is not None})
     recipe = dataclasses.replace(recipe, data=data, init_from=arguments.init_from)
     return override(recipe, arguments.set)
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from .evaluate import evaluate, record
+
+    result = evaluate(arguments.protocol, arguments.model, arguments.data, arguments.seed)
+    if arguments.out:
+        record(arguments.out, result)
+    told = ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
+    print(f"{result['model']} on {result['data']}, {result['protocol']}: {told}  ({result['seconds']:.0f} s)")
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def spirograph_tiny() -> Recipe:
         data=DataConfig(source="spirograph:6400"),
         objective_args={"num_experts": 4, "hidden": 128},
         optimizer=OptimizerConfig(name="adamw", lr=2e-3, weight_decay=1e-4),
-        epochs=3,
+        epochs=2,
         batch_size=64,
     )
 

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from .cached import CachedSource
@@ -80,7 +79,7 @@ def _open_raw(spec: str, split: str) -> Raw:
         return open_torchvision(rest, split)
     if kind == "hf":
         return open_hub(rest, split)
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))  # which, unlike Path.expanduser, leaves an unknown ~name alone
     if not spec or not os.path.exists(path):
         if "{" in spec:
             return open_tar([_shard(name, spec) for name in expand_braces(str(path))], split)
@@ -114,11 +113,15 @@ def _open_folder(folder: Path, split: str) -> Raw:
 
 def _expected_bytes(spec: str, raw: Raw) -> int:
     """What the decoded images would take, judged by the headers of a sample."""
-    sizes = []
+    if not len(raw):
+        raise DataError(f"{spec} has no images in this split.")
+    sizes, example = [], ""
     for index in evenly_spaced(len(raw), _SAMPLE).tolist():
-        with suppress(UndecodableImage), undecodable():
-            sizes.append(decoded_size(raw.encoded(index)))
+        try:
+            with undecodable():
+                sizes.append(decoded_size(raw.encoded(index)))
+        except UndecodableImage as error:
+            example = f"{raw.describe(index)} ({error})"
     if not sizes:
-        first = f"the first is {raw.describe(0)}" if len(raw) else "it is empty"
-        raise DataError(f"none of the {len(raw)} images of {spec} can be read: {first}.")
+        raise DataError(f"none of the {len(raw)} images of {spec} can be read, such as {example}.")
     return math.ceil(sum(sizes) / len(sizes) * len(raw))

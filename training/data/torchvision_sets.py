@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _OWN_SPLITS = {
     "STL10": {"train": "train+unlabeled", "labeled": "train"},
     "Places365": {"train": "train-standard"},
 }
-_LABELS = ("targets", "labels", "_labels", "y", "samples")  # attributes that hold all labels, nothing decoded
+_LABELS = ("targets", "labels", "_labels", "y", "_samples")  # attributes that hold all labels, nothing decoded
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def open_torchvision(spec: str, split: str) -> TorchvisionImages:
     """
     name, _, root = spec.partition("@")
     maker = _maker(name)
-    dataset, own_split = _make(maker, Path(root or DEFAULT_ROOT).expanduser(), split)
+    dataset, own_split = _make(maker, Path(os.path.expanduser(root or DEFAULT_ROOT)), split)
     targets = _targets(dataset)
     return TorchvisionImages(
         name=name,

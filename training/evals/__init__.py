@@ -1,1 +1,23 @@
-"""Protocols: ways to evaluate a frozen backbone, one a file."""
+"""Protocols: ways to evaluate a frozen backbone, one a file, found by module name.
+
+A protocol is a module with `run(train, test, seed)`, which takes two `Labelled` sets of features and gives metrics by
+name, each a float. A new protocol is a new file here; nothing else has to change.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+Protocol = Callable[..., dict[str, float]]
+
+
+def known() -> tuple[str, ...]:
+    """The names of all protocols, sorted."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "features"))
+
+
+def find(name: str) -> Protocol:
+    """The protocol of that name. Raises ValueError for an unknown one, listing the known ones."""
+    if name not in known():
+        raise ValueError(f"protocol {name!r} not found; known: {', '.join(known())}")
+    return importlib.import_module(f"{__name__}.{name}").run

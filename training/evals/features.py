@@ -2,15 +2,24 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import timm
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.transforms.v2.functional import resize, to_pil_image
 
 from star_zoo import Policy
 
 from ..data import Source
+
+
+class Labelled(NamedTuple):
+    """Features (N, D) float32 with their targets: (N,) int64 classes or (N, K) float32 numbers."""
+
+    features: Tensor
+    targets: Tensor
+
 
 Preprocess = Callable[[Sequence[Tensor]], Tensor]  # images as their data set gives them -> (B, 3, S, S), normalised
 
@@ -41,6 +50,11 @@ def timm_view(backbone: nn.Module) -> Preprocess:
     return lambda images: torch.stack([transform(to_pil_image(image)) for image in images])
 
 
+def pixels(size: int) -> Preprocess:
+    """The images themselves, resized to `size` x `size`, values in [0, 1]: what any features must beat."""
+    return lambda images: torch.stack([resize(image, [size, size], antialias=True).float() / 255 for image in images])
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """In eval mode and without gradient inside; every submodule comes back in the mode it came in."""
@@ -56,12 +70,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def extract(backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256) -> Tensor:
     """Pooled features of every image, on the CPU: (N, D) float32. Raises ValueError if any is not finite."""
-    param = next(backbone.parameters())
+    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     parts = []
     with evaluating(backbone):
         for start in range(0, len(source), batch_size):
             images = [source[i] for i in range(start, min(start + batch_size, len(source)))]
-            batch = preprocess(images).to(param.device, memory_format=torch.channels_last)
+            batch = preprocess(images).to(device, memory_format=torch.channels_last)
             parts.append(backbone(batch).float().cpu())
     features = torch.cat(parts)
     if not features.isfinite().all():

@@ -1,0 +1,7 @@
+"""`python -m training` is `star-zoo`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

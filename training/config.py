@@ -21,6 +21,7 @@ class DataConfig:
     source: str
     limit: int | None = None  # use so many images only, evenly spaced over the set
     max_bad: float = 0.01  # share of files that may fail to decode; more is an error
+    bank: str = "train"  # the split whose labels online evaluation learns from
     hold_out: float = 0.0  # share kept for online evaluation where a labelled set has no test split
 
 

@@ -7,7 +7,7 @@ import accelerate
 import torch
 
 from .config import Recipe, differences
-from .data import DataError, Source, open_source
+from .data import NoSuchSplit, Source, open_source
 from .data.subset import hold_out
 from .data.views import seeded
 
@@ -29,18 +29,23 @@ def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         )
 
 
-def open_data(recipe: Recipe) -> tuple[Source, Source | None]:
-    """The images to train on, and held-out ones: the test split, or a part of a labelled training set without one."""
+def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
+    """The images to train on, those whose labels online evaluation learns from, and held-out ones to measure on.
+
+    Held out is the test split, or a part of a labelled training set without one; None where there are no labels.
+    """
     config = recipe.data
     train = open_source(config.source, "train", max_bad=config.max_bad, limit=config.limit)
-    if train.targets is None:
-        return train, None
+    bank = train if config.bank == "train" else open_source(config.source, config.bank, max_bad=config.max_bad)
+    if bank.targets is None:
+        return train, bank, None
     try:
-        return train, open_source(config.source, "test", max_bad=config.max_bad)
-    except DataError:
+        return train, bank, open_source(config.source, "test", max_bad=config.max_bad)
+    except NoSuchSplit:
         if not config.hold_out:
-            return train, None
-        return hold_out(train, config.hold_out, seeded(recipe.seed))
+            return train, bank, None
+        rest, held_out = hold_out(train, config.hold_out, seeded(recipe.seed))
+        return rest, rest, held_out
 
 
 def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, int]:

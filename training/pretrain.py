@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import star_zoo
 from star_zoo import View, save_pretrained
-from star_zoo.files import write_json
+from star_zoo.files import write_json, write_text
 
+from . import card
 from .checkpoint import Checkpoint, Checkpoints
 from .config import Recipe
 from .data.views import MultiViewDataset, StepBatches, loader
@@ -51,12 +52,12 @@ class Run:
         self.main = self.accelerator.is_main_process
         if self.main:
             check_folder(recipe, out, resume)
-        self.source, held_out = open_data(recipe)
+        self.source, bank, held_out = open_data(recipe)
         self.per_epoch, self.steps = count_steps(recipe, self.source, self.accelerator.num_processes)
 
         torch.manual_seed(recipe.seed)
         self.pretrainer, self.notes = build(recipe)
-        self.monitor = Monitor(recipe.policy, self.source, held_out)
+        self.monitor = Monitor(recipe.policy, bank, held_out)
         self.checkpoints = Checkpoints(out / "checkpoints", recipe.run.keep)
         self._prepare()
         torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
@@ -226,14 +227,16 @@ class Run:
     def _export(self) -> dict[str, Any]:
         results = self._results()
         if self.main:
+            export = self.out / "export"
             save_pretrained(
-                self.out / "export",
+                export,
                 self.pretrainer.backbone,
                 self.pretrainer.objective,
                 model_args=self.recipe.backbone_args,
                 recipe=self.recipe.to_dict(),
                 results=results,
             )
+            write_text(export / "README.md", card.render(self.recipe, self.pretrainer.backbone, results, export))
         self.accelerator.wait_for_everyone()
         return results
 

@@ -77,7 +77,7 @@ def stl10_resnet18() -> Recipe:
         backbone="star_resnet18",
         backbone_args={"zero_init_last": True},
         policy=released.policy("stl10"),
-        data=DataConfig(source="torchvision:STL10"),
+        data=DataConfig(source="torchvision:STL10", bank="labeled"),  # trains on the unlabelled images too
         objective_args={"num_experts": 16},
         epochs=200,
         run=RunConfig(workers=8),

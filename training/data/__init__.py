@@ -8,4 +8,5 @@ from .decode import decode as decode
 from .open import open_source as open_source
 from .source import BadImageWarning as BadImageWarning
 from .source import DataError as DataError
+from .source import NoSuchSplit as NoSuchSplit
 from .source import Source as Source

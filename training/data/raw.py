@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .decode import Encoded, decode, undecodable
-from .source import DataError
+from .source import NoSuchSplit
 
 # The split that a user asks for -> the names it may have in a data set, best first. Other names must match exactly.
 _VAL = ("val", "valid", "validation")
@@ -85,11 +85,11 @@ def split_names(split: str) -> tuple[str, ...]:
 
 
 def choose_split(split: str, available: Collection[str], where: str) -> str:
-    """The one of the `available` splits that a user means by `split`; DataError if there is none."""
+    """The one of the `available` splits that a user means by `split`; NoSuchSplit if there is none."""
     for name in split_names(split):
         if name in available:
             return name
-    raise DataError(f"no split {split!r} in {where}: it has {', '.join(map(repr, sorted(available))) or 'none'}.")
+    raise NoSuchSplit(f"no split {split!r} in {where}: it has {', '.join(map(repr, sorted(available))) or 'none'}.")
 
 
 def has_splits(names: Collection[str]) -> bool:

@@ -11,6 +11,10 @@ class DataError(ValueError):
     """The data can't be used as asked; the message says what was given, what is wrong and what to do."""
 
 
+class NoSuchSplit(DataError):
+    """The data set is fine, but has no split of that name."""
+
+
 class BadImageWarning(UserWarning):
     """Some images of a data set don't decode and are left out or replaced."""
 

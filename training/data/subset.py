@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .raw import evenly_spaced
 from .source import Source
 
 
@@ -39,7 +40,7 @@ def spread(source: Source, count: int) -> Source:
     """At most `count` images, evenly spaced over the source."""
     if len(source) <= count:
         return source
-    return Part(source, torch.linspace(0, len(source) - 1, count, dtype=torch.float64).round().long())
+    return Part(source, evenly_spaced(len(source), count))
 
 
 def hold_out(source: Source, share: float, generator: torch.Generator) -> tuple[Source, Source]:

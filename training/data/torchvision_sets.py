@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .raw import as_targets, choose_split, digest, split_names
-from .source import DataError
+from .source import DataError, NoSuchSplit
 
 DEFAULT_ROOT = "~/.cache/star_zoo/torchvision"
 
@@ -87,7 +87,7 @@ def _make(maker: type, root: Path, split: str) -> tuple[Any, str]:
             raise
         except ValueError as error:
             unknown = error
-    raise DataError(f"can't open the split {split!r} of torchvision's {maker.__name__}: {unknown}") from unknown
+    raise NoSuchSplit(f"can't open the split {split!r} of torchvision's {maker.__name__}: {unknown}") from unknown
 
 
 def _choices(maker: type, split: str) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,17 @@
-"""The authors' released setting: their augmentation policy with its constants.
+"""The authors' released setting: their augmentation policy with its constants, and their checkpoints.
 
 Source: the released code (transforms.py, trainers.py): crop boxes in source pixels, kornia 0.4.1's colour operations,
-and hard-coded mean and deviation of each parameter on their two data sets.
+and hard-coded mean and deviation of each parameter on their two data sets. Their tensors and ours are matched by one
+table, `_TABLE`, that is read both ways. Letters: D features, E experts, H hidden width, O embedding size.
 """
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from .augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
 
@@ -37,3 +46,123 @@ def policy(dataset: str) -> Policy:
 def _policy(size: int, blur: int, mean: tuple, std: tuple, statistics: tuple) -> Policy:
     jitter, grey = ColorJitter(style="released"), Grayscale(style="released")
     return Policy((Crop(size, unit="pixel"), Flip(), jitter, grey, Blur(blur)), mean, std, statistics)
+
+
+class _Row(NamedTuple):
+    """How a tensor of ours is made of theirs: of one for each expert or task where their name says {}."""
+
+    ours: str
+    theirs: str  # group, then name
+    join: Callable[[list[Tensor]], Tensor]
+    split: Callable[[Tensor, int], list[Tensor]]  # ours and the number of experts or tasks
+
+
+def _one(tensor: Tensor, count: int) -> list[Tensor]:
+    return [tensor] * count
+
+
+def _same(tensors: list[Tensor]) -> Tensor:
+    if any(not torch.equal(t, tensors[0]) for t in tensors):
+        raise ValueError(
+            "the experts' batch norms counted different numbers of batches; ours is one, with one count"
+        )
+    return tensors[0]
+
+
+def _rows(ours: str, theirs: str) -> _Row:
+    """Side by side: E times (H, ...) <-> (E*H, ...)."""
+    return _Row(ours, theirs, torch.cat, lambda t, count: list(t.chunk(count)))
+
+
+def _matrices(ours: str, theirs: str) -> _Row:
+    """Stacked and turned: E times (out, in) <-> (E, in, out)."""
+    return _Row(ours, theirs, lambda ts: torch.stack([t.T for t in ts]), lambda t, _: [m.T for m in t])
+
+
+def _norm(ours: str, theirs: str) -> list[_Row]:
+    """A batch norm for each expert <-> one over all their columns."""
+    rows = [_rows(f"{ours}.{name}", f"{theirs}.{name}") for name in ("weight", "bias", "running_mean", "running_var")]
+    return [*rows, _Row(f"{ours}.num_batches_tracked", f"{theirs}.num_batches_tracked", _same, _one)]
+
+
+_EXPERT, _ROUTER = "projectors {}", "gatingnetwork gating_fc.{}"
+_TABLE = (
+    _rows("heads.experts.linear1.weight", f"{_EXPERT}.0.weight"),
+    *_norm("heads.experts.norm1", f"{_EXPERT}.1"),
+    _matrices("heads.experts.weight2", f"{_EXPERT}.3.weight"),
+    *_norm("heads.experts.norm2", f"{_EXPERT}.4"),
+    _matrices("heads.experts.weight3", f"{_EXPERT}.6.weight"),
+    _Row("heads.experts.bias3", f"{_EXPERT}.6.bias", lambda ts: torch.stack(ts)[:, None], lambda t, _: list(t[:, 0])),
+    _rows("heads.router.linear.weight", f"{_ROUTER}.weight"),
+    _rows("heads.router.linear.bias", f"{_ROUTER}.bias"),
+)
+_RENAMED = {"shift_predictor.encode.": "p_projector 0.", "shift_predictor.shift.": "eq_predictor "}  # same tensors
+_GROUPS = ("backbone", "projectors", "p_projector", "eq_predictor", "gatingnetwork")
+_TASKS = 2
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The model tensors of a released `ckpt-N.pth` by "group name", without the "module." that DDP puts in.
+
+    Optimiser and scheduler are left out. Read with `weights_only`, so nothing in the file is executed. Raises
+    ValueError where it is no such file.
+    """
+    try:
+        groups = torch.load(path, map_location="cpu", weights_only=True)
+        missing = [name for name in _GROUPS if name not in groups]
+    except OSError:
+        raise
+    except Exception as error:  # torch's unpickler raises many kinds for a file that it refuses
+        raise ValueError(f"{path} is no checkpoint that can be read safely: {str(error).splitlines()[0]}") from error
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; a released checkpoint has {', '.join(_GROUPS)}")
+    named = ((f"{group} {name}", tensor) for group in _GROUPS for name, tensor in groups[group].items())
+    return {re.sub(r"\bmodule\.", "", name): tensor for name, tensor in named}
+
+
+def from_released(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Their tensors (`read_checkpoint`) as state dicts of our backbone and our `star` objective, without statistics.
+
+    Raises ValueError naming the tensors that are missing or unknown.
+    """
+    left = dict(tensors)
+    counts = {_EXPERT: _count(left, _EXPERT), _ROUTER: _TASKS}
+    try:
+        objective = {row.ours: row.join([left.pop(name) for name in _names(row, counts)]) for row in _TABLE}
+    except KeyError as error:
+        raise ValueError(f"the released checkpoint lacks the tensor {error}") from error
+    for ours, theirs in _RENAMED.items():
+        found = [name for name in left if name.startswith(theirs)]
+        objective |= {ours + name.removeprefix(theirs): left.pop(name) for name in found}
+    backbone = {name: left.pop(name) for name in list(left) if name.startswith("backbone ")}
+    if left:
+        raise ValueError(f"the released checkpoint has tensors of unknown use: {', '.join(sorted(left)[:5])}")
+    return {name.removeprefix("backbone "): tensor for name, tensor in backbone.items()}, objective
+
+
+def to_released(backbone: Mapping[str, Tensor], objective: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The way back: state dicts of ours as the groups of a released checkpoint, each tensor on its own memory."""
+    num_experts = objective["heads.router.linear.weight"].shape[0] // _TASKS
+    counts = {_EXPERT: num_experts, _ROUTER: _TASKS}
+    named = {f"backbone {name}": tensor for name, tensor in backbone.items()}
+    for row in _TABLE:
+        names = _names(row, counts)
+        named |= dict(zip(names, row.split(objective[row.ours], len(names)), strict=True))
+    for ours, theirs in _RENAMED.items():
+        named |= {theirs + n.removeprefix(ours): t for n, t in objective.items() if n.startswith(ours)}
+    groups: dict[str, Any] = {group: {} for group in _GROUPS}
+    for name, tensor in named.items():
+        group, _, rest = name.partition(" ")
+        groups[group][rest] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return groups
+
+
+def _names(row: _Row, counts: Mapping[str, int]) -> list[str]:
+    (prefix,) = (p for p in counts if row.theirs.startswith(p))
+    return [row.theirs.format(number) for number in range(counts[prefix])]
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many experts the names number."""
+    pattern = re.escape(prefix).replace(r"\{\}", r"(\d+)")
+    return len({found[1] for name in tensors if (found := re.match(pattern, name))})

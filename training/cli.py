@@ -1,4 +1,4 @@
-"""The command line: star-zoo quickstart | pretrain | eval."""
+"""The command line: star-zoo quickstart | pretrain | convert | eval."""
 
 import argparse
 import dataclasses
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.command(arguments)
     except Stopped as stopped:
-        print(f"\n{stopped}", file=sys.stderr)
+        print(f"\n{stopped}; {arguments.go_on}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
     quick = commands.add_parser("quickstart", help="pretrain on spirographs for two minutes, export, load, draw")
     quick.add_argument("--out", type=Path, default=Path("star-zoo-quickstart"), help="folder to write (%(default)s)")
-    quick.set_defaults(command=_quickstart)
+    quick.set_defaults(command=_quickstart, go_on="run it again to go on")
 
     names = "\n".join(f"  {name:24}{line}" for name, line in recipes.known().items())
     pre = commands.add_parser(
@@ -54,7 +54,15 @@ def parser() -> argparse.ArgumentParser:
     pre.add_argument("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME or a zoo tag")
     pre.add_argument("--max-bad", type=float, help="share of images that may fail to decode (0.01)")
     pre.add_argument("--tracker", help="tensorboard, wandb or another tracker that Accelerate knows")
-    pre.set_defaults(command=_pretrain)
+    pre.set_defaults(command=_pretrain, go_on="go on with --resume")
+
+    turn = commands.add_parser("convert", help="the authors' released checkpoints into our layout, or back")
+    turn.add_argument("source", type=Path, help="a released ckpt-N.pth, or with --to-released a saved folder")
+    turn.add_argument("--recipe", help="whose architecture and policy the checkpoint has, e.g. stl10_resnet18")
+    way = turn.add_mutually_exclusive_group(required=True)
+    way.add_argument("--out", type=Path, help="the folder to write")
+    way.add_argument("--to-released", type=Path, metavar="OUT.pth", help="write a released checkpoint instead")
+    turn.set_defaults(command=_convert)
 
     measure = commands.add_parser("eval", help="evaluate frozen features")
     measure.add_argument("protocol", help=f"{', '.join(evals.known())}")
@@ -69,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 def _pretrain(arguments: argparse.Namespace) -> None:
     from .pretrain import Run
 
-    recipe = _recipe(arguments)
+    recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{recipe.name}-{recipe.objective}"
     run = Run(recipe, out, resume=arguments.resume, tracker=arguments.tracker)
     run.train()
@@ -77,15 +85,28 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
 
 
-def _recipe(arguments: argparse.Namespace) -> Recipe:
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The named recipe with what the command line changes in it."""
     recipe = recipes.find(arguments.recipe)
     if arguments.objective:
         recipe = recipe.with_objective(arguments.objective)
     changes = {"source": arguments.data, "max_bad": arguments.max_bad}
     data = dataclasses.replace(recipe.data, **{k: v for k, v in changes.items() if v is not None})
-    recipe = dataclasses.replace(recipe, data=data, init_from=arguments.init_from)
+    recipe = dataclasses.replace(recipe, data=data, init_from=arguments.init_from or recipe.init_from)
     return override(recipe, arguments.set)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from .convert import convert, convert_back
+
+    if arguments.to_released:
+        convert_back(arguments.source, arguments.to_released)
+    elif not arguments.recipe:
+        raise ValueError(
+            "a released checkpoint doesn't say its architecture; give --recipe, such as stl10_resnet18"
+        )
+    else:
+        convert(arguments.source, recipes.find(arguments.recipe), arguments.out)
 
 
 def _eval(arguments: argparse.Namespace) -> None:

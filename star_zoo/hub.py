@@ -78,7 +78,6 @@ def load_objective(folder: str | Path) -> Objective:
     config = _read_config(folder / "heads.json")
     try:
         policy = Policy.from_dict(config["policy"])
-        _ = policy.field_statistics  # drawn on the CPU, before everything else is made without memory
         with torch.device("meta"):  # sizes are compared before anything of a size that a file asks for is allocated
             objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
     except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # what settings of a wrong kind end in

@@ -63,9 +63,7 @@ def _one(tensor: Tensor, count: int) -> list[Tensor]:
 
 def _same(tensors: list[Tensor]) -> Tensor:
     if any(not torch.equal(t, tensors[0]) for t in tensors):
-        raise ValueError(
-            "the experts' batch norms counted different numbers of batches; ours is one, with one count"
-        )
+        raise ValueError("the experts' batch norms counted different numbers of batches; ours is one, with one count")
     return tensors[0]
 
 

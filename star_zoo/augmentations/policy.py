@@ -4,13 +4,14 @@ Letters: B images, S view size in pixels, P parameters of one view.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..names import not_found
 from .base import Augmentation, Framing
 from .blur import Blur
 from .color import ColorJitter, Grayscale, Solarize
@@ -66,17 +67,17 @@ class Policy:
 
     def base(self, height: int, width: int) -> Tensor:
         """The parameters of the un-augmented view of an image of this size: (P,)."""
-        return torch.tensor([x for a in self.augmentations for x in a.base(height, width)])
+        return _row(x for a in self.augmentations for x in a.base(height, width))
 
     def draw(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """One view's parameters for an image of this size: (P,); what doesn't act draws its base values."""
-        u = torch.rand(self._uniforms, generator=generator, dtype=torch.float64).tolist()
+        u = torch.rand(self._uniforms, generator=generator, dtype=torch.float64, device="cpu").tolist()
         params: list[float] = []
         start = 0
         for a in self.augmentations:
             params += a.draw(height, width, u[start : start + a.uniforms])
             start += a.uniforms
-        return torch.tensor(params)
+        return _row(params)
 
     @functools.cached_property
     def _uniforms(self) -> int:
@@ -105,7 +106,7 @@ class Policy:
     def field_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each field, each (P,): as given, or over 4096 draws for an image of S x S."""
         if self.statistics:
-            return torch.tensor(self.statistics[0]), torch.tensor(self.statistics[1])
+            return _row(self.statistics[0]), _row(self.statistics[1])
         generator = torch.Generator().manual_seed(0)
         sample = torch.stack([self.draw(self.size, self.size, generator) for _ in range(_SAMPLE)])
         constant = sample.amin(0) == sample.amax(0)  # rounding would give it a deviation of about 1e-8
@@ -129,10 +130,15 @@ class Policy:
             raise ValueError(f"not a policy: {error!r} in {str(data)[:200]}") from error
 
 
+def _row(values: Iterable[float]) -> Tensor:
+    """Parameters are made on the CPU, whatever device models are being made on."""
+    return torch.tensor(list(values), dtype=torch.float32, device="cpu")
+
+
 def _augmentation(settings: dict[str, Any]) -> Augmentation:
     name = settings.pop("name")
     if name not in KNOWN:
-        raise ValueError(f"augmentation {name!r} not found; known: {', '.join(KNOWN)}")
+        raise ValueError(not_found("augmentation", name, KNOWN))
     known = {f.name for f in fields(KNOWN[name])}
     if unknown := set(settings) - known:
         raise ValueError(f"{name} has no setting {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")

@@ -4,7 +4,6 @@ Letters: B images, V views of an image, D features, O embedding size, P augmenta
 A new objective is a new file here with one subclass of `Objective`; nothing else has to change.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -13,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..names import not_found
 from ._base import Objective as Objective
 
 
@@ -24,9 +24,7 @@ def known() -> tuple[str, ...]:
 def find(name: str) -> Callable[..., Objective]:
     """The class that the module `name` defines. Raises ValueError for an unknown name, listing the known ones."""
     if name not in known():
-        guess = difflib.get_close_matches(name, known(), 1)
-        hint = f"did you mean {guess[0]!r}? " if guess else ""
-        raise ValueError(f"objective {name!r} not found; {hint}known: {', '.join(known())}")
+        raise ValueError(not_found("objective", name, known()))
     module = importlib.import_module(f"{__name__}.{name}")
     (found,) = (
         c for c in vars(module).values()

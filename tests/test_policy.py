@@ -1,0 +1,162 @@
+"""The policy: its statistics against closed forms, its way to JSON and back, and what it refuses."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from star_zoo import released
+from star_zoo.augmentations import (
+    Augmentation,
+    Blur,
+    ColorJitter,
+    Crop,
+    Flip,
+    Framing,
+    Grayscale,
+    Policy,
+    QuarterTurn,
+    Solarize,
+    Spirograph,
+)
+from star_zoo.augmentations.policy import KNOWN
+from twins import MEAN, STD, every_operation, generator, make
+
+# --- statistics
+
+
+def test_statistics_of_the_draws_are_those_of_their_distributions():
+    policy = Policy((Crop(96), Flip(), ColorJitter(), Grayscale(), Solarize(), QuarterTurn(), Blur()), MEAN, STD)
+    acting = 0.4 * math.sqrt(0.8 / 3)  # a uniform of half width 0.4 in 80 of 100 draws
+    blur = math.sqrt(0.5 * ((2.0**3 - 0.1**3) / (3 * 1.9)) - (0.5 * 1.05) ** 2)
+    truth = {
+        "flip": (0.5, 0.5),
+        "brightness": (1.0, acting),
+        "contrast": (1.0, acting),
+        "saturation": (1.0, acting),
+        "hue": (0.0, acting / 4),
+        "grayscale": (0.2, 0.4),
+        "solarize": (0.2, 0.4),
+        "quarter_turns": (1.5, math.sqrt(1.25)),
+        "blur_sigma": (0.525, blur),
+    }
+    for name, mean, std in zip(policy.fields, *policy.field_statistics, strict=True):
+        if name in truth:
+            assert abs(mean - truth[name][0]) < 0.06 * truth[name][1], name  # four standard errors of 4096 draws
+            assert abs(std / truth[name][1] - 1) < 0.06, name
+
+
+def test_given_statistics_are_taken_as_they_are():
+    given_statistics = ((1.0, 2.0, 3.0, 4.0, 5.0), (6.0, 7.0, 8.0, 9.0, 10.0))
+    mean, std = Policy((Crop(16), Flip()), MEAN, STD, given_statistics).field_statistics
+    assert (tuple(mean.tolist()), tuple(std.tolist())) == given_statistics
+
+
+def test_a_field_that_never_varies_has_no_deviation():
+    policy = Policy((Crop(16), Blur(sigma=(0.3, 0.3), p=1.0)), MEAN, STD)
+    assert policy.field_statistics[1][4] == 0
+
+
+def test_statistics_are_the_same_every_time():
+    first, second = (every_operation().field_statistics for _ in range(2))
+    assert torch.equal(torch.stack(first), torch.stack(second))
+
+
+# --- to JSON and back
+
+
+def altered(name: str) -> Augmentation:
+    """An augmentation of which no number is the default."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(change(v) for v in value)
+        return value + 2 if isinstance(value, int) else value / 2 if isinstance(value, float) else value
+
+    made = make(name)
+    return dataclasses.replace(made, **{f.name: change(getattr(made, f.name)) for f in dataclasses.fields(made)})
+
+
+def through_json(policy: Policy) -> Policy:
+    return Policy.from_dict(json.loads(json.dumps(policy.to_dict())))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_policy_comes_back_from_json(name: str):
+    made = altered(name)
+    policy = Policy((made,) if isinstance(made, Framing) else (Crop(20), made), MEAN, STD)
+    back = through_json(policy)
+    assert back == policy
+    assert back.augmentations[-1] == made != make(name)
+    assert torch.equal(back.draw(30, 40, generator(1)), policy.draw(30, 40, generator(1)))
+
+
+def test_styles_units_and_statistics_come_back_from_json():
+    policy = released.policy("stl10")
+    assert through_json(policy) == policy
+    assert json.loads(json.dumps(policy.to_dict()))["augmentations"][2]["style"] == "released"
+
+
+CROP = {"name": "Crop", "size": 16}
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"augmentations": [CROP, {"name": "Flop"}]}, "'Flop' not found; .*known: Crop, Spirograph, Flip"),
+        ({"augmentations": [CROP, {"name": "Flip", "q": 1}]}, "Flip has no setting q; known: p"),
+        ({"augmentations": [{"name": "Crop"}]}, "not a policy.*size"),
+        ({"augmentations": [{"size": 16}]}, "not a policy.*name"),
+        ({"augmentations": 5}, "not a policy"),
+        ({"augmentations": []}, "first augmentation must make the view"),
+        ({}, "not a policy.*augmentations"),
+        (None, "not a policy"),
+        ("Crop", "not a policy"),
+    ],
+)
+def test_what_is_no_policy_is_refused(data: Any, told: str):
+    full = {"mean": MEAN, "std": STD, **data} if isinstance(data, Mapping) and data else data
+    with pytest.raises(ValueError, match=told):
+        Policy.from_dict(full)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"augmentations": (Flip(),)}, "first augmentation must make the view"),
+        ({"augmentations": (Crop(16), Spirograph(16))}, "stands first and nowhere else"),
+        ({"augmentations": (Crop(16), Flip(), Flip())}, "names each field once"),
+        ({"augmentations": (Crop(16), Flip()), "statistics": ((0.0,) * 4, (1.0,) * 4)}, "need 5 means and deviations"),
+        ({"augmentations": (Crop(16), Flip()), "statistics": ((0.0,) * 5, (1.0,) * 4)}, "need 5 means and deviations"),
+    ],
+)
+def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any], told: str):
+    with pytest.raises(ValueError, match=told):
+        Policy(mean=MEAN, std=STD, **settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "told"),
+    [
+        (Crop, {"size": 0}, "crop size is 0"),
+        (Crop, {"size": 16, "unit": "inch"}, "crop unit is 'inch'"),
+        (Crop, {"size": 16, "scale": (0.0, 1.0)}, "crop scale"),
+        (Crop, {"size": 16, "scale": (0.5, 0.2)}, "crop scale"),
+        (Crop, {"size": 16, "scale": (0.5, 1.2)}, "crop scale"),
+        (Crop, {"size": 16, "ratio": (0.0, 1.0)}, "crop ratio"),
+        (Crop, {"size": 16, "ratio": (2.0, 1.0)}, "crop ratio"),
+        (Blur, {"kernel": 4}, "odd and positive"),
+        (Blur, {"kernel": -1}, "odd and positive"),
+        (ColorJitter, {"style": "kodak"}, "known: released, torchvision"),
+        (ColorJitter, {"hue": 0.6}, "between 0 and 0.5"),
+        (ColorJitter, {"hue": -0.1}, "between 0 and 0.5"),
+        (Grayscale, {"style": "kodak"}, "known: released, torchvision"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(kind: type[Augmentation], settings: dict[str, Any], told: str):
+    with pytest.raises(ValueError, match=told):
+        kind(**settings)

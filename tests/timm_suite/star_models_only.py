@@ -1,0 +1,71 @@
+"""A pytest plugin that points timm's own tests/test_models.py at the star_* models.
+
+That file parametrises its tests at import by `timm.list_models(...)` with filters over timm's names (`vit_*` is tested
+without the CNN's spatial maps, 'resnet' is a module with forward_intermediates). Our names match none of them, so each
+filter is evaluated over timm's names and what it picks is mapped to star_<name>: a star_ViT is tested as a ViT.
+Loaded with `-p`, hence before test_models.py is imported.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import register_model
+
+from star_zoo import star_backbones
+
+_list_models = timm.list_models
+
+
+def list_star_models(
+    filter: str | Iterable[str] = "",
+    module: str | Iterable[str] = "",
+    pretrained: bool = False,
+    exclude_filters: str | Iterable[str] = "",
+    name_matches_cfg: bool = False,
+    include_tags: bool | None = None,
+) -> list[str]:
+    """`timm.list_models`, answered with the star_* twins of what it picks."""
+    picked = _list_models(filter, module, exclude_filters=exclude_filters)
+    # Weights, cfgs and tags are ours to have, so these three are asked of the twins.
+    twins = partial(_list_models, pretrained=pretrained, name_matches_cfg=name_matches_cfg, include_tags=include_tags)
+    return [twin for name in picked for twin in twins(f"star_{name}")]
+
+
+def give_every_tag_weights(folder: Path) -> None:
+    """Register every tag again with a weight file, so that timm's tests of pretrained models run without a download.
+
+    A file comes before a Hub id in timm's order of sources. It holds zeros of the right shapes and is a few kB,
+    since an expanded tensor is saved as its one element.
+    """
+    for name, default_cfg in star_backbones.default_cfgs.items():
+        state = timm.create_model(name, device="meta").state_dict()
+        torch.save({k: torch.zeros((), dtype=v.dtype).expand(v.shape) for k, v in state.items()}, folder / name)
+        for cfg in default_cfg.cfgs.values():
+            cfg.file = str(folder / name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Overwriting")
+            register_model(getattr(star_backbones, name))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = tempfile.TemporaryDirectory()
+    config.add_cleanup(folder.cleanup)
+    give_every_tag_weights(Path(folder.name))
+    timm.list_models = list_star_models
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of fixed timm names: they say nothing about ours."""
+
+    def is_star(item: Any) -> bool:
+        return "callspec" in vars(item) and str(item.callspec.params.get("model_name", "")).startswith("star_")
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_star(item)])
+    items[:] = [item for item in items if is_star(item)]

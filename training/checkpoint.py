@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file each, atomic, checked when read, the last few kept; nothing is ever unpickled.
 
-A file holds named tensors and, in its header, JSON with the rest of the state and a checksum of the tensors.
+A file holds named tensors and, in its header, JSON with the rest of the state and a checksum of both.
 """
 
 import json
@@ -43,17 +43,20 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Writes one and deletes those beyond `keep`; raises OSError naming the last good one where it can't."""
         tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
-        header = {"step": checkpoint.step, "state": checkpoint.state, "checksum": _checksum(tensors)}
+        header = json.dumps({"step": checkpoint.step, "state": checkpoint.state})
+        metadata = {"checkpoint": header, "checksum": _checksum(tensors, header)}
         path = self.folder / f"step-{checkpoint.step:09d}.safetensors"
         try:
             with replacing(path) as part:
-                save_file(tensors, part, metadata={"checkpoint": json.dumps(header)})
+                save_file(tensors, part, metadata=metadata)
         except (OSError, SafetensorError) as error:
             older = self.paths()
             left = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier checkpoint"
             raise OSError(f"could not write {path}: {error}; {left}; make room, then go on with --resume") from error
-        for old in self.paths()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        paths = self.paths()
+        end = paths.index(path) + 1  # what lies beyond was passed over as damaged, and would push out good ones
+        for other in paths[: max(0, end - self.keep)] + paths[end:]:
+            other.unlink(missing_ok=True)
         return path
 
     def newest(self) -> Checkpoint | None:
@@ -68,34 +71,32 @@ class Checkpoints:
 
 def _read(path: Path) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {})["checkpoint"])
+        metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if _checksum(tensors) != header["checksum"]:
-        raise ValueError("its checksum does not match its tensors")
+    if _checksum(tensors, metadata["checkpoint"]) != metadata["checksum"]:
+        raise ValueError("its checksum does not match what it holds")
+    header = json.loads(metadata["checkpoint"])
     return Checkpoint(header["step"], tensors, header["state"])
 
 
-def _checksum(tensors: dict[str, Tensor]) -> int:
-    total = 0
-    for name in sorted(tensors):
-        flat = tensors[name].reshape(-1).view(torch.uint8)
-        total = zlib.crc32(flat.numpy().data, zlib.crc32(name.encode(), total))
-    return total
+def _checksum(tensors: dict[str, Tensor], header: str) -> str:
+    total = zlib.crc32(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
+    return f"{total:08x}"
 
 
 def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state_dict as named tensors and JSON."""
-    tensors = {
-        f"{index}.{key}": value
-        for index, entries in state["state"].items()
-        for key, value in entries.items()
-        if isinstance(value, Tensor)
-    }
-    numbers = {
-        str(index): {k: v for k, v in entries.items() if not isinstance(v, Tensor)}
-        for index, entries in state["state"].items()
-    }
-    return tensors, {"param_groups": state["param_groups"], "numbers": numbers}
+    """An optimiser's state_dict as named tensors and JSON; both what it keeps for a parameter and for a group."""
+    parts = {"state": state["state"], "param_groups": dict(enumerate(state["param_groups"]))}
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for part, numbered in parts.items():
+        plain[part] = {str(i): {k: v for k, v in e.items() if not isinstance(v, Tensor)} for i, e in numbered.items()}
+        for i, entries in numbered.items():
+            tensors |= {f"{part}.{i}.{k}": v for k, v in entries.items() if isinstance(v, Tensor)}
+    return tensors, plain
 
 
 def unpack_optimizer(tensors: dict[str, Tensor], plain: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
@@ -103,9 +104,10 @@ def unpack_optimizer(tensors: dict[str, Tensor], plain: dict[str, Any], params: 
 
     The layout matters to the last bit: strided and dense loops round differently.
     """
-    state: dict[int, dict[str, Any]] = {int(index): dict(numbers) for index, numbers in plain["numbers"].items()}
+    parts = {part: {int(i): dict(entries) for i, entries in numbered.items()} for part, numbered in plain.items()}
     for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        like = params[int(index)]
-        state[int(index)][key] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-    return {"state": state, "param_groups": plain["param_groups"]}
+        part, i, key = name.split(".", 2)
+        like = params[int(i)] if part == "state" else value
+        alike = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+        parts[part][int(i)][key] = alike
+    return {"state": parts["state"], "param_groups": list(parts["param_groups"].values())}

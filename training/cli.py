@@ -102,9 +102,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     if arguments.to_released:
         convert_back(arguments.source, arguments.to_released)
     elif not arguments.recipe:
-        raise ValueError(
-            "a released checkpoint doesn't say its architecture; give --recipe, such as stl10_resnet18"
-        )
+        raise ValueError("a released checkpoint doesn't say its architecture; give --recipe, such as stl10_resnet18")
     else:
         convert(arguments.source, recipes.find(arguments.recipe), arguments.out)
 

@@ -1,7 +1,7 @@
 """What a run computes, as frozen dataclasses: built by a function, changed by `--set path=value`, saved as JSON."""
 
+import contextlib
 import dataclasses
-import difflib
 import inspect
 import json
 import types
@@ -12,6 +12,8 @@ from typing import Any
 
 from star_zoo import objectives
 from star_zoo.augmentations import Policy
+from star_zoo.augmentations.policy import KNOWN
+from star_zoo.names import not_found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +80,11 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("log_every", "checkpoint_every", "keep"):
-            if getattr(self.run, name) < 1:
-                raise ValueError(f"run.{name} is {getattr(self.run, name)}; it must be at least 1")
+        if not 0 <= self.data.hold_out < 1:
+            raise ValueError(f"data.hold_out is {self.data.hold_out}; it must be a share of the images, from 0 to 1")
+        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("workers", 0), ("eval_every", 0)):
+            if getattr(self.run, name) < least:
+                raise ValueError(f"run.{name} is {getattr(self.run, name)}; it must be at least {least}")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON; `from_dict` is the way back."""
@@ -92,7 +96,7 @@ class Recipe:
         nested = {"data": DataConfig, "optimizer": OptimizerConfig, "run": RunConfig}
         made = {k: _build(nested[k], v, k) if k in nested else v for k, v in data.items()}
         if "policy" in made:
-            made["policy"] = Policy.from_dict(made["policy"])
+            made["policy"] = _policy(made["policy"])
         return _build(Recipe, made, "")
 
     def with_objective(self, name: str) -> "Recipe":
@@ -149,13 +153,23 @@ def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
     elif not isinstance(data, dict):
         raise ValueError(f"--set {path}: nothing lies below {path.rsplit('.' + key, 1)[0]!r}, it is {data!r}")
     elif key not in data and not path.startswith(("objective_args.", "backbone_args.")):
-        guess = difflib.get_close_matches(key, data, 1)
-        hint = f"did you mean {guess[0]!r}? " if guess else ""
-        raise ValueError(f"--set {path}: no field {key!r}; {hint}known: {', '.join(data)}")
+        raise ValueError(f"--set {path}: {not_found('field', key, data)}")
     if rest:
         _assign(data[key], rest, value, path)
     else:
         data[key] = value
+
+
+def _policy(data: Any) -> Policy:
+    """A policy from its data, each value checked against its field's type before anything computes with it."""
+    with contextlib.suppress(KeyError, TypeError):  # no policy at all: from_dict says so
+        for number, settings in enumerate(data["augmentations"]):
+            hints = typing.get_type_hints(KNOWN[settings["name"]])
+            for name in settings.keys() & hints.keys():
+                _typed(settings[name], hints[name], f"policy.augmentations.{number}.{name}")
+        for name in ("mean", "std"):
+            _typed(data[name], tuple[float, float, float], f"policy.{name}")
+    return Policy.from_dict(data)
 
 
 def _build(kind: type, values: dict[str, Any], path: str) -> Any:
@@ -167,10 +181,18 @@ def _build(kind: type, values: dict[str, Any], path: str) -> Any:
     hints = typing.get_type_hints(kind)
     if unknown := set(values) - set(hints):
         raise ValueError(f"{path or 'a recipe'} has no field {', '.join(sorted(unknown))}; known: {', '.join(hints)}")
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := needed - set(values):
+        raise ValueError(f"{path or 'a recipe'} lacks {', '.join(sorted(missing))}")
     return kind(**{k: _typed(v, hints[k], f"{path}.{k}".lstrip(".")) for k, v in values.items()})
 
 
 def _typed(value: Any, hint: Any, path: str) -> Any:
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
+            raise ValueError(f"{path} is {value!r}; it must be a list of {len(parts)}")
+        return tuple(_typed(v, part, f"{path}.{k}") for k, (v, part) in enumerate(zip(value, parts, strict=True)))
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

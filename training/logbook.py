@@ -18,16 +18,20 @@ class Logbook:
         self.active = accelerator.is_main_process
         if self.active:
             # a killed run may have told steps that its last checkpoint doesn't know: they will be told again
-            kept = [entry for entry in read(path) if entry["step"] <= step] if path.exists() else []
+            kept = [entry for entry in read(path) if entry["step"] <= step] if step else []
             write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        accelerator.init_trackers("star-zoo")
         # disable=None: no bar where nobody watches a terminal
         self.bar = tqdm(total=total, initial=step, desc=label, unit="step", disable=None if self.active else True)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One entry; numbers go to the tracker too."""
         if self.active:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": step, **values}) + "\n")
+            except OSError as error:  # writing to an open file names no file
+                raise OSError(f"could not write {self.path}: {error}; make room, then go on with --resume") from error
         self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
 
     def progress(self, step: int, shown: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ import torch
 from .config import Recipe, differences
 from .data import NoSuchSplit, Source, open_source
 from .data.subset import hold_out
-from .data.views import seeded
+from .data.views import MultiViewDataset, seeded
+from .evals.features import evaluating
+from .pretrainer import Pretrainer
 
 
 def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
@@ -21,7 +23,10 @@ def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
         return
     if not resume:
         raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
-    before = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        before = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
     if found := differences(before, recipe):
         raise ValueError(
             f"the recipe differs from the one that {out} was started with (theirs, yours): {'; '.join(found)}; "
@@ -62,19 +67,31 @@ def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, in
     return per_epoch, per_epoch * recipe.epochs
 
 
+def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torch.device) -> None:
+    """Computes the loss of one image's views, so that settings that don't fit together end a run before it begins."""
+    try:
+        views = MultiViewDataset(source, recipe.policy, pretrainer.objective.plan, recipe.seed)[0, 0]
+        with evaluating(pretrainer):
+            # two, since a contrast needs a negative; forward itself is never the compiled one
+            pretrainer.forward(*(part.expand(2, *part.shape).to(device) for part in views))
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels: {error}"
+        ) from error
+
+
 def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:
-    """Accelerate for a precision, with a tracker that writes into `out` where asked. Raises ValueError without it."""
-    known = [str(t) for t in accelerate.utils.LoggerType if t != "all"]
+    """Accelerate for a precision, and a tracker that will write into `out` where asked; ValueError where it can't."""
+    known = [t.value for t in accelerate.utils.LoggerType if t.value != "all"]
     if tracker and tracker not in known:
         raise ValueError(f"tracker {tracker!r} not found; known: {', '.join(known)}")
     # Accelerate itself would go on silently without a tracker that is not installed
-    if tracker and tracker not in [str(t) for t in accelerate.tracking.get_available_trackers()]:
+    if tracker and tracker not in [t.value for t in accelerate.tracking.get_available_trackers()]:
         raise ValueError(f"tracker {tracker!r} is not installed; pip install {tracker}")
     # where there is no accelerator, several processes must be told to meet on the CPU
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    accelerator = accelerate.Accelerator(
+    if cpu and precision == "fp16":  # Accelerate would train on without a loss scaler
+        raise ValueError("precision=fp16 needs a GPU; on a CPU use bf16 or no")
+    return accelerate.Accelerator(
         mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=str(out) if tracker else None
     )
-    if tracker:
-        accelerator.init_trackers("star-zoo")
-    return accelerator

@@ -9,7 +9,9 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor
 
 import star_zoo
 from star_zoo import View, save_pretrained
@@ -19,12 +21,13 @@ from . import card
 from .checkpoint import Checkpoint, Checkpoints
 from .config import Recipe
 from .data.views import MultiViewDataset, StepBatches, loader
+from .evals.features import NotFinite
 from .logbook import Logbook, read
 from .monitor import Monitor
-from .preparation import check_folder, count_steps, make_accelerator, open_data
+from .preparation import check_folder, count_steps, make_accelerator, open_data, try_out
 from .pretrainer import build
 from .run_state import capture, restore
-from .schedule import build_optimizer, learning_rate
+from .schedule import build_optimizer, check_optimizer, learning_rate
 from .signals import StopRequest
 
 
@@ -36,7 +39,7 @@ class Stopped(Exception):
     """The run was asked to stop by a signal; its checkpoint is written."""
 
     def __init__(self, step: int, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; go on with --resume")
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}, its checkpoint is written")
         self.exit_code = 128 + number
 
 
@@ -58,8 +61,11 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.pretrainer, self.notes = build(recipe)
         self.monitor = Monitor(recipe.policy, bank, held_out)
+        if held_out is None:
+            self.notes.append("no held-out labels: the features are not evaluated online")
         self.checkpoints = Checkpoints(out / "checkpoints", recipe.run.keep)
         self._prepare()
+        try_out(self.pretrainer, recipe, self.source, self.accelerator.device)
         torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
 
         self.step = 0
@@ -75,9 +81,10 @@ class Run:
 
     def _prepare(self) -> None:
         """The module and its optimiser as Accelerate wraps them: device, precision, all processes."""
-        optimizer = build_optimizer(self.recipe.optimizer, self.pretrainer)
+        check_optimizer(self.recipe.optimizer, self.accelerator.device)
         if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.pretrainer)  # in place; CUDA only, it has no CPU kernel
+            convert_sync_batchnorm(self.pretrainer)  # in place; on CUDA only, it has no CPU kernel
+        optimizer = build_optimizer(self.recipe.optimizer, self.pretrainer)
         if self.recipe.compile:
             self.pretrainer.compile()  # in place: names in the state dict stay as they are
         self.model, self.optimizer = self.accelerator.prepare(self.pretrainer, optimizer)
@@ -110,8 +117,14 @@ class Run:
         to_save = step % run.checkpoint_every == 0 or last
         if step % run.log_every == 0 or epoch_ends or to_save or (stop.signal and self.accelerator.num_processes == 1):
             self._log()
+            if epoch_ends:
+                told = ", ".join(f"{name} {value}" for name, value in self._shown.items())
+                self.logbook.say(f"epoch {step // self.per_epoch} of {self.recipe.epochs}: {told}")
             asked = self._agreed(stop.signal)
-            if run.eval_every and epoch_ends and (step // self.per_epoch % run.eval_every == 0 or last):
+            to_evaluate = run.eval_every and epoch_ends and (step // self.per_epoch % run.eval_every == 0 or last)
+            if to_evaluate or to_save or asked:
+                self._check_weights()
+            if to_evaluate:
                 self._evaluate()
             if to_save or asked:
                 self._checkpoint()
@@ -183,12 +196,17 @@ class Run:
             return
         first = int(wrong[0, 0])
         step = self.step - (len(losses) - first - 1) // self.recipe.accumulate
+        raise self._diverged(f"the loss is {losses[first].item()} at step {step}")
+
+    def _check_weights(self) -> None:
+        """Raises Diverged where the last update, from a finite loss, made weights that are not."""
+        if not all(tensor.isfinite().all() for tensor in self.pretrainer.state_dict().values()):
+            raise self._diverged(f"weights are not finite after step {self.step}")
+
+    def _diverged(self, what: str) -> Diverged:
         good = self.checkpoints.paths()
-        raise Diverged(
-            f"the loss is {losses[first].item()} at step {step}; "
-            f"{f'the last good checkpoint is {good[-1]}' if good else 'no checkpoint was written yet'}. "
-            "Try a lower optimizer.lr, optimizer.clip=1, or precision=no"
-        )
+        last = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
+        return Diverged(f"{what}; {last}. Try a lower optimizer.lr, optimizer.clip=1, or precision=no")
 
     def _agreed(self, number: int | None) -> int:
         """The signal that any process was sent, 0 for none: all must stop at the same step."""
@@ -197,11 +215,15 @@ class Run:
         return int(self.accelerator.gather(torch.tensor([number or 0], device=self.accelerator.device)).max())
 
     def _evaluate(self) -> None:
-        if self.main and (metrics := self.monitor(self.pretrainer.backbone)):
+        try:
+            metrics = self.monitor(self.pretrainer.backbone) if self.main else {}
+        except NotFinite as error:
+            raise self._diverged(f"{error} after step {self.step}") from error
+        if metrics:
             epoch = self.step / self.per_epoch
             self.logbook.write(self.step, {"epoch": epoch, **metrics})
             told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-            self.logbook.say(f"epoch {epoch:.0f}: {told}")
+            self.logbook.say(f"frozen features after epoch {epoch:.0f}: {told}")
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:
@@ -228,15 +250,18 @@ class Run:
         results = self._results()
         if self.main:
             export = self.out / "export"
-            save_pretrained(
-                export,
-                self.pretrainer.backbone,
-                self.pretrainer.objective,
-                model_args=self.recipe.backbone_args,
-                recipe=self.recipe.to_dict(),
-                results=results,
-            )
-            write_text(export / "README.md", card.render(self.recipe, self.pretrainer.backbone, results, export))
+            try:
+                save_pretrained(
+                    export,
+                    self.pretrainer.backbone,
+                    self.pretrainer.objective,
+                    model_args=self.recipe.backbone_args,
+                    recipe=self.recipe.to_dict(),
+                    results=results,
+                )
+                write_text(export / "README.md", card.render(self.recipe, self.pretrainer.backbone, results, export))
+            except (OSError, SafetensorError) as error:
+                raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
         return results
 

@@ -3,6 +3,7 @@
 Letters: B images, V views of an image, S view size, P augmentation parameters.
 """
 
+import difflib
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from star_zoo import Objective, load_objective, objectives
+from star_zoo import Objective, Policy, load_objective, objectives
 
 from .config import Recipe
 
@@ -42,9 +43,15 @@ class Pretrainer(nn.Module):
 
 
 def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
-    """A recipe's module, from its `init_from` where it has one, and lines that say what was taken from there."""
+    """A recipe's module, from its `init_from` where it has one, and lines that say what was taken from there.
+
+    Raises ValueError for names or settings that timm, the objective or the start don't know.
+    """
     backbone = build_backbone(recipe)
-    objective = objectives.build(recipe.objective, backbone.num_features, recipe.policy, **recipe.objective_args)
+    try:
+        objective = objectives.build(recipe.objective, backbone.num_features, recipe.policy, **recipe.objective_args)
+    except (RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
+        raise ValueError(f"objective_args {recipe.objective_args} don't fit: {_first_line(error)}") from error
     notes = _init(backbone, objective, recipe) if recipe.init_from else []
     if recipe.grad_checkpointing:
         backbone.set_grad_checkpointing()
@@ -53,11 +60,22 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
 
 def build_backbone(recipe: Recipe) -> Any:
     """The recipe's timm model without classifier; its cfg tells the size and pixel statistics of the pretraining."""
-    policy = recipe.policy
+    if not timm.is_model(recipe.backbone):
+        near = difflib.get_close_matches(recipe.backbone, timm.list_models(), 3)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"backbone {recipe.backbone!r} is no timm model; {hint}timm.list_models() lists all")
     try:
-        base = timm.get_pretrained_cfg(recipe.backbone)
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(f"backbone {recipe.backbone!r} is no timm model: {error}; see timm.list_models()") from error
+        overlay = _overlay(recipe.policy, timm.get_pretrained_cfg(recipe.backbone))
+        return timm.create_model(
+            recipe.backbone, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **recipe.backbone_args
+        )
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        told = f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"
+        raise ValueError(f"{told}: {_first_line(error)}") from error
+
+
+def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
+    """What a backbone's cfg says of the pretraining instead of timm's own weights; `base` is timm's cfg, if any."""
     overlay: dict[str, Any] = {
         "input_size": (3, policy.size, policy.size),
         "mean": policy.mean,
@@ -69,9 +87,11 @@ def build_backbone(recipe: Recipe) -> Any:
     if base is not None and base.pool_size is not None:
         reduction = base.input_size[-1] / base.pool_size[-1]
         overlay["pool_size"] = (math.ceil(policy.size / reduction),) * 2
-    return timm.create_model(
-        recipe.backbone, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **recipe.backbone_args
-    )
+    return overlay
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _init(backbone: nn.Module, objective: Objective, recipe: Recipe) -> list[str]:

@@ -23,15 +23,15 @@ _ROUTED = 512  # images over which router weights are averaged
 
 
 def quickstart(out: Path) -> None:
-    """Runs the recipe `spirograph_tiny` into a folder and prints what came of it."""
+    """Runs the recipe `spirograph_tiny` into a folder, or goes on there, and prints what came of it."""
     start = time.perf_counter()
     recipe = recipes.spirograph_tiny()
     print(f"pretraining {recipe.backbone} with {recipe.objective} on spirographs, {recipe.epochs} epochs ...")
-    run = Run(recipe, out)
+    run = Run(recipe, out, resume=(out / "recipe.json").exists())
     results = run.train()
     export = out / "export"
     entries = read(out / "log.jsonl")
-    first, last = (e["loss"] for e in (entries[1], [e for e in entries if "loss" in e][-1]))
+    losses = [e["loss"] for e in entries if "loss" in e]
     untrained, trained = (e["r2"] for e in results["online"])
 
     model = timm.create_model(f"local-dir:{export}", pretrained=True)
@@ -40,7 +40,7 @@ def quickstart(out: Path) -> None:
     shown = pictured_views(run.source, objective)
     figure.draw(picture, shown, objective.policy, entries, router_weights(model, objective, run.source))
 
-    print(f"\nloss {first:.2f} -> {last:.2f}")
+    print(f"\nloss {losses[0]:.2f} -> {losses[-1]:.2f}")
     print(f"R2 of the four true numbers from frozen features: untrained {untrained:.3f} -> trained {trained:.3f}")
     print(f"figure: {picture}    time: {time.perf_counter() - start:.0f} s\n\nNow in Python:\n")
     print("import timm")

@@ -8,6 +8,7 @@ import sys
 
 from star_zoo import Policy, released
 from star_zoo.augmentations import Augmentation, Blur, ColorJitter, Crop, Flip, Grayscale, Spirograph
+from star_zoo.names import not_found
 from star_zoo.star_backbones import CIFAR10, IMAGENET, TINY_IMAGENET
 
 from .config import DataConfig, OptimizerConfig, Recipe, RunConfig
@@ -69,13 +70,13 @@ def tinyimagenet_resnet18() -> Recipe:
 def stl10_resnet18() -> Recipe:
     """The paper's STL-10 setting: ResNet-18 at 96 px, 16 experts, 200 epochs of 105,000 images. Not run by us.
 
-    Source: the released scripts; SGD 0.03 for 256 images, weight decay on everything, float32. Two differences: the
-    cosine falls with every step instead of every epoch, and the colour operations keep one order.
+    Source: the released scripts; SGD 0.03 for 256 images, weight decay on everything, float32. Three differences: the
+    cosine falls with every step instead of every epoch, the colour operations keep one order, and the convolutions
+    start from timm's initialisation.
     """
     return Recipe(
         name="stl10_resnet18",
         backbone="star_resnet18",
-        backbone_args={"zero_init_last": True},
         policy=released.policy("stl10"),
         data=DataConfig(source="torchvision:STL10", bank="labeled"),  # trains on the unlabelled images too
         objective_args={"num_experts": 16},
@@ -93,7 +94,6 @@ def in100_resnet50() -> Recipe:
     return Recipe(
         name="in100_resnet50",
         backbone="star_resnet50",
-        backbone_args={"zero_init_last": True},
         policy=released.policy("imagenet100"),
         data=DataConfig(source="imagenet100"),
         objective_args={"num_experts": 8},
@@ -128,5 +128,5 @@ def known() -> dict[str, str]:
 def find(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError for an unknown one, listing the known ones."""
     if name not in known():
-        raise ValueError(f"recipe {name!r} not found; known: {', '.join(known())}")
+        raise ValueError(not_found("recipe", name, known()))
     return getattr(sys.modules[__name__], name)()

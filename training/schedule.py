@@ -1,11 +1,13 @@
 """The learning rate as a function of the step, and the optimiser of a recipe."""
 
+import json
 import math
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
+from .checkpoint import pack_optimizer
 from .config import OptimizerConfig
 
 
@@ -17,15 +19,30 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimiser by name over a module's parameters. Raises ValueError for an unknown name."""
+    """timm's optimiser by name over a module's parameters. Raises ValueError for one that is unknown or not at hand."""
     known = [str(name) for name in list_optimizers()]
     if config.name not in known:
         raise ValueError(f"optimizer.name is {config.name!r}; known: {', '.join(known)}")
-    return create_optimizer_v2(
-        module,
-        opt=config.name,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        filter_bias_and_bn=not config.decay_norms,
-    )
+    try:
+        return create_optimizer_v2(
+            module,
+            opt=config.name,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            filter_bias_and_bn=not config.decay_norms,
+        )
+    except (AssertionError, ImportError) as error:  # some of timm's need CUDA or a package of their own
+        raise ValueError(f"optimizer.name is {config.name!r}, which can't be built here: {error}") from error
+
+
+def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
+    """Tries the optimiser out; ValueError where it can't work here, or keeps a state that no checkpoint can hold."""
+    toy = nn.Linear(2, 2, device=device)
+    optimizer = build_optimizer(config, toy)
+    try:
+        toy(torch.ones(1, 2, device=device)).sum().backward()
+        optimizer.step()
+        json.dumps(pack_optimizer(optimizer.state_dict())[1])
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"optimizer.name is {config.name!r}, which can't be used here: {error}") from error

@@ -8,6 +8,8 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+from star_zoo.names import not_found
+
 Protocol = Callable[..., dict[str, float]]
 
 
@@ -19,5 +21,5 @@ def known() -> tuple[str, ...]:
 def find(name: str) -> Protocol:
     """The protocol of that name. Raises ValueError for an unknown one, listing the known ones."""
     if name not in known():
-        raise ValueError(f"protocol {name!r} not found; known: {', '.join(known())}")
+        raise ValueError(not_found("protocol", name, known()))
     return importlib.import_module(f"{__name__}.{name}").run

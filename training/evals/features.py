@@ -21,6 +21,10 @@ class Labelled(NamedTuple):
     targets: Tensor
 
 
+class NotFinite(ValueError):
+    """Features are infinite or not a number."""
+
+
 Preprocess = Callable[[Sequence[Tensor]], Tensor]  # images as their data set gives them -> (B, 3, S, S), normalised
 
 
@@ -69,7 +73,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def extract(backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256) -> Tensor:
-    """Pooled features of every image, on the CPU: (N, D) float32. Raises ValueError if any is not finite."""
+    """Pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite where they are not."""
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     parts = []
     with evaluating(backbone):
@@ -80,5 +84,5 @@ def extract(backbone: nn.Module, source: Source, preprocess: Preprocess, batch_s
     features = torch.cat(parts)
     if not features.isfinite().all():
         bad = int((~features.isfinite().all(1)).sum())
-        raise ValueError(f"{bad} of {len(features)} images of {source.name} have features that are not finite")
+        raise NotFinite(f"{bad} of {len(features)} images of {source.name} have features that are not finite")
     return features

@@ -40,6 +40,8 @@ def save_pretrained(
     beyond timm's defaults that it was created with (`img_size` of a ViT). Each file is whole or not there.
     """
     folder = Path(folder)
+    if objective is not None and not objective.config:
+        raise ValueError("this objective can't be loaded again: make it with star_zoo.objectives.build, then save it")
     _save_backbone(folder, backbone, model_args)
     if objective is not None:
         tensors = {k: v.detach().cpu().contiguous() for k, v in objective.state_dict().items()}

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from star_zoo import load_objective, save_pretrained
-from twins import POLICY, backbone, build
+from star_zoo import load_objective, objectives, save_pretrained
+from twins import NUM_FEATURES, POLICY, backbone, build
 
 
 @pytest.fixture
@@ -151,3 +151,10 @@ def test_tensors_that_do_not_fit_are_refused(folder: Path, change: Callable[[dic
     change(tensors)
     (folder / "heads.safetensors").write_bytes(save(tensors))
     assert told in refused(folder)
+
+
+def test_an_objective_that_could_not_be_made_again_is_not_saved(tmp_path: Path):
+    objective = objectives.find("simclr")(NUM_FEATURES, POLICY)  # not by build: it doesn't know its settings
+    with pytest.raises(ValueError, match=r"objectives\.build"):
+        save_pretrained(tmp_path / "folder", backbone(), objective)
+    assert not (tmp_path / "folder").exists()

@@ -273,13 +273,12 @@ def test_star_ss_adds_the_shared_expert_to_each_tasks_own():
 
 def test_star_has_the_sizes_that_the_paper_gives():
     policy = released.policy("stl10")
-    statistics = policy.field_statistics
     with torch.device("meta"):
         star = objectives.build("star", 512, policy)
     size = {name: sum(p.numel() for p in module.parameters()) for name, module in star.heads.named_children()}
     assert size == {"experts": 16 * 592_000, "router": 2 * 16 * 513}  # 9.47 M and 16.4 k, paper.md 1.6
     standardize = star.shift_predictor.standardize
-    assert all(map(torch.equal, (standardize.mean, standardize.std), statistics))
+    assert all(map(torch.equal, (standardize.mean, standardize.std), policy.field_statistics))
 
 
 # --- SimCLR

@@ -66,6 +66,14 @@ def test_statistics_are_the_same_every_time():
     assert torch.equal(torch.stack(first), torch.stack(second))
 
 
+@pytest.mark.parametrize("policy", [every_operation(), released.policy("stl10")], ids=["drawn", "given"])
+def test_params_are_made_on_the_cpu_whatever_device_models_are_made_on(policy: Policy):
+    fresh = dataclasses.replace(policy)  # without the statistics that are kept once computed
+    with torch.device("meta"):
+        made = (fresh.base(20, 30), fresh.draw(20, 30, generator(0)), *fresh.field_statistics)
+    assert {tensor.device.type for tensor in made} == {"cpu"}
+
+
 # --- to JSON and back
 
 

@@ -109,8 +109,7 @@ class Policy:
             return _row(self.statistics[0]), _row(self.statistics[1])
         generator = torch.Generator().manual_seed(0)
         sample = torch.stack([self.draw(self.size, self.size, generator) for _ in range(_SAMPLE)])
-        constant = sample.amin(0) == sample.amax(0)  # rounding would give it a deviation of about 1e-8
-        return sample.mean(0), sample.std(0).masked_fill(constant, 0.0)
+        return sample.mean(0), sample.std(0)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON; `from_dict` is the way back."""

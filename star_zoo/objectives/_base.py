@@ -15,11 +15,10 @@ class Objective(nn.Module):
     `forward`. What it saves is its state_dict and `config`, from which `objectives.build` makes it again.
     """
 
-    config: dict[str, Any]  # set by objectives.build: name, num_features, settings, policy
-
     def __init__(self, policy: Policy):
         super().__init__()
         self.policy = policy
+        self.config: dict[str, Any] = {}  # filled by objectives.build: name, num_features, settings, policy
 
     def plan(self, policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
         """The parameters of the views of one image of this size: (V, P), a pure function of the generator."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from star_zoo import Objective, Policy, load_objective, objectives
@@ -51,10 +52,8 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     try:
         objective = objectives.build(recipe.objective, backbone.num_features, recipe.policy, **recipe.objective_args)
     except (RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
-        raise ValueError(f"objective_args {recipe.objective_args} don't fit: {_first_line(error)}") from error
+        raise ValueError(f"objective_args {recipe.objective_args} don't fit: {_line(error)}") from error
     notes = _init(backbone, objective, recipe) if recipe.init_from else []
-    if recipe.grad_checkpointing:
-        backbone.set_grad_checkpointing()
     return Pretrainer(backbone, objective, recipe.channels_last), notes
 
 
@@ -66,12 +65,14 @@ def build_backbone(recipe: Recipe) -> Any:
         raise ValueError(f"backbone {recipe.backbone!r} is no timm model; {hint}timm.list_models() lists all")
     try:
         overlay = _overlay(recipe.policy, timm.get_pretrained_cfg(recipe.backbone))
-        return timm.create_model(
+        backbone = timm.create_model(
             recipe.backbone, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **recipe.backbone_args
         )
+        backbone.set_grad_checkpointing(recipe.grad_checkpointing)
+        return backbone
     except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"
-        raise ValueError(f"{told}: {_first_line(error)}") from error
+        raise ValueError(f"{told}: {_line(error)}") from error
 
 
 def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
@@ -90,25 +91,29 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
     return overlay
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _line(error: Exception) -> str:
+    """What an error says, on one line and not too long."""
+    return " ".join(str(error).split())[:300]
 
 
-def _init(backbone: nn.Module, objective: Objective, recipe: Recipe) -> list[str]:
+def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
     """Loads the start of a continued pretraining into a backbone and, where they fit, heads."""
     assert recipe.init_from is not None
     folder = model_folder(recipe.init_from)
     name = f"local-dir:{folder}" if folder else recipe.init_from.removeprefix("timm:")
+    size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples the positions of a transformer
     try:
-        start = timm.create_model(name, pretrained=True, num_classes=0)
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
-        raise ValueError(f"--init-from {recipe.init_from!r} can't be loaded: {error}") from error
+        start = timm.create_model(
+            name, pretrained=True, num_classes=0, pretrained_cfg_overlay=size, **recipe.backbone_args
+        )
+    except (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"--init-from {recipe.init_from!r} can't be loaded: {_line(error)}") from error
     try:
         backbone.load_state_dict(start.state_dict())
     except RuntimeError as error:
         raise ValueError(
             f"--init-from {recipe.init_from!r} does not fit the backbone {recipe.backbone!r}; "
-            f"choose its own with --set backbone=NAME: {str(error)[:300]}"
+            f"choose its own with --set backbone=NAME: {_line(error)}"
         ) from error
     notes = [f"backbone from {recipe.init_from}"]
     if folder and (folder / "heads.json").is_file():
@@ -122,10 +127,10 @@ def _init_heads(objective: Objective, folder: Path) -> str:
         return f"fresh heads: those in {folder} are of {saved.config['objective']}"
     if saved.policy.fields != objective.policy.fields:
         return f"fresh heads: those in {folder} know the parameters {', '.join(saved.policy.fields)}"
-    try:
-        objective.load_state_dict(saved.state_dict())
-    except RuntimeError:
+    ours, theirs = ({name: t.shape for name, t in o.state_dict().items()} for o in (objective, saved))
+    if ours != theirs:  # compared first, for load_state_dict takes what fits before it raises
         return f"fresh heads: those in {folder} have other sizes"
+    objective.load_state_dict(saved.state_dict())
     return f"heads from {folder}"
 
 

@@ -1,0 +1,192 @@
+"""Recipes as data: `--set` finds the right place and type, JSON loses nothing, differences are named."""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from star_zoo import Policy, objectives
+from training import recipes
+from training.config import DataConfig, OptimizerConfig, Recipe, RunConfig, differences, override
+
+FOLDER = recipes.folder()
+
+
+def refused(*changes: str, recipe: Recipe = FOLDER) -> str:
+    with pytest.raises(ValueError) as caught:
+        override(recipe, changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# JSON
+
+
+@pytest.mark.parametrize("name", recipes.known())
+def test_a_recipe_survives_json(name: str):
+    recipe = recipes.find(name)
+    again = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert again == recipe
+    assert type(again.policy) is Policy and isinstance(again.optimizer, OptimizerConfig)
+    assert differences(again, recipe) == []
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    optimizer=st.builds(
+        OptimizerConfig,
+        name=st.sampled_from(["adamw", "lars"]),
+        lr=st.floats(0, 10),
+        decay_norms=st.booleans(),
+        clip=st.none() | st.floats(0.1, 5),
+    ),
+    data=st.builds(DataConfig, source=st.text(), limit=st.none() | st.integers(1, 99), hold_out=st.floats(0, 0.9)),
+    run=st.builds(RunConfig, workers=st.integers(0, 8), keep=st.integers(1, 4)),
+    objective_args=st.dictionaries(st.text(), st.none() | st.integers() | st.floats(allow_nan=False) | st.text()),
+    seed=st.integers(),
+)
+def test_any_recipe_survives_json(**changes: Any):
+    recipe = dataclasses.replace(FOLDER, **changes)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_what_to_dict_gives_is_a_copy():
+    FOLDER.to_dict()["objective_args"]["num_experts"] = 99
+    assert FOLDER.objective_args["num_experts"] != 99
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"name": "x"}, "a recipe lacks backbone, data, epochs, policy"),
+        (FOLDER.to_dict() | {"batchsize": 3}, "a recipe has no field batchsize; known: name, backbone"),
+        (FOLDER.to_dict() | {"data": {}}, "data lacks source"),
+        (FOLDER.to_dict() | {"data": {"source": "x", "sauce": 1}}, "data has no field sauce; known: source"),
+        (FOLDER.to_dict() | {"optimizer": "sgd"}, "optimizer is 'sgd'; it has the fields name, lr"),
+        (FOLDER.to_dict() | {"policy": 3}, "not a policy"),
+        (FOLDER.to_dict() | {"policy": {"augmentations": []}}, "not a policy"),
+    ],
+)
+def test_data_that_is_no_recipe_is_refused(data: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Recipe.from_dict(data)
+
+
+# --set
+
+
+@pytest.mark.parametrize(
+    ("setting", "read"),
+    [
+        ("optimizer.lr=0.5", lambda r: (r.optimizer.lr, 0.5)),
+        ("optimizer.lr=1", lambda r: (r.optimizer.lr, 1.0)),  # a whole number is a float too
+        ("optimizer.lr=3e-4", lambda r: (r.optimizer.lr, 0.0003)),
+        ("optimizer.clip=null", lambda r: (r.optimizer.clip, None)),
+        ("optimizer.clip=1", lambda r: (r.optimizer.clip, 1.0)),
+        ("optimizer.decay_norms=false", lambda r: (r.optimizer.decay_norms, False)),
+        ("optimizer.name=adamw", lambda r: (r.optimizer.name, "adamw")),
+        ("batch_size=64", lambda r: (r.batch_size, 64)),
+        ("data.limit=100", lambda r: (r.data.limit, 100)),
+        ("data.source=a=b c", lambda r: (r.data.source, "a=b c")),
+        ('data.source="123"', lambda r: (r.data.source, "123")),
+        ("run.workers=0", lambda r: (r.run.workers, 0)),
+        ("init_from=runs/x", lambda r: (r.init_from, "runs/x")),
+        ("backbone_args.drop_path_rate=0.1", lambda r: (r.backbone_args, {"drop_path_rate": 0.1})),
+        ('backbone_args={"a": 1}', lambda r: (r.backbone_args, {"a": 1})),
+        ("objective_args.num_experts=4", lambda r: (r.objective_args, {"num_experts": 4})),
+        ("objective_args.hidden=64", lambda r: (r.objective_args, {"num_experts": 8, "hidden": 64})),
+        ("policy.augmentations.0.size=64", lambda r: (r.policy.size, 64)),
+        ("policy.augmentations.0.scale=[0.5, 1]", lambda r: (r.policy.augmentations[0].scale, (0.5, 1))),
+        ("policy.augmentations.2.hue=0", lambda r: (r.policy.augmentations[2].hue, 0)),
+        ("policy.mean=[0.5, 0.5, 0.5]", lambda r: (r.policy.mean, (0.5, 0.5, 0.5))),
+    ],
+)
+def test_a_setting_reaches_its_field_with_its_type(setting: str, read: Any):
+    recipe = override(FOLDER, [setting])
+    found, expected = read(recipe)
+    assert found == expected and type(found) is type(expected)
+    assert all(told.startswith(setting.partition("=")[0]) for told in differences(FOLDER, recipe))
+
+
+def test_later_settings_win():
+    assert override(FOLDER, ["seed=1", "batch_size=4", "seed=2"]).seed == 2
+
+
+def test_no_setting_changes_nothing():
+    assert override(FOLDER, []) == FOLDER
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.lr", "--set 'optimizer.lr' has no value; write path=value"),
+        ("optimizer.learning_rate=1", "known: name, lr, weight_decay"),
+        ("optimizer.weight_dekay=1", "did you mean 'weight_decay'?"),
+        ("batchsize=4", "did you mean 'batch_size'?"),
+        ("=4", "known: name, backbone"),
+        ("optimizer.lr.x=1", "nothing lies below 'optimizer.lr', it is 0.06"),
+        ("policy.augmentations.9.size=64", "'9' is no item; give a number from 0 to 4"),
+        ("policy.augmentations.size=64", "'size' is no item"),
+        ("policy.augmentations.0.sise=64", "did you mean 'size'?"),
+        ("optimizer.lr=fast", "optimizer.lr is 'fast'; it must be float"),
+        ("optimizer.lr=true", "optimizer.lr is True; it must be float"),
+        ("optimizer.clip=x", "optimizer.clip is 'x'; it must be float or null"),
+        ("batch_size=0.5", "batch_size is 0.5; it must be int"),
+        ("batch_size=true", "batch_size is True; it must be int"),
+        ("epochs=null", "epochs is None; it must be int"),
+        ("compile=1", "compile is 1; it must be bool"),
+        ("backbone=3", "backbone is 3; it must be str"),
+        ("data=images", "data is 'images'; it has the fields source, limit"),
+        ("objective_args=[]", "objective_args is []; it must be dict"),
+        ("policy.augmentations.0.size=31.5", "policy.augmentations.0.size is 31.5; it must be int"),
+        ("policy.augmentations.0.scale=[0.2]", "policy.augmentations.0.scale is [0.2]; it must be a list of 2"),
+        ("policy.augmentations.1.p=often", "policy.augmentations.1.p is 'often'; it must be float"),
+        ("policy.mean=[1, 2]", "policy.mean is [1, 2]; it must be a list of 3"),
+        ("policy.augmentations.0.name=Crob", "did you mean 'Crop'?"),
+        ("precision=fp8", "precision is 'fp8'; known: 'no', 'bf16', 'fp16'"),
+        ("epochs=0", "epochs is 0; it must be at least 1"),
+        ("batch_size=1", "batch_size is 1; it must be at least 2"),
+        ("run.workers=-1", "run.workers is -1; it must be at least 0"),
+        ("run.keep=0", "run.keep is 0; it must be at least 1"),
+        ("data.hold_out=1", "data.hold_out is 1.0"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_what_would_be_right(setting: str, message: str):
+    assert message in refused(setting)
+
+
+# Other objectives, and what differs
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_another_objective_keeps_the_settings_that_it_shares(name: str):
+    recipe = override(FOLDER, ["objective_args.hidden=32", "objective_args.temperature=0.3", "seed=5"])
+    other = recipe.with_objective(name)
+    assert other.objective == name
+    assert other.objective_args.items() >= {"hidden": 32, "temperature": 0.3}.items()
+    assert ("num_experts" in other.objective_args) == (name == "star")
+    assert dataclasses.replace(other, objective="star", objective_args=recipe.objective_args) == recipe
+    objectives.build(name, 8, other.policy, **other.objective_args)  # and they are good
+
+
+def test_an_unknown_objective_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'simclear' not found; did you mean 'simclr'\? known: equimod, simclr, star"):
+        FOLDER.with_objective("simclear")
+
+
+def test_differences_name_each_field_with_both_values():
+    other = override(FOLDER, ["optimizer.lr=0.5", "policy.augmentations.0.size=64", "objective_args.hidden=32"])
+    assert differences(FOLDER, other) == [
+        "objective_args.hidden: None, 32",
+        "optimizer.lr: 0.06, 0.5",
+        "policy.augmentations.0.size: 96, 64",
+    ]
+
+
+def test_neither_the_run_nor_the_place_of_the_images_is_a_difference():
+    assert differences(FOLDER, override(FOLDER, ["run.workers=7", "run.keep=9", "data.source=/elsewhere"])) == []
+    assert differences(FOLDER, override(FOLDER, ["data.limit=7"])) == ["data.limit: None, 7"]

@@ -1,0 +1,210 @@
+"""What a run exports: plain timm loads it, its loss is the run's, and another run can start from it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from runs import assert_equal, command, exported, tiny
+from star_zoo import load_objective, objectives, save_pretrained
+from training.cli import main
+from training.config import Recipe
+from training.pretrain import Run
+from training.pretrainer import Pretrainer, build, model_folder
+
+QUIET = ("run.eval_every=0", "epochs=1", "data.limit=16")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    Run(tiny(*QUIET), out).train()
+    return out
+
+
+def starting_from(name: object, *settings: str, objective: str = "star") -> Recipe:
+    return tiny(f"init_from={name}", *settings).with_objective(objective)
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+# The export
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_the_exported_parts_compute_the_loss_of_the_run(tmp_path: Path, name: str):
+    recipe = tiny(*QUIET, "data.limit=8").with_objective(name)
+    run = Run(recipe, tmp_path)
+    run.train()
+    backbone = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    objective = load_objective(tmp_path / "export")
+    assert objective.policy == recipe.policy
+    again = Pretrainer(backbone, objective)
+    count = 2 if name == "simclr" else 3
+    images = torch.randint(0, 256, (8, count, 3, 32, 32), dtype=torch.uint8)
+    params = torch.stack([objective.plan(objective.policy, 1, 1, torch.Generator().manual_seed(k)) for k in range(8)])
+    for training in (False, True):
+        expected, found = (m.train(training)(images, params) for m in (run.pretrainer, again))
+        assert found.keys() == expected.keys()
+        for term in found:
+            torch.testing.assert_close(found[term], expected[term], rtol=1e-6, atol=1e-6)
+
+
+def test_plain_timm_loads_it_without_star_zoo(finished: Path, tmp_path: Path):
+    code = f"""
+import sys, timm, torch
+model = timm.create_model("local-dir:{finished / "export"}", pretrained=True).eval()
+images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+with torch.no_grad():
+    torch.save(model(images), "{tmp_path / "features"}")
+assert not any(name.split(".")[0] in ("star_zoo", "training") for name in sys.modules)
+assert model.pretrained_cfg["input_size"] == (3, 32, 32) and model.num_classes == 0
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120, cwd=tmp_path)
+    module, _ = build(starting_from(finished))
+    images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = module.backbone.eval()(images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(torch.load(tmp_path / "features"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformer_is_exported_at_the_size_of_its_views(tmp_path: Path):
+    Run(tiny(*QUIET, "backbone=test_vit"), tmp_path).train()
+    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    assert model.pretrained_cfg["input_size"] == (3, 32, 32) and model.patch_embed.img_size == (32, 32)
+    assert_equal(state(model), load_file(tmp_path / "export" / "model.safetensors"))
+
+
+# Starting from it
+
+
+@pytest.mark.parametrize("folder", ["", "export"])
+def test_a_run_and_its_export_give_backbone_and_heads(finished: Path, folder: str):
+    module, notes = build(starting_from(finished / folder))
+    assert notes == [f"backbone from {finished / folder}", f"heads from {finished / 'export'}"]
+    parts = {"model": state(module.backbone), "heads": state(module.objective)}
+    assert_equal({f"{part}:{k}": v for part, tensors in parts.items() for k, v in tensors.items()}, exported(finished))
+
+
+@pytest.mark.parametrize(
+    ("settings", "objective", "note"),
+    [
+        ((), "simclr", "fresh heads: those in {} are of star"),
+        (("objective_args.num_experts=3",), "star", "fresh heads: those in {} have other sizes"),
+        (
+            ('policy.augmentations=[{"name": "Crop", "size": 32}]',),
+            "star",
+            "fresh heads: those in {} know the parameters h, rback, gfore, gback, bfore, bback",
+        ),
+    ],
+)
+def test_heads_that_do_not_fit_start_afresh_with_a_note(finished: Path, settings, objective: str, note: str):
+    torch.manual_seed(5)
+    module, notes = build(starting_from(finished, *settings, objective=objective))
+    assert notes[1] == note.format(finished / "export")
+    assert_equal(state(module.backbone), load_file(finished / "export" / "model.safetensors"))
+    torch.manual_seed(5)
+    fresh, _ = build(tiny(*settings).with_objective(objective))
+    assert module.objective.state_dict().keys() == fresh.objective.state_dict().keys()
+    saved = load_file(finished / "export" / "heads.safetensors")
+    shared = [
+        k for k, v in module.objective.state_dict().items() if k in saved and v.is_floating_point() and v.ndim > 1
+    ]
+    assert not any(torch.equal(module.objective.state_dict()[k], saved[k]) for k in shared)
+
+
+def test_a_folder_without_heads_gives_the_backbone(tmp_path: Path):
+    backbone = timm.create_model("test_resnet", num_classes=0)
+    save_pretrained(tmp_path, backbone)
+    module, notes = build(starting_from(tmp_path))
+    assert notes == [f"backbone from {tmp_path}"]
+    assert_equal(state(module.backbone), state(backbone))
+
+
+def test_a_continued_run_starts_where_the_other_ended(finished: Path, tmp_path: Path, capsys):
+    assert main(command(tmp_path / "next", "--init-from", str(finished), settings=QUIET)) == 0
+    told = capsys.readouterr().out
+    assert f"backbone from {finished}" in told and f"heads from {finished / 'export'}" in told
+    before, after = exported(finished), exported(tmp_path / "next")
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["heads:heads.router.linear.weight"], after["heads:heads.router.linear.weight"])
+    recipe = json.loads((tmp_path / "next" / "recipe.json").read_text())
+    assert recipe["init_from"] == str(finished)
+
+
+def test_a_backbone_that_does_not_fit_is_refused(finished: Path):
+    with pytest.raises(
+        ValueError, match=r"does not fit the backbone 'test_convnext'; choose its own with --set backbone"
+    ) as e:
+        build(starting_from(finished, "backbone=test_convnext"))
+    assert "\n" not in str(e.value)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="holds no exported model; give a finished run or a folder with a config.json"):
+        build(starting_from(tmp_path))
+
+
+def test_a_damaged_export_is_refused(finished: Path, tmp_path: Path):
+    for path in (finished / "export").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="can't be loaded"):
+        build(starting_from(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:nothing", "no_such_folder/x", "star_resnet10t.cifar10", "timm:test_resnet.nothing"]
+)
+def test_a_name_that_cannot_be_had_is_refused_in_one_line(name: str, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=f"--init-from '{name}' can't be loaded") as caught:
+        build(starting_from(name))
+    assert "\n" not in str(caught.value)
+
+
+def local(monkeypatch, path: Path) -> None:
+    """timm takes the weights of every model from a file instead of the network."""
+    original = timm.create_model
+
+    def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if pretrained:
+            kwargs["pretrained_cfg_overlay"] = kwargs.get("pretrained_cfg_overlay", {}) | {"file": str(path)}
+        return original(name, pretrained=pretrained, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+
+
+def test_timm_s_own_weights_are_a_start(tmp_path: Path, monkeypatch):
+    pretrained = timm.create_model("test_resnet")  # with its classifier
+    torch.save(pretrained.state_dict(), tmp_path / "weights.pth")
+    local(monkeypatch, tmp_path / "weights.pth")
+    module, notes = build(starting_from("timm:test_resnet"))
+    assert notes == ["backbone from timm:test_resnet"]
+    expected = {k: v for k, v in state(pretrained).items() if not k.startswith("fc.")}
+    assert_equal(state(module.backbone), expected)
+
+
+def test_a_transformer_starts_from_weights_for_another_size(tmp_path: Path, monkeypatch):
+    pretrained = timm.create_model("test_vit")
+    torch.save(pretrained.state_dict(), tmp_path / "weights.pth")
+    local(monkeypatch, tmp_path / "weights.pth")
+    module, _ = build(starting_from("timm:test_vit", "backbone=test_vit", "backbone_args.drop_path_rate=0.1"))
+    assert module.backbone.pos_embed.shape == (1, 1 + 4, 64) != pretrained.pos_embed.shape  # resampled to 2 x 2
+    assert torch.equal(module.backbone.blocks[0].attn.qkv.weight, pretrained.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize("folder", ["", "local-dir:"])
+def test_what_is_a_folder_is_no_name(finished: Path, folder: str):
+    assert model_folder(f"{folder}{finished}") == model_folder(f"{folder}{finished / 'export'}") == finished / "export"
+    assert model_folder("timm:resnet18") is None and model_folder("resnet18") is None

@@ -1,0 +1,277 @@
+"""Exact resume: a run that was stopped or killed and goes on ends with the same bits as one that was left alone."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runs import (
+    EPOCH,
+    EVERY,
+    NOISY,
+    STEPS,
+    assert_equal,
+    at_step,
+    command,
+    entries,
+    exported,
+    finish,
+    pictures,
+    start,
+    stopped_at,
+    tiny,
+)
+from training.checkpoint import CheckpointWarning
+from training.cli import main
+from training.config import Recipe
+from training.pretrain import Run
+from training.signals import StopRequest
+
+VARIANTS = {
+    "one worker": ("run.workers=1", "optimizer.clip=0.5"),
+    "two workers, adamw": ("run.workers=2", "optimizer.name=adamw", "optimizer.decay_norms=false"),
+    "lamb, contiguous": ("optimizer.name=lamb", "channels_last=false"),
+    "lars, checkpointed activations": ("optimizer.name=lars", "grad_checkpointing=true"),
+    "transformer": ("backbone=test_vit", 'backbone_args={"proj_drop_rate": 0.2, "drop_path_rate": 0.2}'),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_stopped_in_mid_epoch_goes_on_to_the_same_bits(name: str, tmp_path: Path, monkeypatch):
+    recipe = tiny(*NOISY, *VARIANTS[name])
+    Run(recipe, tmp_path / "whole").train()
+    stopped_at(monkeypatch, recipe, tmp_path / "parted", EPOCH + 1)
+    Run(recipe, tmp_path / "parted", resume=True).train()
+    assert_equal(exported(tmp_path / "parted"), exported(tmp_path / "whole"))
+    assert [e["loss"] for e in entries(tmp_path / "parted")] == [e["loss"] for e in entries(tmp_path / "whole")]
+
+
+def test_a_run_may_go_on_with_other_settings_of_run(tmp_path: Path, monkeypatch):
+    Run(tiny(*NOISY), tmp_path / "whole").train()
+    stopped_at(monkeypatch, tiny(*NOISY, "run.workers=2"), tmp_path / "parted", EPOCH)  # at the end of an epoch
+    other = tiny(*NOISY, "run.workers=0", "run.log_every=5", "run.keep=1", "run.eval_every=0")
+    Run(other, tmp_path / "parted", resume=True).train()
+    assert_equal(exported(tmp_path / "parted"), exported(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_checkpoint_of_the_very_step(tmp_path: Path, monkeypatch, number: int):
+    stopped = stopped_at(monkeypatch, tiny(), tmp_path, 2, number)
+    assert stopped.exit_code == 128 + number
+    assert str(stopped).startswith(f"stopped by {signal.Signals(number).name} after step 2")
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000000002.safetensors"]
+    assert [e["step"] for e in entries(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_mean_again_what_they_meant_before(tmp_path: Path, monkeypatch, number: int):
+    before = signal.getsignal(number)
+    stopped_at(monkeypatch, tiny(), tmp_path, 1, number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_insists():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
+# Real processes
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main(command(out, settings=NOISY)) == 0
+    return out
+
+
+def wait_until(ready: Callable[[], object], process: subprocess.Popen) -> None:
+    """Looks again and again, at most two minutes, as long as the process lives."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def logged(out: Path, step: int) -> bool:
+    path = out / "log.jsonl"
+    return path.exists() and f'{{"step": {step}, ' in path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "send", "workers"),
+    [(signal.SIGTERM, os.kill, 1), (signal.SIGINT, os.killpg, 2), (signal.SIGTERM, os.killpg, 1)],
+    ids=["SIGTERM", "SIGINT to the group", "SIGTERM to the group"],
+)
+def test_a_process_that_gets_a_signal_stops_cleanly_and_goes_on(whole, tmp_path, number, send, workers):
+    out = tmp_path / "run"
+    settings = (*NOISY, f"run.workers={workers}")
+    process = start(command(out, settings=settings))
+    wait_until(lambda: logged(out, 1), process)
+    send(process.pid, number)
+    code, _, err = finish(process)
+    assert code == 128 + number, err
+    (line,) = err.split("\n")[1:-1]  # after an empty one, for a progress bar may stand there
+    step = entries(out)[-1]["step"]
+    assert 1 <= step < STEPS
+    assert line.startswith(f"stopped by {signal.Signals(number).name} after step {step}") and "--resume" in line
+    assert sorted((out / "checkpoints").iterdir())[-1].name == f"step-{step:09d}.safetensors"
+    assert main(command(out, "--resume", settings=settings)) == 0
+    assert_equal(exported(out), exported(whole))
+    assert [e["step"] for e in entries(out)] == [*range(1, STEPS + 1)]
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_from_its_last_checkpoint(whole: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    settings = (*NOISY, "run.workers=1")
+    process = start(command(out, settings=settings))
+    wait_until(lambda: logged(out, EVERY + 1), process)  # a step beyond the checkpoint
+    os.kill(process.pid, signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    assert [e["step"] for e in entries(out)][: EVERY + 1] == [*range(1, EVERY + 2)]
+    assert main(command(out, "--resume", settings=settings)) == 0
+    assert_equal(exported(out), exported(whole))
+    assert [e["step"] for e in entries(out)] == [*range(1, STEPS + 1)]
+    assert [e["step"] for e in entries(out, "r2")] == [0, EPOCH, STEPS]
+
+
+# Damage, and runs that stopped early
+
+
+def killed_at(monkeypatch, out: Path, step: int) -> None:
+    """A run that ends in step `step` without a chance to save anything."""
+
+    def die(run: Run) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        at_step(patch, step, die)
+        Run(tiny(*NOISY), out).train()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_path: Path, monkeypatch):
+    killed_at(monkeypatch, tmp_path, EVERY)
+    assert not (tmp_path / "checkpoints").exists()
+    Run(tiny(*NOISY), tmp_path, resume=True).train()
+    assert_equal(exported(tmp_path), exported(whole))
+    assert [e["step"] for e in entries(tmp_path)] == [*range(1, STEPS + 1)]
+    assert [e["step"] for e in entries(tmp_path, "r2")] == [0, EPOCH, STEPS]
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path: Path, monkeypatch):
+    killed_at(monkeypatch, tmp_path, 2 * EVERY + 1)
+    older, newest = sorted((tmp_path / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with pytest.warns(CheckpointWarning) as told:
+        run = Run(tiny(*NOISY), tmp_path, resume=True)
+    assert len(told) == 1 and newest.name in str(told[0].message)
+    assert older.name == f"step-{run.step:09d}.safetensors"
+    run.train()
+    assert_equal(exported(tmp_path), exported(whole))
+    assert [e["step"] for e in entries(tmp_path)] == [*range(1, STEPS + 1)]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_starts_from_scratch(whole: Path, tmp_path: Path, monkeypatch):
+    killed_at(monkeypatch, tmp_path, 2 * EVERY + 1)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_bytes(bytes(1000))
+    with pytest.warns(CheckpointWarning):
+        run = Run(tiny(*NOISY), tmp_path, resume=True)
+    assert run.step == 0
+    run.train()
+    assert_equal(exported(tmp_path), exported(whole))
+    assert [e["step"] for e in entries(tmp_path, "r2")] == [0, EPOCH, STEPS]
+
+
+def test_a_log_line_that_was_cut_short_is_told_again(whole: Path, tmp_path: Path, monkeypatch):
+    killed_at(monkeypatch, tmp_path, 5)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "ep')
+    Run(tiny(*NOISY), tmp_path, resume=True).train()
+    assert [e["step"] for e in entries(tmp_path)] == [*range(1, STEPS + 1)]
+
+
+def test_resuming_a_finished_run_exports_it_again(whole: Path, tmp_path: Path):
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "export")
+    Run(tiny(*NOISY), tmp_path / "run", resume=True).train()
+    assert_equal(exported(tmp_path / "run"), exported(whole))
+    assert (tmp_path / "run" / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
+
+
+def test_a_full_disk_ends_in_one_line_and_costs_no_bit(whole: Path, tmp_path: Path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        at_step(patch, 4, lambda run: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
+        try:
+            assert main(command(tmp_path / "run", settings=NOISY)) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("star-zoo: could not write ") and "File too large" in line
+    assert "the last good checkpoint is " in line and "step-000000003.safetensors" in line
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000003.safetensors"]
+    assert main(command(tmp_path / "run", "--resume", settings=NOISY)) == 0
+    assert_equal(exported(tmp_path / "run"), exported(whole))
+
+
+# What may not differ
+
+
+def refusal(capsys, arguments: list[str]) -> str:
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_recipe_that_differs_is_refused_with_the_fields_that_differ(whole: Path, capsys):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    line = refusal(capsys, command(whole, "--resume", settings=(*NOISY, "optimizer.lr=0.5", "seed=7", "run.keep=9")))
+    assert "optimizer.lr: 0.002, 0.5" in line and "seed: 0, 7" in line and "--init-from" in line
+    assert "run." not in line and "batch_size" not in line
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_a_folder_with_a_run_is_not_overwritten(whole: Path, capsys):
+    line = refusal(capsys, command(whole, settings=NOISY))
+    assert f"{whole} already holds a run" in line and "--resume" in line and "--out" in line
+
+
+def test_there_must_be_a_run_to_resume(tmp_path: Path, capsys):
+    line = refusal(capsys, command(tmp_path / "none", "--resume"))
+    assert f"{tmp_path / 'none'} holds no run to resume" in line
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_broken_recipe_file_is_told(whole: Path, tmp_path: Path, capsys):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "recipe.json").write_text('{"name": "x"')
+    assert str(tmp_path / "run" / "recipe.json") in refusal(capsys, command(tmp_path / "run", "--resume"))
+
+
+def test_images_may_move_but_not_change(tmp_path: Path, monkeypatch):
+    policy = 'policy={"augmentations": [{"name": "Crop", "size": 32}], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}'
+    pictures(tmp_path / "before", 16)
+
+    def recipe(folder: str) -> Recipe:
+        return tiny(policy, f"data.source={tmp_path / folder}", "epochs=3", "run.eval_every=0")
+
+    Run(recipe("before"), tmp_path / "whole").train()
+    stopped_at(monkeypatch, recipe("before"), tmp_path / "parted", 3)
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    pictures(tmp_path / "changed", 16, size=41)
+    with pytest.raises(ValueError, match=r"the images of .*changed are not those that .*parted was trained on"):
+        Run(recipe("changed"), tmp_path / "parted", resume=True)
+    Run(recipe("after"), tmp_path / "parted", resume=True).train()
+    assert_equal(exported(tmp_path / "parted"), exported(tmp_path / "whole"))

@@ -65,7 +65,7 @@ def build_backbone(recipe: Recipe) -> Any:
         raise ValueError(f"backbone {recipe.backbone!r} is no timm model; {hint}timm.list_models() lists all")
     try:
         overlay = _overlay(recipe.policy, timm.get_pretrained_cfg(recipe.backbone))
-        backbone = timm.create_model(
+        backbone: Any = timm.create_model(
             recipe.backbone, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **recipe.backbone_args
         )
         backbone.set_grad_checkpointing(recipe.grad_checkpointing)

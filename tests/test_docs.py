@@ -1,5 +1,6 @@
 """What README and cards tell a reader to type works: Python is run, command lines go through the real parser."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -85,3 +86,22 @@ def test_the_readme_names_every_objective_and_no_other() -> None:
 
     told = re.findall(r"^\| `(\w+)` \|", README.read_text(encoding="utf-8"), re.M)
     assert tuple(sorted(told)) == objectives.known()
+
+
+def test_the_readmes_numbers_are_those_of_the_result_file() -> None:
+    text = README.read_text(encoding="utf-8")
+    results = json.loads((README.parent / "hub_cards/cifar10_resnet10t/results.json").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| (\S+) \| (\S+) \| (\S+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.M)
+    told = {row[0].strip("`"): row[1:] for row in rows if row[0] not in ("features", "---") and "---" not in row[0]}
+    assert told
+    for name, (epochs, minutes, *accuracies) in told.items():
+        model = {"untrained": "untrained:star_resnet10t", "pixels": "pixels"}.get(name, f"cifar10_resnet10t-{name}")
+        metrics = [r["metrics"] for r in results["evaluations"] if r["model"] == model]
+        measured = {metric: value for found in metrics for metric, value in found.items()}
+        for metric, accuracy in zip(("knn1", "knn20", "linear"), accuracies, strict=True):
+            value = f"{100 * measured[metric]:.1f}" if metric in measured else "not measured"
+            assert accuracy == value, (name, metric)
+        if model in results["runs"]:
+            cost = results["runs"][model]
+            assert int(epochs) == cost["steps"] // (50_000 // 256)
+            assert minutes == f"{cost['seconds'] / 60:.0f}"

@@ -56,16 +56,19 @@ def command(out: Path, *arguments: str, settings: tuple[str, ...] = ()) -> list[
     return [*made, *arguments]
 
 
-def start(arguments: list[str], *, launcher: tuple[str, ...] = (), code: str | None = None) -> subprocess.Popen:
+def start(
+    arguments: list[str], *, program: tuple[str, ...] = ("-m", "training"), warnings: str = "error"
+) -> subprocess.Popen:
     """A real process, leader of a group of its own, that runs `python -m training`; every warning is an error."""
-    run = ["-c", code] if code else [*launcher, "-m", "training"]
+    # but the advice against more workers than processors: a small machine must run the tests too
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": f"{warnings},ignore:This DataLoader will create"}
     return subprocess.Popen(
-        [sys.executable, "-W", "error", *run, *arguments],
+        [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(pretrain.__file__).parents[1])},
+        env=os.environ | settings | {"PYTHONPATH": str(Path(pretrain.__file__).parents[1])},
     )
 
 

@@ -110,8 +110,8 @@ def logged(out: Path, step: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "send", "workers"),
-    [(signal.SIGTERM, os.kill, 1), (signal.SIGINT, os.killpg, 2), (signal.SIGTERM, os.killpg, 1)],
-    ids=["SIGTERM", "SIGINT to the group", "SIGTERM to the group"],
+    [(signal.SIGTERM, os.kill, 1), (signal.SIGINT, os.killpg, 2)],
+    ids=["SIGTERM", "SIGINT to the group"],
 )
 def test_a_process_that_gets_a_signal_stops_cleanly_and_goes_on(whole, tmp_path, number, send, workers):
     out = tmp_path / "run"

@@ -11,7 +11,7 @@ from .data import NoSuchSplit, Source, open_source
 from .data.subset import hold_out
 from .data.views import MultiViewDataset, seeded
 from .evals.features import evaluating
-from .pretrainer import Pretrainer
+from .pretrainer import Pretrainer, one_line
 
 
 def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
@@ -59,9 +59,10 @@ def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, in
         raise ValueError(f"batch_size {recipe.batch_size} is shared by {processes} processes; it must be a multiple")
     images = recipe.batch_size * recipe.accumulate
     if len(source) < images:
+        fitting = len(source) // (recipe.accumulate * processes) * processes
+        hint = f" or --set batch_size={fitting}" if fitting >= 2 else ""
         raise ValueError(
-            f"{source.name} has {len(source)} images to train on, but a step takes {images}; "
-            f"give more images or --set batch_size={max(2, len(source) // recipe.accumulate)}"
+            f"{source.name} has {len(source)} images to train on, but a step takes {images}; give more images{hint}"
         )
     per_epoch = len(source) // images
     return per_epoch, per_epoch * recipe.epochs
@@ -75,9 +76,8 @@ def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torc
             # two, since a contrast needs a negative; forward itself is never the compiled one
             pretrainer.forward(*(part.expand(2, *part.shape).to(device) for part in views))
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels: {error}"
-        ) from error
+        told = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
+        raise ValueError(f"{told}: {one_line(error)}") from error
 
 
 def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:

@@ -52,7 +52,7 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     try:
         objective = objectives.build(recipe.objective, backbone.num_features, recipe.policy, **recipe.objective_args)
     except (RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
-        raise ValueError(f"objective_args {recipe.objective_args} don't fit: {_line(error)}") from error
+        raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
     notes = _init(backbone, objective, recipe) if recipe.init_from else []
     return Pretrainer(backbone, objective, recipe.channels_last), notes
 
@@ -72,7 +72,7 @@ def build_backbone(recipe: Recipe) -> Any:
         return backbone
     except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"
-        raise ValueError(f"{told}: {_line(error)}") from error
+        raise ValueError(f"{told}: {one_line(error)}") from error
 
 
 def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
     return overlay
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """What an error says, on one line and not too long."""
     return " ".join(str(error).split())[:300]
 
@@ -107,13 +107,13 @@ def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
             name, pretrained=True, num_classes=0, pretrained_cfg_overlay=size, **recipe.backbone_args
         )
     except (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"--init-from {recipe.init_from!r} can't be loaded: {_line(error)}") from error
+        raise ValueError(f"--init-from {recipe.init_from!r} can't be loaded: {one_line(error)}") from error
     try:
         backbone.load_state_dict(start.state_dict())
     except RuntimeError as error:
         raise ValueError(
             f"--init-from {recipe.init_from!r} does not fit the backbone {recipe.backbone!r}; "
-            f"choose its own with --set backbone=NAME: {_line(error)}"
+            f"choose its own with --set backbone=NAME: {one_line(error)}"
         ) from error
     notes = [f"backbone from {recipe.init_from}"]
     if folder and (folder / "heads.json").is_file():

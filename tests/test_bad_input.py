@@ -1,0 +1,253 @@
+"""Images and settings as people have them: what can be used trains, what can't ends in one line that helps."""
+
+import functools
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from data_cases import BROKEN, FILES, png, write_folder
+from runs import entries, exported, finish, pictures, start, tiny
+from training import preparation
+from training.cli import main
+from training.data import BadImageWarning, open_source
+from training.preparation import count_steps
+from training.spirograph import Spirographs
+
+SMALL = (
+    "backbone=test_resnet",
+    "policy.augmentations.0.size=32",
+    "batch_size=8",
+    "objective_args.num_experts=2",
+    "objective_args.hidden=16",
+    "run.workers=0",
+    "run.log_every=1",
+    "epochs=1",
+)
+
+
+def arguments(data: object, out: Path, *more: str, settings: tuple[str, ...] = ()) -> list[str]:
+    """The command line of a small run on a folder of images."""
+    made = ["pretrain", "folder", "--data", str(data), "--out", str(out), *more]
+    for setting in (*SMALL, *settings):
+        made += ["--set", setting]
+    return made
+
+
+def refusal(capsys, given: list[str]) -> str:
+    """The one line that a refused command says; it must leave nothing behind."""
+    out = Path(given[given.index("--out") + 1])
+    assert main(given) == 1
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert line.startswith("star-zoo: ") and told.out == ""
+    assert not out.exists()
+    return line
+
+
+# Folders that can't be used
+
+
+def test_a_missing_folder(tmp_path: Path, capsys):
+    line = refusal(capsys, arguments(tmp_path / "nowhere", tmp_path / "run"))
+    assert f"'{tmp_path / 'nowhere'}' doesn't exist" in line and "a folder of images" in line
+
+
+def test_an_empty_folder(tmp_path: Path, capsys):
+    (tmp_path / "images").mkdir()
+    assert "no images found in" in refusal(capsys, arguments(tmp_path / "images", tmp_path / "run"))
+
+
+def test_a_folder_without_images(tmp_path: Path, capsys):
+    write_folder(tmp_path / "images", {"a/notes.txt": b"x", "b/films.mp4": b"y"})
+    line = refusal(capsys, arguments(tmp_path / "images", tmp_path / "run"))
+    assert "no images found in" in line and ".png" in line
+
+
+def test_a_file_of_another_kind(tmp_path: Path, capsys):
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    assert "unknown type '.zip'; unpack" in refusal(capsys, arguments(tmp_path / "images.zip", tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["hf:", "torchvision:Nothing", "s3://bucket/images", "spirograph:none"])
+def test_a_source_that_is_none(tmp_path: Path, capsys, name: str):
+    refusal(capsys, arguments(name, tmp_path / "run"))
+
+
+@pytest.fixture
+def nobody():
+    """A folder that this process may enter but not read, whoever runs the tests."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    pictures(folder / "images", 8)
+    (folder / "images").chmod(0o000)
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield folder / "images"
+    os.seteuid(before)
+    (folder / "images").chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_folder_that_may_not_be_read(nobody: Path, capsys):
+    line = refusal(capsys, arguments(nobody, nobody.parent / "run"))
+    assert str(nobody) in line and "ermission denied" in line
+
+
+def test_a_place_that_may_not_be_written(tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main(arguments(pictures(tmp_path / "images", 16), tmp_path / "file" / "run")) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("star-zoo: ") and "Not a directory" in line
+
+
+# Images that can be used
+
+
+def test_every_kind_of_file_trains(tmp_path: Path):
+    suffix = {b"\x89PNG": "png", b"II*\x00": "tif", b"MM\x00*": "tif"}
+    mix = {f"{k:02d}.{suffix[data[:4]]}": data for k, (data, _) in enumerate(FILES.values())}
+    assert len(mix) >= 12
+    write_folder(tmp_path / "images", mix)
+    assert main(arguments(tmp_path / "images", tmp_path / "run")) == 0
+    assert len(entries(tmp_path / "run")) == len(mix) // 8
+    assert all(t.isfinite().all() for t in exported(tmp_path / "run").values())
+
+
+def test_images_of_one_pixel_train(tmp_path: Path):
+    write_folder(tmp_path / "images", {f"{k % 2}/{k}.png": png(k, (1, 1)) for k in range(20)})
+    assert main(arguments(tmp_path / "images", tmp_path / "run")) == 0
+    assert all(t.isfinite().all() for t in exported(tmp_path / "run").values())
+
+
+def test_long_and_wide_images_train(tmp_path: Path):
+    write_folder(tmp_path / "images", {f"{k}.png": png(k, (300, 2) if k % 2 else (2, 300)) for k in range(8)})
+    assert main(arguments(tmp_path / "images", tmp_path / "run")) == 0
+
+
+def test_classes_without_a_test_split_hold_some_out(tmp_path: Path):
+    assert main(arguments(pictures(tmp_path / "images", 20), tmp_path / "run", settings=("data.hold_out=0.2",))) == 0
+    assert [e["step"] for e in entries(tmp_path / "run", "knn1")] == [0, 2]  # 16 images are left to train on
+    assert main(arguments(tmp_path / "images", tmp_path / "none", settings=("data.hold_out=0",))) == 0
+    assert entries(tmp_path / "none", "knn1") == [] and len(entries(tmp_path / "none")) == 2
+
+
+def test_train_and_test_splits_are_told_apart(tmp_path: Path):
+    pictures(tmp_path / "images" / "train", 24)
+    pictures(tmp_path / "images" / "test", 8)
+    assert main(arguments(tmp_path / "images", tmp_path / "run")) == 0
+    assert [e["step"] for e in entries(tmp_path / "run", "knn20")] == [0, 3]
+
+
+def test_unlabelled_images_train_without_evaluation(tmp_path: Path):
+    assert main(arguments(pictures(tmp_path / "images", 16, classes=(".",)), tmp_path / "run")) == 0
+    assert entries(tmp_path / "run", "knn1") == [] and len(entries(tmp_path / "run")) == 2
+
+
+# Images that don't decode
+
+
+def with_broken(folder: Path, count: int, broken: int) -> Path:
+    files = {f"{k:03d}.png": BROKEN if k < broken else png(k % 256) for k in range(count)}
+    return write_folder(folder, files)
+
+
+def test_one_broken_image_of_a_hundred_is_left_out_with_a_warning(tmp_path: Path):
+    folder = with_broken(tmp_path / "images", 100, 1)
+    with pytest.warns(BadImageWarning, match=r"1 of the 100 images of .* don't decode: .*000\.png") as told:
+        assert main(arguments(folder, tmp_path / "run", settings=("batch_size=33",))) == 0
+    assert len(told) == 1
+    assert len(entries(tmp_path / "run")) == 3  # of 33 images, out of 99
+
+
+def test_more_broken_images_are_refused_unless_allowed(tmp_path: Path, capsys):
+    folder = with_broken(tmp_path / "images", 100, 2)
+    line = refusal(capsys, arguments(folder, tmp_path / "run"))
+    assert "2 of the 100 images" in line and "max_bad = 0.01" in line
+    with pytest.warns(BadImageWarning, match="2 of the 100 images"):
+        assert main(arguments(folder, tmp_path / "run", "--max-bad", "0.02", settings=("batch_size=49",))) == 0
+
+
+def test_nothing_but_broken_images_is_refused_whatever_is_allowed(tmp_path: Path, capsys):
+    refusal(capsys, arguments(with_broken(tmp_path / "images", 9, 9), tmp_path / "run", "--max-bad", "1"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_images_that_turn_up_while_training_are_told(tmp_path: Path, monkeypatch, capsys, workers: int):
+    streamed = functools.partial(open_source, cache_bytes=0)  # as a set that doesn't fit in memory
+    monkeypatch.setattr(preparation, "open_source", streamed)
+    settings = (f"run.workers={workers}", "epochs=2")
+    folder = with_broken(tmp_path / "images", 16, 2)
+    with pytest.warns(BadImageWarning, match="of the 16 images"):
+        given = arguments(folder, tmp_path / "run", "--max-bad", "0.2", settings=settings)
+        assert main(given) == 0
+    capsys.readouterr()
+    assert main(arguments(folder, tmp_path / "other", settings=settings)) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("star-zoo: ") and "max_bad = 0.01" in line and "000.png" in line
+
+
+# Settings that don't fit
+
+
+def test_a_batch_larger_than_the_set_names_one_that_fits(tmp_path: Path, capsys):
+    folder = pictures(tmp_path / "images", 9, classes=(".",))
+    line = refusal(capsys, arguments(folder, tmp_path / "run", settings=("batch_size=16", "accumulate=2")))
+    assert "9 images to train on, but a step takes 32" in line
+    fitting = re.search(r"--set (batch_size=\d+)", line)
+    assert fitting and fitting[1] == "batch_size=4"
+    assert main(arguments(folder, tmp_path / "run", settings=("accumulate=2", fitting[1]))) == 0
+
+
+def test_a_batch_that_fits_two_processes_is_even():
+    with pytest.raises(ValueError, match="--set batch_size=6$"):
+        count_steps(tiny("batch_size=64"), Spirographs(7), 2)
+    with pytest.raises(ValueError, match="give more images$"):
+        count_steps(tiny("accumulate=4"), Spirographs(7), 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("backbone=resnet18x", "'resnet18x' is no timm model; did you mean 'resnet18'"),
+        ("backbone=test_resnet.nothing", "Invalid pretrained tag"),
+        ("backbone_args.img_size=64", "can't be built with backbone_args {'img_size': 64}"),
+        ("objective_args.hiden=3", "objective 'star' has no setting hiden; known: num_experts"),
+        ("objective_args.hidden=x", "objective_args {'num_experts': 2, 'hidden': 'x'} don't fit"),
+        ("objective_args.temperature=0", "temperature is 0; it must be positive"),
+        ("optimizer.name=addam", "optimizer.name is 'addam'; known: adabelief"),
+        ("optimizer.name=adahessian", "optimizer.name is 'adahessian', which can't be used here"),
+        ("optimizer.lr=-1", "Invalid learning rate: -1.0"),
+        ("policy.augmentations.0.size=0", "crop size is 0; a view needs at least 1 pixel"),
+        ("policy.augmentations.4.kernel=99", "a blur kernel of 99 pixels needs views larger than 49 pixels"),
+        ("data.limit=0", "limit = 0 leaves no image"),
+        ("data.max_bad=7", "max_bad = 7 is no fraction"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, capsys, setting, message):
+    folder = pictures(tmp_path / "images", 16)
+    assert message in refusal(capsys, arguments(folder, tmp_path / "run", settings=(setting,)))
+
+
+def test_views_that_a_transformer_cannot_cut_into_patches(tmp_path: Path, capsys):
+    settings = ("backbone=test_vit", "policy.augmentations.0.size=30")
+    line = refusal(capsys, arguments(pictures(tmp_path / "images", 16), tmp_path / "run", settings=settings))
+    assert "test_vit and star can't train on views of 30 pixels" in line and "patch size" in line
+
+
+# The real command
+
+
+@pytest.mark.slow
+def test_the_command_itself_refuses_in_one_line_and_trains_with_one_warning(tmp_path: Path):
+    refused = start(arguments(tmp_path / "nowhere", tmp_path / "run"))
+    trained = start(arguments(with_broken(tmp_path / "images", 100, 1), tmp_path / "run"), warnings="default")
+    code, out, err = finish(refused)
+    assert (code, out) == (1, "") and re.fullmatch(r"star-zoo: '.*nowhere' doesn't exist.*\n", err), err
+    code, out, err = finish(trained)
+    assert code == 0 and f"exported to {tmp_path / 'run' / 'export'}" in out
+    assert err.count("Warning") == err.count("BadImageWarning: 1 of the 100 images of") == 1, err

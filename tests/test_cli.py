@@ -1,0 +1,159 @@
+"""The command line: what is typed reaches the recipe, and every end has its exit code and its one line."""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+
+from runs import TINY, at_step, command, entries, tiny
+from star_zoo import objectives
+from training import cli, recipes
+from training.cli import main, parser, recipe_of
+from training.config import Recipe
+from training.pretrain import Run
+
+
+def typed(*arguments: str) -> Recipe:
+    return recipe_of(parser().parse_args(["pretrain", *arguments]))
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """The one line that a refused command says."""
+    assert main([*arguments]) == 1
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert line.startswith("star-zoo: ") and told.out == ""
+    return line
+
+
+# What is typed
+
+
+@pytest.mark.parametrize("name", recipes.known())
+def test_a_recipe_alone_is_that_recipe(name: str):
+    assert typed(name) == recipes.find(name)
+
+
+def test_options_reach_their_fields():
+    recipe = typed(
+        "folder", "--data", "my images", "--objective", "simclr", "--max-bad", "0.5", "--init-from", "runs/x",
+        "--set", "optimizer.lr=0.5", "--set", "policy.augmentations.0.size=64", "--set", "backbone=resnet18",
+    )  # fmt: skip
+    assert (recipe.data.source, recipe.data.max_bad) == ("my images", 0.5)
+    assert (recipe.objective, recipe.objective_args) == ("simclr", {})
+    assert (recipe.init_from, recipe.backbone) == ("runs/x", "resnet18")
+    assert (recipe.optimizer.lr, recipe.policy.size) == (0.5, 64)
+    assert recipe.data.hold_out == recipes.folder().data.hold_out
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_the_objective_of_a_recipe_can_be_another(name: str):
+    assert typed("stl10_resnet18", "--objective", name) == recipes.stl10_resnet18().with_objective(name)
+
+
+def test_set_comes_last():
+    assert typed("folder", "--data", "a", "--set", "data.source=b").data.source == "b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "foulder"], "recipe 'foulder' not found; did you mean 'folder'? known: cifar10_resnet10t"),
+        (["pretrain", "folder", "--objective", "starr"], "objective 'starr' not found; did you mean 'star'? known: eq"),
+        (["pretrain", "folder", "--set", "optimizer.lr"], "has no value; write path=value"),
+        (["pretrain", "folder", "--set", "optimiser.lr=1"], "did you mean 'optimizer'?"),
+        (["pretrain", "folder", "--set", "batch_size=many"], "batch_size is 'many'; it must be int"),
+        (["pretrain", "spirograph_tiny", "--tracker", "tensorbord"], "tracker 'tensorbord' not found; known: aim"),
+        (["pretrain", "spirograph_tiny", "--set", "backbone=resnet19"], "'resnet19' is no timm model; did you mean"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_the_right_ones(arguments, message: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["pretrain"], ["train"], ["pretrain", "folder", "--max-bad", "few"]])
+def test_wrong_usage_shows_the_usage(arguments: list[str], capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: star-zoo")
+
+
+def test_help_names_every_recipe_and_what_it_is(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    for name, line in recipes.known().items():
+        assert re.search(rf"^  {name} +{re.escape(line)}$", told, re.MULTILINE)
+
+
+# How a command ends
+
+
+def test_a_finished_run_says_how_to_load_it(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["pretrain", "spirograph_tiny", "--objective", "simclr", "--set", "objective_args.hidden=8"]
+    for setting in (s for s in TINY if not s.startswith("objective_args")):
+        arguments += ["--set", setting]
+    assert main(arguments) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("exported to runs/spirograph_tiny-simclr/export: ")
+    assert eval(last.partition(": ")[2], {"timm": timm}).num_features == 96
+    assert json.loads(Path("runs/spirograph_tiny-simclr/recipe.json").read_text())["objective"] == "simclr"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_in_one_line_that_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys, number: int, code: int):
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, lambda run: os.kill(os.getpid(), number))
+        assert main(command(tmp_path / "run")) == code
+    empty, line = capsys.readouterr().err.splitlines()  # a progress bar may stand in the first
+    assert empty == ""
+    assert (
+        line == f"stopped by {signal.Signals(number).name} after step 2, its checkpoint is written; go on with --resume"
+    )
+    assert main(command(tmp_path / "run", "--resume")) == 0
+
+
+def test_an_interrupt_before_training_ends_quietly(tmp_path: Path, monkeypatch, capsys):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "_evaluate", interrupt)
+    assert main(command(tmp_path / "run")) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+    monkeypatch.undo()
+    assert main(command(tmp_path / "run", "--resume")) == 0
+
+
+def test_an_error_of_our_own_is_no_refusal(tmp_path: Path, monkeypatch):
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Run, "_checkpoint", broken)
+    with pytest.raises(ZeroDivisionError):  # a traceback is what helps there
+        main(command(tmp_path / "run"))
+
+
+def test_python_m_training_is_the_same_command(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["training"])
+    monkeypatch.setattr(cli, "main", lambda: 7)
+    with pytest.raises(SystemExit) as ended:
+        import training.__main__  # noqa: F401
+    assert ended.value.code == 7
+
+
+def test_two_runs_in_one_process_do_not_disturb_each_other(tmp_path: Path):
+    for name in ("one", "two"):
+        Run(tiny("epochs=1"), tmp_path / name).train()
+    one, two = ([e["loss"] for e in entries(tmp_path / name)] for name in ("one", "two"))
+    assert one == two

@@ -244,7 +244,7 @@ def test_views_that_a_transformer_cannot_cut_into_patches(tmp_path: Path, capsys
 
 @pytest.mark.slow
 def test_the_command_itself_refuses_in_one_line_and_trains_with_one_warning(tmp_path: Path):
-    refused = start(arguments(tmp_path / "nowhere", tmp_path / "run"))
+    refused = start(arguments(tmp_path / "nowhere", tmp_path / "refused"))
     trained = start(arguments(with_broken(tmp_path / "images", 100, 1), tmp_path / "run"), warnings="default")
     code, out, err = finish(refused)
     assert (code, out) == (1, "") and re.fullmatch(r"star-zoo: '.*nowhere' doesn't exist.*\n", err), err

@@ -128,6 +128,7 @@ def test_no_setting_changes_nothing():
         ("optimizer.weight_dekay=1", "did you mean 'weight_decay'?"),
         ("batchsize=4", "did you mean 'batch_size'?"),
         ("=4", "known: name, backbone"),
+        ("backbone_args.a.b=1", "field 'a' not found; known: none"),
         ("optimizer.lr.x=1", "nothing lies below 'optimizer.lr', it is 0.06"),
         ("policy.augmentations.9.size=64", "'9' is no item; give a number from 0 to 4"),
         ("policy.augmentations.size=64", "'size' is no item"),
@@ -152,6 +153,8 @@ def test_no_setting_changes_nothing():
         ("batch_size=1", "batch_size is 1; it must be at least 2"),
         ("run.workers=-1", "run.workers is -1; it must be at least 0"),
         ("run.keep=0", "run.keep is 0; it must be at least 1"),
+        ("optimizer.clip=0", "optimizer.clip is 0.0; give a norm above 0, or null for none"),
+        ("optimizer.warmup_epochs=-1", "optimizer.warmup_epochs is -1.0; it must be at least 0"),
         ("data.hold_out=1", "data.hold_out is 1.0"),
     ],
 )

@@ -80,6 +80,10 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.optimizer.clip is not None and self.optimizer.clip <= 0:
+            raise ValueError(f"optimizer.clip is {self.optimizer.clip}; give a norm above 0, or null for none")
+        if self.optimizer.warmup_epochs < 0:
+            raise ValueError(f"optimizer.warmup_epochs is {self.optimizer.warmup_epochs}; it must be at least 0")
         if not 0 <= self.data.hold_out < 1:
             raise ValueError(f"data.hold_out is {self.data.hold_out}; it must be a share of the images, from 0 to 1")
         for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("workers", 0), ("eval_every", 0)):
@@ -152,7 +156,7 @@ def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
         key = int(key)  # type: ignore[assignment]
     elif not isinstance(data, dict):
         raise ValueError(f"--set {path}: nothing lies below {path.rsplit('.' + key, 1)[0]!r}, it is {data!r}")
-    elif key not in data and not path.startswith(("objective_args.", "backbone_args.")):
+    elif key not in data and (rest or not path.startswith(("objective_args.", "backbone_args."))):
         raise ValueError(f"--set {path}: {not_found('field', key, data)}")
     if rest:
         _assign(data[key], rest, value, path)

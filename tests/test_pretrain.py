@@ -10,11 +10,12 @@ from typing import Any
 
 import accelerate
 import pytest
+import timm
 import torch
 from torch import Tensor
 
 from runs import EPOCH, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny
-from star_zoo import View, objectives
+from star_zoo import View, load_objective, objectives
 from training.checkpoint import Checkpoints
 from training.cli import main
 from training.data.views import MultiViewDataset, StepBatches, loader
@@ -213,6 +214,14 @@ def test_every_objective_trains_under_the_same_recipe(tmp_path: Path, name: str)
     assert all(math.isfinite(e["loss"]) for e in entries(tmp_path)) and len(entries(tmp_path)) == 2
     assert [k for k, p in run.pretrainer.named_parameters() if torch.equal(p, before[k])] == []  # all of it learns
     assert json.loads((tmp_path / "export" / "heads.json").read_text())["objective"] == name
+
+
+def test_a_backbone_whose_output_is_wider_than_its_last_stage_trains(tmp_path: Path):
+    run = Run(tiny(*QUIET, "data.limit=8", "backbone=test_mambaout"), tmp_path)
+    assert run.pretrainer.backbone.num_features < run.pretrainer.objective.heads.router.linear.in_features
+    run.train()
+    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    assert model(torch.rand(2, 3, 32, 32)).shape[1] == load_objective(tmp_path / "export").config["num_features"]
 
 
 def test_checkpointed_activations_change_no_weight(tmp_path: Path):

@@ -4,21 +4,19 @@ import string
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from .config import Recipe
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "TEMPLATE.md"  # the wheel keeps this layout
 
 
-def render(recipe: Recipe, backbone: nn.Module, results: dict[str, Any], folder: Path) -> str:
+def render(recipe: Recipe, backbone: Any, results: dict[str, Any], folder: Path) -> str:
     """The card's Markdown for a backbone that the recipe made, with the results that a finished run gives."""
     cost = results["training"]
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=f"{recipe.name}, {recipe.objective}",
         architecture=recipe.backbone.removeprefix("star_").partition(".")[0],
         parameters=f"{sum(p.numel() for p in backbone.parameters()) / 1e6:.1f}",
-        features=backbone.num_features,
+        features=backbone.head_hidden_size,
         objective=recipe.objective,
         data=Path(recipe.data.source).name,
         size=recipe.policy.size,

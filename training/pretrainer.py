@@ -49,8 +49,9 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     Raises ValueError for names or settings that timm, the objective or the start don't know.
     """
     backbone = build_backbone(recipe)
+    width = backbone.head_hidden_size  # what comes out: a MobileNet's num_features is what its last layer takes
     try:
-        objective = objectives.build(recipe.objective, backbone.num_features, recipe.policy, **recipe.objective_args)
+        objective = objectives.build(recipe.objective, width, recipe.policy, **recipe.objective_args)
     except (RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
         raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
     notes = _init(backbone, objective, recipe) if recipe.init_from else []

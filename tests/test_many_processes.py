@@ -14,6 +14,7 @@ from torch import nn
 
 from runs import EPOCH, NOISY, STEPS, assert_equal, command, entries, exported, finish, start, tiny
 from star_zoo import load_objective
+from training.checkpoint import Checkpoints
 from training.preparation import count_steps
 from training.pretrain import Run
 from training.spirograph import Spirographs
@@ -49,6 +50,13 @@ def test_two_processes_run_to_the_end_and_write_once(whole: Path):
     assert len(list((whole / "checkpoints").iterdir())) == 2
     training = json.loads((whole / "export" / "results.json").read_text())["training"]
     assert training["processes"] == 2 and training["images"] == 8 * STEPS
+
+
+@pytest.mark.slow
+def test_each_process_has_noise_of_its_own(whole: Path):
+    newest = Checkpoints(whole / "checkpoints", 2).newest()
+    assert newest is not None
+    assert not torch.equal(newest.tensors["random.0.cpu"], newest.tensors["random.1.cpu"])
 
 
 @pytest.mark.slow

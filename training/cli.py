@@ -5,6 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import evals, recipes
 from .config import Recipe, override
@@ -65,11 +66,11 @@ def parser() -> argparse.ArgumentParser:
     turn.set_defaults(command=_convert)
 
     measure = commands.add_parser("eval", help="evaluate frozen features")
-    measure.add_argument("protocol", help=f"{', '.join(evals.known())}")
-    measure.add_argument("model", help="a run, a saved folder, any timm name, untrained:NAME, or pixels")
-    measure.add_argument("--data", required=True, help="images with train and test splits")
+    measure.add_argument("protocol", help=f"all, or one of {', '.join(evals.known())}")
+    measure.add_argument("model", help="a run, a saved folder, a zoo tag, any timm name, untrained:NAME, or pixels")
+    measure.add_argument("--data", required=True, nargs="+", help="data sets with train and test splits")
     measure.add_argument("--seed", type=int, default=0, help="of random splits and random weights (%(default)s)")
-    measure.add_argument("--out", type=Path, help="a JSON file to add the result to")
+    measure.add_argument("--out", type=Path, help="a results.json to add to (the model's own, where it is a folder)")
     measure.set_defaults(command=_eval)
     return top
 
@@ -108,13 +109,37 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from .evaluate import evaluate, record
+    from star_zoo import store
 
-    result = evaluate(arguments.protocol, arguments.model, arguments.data, arguments.seed)
-    if arguments.out:
-        record(arguments.out, result)
-    told = ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
-    print(f"{result['model']} on {result['data']}, {result['protocol']}: {told}  ({result['seconds']:.0f} s)")
+    from .data.splits import Splits
+    from .evaluate import evaluate, record, results_file
+    from .subject import load
+
+    protocols = evals.known() if arguments.protocol == "all" else (arguments.protocol,)
+    subject = load(arguments.model, arguments.seed, store.home() / "features")
+    out = arguments.out or results_file(arguments.model)
+    for splits in map(Splits, arguments.data):
+        for protocol in protocols:
+            try:
+                result = evaluate(protocol, subject, splits, arguments.seed)
+            except ValueError as error:
+                if arguments.protocol != "all":
+                    raise
+                print(f"{protocol} on {splits.name} left out: {error}")
+                continue
+            if out:
+                record(out, result)
+            print(_told(result))
+
+
+def _told(result: dict[str, Any]) -> str:
+    """A record on one line."""
+    numbers = (
+        f"{name} {m['value']:.4g}" + (f" [{m['low']:.4g}, {m['high']:.4g}]" if m["low"] is not None else "")
+        for name, m in result["metrics"].items()
+    )
+    told = ", ".join(numbers)
+    return f"{result['model']} on {result['data']}, {result['protocol']}: {told}  ({result['seconds']:.0f} s)"
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:

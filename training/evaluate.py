@@ -1,4 +1,4 @@
-"""Evaluating one model on one data set by one protocol, with a record of what was measured."""
+"""Evaluating a model on a data set by a protocol, and the records of it in a `results.json`."""
 
 import json
 import time
@@ -7,64 +7,48 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
 
+import star_zoo
 from star_zoo.files import write_json
 
 from . import evals
-from .data import Source, open_source
-from .evals.features import Labelled, Preprocess, extract, pixels, timm_view
+from .data.splits import Splits
 from .pretrainer import model_folder
+from .subject import Subject
+
+_SAME = ("protocol", "model", "data", "seed")  # a new record of the same replaces the old one
 
 
-def evaluate(protocol: str, model: str, data: str, seed: int = 0) -> dict[str, Any]:
-    """Runs a protocol on frozen features of a data set's train and test splits; gives the record of it.
-
-    `model` is a run, a saved folder, any timm name or hub id, `untrained:NAME` for random weights (from `seed`), or
-    `pixels` for the images themselves. Raises ValueError for what can't be evaluated.
-    """
+def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> dict[str, Any]:
+    """Runs a protocol; gives its record, plain JSON. Raises ValueError for what can't be evaluated."""
     run = evals.find(protocol)
-    backbone, preprocess = load(model, seed)
-    train, test = (open_source(data, split) for split in ("train", "test"))
     start = time.perf_counter()
-    metrics = run(*(_labelled(backbone, source, preprocess) for source in (train, test)), seed=seed)
+    found = run(subject, splits, seed)
     return {
         "protocol": protocol,
-        "model": model,
-        "data": Path(data).name,
-        "data_fingerprint": [train.fingerprint, test.fingerprint],
-        "images": [len(train), len(test)],
+        "model": subject.name,
+        "model_fingerprint": subject.fingerprint,
+        "data": splits.name,
+        "data_fingerprint": {name: source.fingerprint for name, source in splits.opened.items()},
+        "images": {name: len(source) for name, source in splits.opened.items()},
         "seed": seed,
-        "metrics": metrics,
+        "settings": found.settings,
+        "metrics": {name: metric._asdict() for name, metric in found.metrics.items()},
+        "details": found.details,
         "seconds": round(time.perf_counter() - start, 1),
+        "versions": {"star_zoo": star_zoo.__version__, "torch": torch.__version__, "timm": timm.__version__},
     }
 
 
-def load(model: str, seed: int) -> tuple[nn.Module, Preprocess]:
-    """A backbone by name, and what turns images into its input."""
-    if model == "pixels":
-        return nn.Flatten(), pixels(32)
-    folder = model_folder(model)
-    untrained = model.startswith("untrained:")
-    name = f"local-dir:{folder}" if folder else model.removeprefix("untrained:").removeprefix("timm:")
-    if untrained:
-        torch.manual_seed(seed)
-    try:
-        backbone = timm.create_model(name, pretrained=not untrained, num_classes=0)
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(f"model {model!r} can't be loaded: {error}") from error
-    return backbone, timm_view(backbone)
+def results_file(model: str) -> Path | None:
+    """Where records of a model are kept by default: the results.json of its folder; None for other names."""
+    folder = None if model.startswith("untrained:") else model_folder(model)
+    return folder and folder / "results.json"
 
 
 def record(path: Path, result: dict[str, Any]) -> None:
-    """Adds a result to a JSON list in a file, in place of an earlier one of the same protocol, model, data and seed."""
-    same = ("protocol", "model", "data", "seed")
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    kept = [r for r in before if any(r[k] != result[k] for k in same)]
-    write_json(path, [*kept, result])
-
-
-def _labelled(backbone: nn.Module, source: Source, preprocess: Preprocess) -> Labelled:
-    if source.targets is None:
-        raise ValueError(f"{source.name} has no labels to evaluate with")
-    return Labelled(extract(backbone, source, preprocess), source.targets)
+    """Adds a record to the `evaluations` of a results.json, in place of an earlier one of the same."""
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = results.get("evaluations", [])
+    kept = [r for r in before if any(r[k] != result[k] for k in _SAME)]
+    write_json(path, {**results, "evaluations": [*kept, result]})

@@ -7,7 +7,7 @@ from star_zoo import Policy
 from .data import Source
 from .data.subset import spread
 from .evals import knn, regression
-from .evals.features import Labelled, base_view, drawn_view, extract
+from .features import base_view, drawn_view, extract
 
 _BANK, _QUERIES = 5000, 2000  # images: keeps an online evaluation to a few seconds for a small backbone
 
@@ -26,6 +26,11 @@ class Monitor:
             return {}
         numbers = self.train.targets.is_floating_point()
         preprocess = drawn_view(self.policy, seed=0) if numbers else base_view(self.policy)
-        bank = Labelled(extract(backbone, self.train, preprocess), self.train.targets)
-        queries = Labelled(extract(backbone, self.test, preprocess), self.test.targets)
-        return {"r2": regression.run(bank, queries)["r2"]} if numbers else knn.run(bank, queries)
+        bank, queries = (extract(backbone, source, preprocess) for source in (self.train, self.test))
+        if numbers:
+            return {"r2": float(regression.r2(bank, self.train.targets, queries, self.test.targets).mean())}
+        return {
+            f"knn{k}": float(knn.hits(bank, self.train.targets, queries, self.test.targets, k).float().mean())
+            for k in (1, 20)
+            if k <= len(bank)
+        }

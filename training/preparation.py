@@ -10,7 +10,7 @@ from .config import Recipe, differences
 from .data import NoSuchSplit, Source, open_source
 from .data.subset import hold_out
 from .data.views import MultiViewDataset, seeded
-from .evals.features import evaluating
+from .features import evaluating
 from .pretrainer import Pretrainer, one_line
 
 

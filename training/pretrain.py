@@ -21,7 +21,7 @@ from . import card
 from .checkpoint import Checkpoint, Checkpoints
 from .config import Recipe
 from .data.views import MultiViewDataset, StepBatches, loader
-from .evals.features import NotFinite
+from .features import NotFinite
 from .logbook import Logbook, read
 from .monitor import Monitor
 from .preparation import check_folder, count_steps, make_accelerator, open_data, try_out

@@ -14,7 +14,7 @@ from . import figure, recipes
 from .data import Source
 from .data.subset import spread
 from .data.views import MultiViewDataset
-from .evals.features import base_view, evaluating, extract
+from .features import base_view, evaluating, extract
 from .logbook import read
 from .pretrain import Run
 

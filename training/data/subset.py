@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .raw import evenly_spaced
+from .raw import digest, evenly_spaced
 from .source import Source
 
 
@@ -12,7 +12,8 @@ class Part:
 
     def __init__(self, source: Source, indices: Tensor):
         self._source, self._indices = source, indices.tolist()
-        self.name, self.fingerprint, self.classes = source.name, source.fingerprint, source.classes
+        self.name, self.classes = source.name, source.classes
+        self.fingerprint = digest([source.fingerprint, indices.numpy().tobytes()])
         self.targets = None if source.targets is None else source.targets[indices]
 
     def __len__(self) -> int:

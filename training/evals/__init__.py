@@ -1,7 +1,8 @@
 """Protocols: ways to evaluate a frozen backbone, one a file, found by module name.
 
-A protocol is a module with `run(train, test, seed)`, which takes two `Labelled` sets of features and gives metrics by
-name, each a float. A new protocol is a new file here; nothing else has to change.
+A protocol is a module with `run(subject, splits, seed) -> Measurement`; the first line of the module says what it is.
+It raises ValueError for a model or data set that it can't be run on, saying why. A new protocol is a new file here;
+nothing else has to change.
 """
 
 import importlib
@@ -10,12 +11,14 @@ from collections.abc import Callable
 
 from star_zoo.names import not_found
 
-Protocol = Callable[..., dict[str, float]]
+from ..metric import Measurement
+
+Protocol = Callable[..., Measurement]
 
 
 def known() -> tuple[str, ...]:
     """The names of all protocols, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "features"))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
 
 
 def find(name: str) -> Protocol:

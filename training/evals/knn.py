@@ -4,22 +4,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .features import Labelled
+from ..data.splits import Splits
+from ..metric import Measurement, share
+from ..subject import Subject
 
 _KS = (1, 20)
+_TEMPERATURE = 0.07
 _CHUNK = 1024  # queries at once: bounds the (M, N) similarities
 
 
-def run(train: Labelled, test: Labelled, seed: int = 0) -> dict[str, float]:
-    """Accuracy of 1-NN and of weighted 20-NN on `test`, with `train` as the bank; nothing is random."""
-    ks = [k for k in _KS if k <= len(train.features)]
-    return {f"knn{k}": accuracy(train.features, train.targets, test.features, test.targets, k) for k in ks}
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """Accuracy of 1-NN and of weighted 20-NN on the test images, with the training images as the bank."""
+    bank, queries = subject.labelled(splits.train), subject.labelled(splits.test)
+    ks = [k for k in _KS if k <= len(bank.features)]
+    return Measurement(
+        {f"{k}-NN top-1": share(hits(*bank, *queries, k)) for k in ks},
+        {"k": ks, "temperature": _TEMPERATURE, "similarity": "cosine"},
+    )
 
 
-def accuracy(
-    bank: Tensor, labels: Tensor, queries: Tensor, targets: Tensor, k: int = 20, temperature: float = 0.07
-) -> float:
-    """Share of queries whose class wins among their k nearest, each voting exp(cosine / temperature).
+def hits(
+    bank: Tensor, labels: Tensor, queries: Tensor, targets: Tensor, k: int, temperature: float = _TEMPERATURE
+) -> Tensor:
+    """Which queries' classes win among their k nearest, each voting exp(cosine / temperature): (M,) bool.
 
     bank (N, D), labels (N,), queries (M, D), targets (M,); features are normalised here. k = 1 is the 1-NN of the
     released code; 20 and 0.07 are the usual setting since Wu et al. (CVPR 2018).
@@ -28,9 +35,9 @@ def accuracy(
         raise ValueError(f"k is {k}, but the bank has {len(bank)} images; give k between 1 and that")
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     classes = int(labels.max()) + 1
-    hits = 0
+    found = []
     for part, truth in zip(queries.split(_CHUNK), targets.split(_CHUNK), strict=True):
         similarity, nearest = (part @ bank.T).topk(k, dim=1)
         votes = torch.zeros(len(part), classes).scatter_add_(1, labels[nearest], (similarity / temperature).exp())
-        hits += int((votes.argmax(1) == truth).sum())
-    return hits / len(targets)
+        found.append(votes.argmax(1) == truth)
+    return torch.cat(found)

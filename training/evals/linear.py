@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .features import Labelled
+from ..data.splits import Splits
+from ..features import Labelled
+from ..metric import Measurement, share
+from ..subject import Subject
 
 STRENGTHS = torch.logspace(-6, 5, 45).tolist()
 _ITERATIONS = 200
@@ -23,18 +26,24 @@ _VALIDATION = 0.1  # share of the training images to choose w on; the protocol's
 class Linear(NamedTuple):
     """What a linear evaluation found."""
 
-    accuracy: float  # share of test images classified right
+    hits: Tensor  # which test images are classified right: (M,) bool
     strength: float  # the chosen w
     validation: float  # accuracy on the validation images with it
 
 
-def run(train: Labelled, test: Labelled, seed: int = 0) -> dict[str, float]:
-    """Test accuracy, the w that a random tenth of `train` chose, and the accuracy on that tenth."""
-    order = torch.randperm(len(train.targets), generator=torch.Generator().manual_seed(seed))
-    held = max(1, round(_VALIDATION * len(order)))
-    val, rest = (Labelled(train.features[part], train.targets[part]) for part in (order[:held], order[held:]))
-    found = evaluate(rest, val, test, int(max(train.targets.max(), test.targets.max())) + 1)
-    return {"linear": found.accuracy, "validation": found.validation, "w": found.strength}
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """Test accuracy; w is chosen on the validation split, or on a random tenth of `train` where there is none."""
+    train, test = subject.labelled(splits.train), subject.labelled(splits.test)
+    if splits.val is not None:
+        val = subject.labelled(splits.val)
+    else:
+        order = torch.randperm(len(train.targets), generator=torch.Generator().manual_seed(seed))
+        held = max(1, round(_VALIDATION * len(order)))
+        val, train = (Labelled(train.features[part], train.targets[part]) for part in (order[:held], order[held:]))
+    found = evaluate(train, val, test, int(max(train.targets.max(), test.targets.max())) + 1)
+    return Measurement(
+        {"Linear top-1": share(found.hits)}, {"w": found.strength}, {"validation top-1": found.validation}
+    )
 
 
 def evaluate(
@@ -47,11 +56,11 @@ def evaluate(
     best, strength, kept = -1.0, STRENGTHS[0], {k: v.clone() for k, v in probe.state_dict().items()}
     for w in STRENGTHS:
         _fit(probe, *train, w)
-        if (found := _accuracy(probe, *val)) > best:  # a tie keeps the smaller w
+        if (found := float(_hits(probe, *val).float().mean())) > best:  # a tie keeps the smaller w
             best, strength, kept = found, w, {k: v.clone() for k, v in probe.state_dict().items()}
     probe.load_state_dict(kept)
     _fit(probe, torch.cat((train[0], val[0])), torch.cat((train[1], val[1])), strength)
-    return Linear(_accuracy(probe, *test), strength, best)
+    return Linear(_hits(probe, *test), strength, best)
 
 
 def _fit(probe: nn.Linear, features: Tensor, labels: Tensor, w: float) -> None:
@@ -74,5 +83,5 @@ def _fit(probe: nn.Linear, features: Tensor, labels: Tensor, w: float) -> None:
 
 
 @torch.no_grad()
-def _accuracy(probe: nn.Linear, features: Tensor, labels: Tensor) -> float:
-    return float((probe(features).argmax(1) == labels).float().mean())
+def _hits(probe: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
+    return probe(features).argmax(1) == labels

@@ -3,16 +3,21 @@
 import torch
 from torch import Tensor
 
-from .features import Labelled
+from ..data.splits import Splits
+from ..metric import Measurement, Metric
+from ..subject import Subject
+
+_STRENGTH = 1e-3
 
 
-def run(train: Labelled, test: Labelled, seed: int = 0) -> dict[str, float]:
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     """R2 of each target number, and their mean; nothing is random."""
-    each = r2(train.features, train.targets, test.features, test.targets)
-    return {"r2": float(each.mean())} | {f"r2_{k}": float(value) for k, value in enumerate(each)}
+    each = r2(*subject.labelled(splits.train), *subject.labelled(splits.test))
+    metrics = {"R2": Metric(float(each.mean()))} | {f"R2 of target {k}": Metric(float(v)) for k, v in enumerate(each)}
+    return Measurement(metrics, {"ridge per image": _STRENGTH})
 
 
-def r2(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, strength: float = 1e-3) -> Tensor:
+def r2(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, strength: float = _STRENGTH) -> Tensor:
     """Share of each number's variance that a linear map of the features explains on the test set: (K,).
 
     train (N, D), targets (N, K), test (M, D), truth (M, K); features are standardised by the training set, the ridge

@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import resize, to_pil_image
 
 from star_zoo import Policy
 
-from ..data import Source
+from .data import Source
 
 
 class Labelled(NamedTuple):
@@ -25,38 +25,58 @@ class NotFinite(ValueError):
     """Features are infinite or not a number."""
 
 
-Preprocess = Callable[[Sequence[Tensor]], Tensor]  # images as their data set gives them -> (B, 3, S, S), normalised
+class Preprocess(NamedTuple):
+    """What turns images, as their data set gives them, into a backbone's input (B, 3, S, S)."""
+
+    apply: Callable[[Sequence[Tensor]], Tensor]
+    key: str  # says in full what `apply` does: equal keys, equal inputs
+
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        return self.apply(images)
 
 
 def base_view(policy: Policy) -> Preprocess:
     """The images' base views under a pretraining policy."""
-    return _views(policy, policy.base)
+    return _views(policy, policy.base, "base")
 
 
 def drawn_view(policy: Policy, seed: int) -> Preprocess:
     """One augmented view of each image, drawn in their order: for sets whose images exist only as views."""
     generator = torch.Generator().manual_seed(seed)
-    return _views(policy, lambda height, width: policy.draw(height, width, generator))
+    return _views(policy, lambda height, width: policy.draw(height, width, generator), f"drawn {seed}")
 
 
-def _views(policy: Policy, choose: Callable[[int, int], Tensor]) -> Preprocess:
-    def preprocess(images: Sequence[Tensor]) -> Tensor:
+def _views(policy: Policy, choose: Callable[[int, int], Tensor], kind: str) -> Preprocess:
+    def apply(images: Sequence[Tensor]) -> Tensor:
         params = [choose(*image.shape[-2:]) for image in images]
         views = [policy.crop(image, p) for image, p in zip(images, params, strict=True)]
         return policy.apply(torch.stack(views), torch.stack(params))
 
-    return preprocess
+    return Preprocess(apply, f"{kind} {policy.to_dict()}")
 
 
 def timm_view(backbone: nn.Module) -> Preprocess:
     """What timm does to an image before this model in evaluation: resize, centre crop, normalise."""
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(backbone))
-    return lambda images: torch.stack([transform(to_pil_image(image)) for image in images])
+    config = timm.data.resolve_model_data_config(backbone)
+    transform = timm.data.create_transform(**config)
+    size, normalise = config["input_size"], transform.transforms[-1]
+    keeps_size = config["crop_pct"] == 1  # then an image of the right size is neither resized nor cropped
+
+    def one(image: Tensor) -> Tensor:
+        if keeps_size and image.shape == size:
+            return normalise(image.float() / 255)
+        return transform(to_pil_image(image))
+
+    return Preprocess(lambda images: torch.stack([one(image) for image in images]), f"timm {config}")
 
 
 def pixels(size: int) -> Preprocess:
     """The images themselves, resized to `size` x `size`, values in [0, 1]: what any features must beat."""
-    return lambda images: torch.stack([resize(image, [size, size], antialias=True).float() / 255 for image in images])
+
+    def apply(images: Sequence[Tensor]) -> Tensor:
+        return torch.stack([resize(image, [size, size], antialias=True).float() / 255 for image in images])
+
+    return Preprocess(apply, f"pixels {size}")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,129 @@
+"""Features of a frozen backbone, and the monitor that measures them during a run."""
+
+import math
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torchvision.transforms.v2.functional import to_pil_image
+
+from runs import pictures, tiny
+from training.data import open_source
+from training.features import NotFinite, base_view, drawn_view, evaluating, extract, pixels, timm_view
+from training.monitor import Monitor
+from training.pretrainer import build
+from training.spirograph import Spirographs
+from twins import every_operation
+
+POLICY = tiny().policy
+
+
+def backbone(seed: int = 0, **settings: object) -> nn.Module:
+    torch.manual_seed(seed)
+    return timm.create_model("test_resnet", num_classes=0, **settings)
+
+
+def test_evaluating_puts_everything_back_as_it_was():
+    model = backbone(drop_rate=0.5)
+    model.layer1.eval()  # a part that somebody froze
+    modes = [m.training for m in model.modules()]
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    for error in (None, RuntimeError):
+        try:
+            with evaluating(model):
+                assert not any(m.training for m in model.modules()) and not torch.is_grad_enabled()
+                model(torch.rand(4, 3, 32, 32))
+                if error:
+                    raise error
+        except RuntimeError:
+            pass
+        assert [m.training for m in model.modules()] == modes and torch.is_grad_enabled()
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())  # running statistics too
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 100])
+def test_features_do_not_depend_on_the_batch(size: int):
+    model, source = backbone(drop_rate=0.5), Spirographs(12)
+    view = base_view(POLICY)
+    found = extract(model, source, view, batch_size=size)
+    with evaluating(model):
+        singly = torch.cat([model(view([source[i]])) for i in range(12)])
+    torch.testing.assert_close(found, singly, rtol=1e-4, atol=1e-5)
+    assert found.shape == (12, 96) and found.dtype == torch.float32 and not found.requires_grad
+
+
+def test_features_that_are_not_finite_are_refused():
+    model = backbone()
+    with torch.no_grad():
+        model.bn1.weight[3] = math.nan
+    with pytest.raises(NotFinite, match="5 of 5 images of spirograph:5 have features that are not finite"):
+        extract(model, Spirographs(5), base_view(POLICY))
+    assert issubclass(NotFinite, ValueError)
+
+
+def test_the_base_view_is_the_image_without_augmentation(tmp_path: Path):
+    source = open_source(str(pictures(tmp_path, 4, size=24)))
+    policy = every_operation(16)
+    images = [source[i] for i in range(4)]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (policy.mean, policy.std))
+    for view, image in zip(base_view(policy)(images), images, strict=True):
+        cropped = policy.crop(image, policy.base(*image.shape[-2:]))
+        torch.testing.assert_close(view, (cropped / 255 - mean) / std, rtol=0, atol=1e-5)
+
+
+def test_drawn_views_are_the_same_for_the_same_seed():
+    images = [Spirographs(3)[i] for i in range(3)]
+    one, again, other = (drawn_view(POLICY, seed)(images) for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    view = drawn_view(POLICY, 0)
+    assert not torch.equal(view(images), view(images))  # it goes on drawing
+
+
+def test_timm_s_view_is_what_timm_does_in_evaluation(tmp_path: Path):
+    source = open_source(str(pictures(tmp_path, 3)))
+    model = backbone()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model), is_training=False)
+    found = timm_view(model)([source[i] for i in range(3)])
+    for view, index in zip(found, range(3), strict=True):
+        assert torch.equal(view, transform(to_pil_image(source[index])))
+
+
+def test_pixels_are_the_images():
+    image = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(3, 4, 4)
+    assert torch.equal(pixels(4)([image])[0], image / 255)
+    assert pixels(2)([image, image[:, :3]]).shape == (2, 3, 2, 2)
+
+
+# The monitor
+
+
+def test_the_monitor_disturbs_nothing():
+    module, _ = build(tiny("backbone_args.drop_rate=0.3"))
+    module.train()
+    module.backbone.layer1.eval()
+    modes = [m.training for m in module.modules()]
+    state = {k: v.clone() for k, v in module.state_dict().items()}
+    random = torch.get_rng_state()
+    monitor = Monitor(POLICY, Spirographs(40), Spirographs(30, "test"))
+    first = monitor(module.backbone)
+    assert first == monitor(module.backbone) and first.keys() == {"r2"}
+    assert [m.training for m in module.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
+
+
+def test_the_monitor_of_classes_measures_neighbours(tmp_path: Path):
+    policy = every_operation(32)
+    source = open_source(str(pictures(tmp_path, 10)))
+    model = backbone()
+    found = Monitor(policy, source, source)(model)
+    assert found == {"knn1": 1.0}  # each image is its own neighbour; there are no twenty
+
+
+def test_the_monitor_needs_labels_and_held_out_images(tmp_path: Path):
+    unlabelled = open_source(str(pictures(tmp_path, 10, classes=(".",))))
+    assert unlabelled.targets is None
+    assert Monitor(POLICY, Spirographs(9), None)(backbone()) == {}
+    assert Monitor(POLICY, unlabelled, unlabelled)(backbone()) == {}

@@ -1,0 +1,57 @@
+"""Numbers with their 95 % confidence intervals, and what a protocol gives: `Measurement`."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_Z = 1.959963984540054  # the standard normal's 97.5 % quantile
+
+
+class Metric(NamedTuple):
+    """A measured number and the ends of its 95 % confidence interval, where the protocol gives one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Measurement(NamedTuple):
+    """What one protocol found on one model and data set."""
+
+    metrics: dict[str, Metric]
+    settings: dict[str, Any] = {}  # what the protocol was run with, in full  # noqa: RUF012
+    details: dict[str, Any] = {}  # what figures are drawn from: curves, matrices, indices; plain JSON  # noqa: RUF012
+
+
+def share(hits: Tensor) -> Metric:
+    """The share of hits among independent trials (N,) bool, with Wilson's interval."""
+    n, p = len(hits), float(hits.double().mean())
+    centre, half = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+    low, high = ((centre + sign * half) / (1 + _Z**2 / n) for sign in (-1, 1))
+    return Metric(p, max(0.0, low), min(1.0, high))
+
+
+def mean(values: Tensor | Sequence[float]) -> Metric:
+    """The mean of independent values (N,), plus and minus 1.96 standard errors; one value has no interval."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    centre = float(values.mean())
+    if len(values) < 2:
+        return Metric(centre)
+    half = _Z * float(values.std()) / math.sqrt(len(values))
+    return Metric(centre, centre - half, centre + half)
+
+
+def class_mean(hits: Tensor, targets: Tensor) -> Metric:
+    """The mean over classes of the share of hits: hits (N,) bool, targets (N,); the classes are held fixed."""
+    rates, variance = [], 0.0
+    for label in targets.unique():
+        of_class = hits[targets == label].double()
+        rates.append(float(of_class.mean()))
+        # Laplace's estimate, so that a class of one image adds to the uncertainty too
+        smoothed = (float(of_class.sum()) + 1) / (len(of_class) + 2)
+        variance += smoothed * (1 - smoothed) / len(of_class)
+    centre, half = sum(rates) / len(rates), _Z * math.sqrt(variance) / len(rates)
+    return Metric(centre, max(0.0, centre - half), min(1.0, centre + half))

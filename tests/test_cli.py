@@ -14,7 +14,8 @@ import timm
 from runs import TINY, at_step, command, entries, tiny
 from star_zoo import objectives
 from training import cli, recipes
-from training.cli import main, parser, recipe_of
+from training.cli import main, parser
+from training.commands.pretrain import recipe_of
 from training.config import Recipe
 from training.pretrain import Run
 

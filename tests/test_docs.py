@@ -12,6 +12,7 @@ import torch
 
 from star_zoo import save_pretrained
 from training import card, cli, recipes
+from training.commands import pretrain
 from training.pretrainer import build
 
 README = Path(__file__).parent.parent / "README.md"
@@ -78,7 +79,7 @@ def test_a_command_of_the_readme_is_one_that_the_command_line_takes(line: str) -
     words = words[words.index("training") + 1 :] if words[0] == "torchrun" else words[1:]
     arguments = cli.parser().parse_args(words)
     if words[0] == "pretrain":
-        cli.recipe_of(arguments)
+        pretrain.recipe_of(arguments)
 
 
 def test_the_readme_names_every_objective_and_no_other() -> None:

@@ -1,0 +1,54 @@
+"""evaluate frozen features"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .. import evals
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add = parser.add_argument
+    add("protocol", help=f"all, or one of {', '.join(evals.known())}")
+    add("model", help="a run, a saved folder, a zoo tag, any timm name, untrained:NAME, or pixels")
+    add("--data", required=True, nargs="+", help="data sets with train and test splits")
+    add("--seed", type=int, default=0, help="of random splits and random weights (%(default)s)")
+    add("--out", type=Path, help="a results.json to add to (the model's own, where it is a folder)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command says."""
+    from star_zoo import store
+
+    from ..data.splits import Splits
+    from ..evaluate import evaluate, record, results_file
+    from ..subject import load
+
+    protocols = evals.known() if arguments.protocol == "all" else (arguments.protocol,)
+    for name in protocols:
+        evals.find(name)  # a wrong name before the model is loaded
+    subject = load(arguments.model, arguments.seed, store.home() / "features")
+    out = arguments.out or results_file(arguments.model)
+    for splits in map(Splits, arguments.data):
+        for protocol in protocols:
+            try:
+                result = evaluate(protocol, subject, splits, arguments.seed)
+            except ValueError as error:
+                if arguments.protocol != "all":
+                    raise
+                print(f"{protocol} on {splits.name} left out: {error}")
+                continue
+            if out:
+                record(out, result)
+            print(_told(result))
+
+
+def _told(result: dict[str, Any]) -> str:
+    """A record on one line."""
+    numbers = (
+        f"{name} {m['value']:.4g}" + (f" [{m['low']:.4g}, {m['high']:.4g}]" if m["low"] is not None else "")
+        for name, m in result["metrics"].items()
+    )
+    told = ", ".join(numbers)
+    return f"{result['model']} on {result['data']}, {result['protocol']}: {told}  ({result['seconds']:.0f} s)"

@@ -1,5 +1,7 @@
 """A model as a folder: what `save_pretrained` writes is what timm, plain or with star_zoo, and `load_objective` read.
 
+The same files make a repository on the Hub, and a tag in the local store.
+
 model.safetensors, config.json    the backbone, in timm's own format with timm's own architecture name
 heads.safetensors, heads.json     the objective: weights; name, settings, feature width, policy
 recipe.json, results.json         what made it and what was measured, where given
@@ -10,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from . import objectives
+from . import objectives, star_backbones, store, zoo
 from .augmentations import Policy
 from .files import replacing, write_json
 from .objectives import Objective
@@ -65,28 +68,67 @@ def _save_backbone(folder: Path, backbone: nn.Module, model_args: Mapping[str, A
         save_config_for_hf(backbone, str(part), model_args=dict(model_args or {}) or None)
 
 
-def load_objective(folder: str | Path) -> Objective:
-    """The trained objective of a saved folder: heads, router, shift predictor, standardisation and policy.
+def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> Objective:
+    """The trained objective of a model: heads, router, shift predictor, standardisation and policy.
 
-    It computes the loss it was trained with: `objective(features, params)`. Raises FileNotFoundError where the folder
-    has no heads, ValueError where they don't fit what heads.json says; nothing is ever unpickled.
+    `name` is a saved folder, a tag (`star_resnet18.stl10`) or `hf-hub:OWNER/NAME[@REVISION]`; `cache_dir` is where
+    the Hub client keeps what it downloads. The objective computes the loss it was trained with:
+    `objective(features, params)`. Raises FileNotFoundError where the model has no heads, `zoo.NotAvailable` where its
+    files can't be had, ValueError where they don't fit what heads.json says; nothing is ever unpickled.
     """
-    folder = Path(folder)
-    for name in ("heads.json", "heads.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {name}; an objective is saved by save_pretrained or a finished run"
-            )
-    config = _read_config(folder / "heads.json")
+    where = _place(name)
+    described, weights = (zoo.fetch(where, file, cache_dir) for file in ("heads.json", "heads.safetensors"))
+    config = _read_config(described)
     try:
         policy = Policy.from_dict(config["policy"])
         with torch.device("meta"):  # sizes are compared before anything of a size that a file asks for is allocated
             objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
     except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
         told = str(error).partition("\n")[0]
-        raise ValueError(f"{folder / 'heads.json'} describes no objective that can be built: {told}") from error
-    objective.load_state_dict(_read_tensors(folder / "heads.safetensors", objective), assign=True)
+        raise ValueError(f"{described} describes no objective that can be built: {told}") from error
+    objective.load_state_dict(_read_tensors(weights, objective), assign=True)
     return objective
+
+
+def _place(name: str | Path) -> Path | zoo.Repository:
+    """Where a model's files are, by any of its names; a folder where nothing else is meant."""
+    if isinstance(name, str) and name.startswith(zoo.HUB_PREFIX):
+        return zoo.Repository.parse(name)
+    folder = Path(str(name).removeprefix("local-dir:"))
+    if isinstance(name, str) and name.startswith("star_") and not folder.is_dir():
+        return star_backbones.place(name)
+    return folder
+
+
+def install(folder: str | Path, tag: str) -> Path:
+    """Puts a saved model into the local store, so that `timm.create_model(tag, pretrained=True)` finds it.
+
+    `tag` is star_ARCHITECTURE.NAME with the architecture of the model; what was installed under it is replaced. Gives
+    the folder in the store. Raises ValueError for a tag that doesn't fit or a folder that doesn't load.
+    """
+    folder = Path(folder)
+    check(folder)
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"]
+    if store.folder(tag).name.partition(".")[0] != f"star_{architecture}":
+        raise ValueError(f"{folder} holds a {architecture}; its tag must be star_{architecture}.NAME, not {tag!r}")
+    return store.put(tag, [folder / name for name in store.FILES if (folder / name).is_file()])
+
+
+def check(folder: Path) -> None:
+    """Raises ValueError or FileNotFoundError where a saved model is not complete, intact and loadable by plain timm."""
+    for name in ("config.json", "model.safetensors"):
+        zoo.fetch(folder, name)
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        model = timm.create_model(f"local-dir:{folder}", pretrained=False, device="meta")
+    except (SafetensorError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} holds no model that timm loads: {' '.join(str(error).split())[:300]}") from error
+    _compare(
+        folder / "model.safetensors", "config.json", {k: list(v.shape) for k, v in model.state_dict().items()}, found
+    )
+    if (folder / "heads.json").is_file():
+        load_objective(folder)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -108,21 +150,22 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_tensors(path: Path, objective: Objective) -> dict[str, torch.Tensor]:
     """The file's tensors, if they are those of the objective in name and shape."""
     state = objective.state_dict()
-    expected = {name: list(t.shape) for name, t in state.items()}
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-            if found != expected:
-                differing = [k for k in sorted(expected | found) if expected.get(k) != found.get(k)]
-                told = ", ".join(
-                    f"{k} is {found.get(k, 'missing')}, needs {expected.get(k, 'none')}" for k in differing[:3]
-                )
-                more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-                raise ValueError(f"{path} does not fit its heads.json: {told}{more}")
+            _compare(path, "heads.json", {name: list(t.shape) for name, t in state.items()}, found)
             tensors = {name: file.get_tensor(name) for name in found}
     except SafetensorError as error:
         raise ValueError(f"{path} is not an intact safetensors file: {error}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() != state[name].is_floating_point():
             raise ValueError(f"{path} does not fit its heads.json: {name} is {tensor.dtype}, needs {state[name].dtype}")
-    return tensors
+    return {name: tensor.to(state[name].dtype) for name, tensor in tensors.items()}  # saved in half precision, perhaps
+
+
+def _compare(path: Path, described: str, expected: dict[str, list[int]], found: dict[str, list[int]]) -> None:
+    """Raises ValueError, naming the first few tensors, where the shapes in a file are not those that are expected."""
+    if differing := [k for k in sorted(expected | found) if expected.get(k) != found.get(k)]:
+        told = ", ".join(f"{k} is {found.get(k, 'missing')}, needs {expected.get(k, 'none')}" for k in differing[:3])
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise ValueError(f"{path} does not fit its {described}: {told}{more}")

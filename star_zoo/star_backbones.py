@@ -2,19 +2,24 @@
 
 Importing this file registers every row with timm; afterwards `timm.create_model("star_resnet18.stl10")` works like any
 other timm name. The network is timm's, without a classifier: images (B, 3, S, S) -> features (B, D). What a row adds is
-what timm can't know: the statistics, the input size and the crop of the data that the weights were made from.
+what timm can't know: the statistics, the input size and the crop of the data that the weights were made from. Models
+in the local store are registered beside the rows, with what their config.json says.
 
 To add a tag, add a row: `"star_<timm architecture>.<tag>": dict(size=..., **statistics)`. A new architecture needs no
-more than that, and the tests find it by themselves. Once its weights are published, add
-`hf_hub_id="<owner>/<name>@<revision>"` to the row; a pinned revision keeps a released star_zoo on the weights that it
-was tested with. The default tag of an architecture is its first row with weights, or its first row while none has any.
+more than that, and the tests find it by themselves. The first row of an architecture is its default tag. Weights are
+looked for as zoo.py says; `hf_hub_id="<owner>/<name>@<revision>"`, which `star-zoo publish` prints, pins a row to a
+revision and keeps a released star_zoo on the weights that it was tested with.
 """
 
+import contextlib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from timm.models import (
     PretrainedCfg,
     generate_default_cfgs,
@@ -25,9 +30,14 @@ from timm.models import (
 )
 from torch import nn
 
+from . import store, zoo
+from .names import not_found
+
 __all__: list[str] = []  # register_model adds the names
 
 _PREFIX = "star_"
+_WEIGHTS = "model.safetensors"  # nothing else is loaded: timm's second choice is a pickle
+_SOURCES = {"file", "hf_hub_id", "state_dict", "url"}  # what an overlay says of weights goes to timm as it is
 
 # Mean and std of each channel of the pretraining data, pixels in 0..1.
 CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
@@ -36,12 +46,12 @@ STL10 = {"mean": (0.43, 0.42, 0.39), "std": (0.27, 0.26, 0.27)}  # rounded as in
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 _TAGS: dict[str, dict[str, Any]] = {
-    "star_resnet10t.cifar10": dict(size=32, **CIFAR10),
-    "star_resnet18.stl10": dict(size=96, **STL10),
-    "star_resnet18.tinyimagenet": dict(size=64, **TINY_IMAGENET),
-    "star_resnet50.in100": dict(size=224, **IMAGENET),
-    "star_vit_small_patch16_224.in100": dict(size=224, **IMAGENET),
-    "star_convnext_tiny.in100": dict(size=224, **IMAGENET),
+    "star_resnet10t.cifar10": dict(size=32, description="CIFAR-10", **CIFAR10),
+    "star_resnet18.stl10": dict(size=96, description="STL-10", **STL10),
+    "star_resnet18.tinyimagenet": dict(size=64, description="Tiny ImageNet", **TINY_IMAGENET),
+    "star_resnet50.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
+    "star_vit_small_patch16_224.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
+    "star_convnext_tiny.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
 }
 
 
@@ -60,13 +70,52 @@ def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
         first_conv=base.first_conv,
         classifier=base.classifier,
         num_classes=0,
+        file=_on_this_machine(name),  # so that timm lists the tag as pretrained
         **{"crop_pct": 1.0, "interpolation": "bicubic", "license": "apache-2.0", **row},  # resize to S, crop S
     )
+
+
+def _on_this_machine(tag: str) -> str | None:
+    """The file of a tag's weights if it is installed or in the package."""
+    place = zoo.find(tag)
+    return str(place / _WEIGHTS) if isinstance(place, Path) else None
+
+
+def _installed(tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
+    """The cfg and the model arguments of a tag in the local store, by its config.json. Raises NotAvailable."""
+    path = store.folder(tag) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        found = config["pretrained_cfg"]
+        row = {name: found[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in found}
+        row["license"] = found.get("license")  # not stated is not ours
+        architecture, _, name = tag.partition(".")
+        cfg = replace(_cfg(tag, int(found["input_size"][-1]), **row), architecture=architecture, tag=name)
+        return cfg, dict(config.get("model_args") or {})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise zoo.NotAvailable(
+            f"{path} can't be used ({error!r}): install {tag} again, or remove its folder"
+        ) from error
 
 
 def _stock_name(name: str) -> str:
     """timm's name of the architecture behind a star_* model."""
     return name.removeprefix(_PREFIX)
+
+
+def full_tag(name: str) -> str:
+    """`star_resnet18` with its default tag, and a name that has one as it is. Raises ValueError for no star_* name."""
+    if "." in name:
+        return name
+    if name not in default_cfgs:
+        raise ValueError(not_found("model", name, default_cfgs))
+    return f"{name}.{default_cfgs[name].tags[0]}"
+
+
+def place(name: str) -> Path | zoo.Repository:
+    """Where the files of a star_* model are, by its name with or without a tag."""
+    tag = full_tag(name)
+    return zoo.find(tag, _TAGS.get(tag, {}).get("hf_hub_id"))
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
@@ -76,32 +125,79 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
     def star_model(
         pretrained: bool = False,
-        pretrained_cfg: str | dict[str, Any] | None = None,
+        pretrained_cfg: Any = None,  # a tag's name, or a cfg as timm's schemas make it
         pretrained_cfg_overlay: dict[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> nn.Module:
+        by_tag = pretrained_cfg is None or isinstance(pretrained_cfg, str)
+        tag = f"{name}.{pretrained_cfg}" if by_tag and pretrained_cfg else full_tag(name)
+        if by_tag and tag in store.installed():
+            pretrained_cfg, arguments = _installed(tag)
+            kwargs = arguments | kwargs
         # Resolved here, since timm's entrypoint would look our tag up under its own name.
-        cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
-        if pretrained and not (cfg.has_weights or cfg.state_dict):
-            raise RuntimeError(_no_weights(f"{name}.{cfg.tag}" if cfg.tag else name))
+        cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=stock)
         # The stock architecture name goes into config.json when the model is saved: plain timm can load it.
-        return build(pretrained=pretrained, pretrained_cfg=replace(cfg, architecture=stock), **kwargs)
+        if not (pretrained and by_tag) or _SOURCES & set(pretrained_cfg_overlay or ()):
+            return build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
+        file = _fetch(tag, cache_dir)
+        with _told(tag, file):
+            model = build(pretrained=True, pretrained_cfg=replace(cfg, file=str(file)), **kwargs)
+            _check_complete(model, cfg, file)
+        return model
 
     star_model.__name__ = star_model.__qualname__ = name
     star_model.__doc__ = f"timm's {stock} without a classifier, pretrained with star-zoo: (B, 3, S, S) -> (B, D)."
     return star_model
 
 
-def _no_weights(name: str) -> str:
-    """The error for `pretrained=True` where there are no weights; timm's own would name the stock architecture."""
-    return (
-        f"No weights are published for {name} yet: pass pretrained=False, or "
-        "pretrained_cfg_overlay=dict(file=...) with a file of yours, or load a saved folder as 'local-dir:FOLDER', "
-        "or train it with `star-zoo pretrain`."
-    )
+def _fetch(tag: str, cache_dir: str | Path | None) -> Path:
+    """The file of a tag's weights; timm's own error would name the stock architecture and no way out."""
+    try:
+        return zoo.fetch(place(tag), _WEIGHTS, cache_dir)
+    except (FileNotFoundError, zoo.NotAvailable) as error:
+        raise zoo.NotAvailable(
+            f"no weights for {tag}: none in the local store ({store.folder(tag)}), none in the package, and {error}. "
+            f"Ways out: train it and `star-zoo install RUN {tag}`; `star-zoo convert` a released checkpoint with "
+            "--install; other repositories with STAR_ZOO_HUB_ORG=OWNER, a mirror with HF_ENDPOINT=URL; a file of yours "
+            "with pretrained_cfg_overlay=dict(file=...), a saved folder as 'local-dir:FOLDER'; or pretrained=False."
+        ) from error
 
 
-default_cfgs = generate_default_cfgs({name: _cfg(name, **row) for name, row in _TAGS.items()})  # timm reads this name
+@contextlib.contextmanager
+def _told(tag: str, file: Path) -> Iterator[None]:
+    """Damaged or foreign weights as one line."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise zoo.NotAvailable(f"{file}, the weights of {tag}, is not an intact safetensors file: {error}") from error
+    except RuntimeError as error:
+        if "load" not in str(error).partition("\n")[0]:
+            raise  # not about the weights
+        raise zoo.NotAvailable(f"{file} does not fit {tag}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_complete(model: nn.Module, cfg: PretrainedCfg, file: Path) -> None:
+    """Raises RuntimeError where weights are missing; timm lets them be missing as soon as there is a new classifier."""
+    classifiers = (cfg.classifier,) if isinstance(cfg.classifier, str) else tuple(cfg.classifier or ())
+    if getattr(model, "num_classes", 0) and classifiers:
+        with safe_open(file, framework="pt") as weights:
+            missing = set(model.state_dict()) - set(weights.keys())
+        if missing := {k for k in missing if not k.startswith(classifiers)}:
+            raise RuntimeError(f"could not load {', '.join(sorted(missing)[:3])}: not in the file")
+
+
+def _rows() -> dict[str, Any]:
+    """Every tag's cfg, those in the local store included; the first of an architecture carries timm's mark of it."""
+    rows: dict[str, Any] = {tag: _cfg(tag, **row) for tag, row in _TAGS.items()}
+    for tag in store.installed():
+        with contextlib.suppress(zoo.NotAvailable):  # a broken one says so when it is asked for, not at import
+            rows[tag] = _installed(tag)[0]
+    first = {tag.partition(".")[0]: tag for tag in reversed(rows)}
+    return {f"{tag}*" if first[tag.partition(".")[0]] == tag else tag: cfg for tag, cfg in rows.items()}
+
+
+default_cfgs = generate_default_cfgs(_rows())  # timm reads this name
 
 for _name in default_cfgs:
     globals()[_name] = register_model(_entrypoint(_name))

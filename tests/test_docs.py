@@ -35,7 +35,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = recipes.spirograph_tiny()
     torch.manual_seed(0)
     module, _ = build(recipe)
-    save_pretrained(where / EXPORT, module.backbone, module.objective, recipe=recipe.to_dict())
     results = {
         "training": {
             "steps": 1, "images": 64, "seconds": 1.0, "processes": 1, "device": "cpu",
@@ -43,8 +42,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "online": [{"step": 0, "epoch": 0.0, "r2": 0.125}, {"step": 1, "epoch": 1.0, "r2": 0.25}],
     }  # fmt: skip
-    text = card.render(recipe, module.backbone, results, EXPORT)
-    (where / EXPORT / "README.md").write_text(text, encoding="utf-8")
+    save_pretrained(where / EXPORT, module.backbone, module.objective, recipe=recipe.to_dict(), results=results)
+    card.write(where / EXPORT, f"local-dir:{EXPORT}")
     return where
 
 
@@ -62,7 +61,7 @@ def test_a_python_snippet_of_the_readme_runs(snippet: str, saved: Path) -> None:
 
 def test_the_python_snippets_of_a_card_run(saved: Path) -> None:
     snippets = blocks((saved / EXPORT / "README.md").read_text(encoding="utf-8"), "python")
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         run(snippet, saved)
 

@@ -16,8 +16,9 @@ from runs import assert_equal, command, exported, tiny
 from star_zoo import load_objective, objectives, save_pretrained
 from training.cli import main
 from training.config import Recipe
+from training.model_names import model_folder
 from training.pretrain import Run
-from training.pretrainer import Pretrainer, build, model_folder
+from training.pretrainer import Pretrainer, build
 
 QUIET = ("run.eval_every=0", "epochs=1", "data.limit=16")
 
@@ -90,7 +91,7 @@ def test_a_transformer_is_exported_at_the_size_of_its_views(tmp_path: Path):
 @pytest.mark.parametrize("folder", ["", "export"])
 def test_a_run_and_its_export_give_backbone_and_heads(finished: Path, folder: str):
     module, notes = build(starting_from(finished / folder))
-    assert notes == [f"backbone from {finished / folder}", f"heads from {finished / 'export'}"]
+    assert notes == [f"backbone from {finished / folder}", f"heads from {finished / folder}"]
     parts = {"model": state(module.backbone), "heads": state(module.objective)}
     assert_equal({f"{part}:{k}": v for part, tensors in parts.items() for k, v in tensors.items()}, exported(finished))
 
@@ -110,7 +111,7 @@ def test_a_run_and_its_export_give_backbone_and_heads(finished: Path, folder: st
 def test_heads_that_do_not_fit_start_afresh_with_a_note(finished: Path, settings, objective: str, note: str):
     torch.manual_seed(5)
     module, notes = build(starting_from(finished, *settings, objective=objective))
-    assert notes[1] == note.format(finished / "export")
+    assert notes[1] == note.format(finished)
     assert_equal(state(module.backbone), load_file(finished / "export" / "model.safetensors"))
     torch.manual_seed(5)
     fresh, _ = build(tiny(*settings).with_objective(objective))
@@ -133,7 +134,7 @@ def test_a_folder_without_heads_gives_the_backbone(tmp_path: Path):
 def test_a_continued_run_starts_where_the_other_ended(finished: Path, tmp_path: Path, capsys):
     assert main(command(tmp_path / "next", "--init-from", str(finished), settings=QUIET)) == 0
     told = capsys.readouterr().out
-    assert f"backbone from {finished}" in told and f"heads from {finished / 'export'}" in told
+    assert f"backbone from {finished}" in told and f"heads from {finished}" in told
     before, after = exported(finished), exported(tmp_path / "next")
     assert before.keys() == after.keys()
     assert not torch.equal(before["heads:heads.router.linear.weight"], after["heads:heads.router.linear.weight"])
@@ -164,7 +165,7 @@ def test_a_damaged_export_is_refused(finished: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["timm:nothing", "no_such_folder/x", "star_resnet10t.cifar10", "timm:test_resnet.nothing"]
+    "name", ["timm:nothing", "no_such_folder/x", "star_resnet18.stl10", "timm:test_resnet.nothing"]
 )
 def test_a_name_that_cannot_be_had_is_refused_in_one_line(name: str, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

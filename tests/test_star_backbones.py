@@ -14,7 +14,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from star_zoo import star_backbones
+from star_zoo import NotAvailable, star_backbones
 
 MODELS = timm.list_models("star_*")
 TAGS = timm.list_models("star_*", include_tags=True)
@@ -106,9 +106,16 @@ def test_a_cfg_takes_only_structure_from_timm(name):
     assert cfg.hf_hub_id is None or "@" in cfg.hf_hub_id, f"pin a revision: {cfg.hf_hub_id}"
 
 
-def test_published_tags_are_those_with_a_hub_id():
-    published = [name for name in TAGS if cfg_of(name).hf_hub_id]
-    assert timm.list_pretrained("star_*") == published
+def test_tags_are_listed_as_pretrained_where_weights_are_on_this_machine_or_pinned():
+    listed = [name for name in TAGS if cfg_of(name).hf_hub_id or isinstance(star_backbones.place(name), Path)]
+    assert timm.list_pretrained("star_*") == listed
+    assert "star_resnet10t.cifar10" in listed
+
+
+def test_the_default_tag_is_the_first_row_of_an_architecture():
+    for name in MODELS:
+        first = next(tag for tag in star_backbones._TAGS if tag.startswith(f"{name}."))
+        assert star_backbones.full_tag(name) == first == f"{name}.{cfg_of(name).tag}"
 
 
 def test_importing_adds_names_changes_none_of_timms_and_imports_no_training():
@@ -204,8 +211,9 @@ def weights(name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", [name for name in TAGS if not cfg_of(name).has_weights])
 def test_pretrained_without_weights_says_the_tag_and_the_ways_out(name):
-    with pytest.raises(RuntimeError, match=f"No weights are published for {name} yet.*file=.*local-dir:.*star-zoo"):
+    with pytest.raises(NotAvailable, match=f"no weights for {name}: .*local store.*in the package.*Ways out: ") as told:
         timm.create_model(name, pretrained=True)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", TAGS)

@@ -1,43 +1,187 @@
-"""The card of an exported model: its README.md, filled from what the run itself recorded, never by hand."""
+"""The card of a saved model: its README.md, filled from the files beside it, never by hand.
 
+What a number means stands in TEMPLATE.md or here; the numbers themselves come from config.json, recipe.json and
+results.json. A line whose number none of them holds is left out.
+"""
+
+import json
+import re
 import string
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from .config import Recipe
+import timm
+from huggingface_hub import EvalResult, ModelCardData
+
+from star_zoo import objectives
+from star_zoo.files import write_text
+
+from . import provenance
 
 TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "TEMPLATE.md"  # the wheel keeps this layout
+TAGS = ["image-feature-extraction", "timm", "transformers", "self-supervised-learning", "equivariance", "star-zoo"]
 
 
-def render(recipe: Recipe, backbone: Any, results: dict[str, Any], folder: Path) -> str:
-    """The card's Markdown for a backbone that the recipe made, with the results that a finished run gives."""
-    cost = results["training"]
-    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=f"{recipe.name}, {recipe.objective}",
-        architecture=recipe.backbone.removeprefix("star_").partition(".")[0],
-        parameters=f"{sum(p.numel() for p in backbone.parameters()) / 1e6:.1f}",
-        features=backbone.head_hidden_size,
-        objective=recipe.objective,
-        data=Path(recipe.data.source).name,
-        size=recipe.policy.size,
-        folder=folder.as_posix(),
-        recipe=recipe.name,
-        images=f"{cost['images']:,}",
-        steps=f"{cost['steps']:,}",
-        hours=f"{cost['seconds'] / 3600:.2f}",
-        processes=cost["processes"],
-        device=cost["device"].upper(),
-        torch=cost["versions"]["torch"],
-        timm=cost["versions"]["timm"],
-        evaluations=_evaluations(results["online"]),
+def write(folder: Path, name: str | None = None) -> Path:
+    """Writes a saved folder's card; gives its path."""
+    write_text(folder / "README.md", render(folder, name))
+    return folder / "README.md"
+
+
+def render(folder: Path, name: str | None = None) -> str:
+    """A saved folder's card in Markdown; `name` is what its snippets load it by, the folder itself if None.
+
+    Raises ValueError or OSError where the folder's files can't be read.
+    """
+    name = name or f"local-dir:{folder.as_posix()}"
+    config, recipe, results, heads = (
+        _read(folder / f"{file}.json") for file in ("config", "recipe", "results", "heads")
     )
+    model: Any = timm.create_model(f"local-dir:{folder}", device="meta")
+    title = name.rpartition("/")[2].partition("@")[0] if name.startswith("hf-hub:") else _title(config, recipe, heads)
+    data = provenance.of(recipe["data"]["source"]) if recipe else None
+    text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        front_matter=_front_matter(title, config, data, results),
+        title=title,
+        name=name,
+        about=_about(config, heads, data),
+        architecture=config["architecture"],
+        parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
+        features=config["num_features"],
+        size=config["pretrained_cfg"]["input_size"][-1],
+        heads=_heads(heads, recipe, name),
+        results=_results(results),
+        training=_training(recipe, results),
+        figures=_figures(folder),
+        licence=_licence(config, data, results),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)  # parts that are empty leave no gap
 
 
-def _evaluations(online: list[dict[str, Any]]) -> str:
-    if not online:
-        return "Nothing was measured: the images had no held-out labels."
-    first, last = online
-    names = [name for name in last if name not in ("step", "epoch")]
-    rows = [f"| {name} | {first[name]:.3f} | {last[name]:.3f} |" for name in names]
-    head = "Frozen features on held-out images, measured online during the run (at most 5,000 and 2,000 images):"
-    return "\n".join((head, "", "| metric | untrained | trained |", "|---|---|---|", *rows))
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _title(config: dict[str, Any], recipe: dict[str, Any], heads: dict[str, Any]) -> str:
+    return f"{recipe.get('name', config['architecture'])}-{heads.get('objective', 'backbone')}"
+
+
+def _front_matter(title: str, config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
+    """The YAML block; the Hub groups results by data set, so the protocol's name is in each metric's."""
+    licence = config["pretrained_cfg"].get("license")
+    evaluations = [
+        EvalResult(
+            task_type="image-feature-extraction",
+            dataset_type=record["data"],
+            dataset_name=record["data"],
+            metric_type=record["protocol"],
+            metric_name=metric,
+            metric_value=found["value"],
+        )
+        for record in results.get("evaluations", [])
+        for metric, found in record["metrics"].items()
+    ]
+    card = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-feature-extraction",
+        tags=TAGS,
+        license=licence or "other",
+        license_name=None if licence else "not-stated",
+        datasets=[data.hub_id] if data and data.hub_id else None,
+        model_name=title,
+        eval_results=evaluations or None,
+    )
+    return card.to_yaml().strip()
+
+
+def _about(config: dict[str, Any], heads: dict[str, Any], data: Any) -> str:
+    if not heads:
+        return f"{config['architecture']} of timm" + (f", pretrained on {data.title}." if data else ".")
+    method = (sys.modules[objectives.find(heads["objective"]).__module__].__doc__ or "").partition("\n")[0]
+    return f"{config['architecture']} of timm, pretrained without labels{f' on {data.title}' if data else ''}. {method}"
+
+
+def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
+    if not heads:
+        return "This model was saved without heads."
+    experts = heads["settings"].get("num_experts")
+    bank = f", {experts} experts," if experts else ""
+    source, backbone = name.removeprefix("local-dir:"), recipe.get("backbone", "NAME")
+    return textwrap.dedent(f'''\
+        The heads{bank} and the augmentation policy lie beside the backbone: for the loss that the model was trained
+        with, for its embeddings, and to go on pretraining with star-zoo.
+
+        ```python
+        import star_zoo, timm, torch
+
+        backbone = timm.create_model("{name}", pretrained=True)
+        objective = star_zoo.load_objective("{source}")
+        fields = objective.policy.fields  # what the heads are told of a view
+        features = backbone(torch.rand(4, 3, *backbone.pretrained_cfg["input_size"][1:]))
+        embeddings = objective.eval().heads(features)
+        ```
+
+        ```bash
+        star-zoo pretrain folder --data path/to/images --init-from {source} --set backbone={backbone}
+        ```''')
+
+
+def _results(results: dict[str, Any]) -> str:
+    records = results.get("evaluations", [])
+    rows = [
+        f"| {metric} | {record['data']} | {_images(record)} | {record['seed']} | {_value(found)} |"
+        for record in records
+        for metric, found in record["metrics"].items()
+    ]
+    parts = []
+    if rows:
+        about = "Intervals are over the test images or tasks of one pretraining run, not over runs."
+        head = f"{about}\n\n| metric | data | images | seed | value [95 % interval] |\n|---|---|---|---|---|"
+        parts.append("\n".join([head, *rows]))
+    if online := results.get("online"):
+        first, last = online
+        lines = [f"| {k} | {first[k]:.3f} | {last[k]:.3f} |" for k in last if k not in ("step", "epoch")]
+        head = "Before and after the run, on held-out images:\n\n| metric | untrained | trained |\n|---|---|---|"
+        parts.append("\n".join([head, *lines]))
+    return "\n\n".join(parts) or "Nothing was measured."
+
+
+def _images(record: dict[str, Any]) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in record["images"].items())
+
+
+def _value(found: dict[str, Any]) -> str:
+    interval = f" [{found['low']:.4g}, {found['high']:.4g}]" if found["low"] is not None else ""
+    return f"{found['value']:.4g}{interval}"
+
+
+def _training(recipe: dict[str, Any], results: dict[str, Any]) -> str:
+    lines = []
+    if recipe:
+        setting = f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']['name']}"
+        lines.append(f"The recipe `{recipe['name']}`: {setting}; `recipe.json` says all of it.")
+    if cost := results.get("training"):
+        hours = f"{cost['seconds'] / 3600:.2f} hours on {cost['processes']} {cost['device'].upper()} process(es)"
+        versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
+        lines.append(f"{cost['images']:,} images in {cost['steps']:,} steps, {hours}; {versions}.")
+    if released := results.get("released"):
+        lines.append(f"Converted from the authors' released `{released['file']}` (sha256 `{released['sha256']}`).")
+    return "\n\n".join(lines) or "Not recorded."
+
+
+def _figures(folder: Path) -> str:
+    pictures = sorted(p.name for p in folder.glob("*.png"))
+    return "\n".join(f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures)
+
+
+def _licence(config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
+    licence = config["pretrained_cfg"].get("license")
+    if licence:
+        weights = f"The weights are published under {licence}."
+    elif results.get("released"):
+        weights = "The weights are the authors' own; their repository states no licence."
+    else:
+        weights = "Whoever published these weights stated no licence."
+    return weights + (f" The pretraining images are {data.title}. {data.terms}" if data else "")

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,9 +11,11 @@ from . import commands
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; gives the exit code. What a user can mend ends in one line, not in a traceback."""
-    from .pretrain import Diverged, Stopped  # after argument errors: importing torch takes seconds
-
     arguments = parser().parse_args(argv)
+    from star_zoo import NotAvailable
+
+    from .pretrain import Diverged, Stopped  # after argument errors: they are told at once
+
     try:
         arguments.module.run(arguments)
     except Stopped as stopped:
@@ -21,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, Diverged) as error:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` had enough; not an error
+        return 0
+    except (ValueError, OSError, ImportError, NotAvailable, Diverged) as error:
         print(f"star-zoo: {error}", file=sys.stderr)
         return 1
     return 0

@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from star_zoo import objectives
@@ -94,6 +95,13 @@ class Recipe:
         """As plain data, for JSON; `from_dict` is the way back."""
         return json.loads(json.dumps({**dataclasses.asdict(self), "policy": self.policy.to_dict()}))
 
+    def published(self) -> dict[str, Any]:
+        """As `to_dict`, without the folders of this machine: images and start keep their names alone."""
+        made = self.to_dict()
+        made["data"]["source"] = _name_alone(self.data.source)
+        made["init_from"] = self.init_from and _name_alone(self.init_from)
+        return made
+
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "Recipe":
         """Builds a recipe from `to_dict`'s data. Raises ValueError naming a wrong field and the right ones."""
@@ -146,6 +154,13 @@ def _parse(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _name_alone(place: str) -> str:
+    kind, mark, rest = place.partition(":")
+    if mark and "/" not in kind:  # torchvision:STL10@/data/stl10
+        return f"{kind}:{rest.partition('@/')[0]}"
+    return Path(place).name if Path(place).exists() else place
 
 
 def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:

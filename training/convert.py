@@ -1,5 +1,7 @@
 """The authors' released checkpoints as folders of ours, and back."""
 
+import dataclasses
+import hashlib
 from pathlib import Path
 
 import torch
@@ -8,6 +10,7 @@ from safetensors.torch import load_file
 from star_zoo import load_objective, objectives, released, save_pretrained
 from star_zoo.files import replacing
 
+from . import card
 from .config import Recipe
 from .pretrainer import build_backbone
 
@@ -21,7 +24,7 @@ def convert(checkpoint: Path, recipe: Recipe, out: Path) -> None:
     backbone_state, objective_state = released.from_released(released.read_checkpoint(checkpoint))
     backbone = build_backbone(recipe)
     num_experts = len(objective_state["heads.experts.weight2"])
-    objective = objectives.build("star", backbone.num_features, recipe.policy, num_experts=num_experts)
+    objective = objectives.build("star", backbone.head_hidden_size, recipe.policy, num_experts=num_experts)
     statistics = {k: v for k, v in objective.state_dict().items() if ".standardize." in k}
     try:
         backbone.load_state_dict(backbone_state)
@@ -29,7 +32,17 @@ def convert(checkpoint: Path, recipe: Recipe, out: Path) -> None:
     except RuntimeError as error:
         told = " ".join(str(error).split())
         raise ValueError(f"{checkpoint} does not fit the recipe {recipe.name}: {told[:500]}") from error
-    save_pretrained(out, backbone, objective, model_args=recipe.backbone_args)
+    released_from = {"file": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
+    recipe = dataclasses.replace(recipe, objective_args={"num_experts": num_experts})
+    save_pretrained(
+        out,
+        backbone,
+        objective,
+        model_args=recipe.backbone_args,
+        recipe=recipe.published(),
+        results={"released": released_from},
+    )
+    card.write(out)
 
 
 def convert_back(folder: Path, out: Path) -> None:

@@ -13,7 +13,7 @@ from star_zoo.files import write_json
 
 from . import evals
 from .data.splits import Splits
-from .pretrainer import model_folder
+from .model_names import model_folder
 from .subject import Subject
 
 _SAME = ("protocol", "model", "data", "seed")  # a new record of the same replaces the old one

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import star_zoo
 from star_zoo import View, save_pretrained
-from star_zoo.files import write_json, write_text
+from star_zoo.files import write_json
 
 from . import card
 from .checkpoint import Checkpoint, Checkpoints
@@ -256,10 +256,10 @@ class Run:
                     self.pretrainer.backbone,
                     self.pretrainer.objective,
                     model_args=self.recipe.backbone_args,
-                    recipe=self.recipe.to_dict(),
+                    recipe=self.recipe.published(),
                     results=results,
                 )
-                write_text(export / "README.md", card.render(self.recipe, self.pretrainer.backbone, results, export))
+                card.write(export)
             except (OSError, SafetensorError) as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()

@@ -5,7 +5,6 @@ Letters: B images, V views of an image, S view size, P augmentation parameters.
 
 import difflib
 import math
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -13,9 +12,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from star_zoo import Objective, Policy, load_objective, objectives
+from star_zoo import Objective, Policy, objectives
 
 from .config import Recipe
+from .model_names import saved_objective, timm_name
 
 
 class Pretrainer(nn.Module):
@@ -100,8 +100,7 @@ def one_line(error: Exception) -> str:
 def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
     """Loads the start of a continued pretraining into a backbone and, where they fit, heads."""
     assert recipe.init_from is not None
-    folder = model_folder(recipe.init_from)
-    name = f"local-dir:{folder}" if folder else recipe.init_from.removeprefix("timm:")
+    name = timm_name(recipe.init_from)
     size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples the positions of a transformer
     try:
         start = timm.create_model(
@@ -117,30 +116,18 @@ def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
             f"choose its own with --set backbone=NAME: {one_line(error)}"
         ) from error
     notes = [f"backbone from {recipe.init_from}"]
-    if folder and (folder / "heads.json").is_file():
-        notes.append(_init_heads(objective, folder))
+    if saved := saved_objective(recipe.init_from):
+        notes.append(_init_heads(objective, saved, recipe.init_from))
     return notes
 
 
-def _init_heads(objective: Objective, folder: Path) -> str:
-    saved = load_objective(folder)
+def _init_heads(objective: Objective, saved: Objective, name: str) -> str:
     if saved.config["objective"] != objective.config["objective"]:
-        return f"fresh heads: those in {folder} are of {saved.config['objective']}"
+        return f"fresh heads: those in {name} are of {saved.config['objective']}"
     if saved.policy.fields != objective.policy.fields:
-        return f"fresh heads: those in {folder} know the parameters {', '.join(saved.policy.fields)}"
+        return f"fresh heads: those in {name} know the parameters {', '.join(saved.policy.fields)}"
     ours, theirs = ({name: t.shape for name, t in o.state_dict().items()} for o in (objective, saved))
     if ours != theirs:  # compared first, for load_state_dict takes what fits before it raises
-        return f"fresh heads: those in {folder} have other sizes"
+        return f"fresh heads: those in {name} have other sizes"
     objective.load_state_dict(saved.state_dict())
-    return f"heads from {folder}"
-
-
-def model_folder(name: str) -> Path | None:
-    """The folder with an exported model that a name means: an export, or a run that has one; None for other names."""
-    folder = Path(name.removeprefix("local-dir:"))
-    for candidate in (folder, folder / "export"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if folder.is_dir():
-        raise ValueError(f"{folder} holds no exported model; give a finished run or a folder with a config.json")
-    return None
+    return f"heads from {name}"

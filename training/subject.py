@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import star_zoo
 from star_zoo import Objective, Policy
 from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
 from star_zoo.files import replacing
 
 from .data import Source
 from .features import Labelled, Preprocess, extract, pixels, timm_view
-from .pretrainer import model_folder
+from .model_names import saved_objective, timm_name
+from .pretrainer import one_line
 
 
 class Subject:
@@ -95,20 +95,11 @@ def load(name: str, seed: int = 0, cache: Path | None = None) -> Subject:
     if name == "pixels":
         return Subject(name, nn.Flatten(), pixels(32), cache=cache)
     untrained = name.startswith("untrained:")
-    folder = model_folder(name)
-    timm_name = f"local-dir:{folder}" if folder else name.removeprefix("untrained:").removeprefix("timm:")
     if untrained:
         torch.manual_seed(seed)
     try:
-        backbone = timm.create_model(timm_name, pretrained=not untrained, num_classes=0)
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(f"model {name!r} can't be loaded: {error}") from error
-    objective = None if untrained else _objective(str(folder or timm_name))
-    return Subject(name, backbone, timm_view(backbone), objective, cache)
-
-
-def _objective(name: str) -> Objective | None:
-    try:
-        return star_zoo.load_objective(name)
-    except FileNotFoundError:
-        return None  # a backbone alone, as most timm models are
+        known_as = timm_name(name.removeprefix("untrained:"))
+        backbone = timm.create_model(known_as, pretrained=not untrained, num_classes=0)
+    except (AssertionError, LookupError, OSError, RuntimeError) as error:
+        raise ValueError(f"model {name!r} can't be loaded: {one_line(error)}") from error
+    return Subject(name, backbone, timm_view(backbone), None if untrained else saved_objective(name), cache)

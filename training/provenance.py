@@ -1,0 +1,35 @@
+"""What is known of the data sets that recipes name: titles, ids on the Hub, terms. For cards, which must say them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class DataSet(NamedTuple):
+    """A public data set; `terms` is a full sentence."""
+
+    title: str
+    hub_id: str | None
+    terms: str
+
+
+_RESEARCH = "Its terms allow non-commercial research and education only (image-net.org)."
+_KNOWN = {
+    "cifar10": DataSet("CIFAR-10", "uoft-cs/cifar10", "Its authors state no licence (Krizhevsky, 2009)."),
+    "cifar100": DataSet("CIFAR-100", "uoft-cs/cifar100", "Its authors state no licence (Krizhevsky, 2009)."),
+    "stl10": DataSet("STL-10", None, "Drawn from ImageNet by its authors (Coates et al., 2011), who state no licence."),
+    "tinyimagenet": DataSet("Tiny ImageNet", "zh-plus/tiny-imagenet", _RESEARCH),
+    "imagenet100": DataSet("ImageNet-100", None, _RESEARCH),
+    "imagenet": DataSet("ImageNet", "ILSVRC/imagenet-1k", _RESEARCH),
+    "spirograph": DataSet("Spirographs", None, "Computed by star-zoo itself; no terms."),
+}
+
+
+def of(source: str) -> DataSet:
+    """The data set that a recipe's `data.source` names; of an unknown one no more than its name is said."""
+    kind, _, rest = source.rpartition(":")
+    name = Path("spirograph" if kind == "spirograph" else rest.partition("@")[0]).name
+    plain = "".join(c for c in name.partition(".")[0].lower() if c.isalnum())
+    for known in sorted(_KNOWN, key=len, reverse=True):  # cifar100 before cifar10
+        if plain.startswith(known):
+            return _KNOWN[known]
+    return DataSet(name, None, "Its terms are not known to star-zoo; whoever publishes this model must state them.")

@@ -1,0 +1,192 @@
+"""The page about runs: what it shows are the records' numbers, with words for every picture, and no link elsewhere."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from runs import pictures
+from star_zoo import objectives, save_pretrained
+from training.cli import main
+from training.data.splits import Splits
+from training.report.shown import gather
+from twins import POLICY, backbone
+
+WORDS = {"training", "features", "experts", "embeddings", "augmentation", "invariant", "neighbours"}  # of the titles
+
+
+def number(value: float, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "low": low, "high": high}
+
+
+def records(data: Splits, accuracy: float) -> list[dict[str, Any]]:
+    """One of every kind that the page draws from, as training/evaluate.py writes them."""
+    shared = {"model": "m", "data": data.name, "seed": 0, "images": {"test": 16}}
+    shared |= {"data_fingerprint": {"test": data.test.fingerprint}}
+    curve = {"strengths": [0.5, 1.5], "unit": "x", "cosine": [0.25, 0.75], "mahalanobis": [1, 2]}
+    rows = [[0, 1, 2], [2, 1, 0]]
+    details = {
+        "linear": ({"Linear top-1": number(accuracy, accuracy - 0.01, accuracy + 0.01)}, {}),
+        "knn": ({"20-NN top-1": number(0.5)}, {}),
+        "redundancy": ({}, {"canonical correlations": [0.75, 0.25]}),
+        "equivariance": ({}, {"params": ["top", "hue"], "R2": {"pair, features": [0.125, 0.875]}}),
+        "invariance": ({}, {"curves": {"rotation": curve, "grayscale": {**curve, "strengths": [1], "cosine": [0.5]}}}),
+        "routing": (
+            {},
+            {
+                "tasks": ["invariant", "equivariant"],
+                "weights": [[0.125, 0.875], [0.625, 0.375]],
+                "neighbours": {"queries": [0, 3], "invariant": rows, "equivariant": rows},
+            },
+        ),
+    }
+    return [{"protocol": p, "metrics": m, "details": d, **shared} for p, (m, d) in details.items()]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Splits:
+    for split in ("train", "test"):
+        pictures(tmp_path / "images" / split, 8)
+    return Splits(str(tmp_path / "images"))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, data: Splits) -> list[Path]:
+    """Two finished runs that differ in their accuracy, in a name that HTML must escape, and in the second's log."""
+    made = []
+    for name, accuracy in (("star", 0.625), ("sim<clr>", 0.5)):
+        run = tmp_path / name
+        torch.manual_seed(0)
+        model = backbone()
+        objective = objectives.build("star", model.num_features, POLICY, num_experts=2)
+        save_pretrained(run / "export", model, objective, results={"evaluations": records(data, accuracy)})
+        lines = [{"step": 0, "epoch": 0.0, "knn1": 0.25}, {"step": 1, "loss": 9.5}, {"step": 2, "loss": 4.5}]
+        lines.append({"step": 2, "epoch": 1.0, "knn1": 0.75})
+        (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        made.append(run)
+    return made
+
+
+class Page(HTMLParser):
+    """What a reader sees: titles, pictures with their words, cells of tables."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.titles: list[str] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.cells: list[str] = []
+        self.links: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        if tag == "img":
+            self.pictures.append(known)
+        self.links += [str(known[name]) for name in ("src", "href") if name in known]
+        self._open.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] in (["h2"], ["h3"]):
+            self.titles.append(data)
+        if self._open[-1:] in (["td"], ["th"]):
+            self.cells.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+
+def write(tmp_path: Path, *arguments: object) -> Page:
+    out = tmp_path / "report.html"
+    assert main(["report", *map(str, arguments), "--out", str(out)]) == 0
+    return Page(out.read_text(encoding="utf-8"))
+
+
+def test_a_page_shows_what_was_recorded_of_several_runs(tmp_path: Path, runs: list[Path], data: Splits):
+    page = write(tmp_path, *runs, "--data", data.spec)
+    assert all(any(word in title for title in page.titles) for word in WORDS)
+    assert "62.5 [61.5, 63.5]" in page.cells and "50.0 [49.0, 51.0]" in page.cells
+    for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125"):
+        assert value in page.cells, value
+    assert "sim<clr>" in page.cells  # escaped on its way
+    assert len(page.pictures) == 6 + 2
+    assert all(len(str(picture["alt"])) > 30 for picture in page.pictures)
+
+
+def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path, runs: list[Path], data: Splits):
+    page = write(tmp_path, *runs, "--data", data.spec)
+    assert page.links and all(link.startswith("data:") for link in page.links)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in text and not re.findall(r"https?://", text)
+
+
+def test_a_single_run_gets_its_figures_beside_its_model_and_in_its_card(tmp_path: Path, runs: list[Path]):
+    write(tmp_path, runs[0])
+    shown = {path.name for path in (runs[0] / "export").glob("*.png")}
+    assert {"loss.png", "online.png", "routing.png", "canonical.png", "parameters.png", "invariance.png"} == shown
+    for name in shown:
+        Image.open(runs[0] / "export" / name).verify()
+        assert f"]({name})" in (runs[0] / "export" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_results_file_shows_its_models(tmp_path: Path, data: Splits):
+    path = tmp_path / "results.json"
+    evaluations = [{**r, "model": name} for name in ("a", "untrained:b") for r in records(data, 0.5)]
+    path.write_text(json.dumps({"evaluations": evaluations}))
+    assert [model.label for model in gather([str(path)])] == ["a", "untrained:b"]
+    assert "not measured" not in write(tmp_path, path).cells
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path, runs: list[Path], data: Splits):
+    path = runs[1] / "export" / "results.json"
+    other = [{**r, "data": "elsewhere"} for r in records(data, 0.75) if r["protocol"] == "linear"]
+    path.write_text(json.dumps({"evaluations": other}))
+    page = write(tmp_path, *runs)
+    assert page.cells.count("not measured") == 2
+
+
+def test_images_that_are_others_are_refused(tmp_path: Path, runs: list[Path], data: Splits, capsys):
+    pictures(tmp_path / "other" / "images" / "test", 6)
+    pictures(tmp_path / "other" / "images" / "train", 6)
+    assert main(["report", str(runs[0]), "--data", str(tmp_path / "other" / "images"), "--out", "x.html"]) == 1
+    assert "doesn't hold the images that star was measured on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [("{}", "to show; run `star-zoo eval all` first"), ("[", "is not a results.json")]
+)
+def test_nothing_to_show_is_said(tmp_path: Path, capsys, content: str, told: str):
+    (tmp_path / "results.json").write_text(content)
+    assert main(["report", str(tmp_path / "results.json"), "--out", str(tmp_path / "x.html")]) == 1
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("width", [390, 1000])
+def test_a_browser_shows_it_without_complaint(tmp_path: Path, runs: list[Path], data: Splits, width: int):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium here; Debian's package `chromium` has it")
+    write(tmp_path, *runs, "--data", data.spec)
+    # what the page measures of itself is put where --dump-dom shows it
+    check = (
+        "<script>onload = () => document.body.dataset.found = JSON.stringify(["
+        "document.documentElement.scrollWidth <= innerWidth, "
+        "[...document.images].every(i => i.complete && i.naturalWidth > 0), document.images.length])</script>"
+    )
+    page = tmp_path / "checked.html"
+    page.write_text((tmp_path / "report.html").read_text(encoding="utf-8").replace("</body>", check + "</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [chromium, *flags, f"--window-size={width},2000", "--enable-logging=stderr", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    (found,) = re.findall(r'data-found="([^"]+)"', done.stdout)
+    assert json.loads(found.replace("&quot;", '"')) == [True, True, 8]

@@ -1,0 +1,37 @@
+"""Tables: how well frozen features do on each data set, by every protocol that gives an accuracy."""
+
+from typing import Any, NamedTuple
+
+from .shown import Shown
+
+_PROTOCOLS = ("linear", "knn", "few_shot", "label_fraction", "fine_tune", "detection")
+
+
+class Table(NamedTuple):
+    """Cells are text; the first column names the row."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def transfer(models: list[Shown]) -> list[Table]:
+    """One table a metric: models by data sets, per cent with their 95 % intervals."""
+    cells: dict[str, dict[tuple[str, str], str]] = {}
+    for model in models:
+        for record in model.evaluations:
+            for metric, found in record["metrics"].items() if record["protocol"] in _PROTOCOLS else ():
+                cells.setdefault(metric, {})[model.label, record["data"]] = _per_cent(found)
+    tables = []
+    for metric, known in sorted(cells.items()):
+        sets = sorted({data for _, data in known})
+        rows = [[m.label, *(known.get((m.label, data), "not measured") for data in sets)] for m in models]
+        tables.append(
+            Table(f"{metric}, %", ["model", *sets], [row for row in rows if set(row[1:]) != {"not measured"}])
+        )
+    return tables
+
+
+def _per_cent(found: dict[str, Any]) -> str:
+    interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    return f"{100 * found['value']:.1f}{interval}"

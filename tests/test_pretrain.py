@@ -73,6 +73,8 @@ def test_a_run_leaves_its_recipe_its_log_its_checkpoints_and_its_export(tmp_path
     assert json.loads((tmp_path / "export" / "results.json").read_text()) == results
     assert results["training"]["steps"] == STEPS and results["training"]["images"] == 8 * STEPS
     assert [e["step"] for e in results["online"]] == [0, STEPS]
+    assert [e["step"] for e in entries(tmp_path, "router")] == [0, EPOCH, STEPS]
+    assert all(sum(task) == pytest.approx(1) for e in entries(tmp_path, "router") for task in e["router"])
     for entry in entries(tmp_path):
         assert entry["loss"] == pytest.approx(entry["invariant"] + entry["equivariant"], rel=1e-6)
         assert entry["images_per_second"] > 0 and 0 <= entry["data_wait"] <= 1

@@ -69,6 +69,7 @@ def runs(tmp_path: Path, data: Splits) -> list[Path]:
         save_pretrained(run / "export", model, objective, results={"evaluations": records(data, accuracy)})
         lines = [{"step": 0, "epoch": 0.0, "knn1": 0.25}, {"step": 1, "loss": 9.5}, {"step": 2, "loss": 4.5}]
         lines.append({"step": 2, "epoch": 1.0, "knn1": 0.75})
+        lines += [{"step": 2 * e, "epoch": float(e), "router": [[0.5, 0.5], [e / 4, 1 - e / 4]]} for e in (0, 1)]
         (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         made.append(run)
     return made
@@ -117,7 +118,7 @@ def test_a_page_shows_what_was_recorded_of_several_runs(tmp_path: Path, runs: li
     for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125"):
         assert value in page.cells, value
     assert "sim<clr>" in page.cells  # escaped on its way
-    assert len(page.pictures) == 6 + 2
+    assert len(page.pictures) == 7 + 2
     assert all(len(str(picture["alt"])) > 30 for picture in page.pictures)
 
 
@@ -131,7 +132,15 @@ def test_a_page_needs_nothing_from_elsewhere(tmp_path: Path, runs: list[Path], d
 def test_a_single_run_gets_its_figures_beside_its_model_and_in_its_card(tmp_path: Path, runs: list[Path]):
     write(tmp_path, runs[0])
     shown = {path.name for path in (runs[0] / "export").glob("*.png")}
-    assert {"loss.png", "online.png", "routing.png", "canonical.png", "parameters.png", "invariance.png"} == shown
+    assert {
+        "loss.png",
+        "online.png",
+        "routing.png",
+        "canonical.png",
+        "parameters.png",
+        "invariance.png",
+        "usage.png",
+    } == shown
     for name in shown:
         Image.open(runs[0] / "export" / name).verify()
         assert f"]({name})" in (runs[0] / "export" / "README.md").read_text(encoding="utf-8")
@@ -189,4 +198,4 @@ def test_a_browser_shows_it_without_complaint(tmp_path: Path, runs: list[Path], 
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
     (found,) = re.findall(r'data-found="([^"]+)"', done.stdout)
-    assert json.loads(found.replace("&quot;", '"')) == [True, True, 8]
+    assert json.loads(found.replace("&quot;", '"')) == [True, True, 9]

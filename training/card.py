@@ -35,7 +35,14 @@ def render(folder: Path, name: str | None = None) -> str:
 
     Raises ValueError or OSError where the folder's files can't be read.
     """
-    name = name or f"local-dir:{folder.as_posix()}"
+    try:
+        return _render(folder, name or f"local-dir:{folder.as_posix()}")
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(f"the files in {folder} make no card: {type(error).__name__}, {told}") from error
+
+
+def _render(folder: Path, name: str) -> str:
     config, recipe, results, heads = (
         _read(folder / f"{file}.json") for file in ("config", "recipe", "results", "heads")
     )
@@ -48,6 +55,7 @@ def render(folder: Path, name: str | None = None) -> str:
         name=name,
         about=_about(config, heads, data),
         architecture=config["architecture"],
+        classifier=f"with a classifier of {classes} classes" if (classes := config["num_classes"]) else "no classifier",
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
         features=config["num_features"],
         size=config["pretrained_cfg"]["input_size"][-1],
@@ -61,7 +69,10 @@ def render(folder: Path, name: str | None = None) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise TypeError(f"{path.name} is no JSON object")
+    return found
 
 
 def _title(config: dict[str, Any], recipe: dict[str, Any], heads: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What there is: every tag of the zoo and of the local store, as a table. Nothing is downloaded or asked."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,20 @@ def _row(tag: str) -> tuple[str, ...]:
         return (tag, where, "-", licence if place.revision else "-", data, "-")
     size = sum((place / name).stat().st_size for name in store.FILES if (place / name).is_file())
     where = "embedded" if place.parent == zoo.EMBEDDED else "local"
-    return (tag, where, f"{size / 1e6:.1f}", licence, _data(place) or data, _measured(_read(place / "results.json")))
+    told = _told(_data, place / "recipe.json") or data, _told(_measured, place / "results.json") or "-"
+    return (tag, where, f"{size / 1e6:.1f}", licence, *told)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _told(read: Callable[[Any], str], path: Path) -> str:
+    """What `read` finds in a JSON file; nothing where the file isn't there, or is another's and says other things."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
+        return ""
 
 
-def _data(folder: Path) -> str:
-    source = _read(folder / "recipe.json").get("data", {}).get("source", "")
-    return Path(source).stem
+def _data(recipe: dict[str, Any]) -> str:
+    return Path(recipe["data"]["source"]).stem
 
 
 def _measured(results: dict[str, Any]) -> str:
@@ -52,4 +54,4 @@ def _measured(results: dict[str, Any]) -> str:
         for name, metric in record["metrics"].items()
     ]
     more = f", {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-    return ", ".join(told[:_SHOWN]) + more or "-"
+    return ", ".join(told[:_SHOWN]) + more

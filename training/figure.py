@@ -14,13 +14,15 @@ from torch import Tensor
 
 from star_zoo import Policy
 
+from .logbook import evaluations_of
+
 
 def draw(path: Path, views: Tensor, policy: Policy, entries: list[dict[str, Any]], weights: Tensor | None) -> None:
     """Writes a PNG: views (rows, V, 3, S, S) normalised, log entries, mean router weights (T, E) or None."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
     _views(axes[0, 0], views, policy)
     _losses(axes[0, 1], [e for e in entries if "loss" in e])
-    _evaluations(axes[1, 0], [e for e in entries if "loss" not in e])
+    _evaluations(axes[1, 0], evaluations_of(entries))
     _routing(axes[1, 1], weights)
     figure.savefig(path, dpi=120)
     plt.close(figure)

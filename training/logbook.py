@@ -59,3 +59,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return entries
+
+
+def evaluations_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those entries of a log that hold what was measured on frozen features."""
+    return [entry for entry in entries if not {"loss", "router"} & entry.keys()]

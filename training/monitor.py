@@ -1,15 +1,20 @@
-"""How good the features are while they are trained: one number from held-out images, in seconds."""
+"""What becomes of a model while it is trained: a few numbers from some of its images, in seconds.
 
-from torch import nn
+Letters: T tasks, E experts.
+"""
 
-from star_zoo import Policy
+from torch import Tensor, nn
+
+from star_zoo import Objective, Policy
+from star_zoo.heads import StarHeads
 
 from .data import Source
 from .data.subset import spread
 from .evals import knn, regression
-from .features import base_view, drawn_view, extract
+from .features import base_view, drawn_view, evaluating, extract
 
 _BANK, _QUERIES = 5000, 2000  # images: keeps an online evaluation to a few seconds for a small backbone
+_ROUTED = 512  # images over which router weights are averaged
 
 
 class Monitor:
@@ -34,3 +39,13 @@ class Monitor:
             for k in (1, 20)
             if k <= len(bank)
         }
+
+
+def router_weights(backbone: nn.Module, objective: Objective, source: Source) -> Tensor | None:
+    """How an objective's router shares the experts on average over base views: (T, E); None if it has no router."""
+    if not isinstance(objective.heads, StarHeads):
+        return None
+    features = extract(backbone, spread(source, _ROUTED), base_view(objective.policy))
+    with evaluating(objective):
+        device = next(objective.parameters()).device
+        return objective.heads.router(features.to(device)).float().mean(0).cpu()

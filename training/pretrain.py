@@ -22,8 +22,8 @@ from .checkpoint import Checkpoint, Checkpoints
 from .config import Recipe
 from .data.views import MultiViewDataset, StepBatches, loader
 from .features import NotFinite
-from .logbook import Logbook, read
-from .monitor import Monitor
+from .logbook import Logbook, evaluations_of, read
+from .monitor import Monitor, router_weights
 from .preparation import check_folder, count_steps, make_accelerator, open_data, try_out
 from .pretrainer import build
 from .run_state import capture, restore
@@ -215,12 +215,17 @@ class Run:
         return int(self.accelerator.gather(torch.tensor([number or 0], device=self.accelerator.device)).max())
 
     def _evaluate(self) -> None:
+        metrics, weights = {}, None
         try:
-            metrics = self.monitor(self.pretrainer.backbone) if self.main else {}
+            if self.main:
+                metrics = self.monitor(self.pretrainer.backbone)
+                weights = router_weights(self.pretrainer.backbone, self.pretrainer.objective, self.source)
         except NotFinite as error:
             raise self._diverged(f"{error} after step {self.step}") from error
+        epoch = self.step / self.per_epoch
+        if weights is not None:
+            self.logbook.write(self.step, {"epoch": epoch, "router": weights.tolist()})
         if metrics:
-            epoch = self.step / self.per_epoch
             self.logbook.write(self.step, {"epoch": epoch, **metrics})
             told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
             self.logbook.say(f"frozen features after epoch {epoch:.0f}: {told}")
@@ -267,7 +272,7 @@ class Run:
 
     def _results(self) -> dict[str, Any]:
         """What the run cost, and what its online evaluation found: first (untrained) and last."""
-        evaluations = [e for e in read(self.out / "log.jsonl") if "loss" not in e] if self.main else []
+        evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
         cost = {
             "steps": self.steps,
             "images": self.steps * self.recipe.batch_size * self.recipe.accumulate,

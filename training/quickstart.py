@@ -5,21 +5,18 @@ from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from star_zoo import Objective, load_objective
-from star_zoo.heads import StarHeads
 
 from . import figure, recipes
 from .data import Source
-from .data.subset import spread
 from .data.views import MultiViewDataset
-from .features import base_view, evaluating, extract
 from .logbook import read
+from .monitor import router_weights
 from .pretrain import Run
 
 _PICTURED = 4  # images whose views are drawn
-_ROUTED = 512  # images over which router weights are averaged
 
 
 def quickstart(out: Path) -> None:
@@ -54,12 +51,3 @@ def pictured_views(source: Source, objective: Objective) -> Tensor:
     images, params = (torch.stack(parts) for parts in zip(*(dataset[0, i] for i in range(_PICTURED)), strict=True))
     applied = objective.policy.apply(images.flatten(0, 1), params.flatten(0, 1))
     return applied.unflatten(0, images.shape[:2])
-
-
-def router_weights(backbone: nn.Module, objective: Objective, source: Source) -> Tensor | None:
-    """How an objective's router shares the experts on average over base views: (T, E); None if it has no router."""
-    if not isinstance(objective.heads, StarHeads):
-        return None
-    features = extract(backbone, spread(source, _ROUTED), base_view(objective.policy))
-    with evaluating(objective):
-        return objective.heads.router(features).mean(0)

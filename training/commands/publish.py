@@ -24,7 +24,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     folder, repo_id, licence = saved_folder(arguments.model), arguments.repo_id, arguments.license
     if arguments.dry_run:
-        print(stage(folder, repo_id, arguments.out or folder.with_name(f"{folder.name}-to-publish"), licence))
+        beside = folder.absolute()
+        print(stage(folder, repo_id, arguments.out or beside.with_name(f"{beside.name}-to-publish"), licence))
         return
     with tempfile.TemporaryDirectory() as scratch:
         staged = stage(folder, repo_id, Path(scratch) / "staged", licence)

@@ -14,6 +14,7 @@ matplotlib.use("Agg")  # no screen is needed to write a file
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ..logbook import evaluations_of
 from .shown import Shown
 from .tables import Table
 
@@ -71,7 +72,7 @@ def online(models: list[Shown]) -> Figure | None:
     """What was measured during the runs."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     for model in models:
-        entries = [e for e in model.log if "loss" not in e]
+        entries = evaluations_of(model.log)
         for name in entries[0] if entries else ():
             if name not in ("step", "epoch"):
                 series[f"{model.label}, {name}"] = ([e["epoch"] for e in entries], [e[name] for e in entries])
@@ -113,6 +114,26 @@ def routing(models: list[Shown]) -> Figure | None:
     )
     told = "Mean routing weight of each expert for the invariant and the equivariant task; the table has the numbers."
     return Figure("routing", "Which experts each task uses", told, finish(figure), numbers)
+
+
+def usage(models: list[Shown]) -> Figure | None:
+    """How the tasks came to share the experts: one small plot a model and task, one line an expert."""
+    known = {m.label: [e for e in m.log if "router" in e] for m in models}
+    known = {label: entries for label, entries in known.items() if len(entries) > 1}
+    if not known:
+        return None
+    figure, axes = _axes(2, len(known), 9, 2.8 * len(known))
+    rows = []
+    for (label, entries), pair in zip(known.items(), axes, strict=True):
+        epochs, weights = [e["epoch"] for e in entries], np.array([e["router"] for e in entries])  # (epochs, T, E)
+        for task, (name, axis) in enumerate(zip(("invariant", "equivariant"), pair, strict=True)):
+            _lines(axis, {f"expert {e}": (epochs, weights[:, task, e].tolist()) for e in range(weights.shape[2])})
+            axis.set(title=f"{label}, {name}", xlabel="epoch", ylabel="mean weight", ylim=(0, None))
+            for when, row in (("first", weights[0, task]), ("last", weights[-1, task])):
+                rows.append([label, name, when, ", ".join(f"{w:.3f}" for w in row)])
+    told = "Mean routing weight of each expert over training, for both tasks; the table has the first and the last."
+    numbers = Table("usage", ["model", "task", "when", "weights of the experts"], rows)
+    return Figure("usage", "How the tasks came to share the experts", told, finish(figure), numbers)
 
 
 def correlations(models: list[Shown]) -> Figure | None:
@@ -200,5 +221,5 @@ def invariance(models: list[Shown]) -> Figure | None:
 
 
 ALL: tuple[Callable[[list[Shown]], Figure | None], ...] = (
-    losses, online, routing, correlations, parameters, invariance,
+    losses, online, routing, usage, correlations, parameters, invariance,
 )  # fmt: skip

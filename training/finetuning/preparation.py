@@ -1,0 +1,54 @@
+"""What a fine-tuning needs before its first step: a folder of its own and a count of steps."""
+
+import json
+from pathlib import Path
+
+from ..config import differences
+from ..data.splits import Splits
+from .settings import FineTune
+
+
+def check_folder(settings: FineTune, out: Path, resume: bool) -> None:
+    """Sees that a folder is free, or holds this very fine-tuning to go on with; ValueError where neither."""
+    path = out / "finetune.json"
+    if not path.exists():
+        if resume:
+            raise ValueError(f"{out} holds no fine-tuning to resume; leave --resume out, or give its folder with --out")
+        return
+    if not resume:
+        raise ValueError(f"{out} already holds a fine-tuning; go on with --resume, or choose another folder with --out")
+    try:
+        before = FineTune.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    if found := differences(before, settings):  # type: ignore[arg-type]
+        raise ValueError(
+            f"the settings differ from those that {out} was started with (theirs, yours): {'; '.join(found)}; "
+            "give the same settings, or another folder with --out"
+        )
+
+
+def steps_per_epoch(settings: FineTune, images: int, processes: int) -> int:
+    """Optimiser steps in an epoch; what doesn't fill one is left out. ValueError where there are too few images."""
+    batch = settings.batch_size
+    if batch % processes:
+        raise ValueError(f"batch_size {batch} is shared by {processes} processes; it must be a multiple")
+    if (settings.mixup or settings.cutmix) and batch // processes % 2:
+        raise ValueError(f"batch_size {batch} is odd on each process; mixup and cutmix mix pairs: give an even one")
+    if images < batch:
+        fitting = images // (2 * processes) * 2 * processes
+        hint = f", for instance --set batch_size={fitting}" if fitting >= 2 else ""
+        raise ValueError(
+            f"{settings.data.source} has {images} labelled images to train on, but a step takes {batch}; "
+            f"give more images or a smaller batch_size{hint}"
+        )
+    return images // batch
+
+
+def default_out(settings: FineTune) -> Path:
+    """runs/finetune-MODEL-DATA, with the fraction of the labels where it is not all."""
+    path = Path(settings.model)
+    model = path.parent.name if path.name == "export" else path.name
+    fraction = "" if settings.data.fraction == 1 else f"-{settings.data.fraction:g}"
+    name = f"finetune-{model.replace(':', '-')}-{Splits(settings.data.source).name.replace(':', '-')}{fraction}"
+    return Path("runs") / name

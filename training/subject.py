@@ -20,6 +20,8 @@ from .features import Labelled, Preprocess, extract, pixels, timm_view
 from .model_names import saved_objective, timm_name
 from .pretrainer import one_line
 
+_PIXELS = 32  # side of the images that are their own features
+
 
 class Subject:
     """A backbone, what turns images into its input, and the objective it was trained with, if there is one.
@@ -54,9 +56,10 @@ class Subject:
         """The objective's policy; without an objective our default one at the backbone's size and statistics."""
         if self.objective is not None:
             return self.objective.policy
+        if isinstance(self.backbone, nn.Flatten):  # pixels
+            return _default_policy(_PIXELS, (0.0,) * 3, (1.0,) * 3)
         config = timm.data.resolve_model_data_config(self.backbone)
-        augmentations = (Crop(config["input_size"][-1]), Flip(), ColorJitter(), Grayscale())
-        return Policy(augmentations, config["mean"], config["std"])
+        return _default_policy(config["input_size"][-1], config["mean"], config["std"])
 
     def features(self, source: Source) -> Tensor:
         """Pooled features of every image as timm evaluates this model: (N, D) float32, extracted once."""
@@ -71,6 +74,10 @@ class Subject:
         if source.targets is None:
             raise ValueError(f"{source.name} has no labels to evaluate with")
         return Labelled(self.features(source), source.targets)
+
+
+def _default_policy(size: int, mean: Any, std: Any) -> Policy:
+    return Policy((Crop(size), Flip(), ColorJitter(), Grayscale()), mean, std)
 
 
 def _cached(path: Path | None, count: int, make: Any) -> Tensor:
@@ -93,7 +100,7 @@ def load(name: str, seed: int = 0, cache: Path | None = None) -> Subject:
     """A model by name: a run, a saved folder, a zoo tag, any timm name or hub id, `untrained:NAME` (random weights
     from `seed`), or `pixels` for the images themselves. Raises ValueError for what can't be loaded."""
     if name == "pixels":
-        return Subject(name, nn.Flatten(), pixels(32), cache=cache)
+        return Subject(name, nn.Flatten(), pixels(_PIXELS), cache=cache)
     untrained = name.startswith("untrained:")
     if untrained:
         torch.manual_seed(seed)

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from training import pretrain, recipes
-from training.config import Recipe, override
+from training.config import Recipe
 from training.pretrain import Run, Stopped
+from training.settings import override
 
 STEPS, EPOCH, EVERY = 8, 4, 3  # optimiser steps in all, in an epoch, between checkpoints
 TINY = (

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from star_zoo import Policy, objectives
 from training import recipes
-from training.config import DataConfig, OptimizerConfig, Recipe, RunConfig, differences, override
+from training.config import DataConfig, OptimizerConfig, Recipe, RunConfig
+from training.settings import differences, override
 
 FOLDER = recipes.folder()
 
@@ -62,8 +63,8 @@ def test_what_to_dict_gives_is_a_copy():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"name": "x"}, "a recipe lacks backbone, data, epochs, policy"),
-        (FOLDER.to_dict() | {"batchsize": 3}, "a recipe has no field batchsize; known: name, backbone"),
+        ({"name": "x"}, "recipe lacks backbone, data, epochs, policy"),
+        (FOLDER.to_dict() | {"batchsize": 3}, "recipe has no field batchsize; known: name, backbone"),
         (FOLDER.to_dict() | {"data": {}}, "data lacks source"),
         (FOLDER.to_dict() | {"data": {"source": "x", "sauce": 1}}, "data has no field sauce; known: source"),
         (FOLDER.to_dict() | {"optimizer": "sgd"}, "optimizer is 'sgd'; it has the fields name, lr"),

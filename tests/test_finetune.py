@@ -35,8 +35,9 @@ from training.finetune import FineTuning
 from training.finetuning.data import open_labelled, stratified
 from training.finetuning.model import Learner, build, build_optimizer
 from training.finetuning.preparation import default_out, steps_per_epoch
-from training.finetuning.settings import FineTune, LabelledData, override
+from training.finetuning.settings import FineTune, LabelledData
 from training.schedule import learning_rate
+from training.settings import override
 from twins import photos, randn
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}

@@ -1,12 +1,10 @@
-"""What a run computes, as frozen dataclasses: built by a function, changed by `--set path=value`, saved as JSON."""
+"""What a pretraining run computes: a recipe, built by a function, changed by `--set path=value`, saved as JSON."""
 
 import contextlib
 import dataclasses
 import inspect
 import json
-import types
 import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from typing import Any
 from star_zoo import objectives
 from star_zoo.augmentations import Policy
 from star_zoo.augmentations.policy import KNOWN
-from star_zoo.names import not_found
+
+from .settings import Settings, build, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Settings):
     """Everything that decides what a pretraining run computes."""
 
     name: str
@@ -102,58 +101,16 @@ class Recipe:
         made["init_from"] = self.init_from and _name_alone(self.init_from)
         return made
 
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> "Recipe":
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Recipe":
         """Builds a recipe from `to_dict`'s data. Raises ValueError naming a wrong field and the right ones."""
-        nested = {"data": DataConfig, "optimizer": OptimizerConfig, "run": RunConfig}
-        made = {k: _build(nested[k], v, k) if k in nested else v for k, v in data.items()}
-        if "policy" in made:
-            made["policy"] = _policy(made["policy"])
-        return _build(Recipe, made, "")
+        return build(cls, {k: _policy(v) if k == "policy" else v for k, v in data.items()}, "")
 
     def with_objective(self, name: str) -> "Recipe":
         """The same recipe for another objective, with those settings that the other one has too."""
         known = inspect.signature(objectives.find(name)).parameters
         kept = {k: v for k, v in self.objective_args.items() if k in known}
         return dataclasses.replace(self, objective=name, objective_args=kept)
-
-
-def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """Applies "optimizer.lr=0.06" and the like; a value is read as JSON, or else as text.
-
-    Raises ValueError for a wrong path, listing the right names, or a value of the wrong type.
-    """
-    data = recipe.to_dict()
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting!r} has no value; write path=value, for instance optimizer.lr=0.06")
-        _assign(data, path.split("."), _parse(text), path)
-    return Recipe.from_dict(data)
-
-
-def differences(a: Recipe, b: Recipe) -> list[str]:
-    """What decides the weights and differs between two recipes: lines "path: a's value, b's value".
-
-    `run` decides nothing, and where the images lie may change: a run compares their fingerprint instead.
-    """
-    flat_a, flat_b = (_flatten({k: v for k, v in r.to_dict().items() if k != "run"}) for r in (a, b))
-    paths = sorted((set(flat_a) | set(flat_b)) - {"data.source"})
-    return [f"{p}: {flat_a.get(p)!r}, {flat_b.get(p)!r}" for p in paths if flat_a.get(p) != flat_b.get(p)]
-
-
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, (dict, list)):
-        return {path: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {k: v for key, inner in items for k, v in _flatten(inner, f"{path}.{key}".lstrip(".")).items()}
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _name_alone(place: str) -> str:
@@ -163,59 +120,13 @@ def _name_alone(place: str) -> str:
     return Path(place).name if Path(place).exists() else place
 
 
-def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
-    key, rest = keys[0], keys[1:]
-    if isinstance(data, list):
-        if not key.isdigit() or int(key) >= len(data):
-            raise ValueError(f"--set {path}: {key!r} is no item; give a number from 0 to {len(data) - 1}")
-        key = int(key)  # type: ignore[assignment]
-    elif not isinstance(data, dict):
-        raise ValueError(f"--set {path}: nothing lies below {path.rsplit('.' + key, 1)[0]!r}, it is {data!r}")
-    elif key not in data and (rest or not path.startswith(("objective_args.", "backbone_args."))):
-        raise ValueError(f"--set {path}: {not_found('field', key, data)}")
-    if rest:
-        _assign(data[key], rest, value, path)
-    else:
-        data[key] = value
-
-
 def _policy(data: Any) -> Policy:
     """A policy from its data, each value checked against its field's type before anything computes with it."""
     with contextlib.suppress(KeyError, TypeError):  # no policy at all: from_dict says so
         for number, settings in enumerate(data["augmentations"]):
             hints = typing.get_type_hints(KNOWN[settings["name"]])
             for name in settings.keys() & hints.keys():
-                _typed(settings[name], hints[name], f"policy.augmentations.{number}.{name}")
+                typed(settings[name], hints[name], f"policy.augmentations.{number}.{name}")
         for name in ("mean", "std"):
-            _typed(data[name], tuple[float, float, float], f"policy.{name}")
+            typed(data[name], tuple[float, float, float], f"policy.{name}")
     return Policy.from_dict(data)
-
-
-def _build(kind: type, values: dict[str, Any], path: str) -> Any:
-    """A dataclass from a dict, each value checked against its field's type."""
-    if not isinstance(values, dict):
-        raise ValueError(
-            f"{path} is {values!r}; it has the fields {', '.join(f.name for f in dataclasses.fields(kind))}"
-        )
-    hints = typing.get_type_hints(kind)
-    if unknown := set(values) - set(hints):
-        raise ValueError(f"{path or 'a recipe'} has no field {', '.join(sorted(unknown))}; known: {', '.join(hints)}")
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
-    if missing := needed - set(values):
-        raise ValueError(f"{path or 'a recipe'} lacks {', '.join(sorted(missing))}")
-    return kind(**{k: _typed(v, hints[k], f"{path}.{k}".lstrip(".")) for k, v in values.items()})
-
-
-def _typed(value: Any, hint: Any, path: str) -> Any:
-    if typing.get_origin(hint) is tuple:
-        parts = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
-            raise ValueError(f"{path} is {value!r}; it must be a list of {len(parts)}")
-        return tuple(_typed(v, part, f"{path}.{k}") for k, (v, part) in enumerate(zip(value, parts, strict=True)))
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        names = " or ".join("null" if a is types.NoneType else a.__name__ for a in allowed)
-        raise ValueError(f"{path} is {value!r}; it must be {names}")
-    return value

@@ -23,12 +23,13 @@ from .evaluate import record, results_file
 from .features import NotFinite, extract, timm_view
 from .finetuning.data import one_view, open_labelled, training_policy
 from .finetuning.model import Learner, build, build_optimizer
-from .finetuning.preparation import check_folder, steps_per_epoch
+from .finetuning.preparation import steps_per_epoch
 from .finetuning.settings import FineTune
 from .logbook import Logbook, read
 from .metric import Metric, share
 from .preparation import make_accelerator
 from .pretrain import Diverged, Stopped
+from .run_folder import check_folder
 from .run_state import capture, restore
 from .schedule import learning_rate
 from .signals import StopRequest
@@ -45,7 +46,7 @@ class FineTuning:
         self.accelerator = make_accelerator(settings.precision, out, tracker)
         self.main = self.accelerator.is_main_process
         if self.main:
-            check_folder(settings, out, resume)
+            check_folder(settings, out / "finetune.json", resume, "another --out")
         self.splits = Splits(settings.data.source)
         self.images, self.test, self.classes = open_labelled(settings, self.splits)
         self.per_epoch = steps_per_epoch(settings, len(self.images), self.accelerator.num_processes)

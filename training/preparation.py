@@ -1,37 +1,16 @@
-"""What a run needs before its first step: a folder of its own, images, a count of steps, and the Accelerator."""
+"""What a run needs before its first step: images, a count of steps, settings that work, and the Accelerator."""
 
-import json
 from pathlib import Path
 
 import accelerate
 import torch
 
-from .config import Recipe, differences
+from .config import Recipe
 from .data import NoSuchSplit, Source, open_source
 from .data.subset import hold_out
 from .data.views import MultiViewDataset, seeded
 from .features import evaluating
 from .pretrainer import Pretrainer, one_line
-
-
-def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Sees that a folder is free for a new run, or holds this very one to go on with; ValueError where neither."""
-    path = out / "recipe.json"
-    if not path.exists():
-        if resume:
-            raise ValueError(f"{out} holds no run to resume; leave --resume out, or give the run's folder with --out")
-        return
-    if not resume:
-        raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
-    try:
-        before = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
-    if found := differences(before, recipe):
-        raise ValueError(
-            f"the recipe differs from the one that {out} was started with (theirs, yours): {'; '.join(found)}; "
-            f"give the same recipe, or start anew with --init-from {out}"
-        )
 
 
 def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:

@@ -24,8 +24,9 @@ from .data.views import MultiViewDataset, StepBatches, loader
 from .features import NotFinite
 from .logbook import Logbook, evaluations_of, read
 from .monitor import Monitor, router_weights
-from .preparation import check_folder, count_steps, make_accelerator, open_data, try_out
+from .preparation import count_steps, make_accelerator, open_data, try_out
 from .pretrainer import build
+from .run_folder import check_folder
 from .run_state import capture, restore
 from .schedule import build_optimizer, check_optimizer, learning_rate
 from .signals import StopRequest
@@ -54,7 +55,7 @@ class Run:
         self.accelerator = make_accelerator(recipe.precision, out, tracker)
         self.main = self.accelerator.is_main_process
         if self.main:
-            check_folder(recipe, out, resume)
+            check_folder(recipe, out / "recipe.json", resume, f"--init-from {out}")
         self.source, bank, held_out = open_data(recipe)
         self.per_epoch, self.steps = count_steps(recipe, self.source, self.accelerator.num_processes)
 

@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def settings_of(arguments: argparse.Namespace) -> "FineTune":
     """The default settings with what the command line changes in them."""
-    from ..finetuning.settings import FineTune, LabelledData, override
+    from ..finetuning.settings import FineTune, LabelledData
+    from ..settings import override
 
     data = LabelledData(source=arguments.data, fraction=1.0 if arguments.fraction is None else arguments.fraction)
     return override(FineTune(model=arguments.model, data=data), arguments.set)

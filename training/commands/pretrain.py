@@ -5,7 +5,8 @@ import dataclasses
 from pathlib import Path
 
 from .. import recipes
-from ..config import Recipe, override
+from ..config import Recipe
+from ..settings import override
 
 GO_ON = "go on with --resume"
 

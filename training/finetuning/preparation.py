@@ -1,31 +1,9 @@
-"""What a fine-tuning needs before its first step: a folder of its own and a count of steps."""
+"""What a fine-tuning needs before its first step: a count of steps."""
 
-import json
 from pathlib import Path
 
-from ..config import differences
 from ..data.splits import Splits
 from .settings import FineTune
-
-
-def check_folder(settings: FineTune, out: Path, resume: bool) -> None:
-    """Sees that a folder is free, or holds this very fine-tuning to go on with; ValueError where neither."""
-    path = out / "finetune.json"
-    if not path.exists():
-        if resume:
-            raise ValueError(f"{out} holds no fine-tuning to resume; leave --resume out, or give its folder with --out")
-        return
-    if not resume:
-        raise ValueError(f"{out} already holds a fine-tuning; go on with --resume, or choose another folder with --out")
-    try:
-        before = FineTune.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
-    if found := differences(before, settings):  # type: ignore[arg-type]
-        raise ValueError(
-            f"the settings differ from those that {out} was started with (theirs, yours): {'; '.join(found)}; "
-            "give the same settings, or another folder with --out"
-        )
 
 
 def steps_per_epoch(settings: FineTune, images: int, processes: int) -> int:

@@ -1,12 +1,10 @@
 """What a fine-tuning computes, as frozen dataclasses: changed by `--set path=value`, saved as JSON."""
 
-import dataclasses
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import OptimizerConfig, RunConfig, _assign, _build, _parse
+from ..config import OptimizerConfig, RunConfig
+from ..settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class FineTuneOptimizer(OptimizerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTune:
+class FineTune(Settings):
     """Everything that decides what a fine-tuning computes."""
 
     model: str  # what to start from: a run, a saved folder, a zoo tag, any timm name, untrained:NAME
@@ -88,24 +86,3 @@ class FineTune:
         for name, given, holds, rule in rules:
             if not holds:
                 raise ValueError(f"{name} is {given}; it must be {rule}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON; `from_dict` is the way back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @staticmethod
-    def from_dict(data: dict[str, Any]) -> "FineTune":
-        """Builds settings from `to_dict`'s data. Raises ValueError naming a wrong field and the right ones."""
-        nested = {"data": LabelledData, "views": Views, "optimizer": FineTuneOptimizer, "run": RunConfig}
-        return _build(FineTune, {k: _build(nested[k], v, k) if k in nested else v for k, v in data.items()}, "")
-
-
-def override(settings: FineTune, changes: Sequence[str]) -> FineTune:
-    """Applies "optimizer.lr=0.01" and the like, as `training.config.override` does to a recipe."""
-    data = settings.to_dict()
-    for change in changes:
-        path, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"--set {change!r} has no value; write path=value, for instance optimizer.lr=0.01")
-        _assign(data, path.split("."), _parse(text), path)
-    return FineTune.from_dict(data)

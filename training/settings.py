@@ -1,0 +1,114 @@
+"""Settings as frozen dataclasses: saved as JSON, built from it with every value checked, changed by a path."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from star_zoo.names import not_found
+
+S = TypeVar("S", bound="Settings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides a computation; a subclass declares fields, each of plain data or of another dataclass."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON; `from_dict` is the way back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls: type[S], data: dict[str, Any]) -> S:
+        """Builds settings from `to_dict`'s data. Raises ValueError naming a wrong field and the right ones."""
+        return build(cls, data, "")
+
+
+def override(settings: S, changes: Sequence[str]) -> S:
+    """Applies "optimizer.lr=0.06" and the like; a value is read as JSON, or else as text.
+
+    Raises ValueError for a wrong path, listing the right names, or a value of the wrong type.
+    """
+    data = settings.to_dict()
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"--set {change!r} has no value; write path=value, for instance optimizer.lr=0.06")
+        _assign(data, path.split("."), _parse(text), path)
+    return type(settings).from_dict(data)
+
+
+def differences(a: Settings, b: Settings) -> list[str]:
+    """What decides the weights and differs between two settings: lines "path: a's value, b's value".
+
+    `run` decides nothing, and where the images lie may change: a run compares their fingerprint instead.
+    """
+    flat_a, flat_b = (_flatten({k: v for k, v in r.to_dict().items() if k != "run"}) for r in (a, b))
+    paths = sorted((set(flat_a) | set(flat_b)) - {"data.source"})
+    return [f"{p}: {flat_a.get(p)!r}, {flat_b.get(p)!r}" for p in paths if flat_a.get(p) != flat_b.get(p)]
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, (dict, list)):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for key, inner in items for k, v in _flatten(inner, f"{path}.{key}".lstrip(".")).items()}
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
+    key, rest = keys[0], keys[1:]
+    if isinstance(data, list):
+        if not key.isdigit() or int(key) >= len(data):
+            raise ValueError(f"--set {path}: {key!r} is no item; give a number from 0 to {len(data) - 1}")
+        key = int(key)  # type: ignore[assignment]
+    elif not isinstance(data, dict):
+        raise ValueError(f"--set {path}: nothing lies below {path.rsplit('.' + key, 1)[0]!r}, it is {data!r}")
+    elif key not in data and (rest or not path.startswith(("objective_args.", "backbone_args."))):
+        raise ValueError(f"--set {path}: {not_found('field', key, data)}")
+    if rest:
+        _assign(data[key], rest, value, path)
+    else:
+        data[key] = value
+
+
+def build(kind: type, values: dict[str, Any], path: str) -> Any:
+    """A dataclass from a dict, each value checked against its field's type."""
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path} is {values!r}; it has the fields {', '.join(f.name for f in dataclasses.fields(kind))}"
+        )
+    hints = typing.get_type_hints(kind)
+    named = path or kind.__name__.lower()
+    if unknown := set(values) - set(hints):
+        raise ValueError(f"{named} has no field {', '.join(sorted(unknown))}; known: {', '.join(hints)}")
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := needed - set(values):
+        raise ValueError(f"{named} lacks {', '.join(sorted(missing))}")
+    return kind(**{k: typed(v, hints[k], f"{path}.{k}".lstrip(".")) for k, v in values.items()})
+
+
+def typed(value: Any, hint: Any, path: str) -> Any:
+    """A value as its field's type has it. Raises ValueError, naming the path, for one of another type."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint):
+        return build(hint, value, path)
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
+            raise ValueError(f"{path} is {value!r}; it must be a list of {len(parts)}")
+        return tuple(typed(v, part, f"{path}.{k}") for k, (v, part) in enumerate(zip(value, parts, strict=True)))
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join("null" if a is types.NoneType else a.__name__ for a in allowed)
+        raise ValueError(f"{path} is {value!r}; it must be {names}")
+    return value

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from eval_cases import Oracle, splits
-from training.evals import regression
+from eval_cases import Oracle, blobs, splits
+from training.evals import knn, regression
 from training.features import Labelled
 from twins import randn
 
@@ -42,3 +42,11 @@ def test_the_protocol_gives_each_number_and_their_mean():
     metrics = regression.run(Oracle(), splits(numbers, numbers)).metrics
     assert metrics.keys() == {"R2", "R2 of target 0", "R2 of target 1"}
     assert metrics["R2"].value == pytest.approx((metrics["R2 of target 0"].value + metrics["R2 of target 1"].value) / 2)
+
+
+def test_classes_are_no_numbers_and_numbers_no_classes():
+    classes, numbers = splits(blobs(30), blobs(30)), splits(*2 * [Labelled(randn(30, 5), randn(30, 2))])
+    with pytest.raises(ValueError, match="given has classes for labels; regression needs numbers"):
+        regression.run(Oracle(), classes)
+    with pytest.raises(ValueError, match="given has numbers for labels; nearest neighbours vote for classes"):
+        knn.run(Oracle(), numbers)

@@ -45,10 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _told(result: dict[str, Any]) -> str:
-    """A record on one line."""
-    numbers = (
-        f"{name} {m['value']:.4g}" + (f" [{m['low']:.4g}, {m['high']:.4g}]" if m["low"] is not None else "")
-        for name, m in result["metrics"].items()
-    )
-    told = ", ".join(numbers)
-    return f"{result['model']} on {result['data']}, {result['protocol']}: {told}  ({result['seconds']:.0f} s)"
+    """A record, one line a number."""
+    lines = [f"{result['model']} on {result['data']}, {result['protocol']} ({result['seconds']:.0f} s)"]
+    for name, found in result["metrics"].items():
+        interval = f"  [{found['low']:.4g}, {found['high']:.4g}]" if found["low"] is not None else ""
+        lines.append(f"  {name:50}{found['value']:.4g}{interval}")
+    return "\n".join(lines)

@@ -16,6 +16,8 @@ _CHUNK = 1024  # queries at once: bounds the (M, N) similarities
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     """Accuracy of 1-NN and of weighted 20-NN on the test images, with the training images as the bank."""
     bank, queries = subject.labelled(splits.train), subject.labelled(splits.test)
+    if bank.targets.is_floating_point():
+        raise ValueError(f"{splits.name} has numbers for labels; nearest neighbours vote for classes")
     ks = [k for k in _KS if k <= len(bank.features)]
     return Measurement(
         {f"{k}-NN top-1": share(hits(*bank, *queries, k)) for k in ks},

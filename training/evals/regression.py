@@ -12,7 +12,10 @@ _STRENGTH = 1e-3
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     """R2 of each target number, and their mean; nothing is random."""
-    each = r2(*subject.labelled(splits.train), *subject.labelled(splits.test))
+    train, test = subject.labelled(splits.train), subject.labelled(splits.test)
+    if not train.targets.is_floating_point():
+        raise ValueError(f"{splits.name} has classes for labels; regression needs numbers")
+    each = r2(*train, *test)
     metrics = {"R2": Metric(float(each.mean()))} | {f"R2 of target {k}": Metric(float(v)) for k, v in enumerate(each)}
     return Measurement(metrics, {"ridge per image": _STRENGTH})
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import test_finetune_examples
 from star_zoo import save_pretrained
+from test_finetune import coloured
 from training import card, cli, recipes
 from training.commands import pretrain
 from training.pretrainer import build
@@ -32,6 +34,7 @@ def commands() -> list[str]:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which README's snippets find the export they name, with its card."""
     where = tmp_path_factory.mktemp("reader")
+    coloured(where / "images")
     recipe = recipes.spirograph_tiny()
     torch.manual_seed(0)
     module, _ = build(recipe)
@@ -105,3 +108,9 @@ def test_the_readmes_numbers_are_those_of_the_result_file() -> None:
             cost = results["runs"][model]
             assert int(epochs) == cost["steps"] // (50_000 // 256)
             assert minutes == f"{cost['seconds'] / 60:.0f}"
+
+
+def test_the_readmes_fine_tuning_is_that_which_is_tested() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert test_finetune_examples.PLAIN in text
+    assert test_finetune_examples.TRAIN in text.replace(" \\\n  ", " ")

@@ -32,6 +32,43 @@ def transfer(models: list[Shown]) -> list[Table]:
     return tables
 
 
+def compare(models: list[Shown], metrics: list[str]) -> Table:
+    """One table of several metrics: a row for each metric and data set, a column for each model.
+
+    Shares are in per cent, other numbers as they are; a range in brackets is the 95 % interval.
+    """
+    cells = {
+        (metric, record["data"], model.label): (_per_cent if _is_share(metric) else _plain)(record["metrics"][metric])
+        for model in models
+        for record in model.evaluations
+        for metric in metrics
+        if metric in record["metrics"]
+    }
+    places = sorted({(metrics.index(metric), data) for metric, data, _ in cells})
+    labels = [model.label for model in models]
+    rows = [
+        [metrics[k] + (", %" if _is_share(metrics[k]) else ""), data]
+        + [cells.get((metrics[k], data, label), "-") for label in labels]
+        for k, data in places
+    ]
+    return Table("comparison", ["metric", "data", *labels], rows)
+
+
+def markdown(table: Table) -> str:
+    """A table as GitHub draws it."""
+    lines = [table.head, ["---"] * len(table.head), *table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _is_share(metric: str) -> bool:
+    return metric.endswith(("top-1", "per class", "-shot")) or "top-1," in metric
+
+
+def _plain(found: dict[str, Any]) -> str:
+    interval = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
+    return f"{found['value']:.3f}{interval}"
+
+
 def _per_cent(found: dict[str, Any]) -> str:
     interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
     return f"{100 * found['value']:.1f}{interval}"

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from .shown import Shown
 
-_PROTOCOLS = ("linear", "knn", "few_shot", "label_fraction", "fine_tune", "detection")
+_ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
 
 
 class Table(NamedTuple):
@@ -20,7 +20,9 @@ def transfer(models: list[Shown]) -> list[Table]:
     cells: dict[str, dict[tuple[str, str], str]] = {}
     for model in models:
         for record in model.evaluations:
-            for metric, found in record["metrics"].items() if record["protocol"] in _PROTOCOLS else ():
+            if not tells_accuracy(record):
+                continue
+            for metric, found in record["metrics"].items():
                 cells.setdefault(metric, {})[model.label, record["data"]] = _per_cent(found)
     tables = []
     for metric, known in sorted(cells.items()):
@@ -30,6 +32,11 @@ def transfer(models: list[Shown]) -> list[Table]:
             Table(f"{metric}, %", ["model", *sets], [row for row in rows if set(row[1:]) != {"not measured"}])
         )
     return tables
+
+
+def tells_accuracy(record: dict[str, Any]) -> bool:
+    """Whether a record says how well a task is done; other records describe the features themselves."""
+    return record["protocol"].partition(" ")[0] in _ACCURACY  # "finetune 0.1" is one of a share of the labels
 
 
 def compare(models: list[Shown], metrics: list[str]) -> Table:

@@ -66,6 +66,9 @@ def _save_backbone(folder: Path, backbone: nn.Module, model_args: Mapping[str, A
         save_file(state, part, metadata={"format": "pt"})
     with replacing(folder / "config.json") as part:
         save_config_for_hf(backbone, str(part), model_args=dict(model_args or {}) or None)
+        config = json.loads(part.read_text(encoding="utf-8"))
+        config.get("model_args", {}).pop("num_classes", None)  # said beside it too, which transformers takes for twice
+        part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> Objective:
@@ -83,7 +86,7 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
         policy = Policy.from_dict(config["policy"])
         with torch.device("meta"):  # sizes are compared before anything of a size that a file asks for is allocated
             objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
-    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = str(error).partition("\n")[0]
         raise ValueError(f"{described} describes no objective that can be built: {told}") from error
     objective.load_state_dict(_read_tensors(weights, objective), assign=True)
@@ -108,9 +111,10 @@ def install(folder: str | Path, tag: str) -> Path:
     """
     folder = Path(folder)
     check(folder)
-    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"]
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"].partition(".")[0]
     if store.folder(tag).name.partition(".")[0] != f"star_{architecture}":
         raise ValueError(f"{folder} holds a {architecture}; its tag must be star_{architecture}.NAME, not {tag!r}")
+    star_backbones.read_config(folder / "config.json", tag)  # before it takes the place of one that works
     return store.put(tag, [folder / name for name in store.FILES if (folder / name).is_file()])
 
 
@@ -122,12 +126,12 @@ def check(folder: Path) -> None:
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         model = timm.create_model(f"local-dir:{folder}", pretrained=False, device="meta")
-    except (SafetensorError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # timm meets a file that says anything, and its errors are of every kind
         raise ValueError(f"{folder} holds no model that timm loads: {' '.join(str(error).split())[:300]}") from error
     _compare(
         folder / "model.safetensors", "config.json", {k: list(v.shape) for k, v in model.state_dict().items()}, found
     )
-    if (folder / "heads.json").is_file():
+    if any((folder / name).exists() for name in ("heads.json", "heads.safetensors")):
         load_objective(folder)
 
 
@@ -135,7 +139,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         missing = {"format_version", "objective", "num_features", "settings", "policy"} - set(config)
-    except (ValueError, TypeError) as error:
+    except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the JSON of saved heads: {error}") from error
     if missing:
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; it was not written by save_pretrained")

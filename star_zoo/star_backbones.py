@@ -69,9 +69,9 @@ def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
         pool_size=base.pool_size and 2 * (math.ceil(size / 32),),  # None for a ViT; timm's suite checks the 32
         first_conv=base.first_conv,
         classifier=base.classifier,
-        num_classes=0,
         file=_on_this_machine(name),  # so that timm lists the tag as pretrained
-        **{"crop_pct": 1.0, "interpolation": "bicubic", "license": "apache-2.0", **row},  # resize to S, crop S
+        # resize to S, crop S
+        **{"num_classes": 0, "crop_pct": 1.0, "interpolation": "bicubic", "license": "apache-2.0", **row},
     )
 
 
@@ -81,21 +81,27 @@ def _on_this_machine(tag: str) -> str | None:
     return str(place / _WEIGHTS) if isinstance(place, Path) else None
 
 
-def _installed(tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
-    """The cfg and the model arguments of a tag in the local store, by its config.json. Raises NotAvailable."""
-    path = store.folder(tag) / "config.json"
+def read_config(path: Path, tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
+    """The cfg and the model arguments of a tag, by a config.json. Raises OSError, or ValueError for what isn't one."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         found = config["pretrained_cfg"]
-        row = {name: found[name] for name in ("mean", "std", "crop_pct", "interpolation") if name in found}
+        row = {name: tuple(map(float, found[name])) for name in ("mean", "std") if name in found}
+        row |= {name: found[name] for name in ("crop_pct", "interpolation") if name in found}
         row["license"] = found.get("license")  # not stated is not ours
+        cfg = _cfg(tag, int(found["input_size"][-1]), num_classes=int(config.get("num_classes", 0)), **row)
         architecture, _, name = tag.partition(".")
-        cfg = replace(_cfg(tag, int(found["input_size"][-1]), **row), architecture=architecture, tag=name)
-        return cfg, dict(config.get("model_args") or {})
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise zoo.NotAvailable(
-            f"{path} can't be used ({error!r}): install {tag} again, or remove its folder"
-        ) from error
+        return replace(cfg, architecture=architecture, tag=name), dict(config.get("model_args") or {})
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no config.json that can be used: {error!r}") from error
+
+
+def _installed(tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
+    """As `read_config`, of a tag in the local store. Raises NotAvailable."""
+    try:
+        return read_config(store.folder(tag) / "config.json", tag)
+    except (OSError, ValueError) as error:
+        raise zoo.NotAvailable(f"{error}; install {tag} again, or remove its folder") from error
 
 
 def _stock_name(name: str) -> str:

@@ -41,13 +41,15 @@ def put(tag: str, files: Iterable[Path]) -> Path:
         part.mkdir()
         for file in files:
             shutil.copyfile(file, part / file.name)
-        if target.exists():
+        if os.path.lexists(target):  # a link to nowhere too
             target.rename(old)
         part.rename(target)
     except BaseException:
-        if old.exists() and not target.exists():
+        if os.path.lexists(old) and not target.exists():
             old.rename(target)
         shutil.rmtree(part, ignore_errors=True)
         raise
+    if old.is_symlink() or old.is_file():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
     return target

@@ -83,32 +83,40 @@ def _download(repository: Repository, filename: str, cache_dir: str | Path | Non
     except errors.RevisionNotFoundError as error:
         raise NotAvailable(f"{repository.id} on the Hub has no revision {repository.revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
-        raise NotAvailable(f"{filename} of {repository} is not in the cache, and the Hub can't be reached") from error
+        why = _one_line(error.__cause__ or error)
+        raise NotAvailable(
+            f"{filename} of {repository} is not in the cache, and the Hub can't be reached ({why})"
+        ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository} on the Hub has no {filename}") from error
-    except (OSError, errors.HFValidationError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise NotAvailable(f"{filename} of {repository} can't be had from the Hub: {told}") from error
+    except Exception as error:  # of the client, of Xet or of whatever carries HTTP, which differs between its versions
+        raise NotAvailable(f"{filename} of {repository} can't be had from the Hub: {_one_line(error)}") from error
     if str(path) != before:
         _verify(path, repository)
     return path
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def _verify(path: Path, repository: Repository) -> None:
     """Compares a fresh download with the checksum that names it in the cache: the client looks at the size alone."""
     blob = path.resolve()
-    if len(blob.name) == 64:  # sha256, of a large file
-        sha = hashlib.sha256()
-    elif len(blob.name) == 40:  # git's sha1, of a small one
-        sha = hashlib.sha1(b"blob %d\0" % blob.stat().st_size)
-    else:
+    if len(blob.name) not in (40, 64):
         return  # a file system without links: the cache doesn't know the checksum
-    with blob.open("rb") as file:
-        while part := file.read(1 << 20):
-            sha.update(part)
-    if sha.hexdigest() != blob.name:
+    if checksum(blob, len(blob.name)) != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise NotAvailable(
             f"{path.name} of {repository} arrived damaged, with another checksum; it was removed, try again"
         )
+
+
+def checksum(path: Path, length: int) -> str:
+    """What the Hub calls a file's content: its sha256, of 64 digits, if it is a large one, git's sha1 of 40 if not."""
+    sha = hashlib.sha256() if length == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            sha.update(part)
+    return sha.hexdigest()

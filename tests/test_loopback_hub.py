@@ -13,7 +13,9 @@ import pytest
 import timm
 from timm.models import save_for_hf
 
-from loopback_hub import GITATTRIBUTES, LoopbackHub, client
+from loopback_client import client
+from loopback_hub import LoopbackHub
+from loopback_repository import GITATTRIBUTES
 
 README = b"---\nlicense: mit\nlibrary_name: timm\n---\n# A model\n"
 WEIGHTS = b"".join(hashlib.sha256(bytes([k % 256, k // 256])).digest() for k in range(2**15))  # 1 MiB

@@ -9,6 +9,8 @@ import timm
 
 from star_zoo import star_backbones, store, zoo
 
+from . import provenance
+
 _SHOWN = 3  # measured numbers in a row
 
 
@@ -44,7 +46,7 @@ def _told(read: Callable[[Any], str], path: Path) -> str:
 
 
 def _data(recipe: dict[str, Any]) -> str:
-    return Path(recipe["data"]["source"]).stem
+    return provenance.of(recipe["data"]["source"]).title
 
 
 def _measured(results: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What a model may be called: a run, a saved folder, a zoo tag, `hf-hub:OWNER/NAME`, or any timm name."""
 
+import contextlib
 from pathlib import Path
 
 from star_zoo import Objective, load_objective, zoo
@@ -25,8 +26,14 @@ def saved_folder(name: str) -> Path:
 
 
 def timm_name(name: str) -> str:
-    """The same model as timm's `create_model` takes it; `timm:` may stand before timm's own names."""
+    """The same model as timm's `create_model` takes it; `timm:` may stand before timm's own names.
+
+    What is on the Hub is downloaded here already: timm would take a damaged file for a good one. Raises NotAvailable.
+    """
     folder = model_folder(name)
+    if name.startswith(zoo.HUB_PREFIX):
+        with contextlib.suppress(FileNotFoundError):  # timm's own older repositories hold no safetensors
+            zoo.fetch(zoo.Repository.parse(name), "model.safetensors")
     return f"local-dir:{folder}" if folder else name.removeprefix("timm:")
 
 

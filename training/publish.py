@@ -40,7 +40,7 @@ def stage(folder: Path, repo_id: str, out: Path, licence: str | None = None) -> 
 
 
 def _is_ours(name: str) -> bool:
-    return name in store.FILES or name == "README.md" or name.endswith(".png")
+    return name in store.FILES or name == "README.md" or (name.endswith(".png") and "/" not in name)
 
 
 def _make_empty(out: Path, name: str, source: Path) -> None:

@@ -1,0 +1,96 @@
+"""`star-zoo list`: every tag with where its weights are, and only what its files say."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from star_zoo import install, objectives, save_pretrained, star_backbones, store, zoo
+from training.catalogue import _row, rows
+from training.cli import main
+from twins import POLICY
+
+EMBEDDED, MINE = "star_resnet10t.cifar10", "star_resnet10t.mine"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "home"))
+
+
+def listed() -> dict[str, tuple[str, ...]]:
+    return {tag: rest for tag, *rest in map(tuple, rows())}
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return timm.create_model(EMBEDDED)
+
+
+def test_every_tag_is_listed_with_where_its_weights_are(capsys: pytest.CaptureFixture[str]):
+    found = listed()
+    assert list(found) == sorted(star_backbones._TAGS) == sorted(timm.list_models("star_*", include_tags=True))
+    where, megabytes, licence, data, _ = found.pop(EMBEDDED)
+    files = (zoo.EMBEDDED / EMBEDDED).iterdir()
+    assert (where, licence, data) == ("embedded", "apache-2.0", "CIFAR-10")
+    assert float(megabytes) == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=0.05)
+    assert {tuple(row[:3]) for row in found.values()} == {("none yet", "-", "-")}
+    assert main(["list"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["tag", "weights", "MB", "licence", "data", "measured"]
+    assert [line.split()[0] for line in lines] == sorted(star_backbones._TAGS)
+    column = head.index("licence")
+    assert {line[column - 1] for line in lines} == {" "}  # in columns
+
+
+def test_a_pinned_tag_is_on_the_hub(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(star_backbones._TAGS["star_resnet18.stl10"], "hf_hub_id", "star-zoo/star_resnet18.stl10@v1.0")
+    assert listed()["star_resnet18.stl10"][0] == "Hub: star-zoo/star_resnet18.stl10@v1.0"
+    monkeypatch.setenv("STAR_ZOO_HUB_ORG", "mine")  # whose repositories nobody has pinned
+    assert listed()["star_resnet18.stl10"][0] == "none yet"
+
+
+def test_what_is_installed_says_what_its_files_say(model: torch.nn.Module, tmp_path: Path):
+    metrics = {name: {"value": k / 7, "low": None, "high": None} for k, name in enumerate(("a", "b", "c", "d", "e"))}
+    recipe = {"data": {"source": "pictures/birds.parquet"}}
+    results = {"evaluations": [{"data": "some birds", "metrics": metrics}]}
+    install(save_pretrained(tmp_path / "m", model, recipe=recipe, results=results), MINE)
+    where, megabytes, licence, data, measured = listed()[MINE]
+    assert (where, licence, data) == ("local", "apache-2.0", "birds.parquet")
+    assert measured == "a 0 (some birds), b 0.143 (some birds), c 0.286 (some birds), 2 more"
+    size = sum(path.stat().st_size for path in (tmp_path / "m").iterdir())
+    assert megabytes == f"{size / 1e6:.1f}"
+
+
+def test_a_licence_that_nobody_stated_is_not_ours(model: torch.nn.Module, tmp_path: Path):
+    save_pretrained(tmp_path, model)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["pretrained_cfg"]["license"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    install(tmp_path, MINE)
+    assert listed()[MINE][2] == "not stated"
+    assert "license" not in timm.create_model(MINE).pretrained_cfg
+
+
+OTHER = ["", "[]", "null", "5", "\x80", "[" * 100_000, '{"data": 3}', '{"data": {"source": 3}}', '{"evaluations": 3}']
+OTHER += ['{"evaluations": [{"metrics": {"a": 1}}]}', '{"evaluations": [{"data": 1, "metrics": {"a": {"value": ""}}}]}']
+
+
+def test_files_that_say_something_else_leave_a_row_without_it(model: torch.nn.Module, tmp_path: Path):
+    install(save_pretrained(tmp_path, model), MINE)
+    for text in OTHER:
+        for name in ("recipe.json", "results.json"):
+            (store.folder(MINE) / name).write_text(text, encoding="latin-1")
+        row = _row(MINE)
+        assert (row[1], *row[4:]) == ("local", "-", "-"), text
+
+
+def test_heads_count_as_what_they_weigh(model: torch.nn.Module, tmp_path: Path):
+    install(save_pretrained(tmp_path / "bare", model), MINE)
+    bare = float(listed()[MINE][1])
+    objective = objectives.build("simclr", 512, POLICY)
+    install(save_pretrained(tmp_path / "full", model, objective), MINE)
+    size = (tmp_path / "full" / "heads.safetensors").stat().st_size
+    assert float(listed()[MINE][1]) - bare == pytest.approx(size / 1e6, abs=0.15)

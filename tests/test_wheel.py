@@ -102,13 +102,13 @@ def pip(*words: object) -> subprocess.CompletedProcess[str]:
 def test_what_is_in_the_wheel(target: Path):
     (wheel,) = target.parent.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"star_zoo", "training", "hub_cards"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"star_zoo", "training"}
     assert [name for name in names if "test" in name.split("/")[0] or name.endswith((".pyc", ".pth", ".part"))] == []
     embedded = {
         name.rpartition("/")[2] for name in names if name.startswith("star_zoo/weights/star_resnet10t.cifar10/")
     }
     assert embedded >= {"model.safetensors", "config.json", "heads.safetensors", "heads.json", "recipe.json"}
-    assert "hub_cards/TEMPLATE.md" in names
+    assert "training/hub_cards/TEMPLATE.md" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

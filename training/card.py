@@ -19,8 +19,13 @@ from star_zoo import objectives
 from star_zoo.files import write_text
 
 from . import provenance
+from .evaluate import tells_accuracy
 
-TEMPLATE = Path(__file__).parent.parent / "hub_cards" / "TEMPLATE.md"  # the wheel keeps this layout
+_PLACES = (
+    Path(__file__).parent / "hub_cards",
+    Path(__file__).parent.parent / "hub_cards",
+)  # in a wheel, in the project
+TEMPLATE = next(place for place in _PLACES if place.is_dir()) / "TEMPLATE.md"
 TAGS = ["image-feature-extraction", "timm", "transformers", "self-supervised-learning", "equivariance", "star-zoo"]
 
 
@@ -91,7 +96,7 @@ def _front_matter(title: str, config: dict[str, Any], data: Any, results: dict[s
             metric_name=metric,
             metric_value=found["value"],
         )
-        for record in results.get("evaluations", [])
+        for record in filter(tells_accuracy, results.get("evaluations", []))
         for metric, found in record["metrics"].items()
     ]
     card = ModelCardData(
@@ -141,22 +146,29 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
 
 def _results(results: dict[str, Any]) -> str:
     records = results.get("evaluations", [])
-    rows = [
-        f"| {metric} | {record['data']} | {_images(record)} | {record['seed']} | {_value(found)} |"
-        for record in records
-        for metric, found in record["metrics"].items()
-    ]
+    tasks, others = ([r for r in records if tells_accuracy(r) == wanted] for wanted in (True, False))
     parts = []
-    if rows:
+    if any(record["metrics"] for record in tasks):
         about = "Intervals are over the test images or tasks of one pretraining run, not over runs."
-        head = f"{about}\n\n| metric | data | images | seed | value [95 % interval] |\n|---|---|---|---|---|"
-        parts.append("\n".join([head, *rows]))
+        parts.append("\n".join([about, "", *_table(tasks)]))
     if online := results.get("online"):
         first, last = online
         lines = [f"| {k} | {first[k]:.3f} | {last[k]:.3f} |" for k in last if k not in ("step", "epoch")]
         head = "Before and after the run, on held-out images:\n\n| metric | untrained | trained |\n|---|---|---|"
         parts.append("\n".join([head, *lines]))
+    if any(record["metrics"] for record in others):
+        summary = "<details><summary>What the features and embeddings are like</summary>"
+        parts.append("\n".join([summary, "", *_table(others), "", "</details>"]))
     return "\n\n".join(parts) or "Nothing was measured."
+
+
+def _table(records: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        f"| {metric} | {record['data']} | {_images(record)} | {record['seed']} | {_value(found)} |"
+        for record in records
+        for metric, found in record["metrics"].items()
+    ]
+    return ["| metric | data | images | seed | value [95 % interval] |", "|---|---|---|---|---|", *rows]
 
 
 def _images(record: dict[str, Any]) -> str:
@@ -174,12 +186,16 @@ def _training(recipe: dict[str, Any], results: dict[str, Any]) -> str:
         setting = f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']['name']}"
         lines.append(f"The recipe `{recipe['name']}`: {setting}; `recipe.json` says all of it.")
     if cost := results.get("training"):
-        hours = f"{cost['seconds'] / 3600:.2f} hours on {cost['processes']} {cost['device'].upper()} process(es)"
+        took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
         versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
-        lines.append(f"{cost['images']:,} images in {cost['steps']:,} steps, {hours}; {versions}.")
+        lines.append(f"{cost['images']:,} images in {cost['steps']:,} steps, {took}; {versions}.")
     if released := results.get("released"):
         lines.append(f"Converted from the authors' released `{released['file']}` (sha256 `{released['sha256']}`).")
     return "\n\n".join(lines) or "Not recorded."
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
 
 
 def _figures(folder: Path) -> str:

@@ -16,6 +16,7 @@ from .data.splits import Splits
 from .model_names import model_folder
 from .subject import Subject
 
+_ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
 _SAME = ("protocol", "model", "data", "seed")  # a new record of the same replaces the old one
 
 
@@ -52,3 +53,8 @@ def record(path: Path, result: dict[str, Any]) -> None:
     before = results.get("evaluations", [])
     kept = [r for r in before if any(r[k] != result[k] for k in _SAME)]
     write_json(path, {**results, "evaluations": [*kept, result]})
+
+
+def tells_accuracy(record: dict[str, Any]) -> bool:
+    """Whether a record says how well a task is done; other records describe the features themselves."""
+    return record["protocol"].partition(" ")[0] in _ACCURACY  # "finetune 0.1" is one of a share of the labels

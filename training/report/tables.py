@@ -2,9 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from ..evaluate import tells_accuracy
 from .shown import Shown
-
-_ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
 
 
 class Table(NamedTuple):
@@ -32,11 +31,6 @@ def transfer(models: list[Shown]) -> list[Table]:
             Table(f"{metric}, %", ["model", *sets], [row for row in rows if set(row[1:]) != {"not measured"}])
         )
     return tables
-
-
-def tells_accuracy(record: dict[str, Any]) -> bool:
-    """Whether a record says how well a task is done; other records describe the features themselves."""
-    return record["protocol"].partition(" ")[0] in _ACCURACY  # "finetune 0.1" is one of a share of the labels
 
 
 def compare(models: list[Shown], metrics: list[str]) -> Table:

@@ -4,4 +4,17 @@ The first line of a module is its help, `declare` says what it takes, `run` does
 imported inside its `run`, for every command imports all of them. `GO_ON` says how to go on after a signal.
 """
 
-NAMES = ("quickstart", "pretrain", "eval", "finetune", "report", "convert", "install", "list", "card", "publish")
+NAMES = (
+    "quickstart",
+    "pretrain",
+    "eval",
+    "finetune",
+    "detect",
+
+    "report",
+    "convert",
+    "install",
+    "list",
+    "card",
+    "publish",
+)

@@ -1,0 +1,81 @@
+"""What a detector is trained on: each image at a drawn size, mirrored or not, with its boxes.
+
+Which image, size and side are pure functions of the seed. Letters: K boxes, H x W pixels of the file, h x w shown.
+"""
+
+import signal
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import resize
+
+from ..data.views import StepBatches, seeded
+from .data import DetectionSet
+
+
+class Example(NamedTuple):
+    """One image to learn from."""
+
+    image: Tensor  # (3, h, w) uint8
+    boxes: Tensor  # (K, 4) float32: left, top, right, bottom in pixels of `image`
+    labels: Tensor  # (K,) int64
+
+
+def fit(image: Tensor, short: int, long: int) -> Tensor:
+    """(3, H, W) uint8 -> (3, h, w): the shorter side `short` pixels, or less where the longer would pass `long`."""
+    height, width = image.shape[1:]
+    scale = min(short / min(height, width), long / max(height, width))
+    return resize(image, [max(1, round(height * scale)), max(1, round(width * scale))], antialias=True)
+
+
+def rescale(boxes: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Boxes (K, 4) of the image `before` (3, H, W) as they lie in it once it is `after` (3, h, w)."""
+    y, x = (new / old for new, old in zip(after.shape[1:], before.shape[1:], strict=True))
+    return boxes * torch.tensor([x, y, x, y])
+
+
+class TrainingViews(Dataset[Example]):
+    """(epoch, index) -> the example that image `index` of those `kept` gives in that epoch.
+
+    `sizes` is smallest, largest and step of the shorter side's pixels, `longest` what the longer one may have at most.
+    """
+
+    def __init__(self, images: DetectionSet, kept: list[int], sizes: tuple[int, int, int], longest: int, seed: int):
+        self.images, self.kept, self.longest, self.seed = images, kept, longest, seed
+        self.sizes = range(sizes[0], sizes[1] + 1, sizes[2])
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        epoch, index = key
+        generator = seeded(self.seed, epoch, index)
+        size = self.sizes[int(torch.randint(len(self.sizes), (), generator=generator))]
+        mirrored = bool(torch.rand((), generator=generator) < 0.5)
+        whole = self.images.image(self.kept[index])
+        image = fit(whole, size, self.longest)
+        found = self.images.target(self.kept[index])
+        boxes = rescale(found.boxes[~found.crowd], whole, image)
+        if mirrored:
+            image = image.flip(-1)
+            left, top, right, bottom = boxes.unbind(1)
+            boxes = torch.stack([image.shape[2] - right, top, image.shape[2] - left, bottom], 1)
+        return Example(image, boxes, found.labels[~found.crowd])
+
+
+def loader(views: TrainingViews, batches: StepBatches, workers: int, pin: bool) -> "DataLoader[Any]":
+    """A loader over the batches: each a list of examples, not a tensor, for their sizes differ."""
+    return DataLoader(
+        views,
+        batch_sampler=batches,
+        collate_fn=list,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals,
+        generator=torch.Generator(),  # or it would draw from the global one, and a resumed run's samples would differ
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal for the whole process group must not kill the workers while the run finishes its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

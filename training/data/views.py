@@ -73,12 +73,12 @@ def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: b
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=leave_signals,
         generator=torch.Generator(),  # or it would draw from the global one, and a resumed run's dropout would differ
     )
 
 
-def _leave_signals(worker: int) -> None:
+def leave_signals(worker: int) -> None:
     """A signal for the whole process group must not kill the workers while the run finishes its step."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

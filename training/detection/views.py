@@ -3,7 +3,6 @@
 Which image, size and side are pure functions of the seed. Letters: K boxes, H x W pixels of the file, h x w shown.
 """
 
-import signal
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import resize
 
-from ..data.views import StepBatches, seeded
+from ..data.views import StepBatches, leave_signals, seeded
 from .data import DetectionSet
 
 
@@ -70,12 +69,6 @@ def loader(views: TrainingViews, batches: StepBatches, workers: int, pin: bool) 
         collate_fn=list,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=leave_signals,
         generator=torch.Generator(),  # or it would draw from the global one, and a resumed run's samples would differ
     )
-
-
-def _leave_signals(worker: int) -> None:
-    """A signal for the whole process group must not kill the workers while the run finishes its step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -1,60 +1,71 @@
 """Linear evaluation, against scikit-learn. Letters: N training images, M test images, D features, C classes."""
 
+import json
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from eval_cases import Oracle, blobs, splits
+from training import metric
+from training.data.splits import Splits
+from training.data.transfer import HeldOut
 from training.evals import linear
 from training.features import Labelled
+from training.logistic import with_ones
 from twins import randn
 
 
-def accuracy(found: linear.Linear) -> float:
-    return float(found.hits.double().mean())
+def named(given: Splits, name: str) -> Splits:
+    """The same images as a data set of another name."""
+    made = Splits(name)
+    made.__dict__ |= {key: value for key, value in given.__dict__.items() if key != "spec"}
+    return made
 
 
-def logistic_regression(w: float) -> Any:
-    """scikit-learn's, without an intercept: a column of ones stands for the bias, which is punished like a weight."""
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    return linear_model.LogisticRegression(C=1 / (2 * w), fit_intercept=False, tol=1e-10, max_iter=10_000)
+def both(*parts: Labelled) -> Labelled:
+    return Labelled(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-@pytest.mark.parametrize("w", [1e-2, 1.0, 30.0])
-def test_a_fit_reaches_the_optimum(w: float):
-    features, labels = blobs(200, classes=3)
-    probe = nn.Linear(5, 3).double()
-    linear._fit(probe, features.double(), labels, w)
-    ones = torch.cat((features.double(), torch.ones(200, 1)), 1)
-    expected = torch.from_numpy(logistic_regression(w).fit(ones.numpy(), labels.numpy()).coef_)
-    found = torch.cat((probe.weight, probe.bias[:, None]), 1).detach()
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+def peer(w: float, fit: Labelled, score: Labelled) -> torch.Tensor:
+    """Which images scikit-learn's classifier hits; a column of ones stands for the bias, punished like a weight."""
+    linear_model: Any = pytest.importorskip("sklearn.linear_model")
+    model = linear_model.LogisticRegression(C=1 / (2 * w), fit_intercept=False, tol=1e-9, max_iter=10_000)
+    model.fit(with_ones(fit.features).numpy(), fit.targets.numpy())
+    return torch.from_numpy(model.predict(with_ones(score.features).numpy())) == score.targets
 
 
-def test_the_strength_is_the_one_that_does_best_on_the_validation_images():
-    train, val, test = (blobs(60, classes=4, spread=1.5, seed=seed) for seed in (0, 1, 2))
+def test_the_strengths_are_the_protocols():
+    assert len(linear.STRENGTHS) == 45
+    assert (linear.STRENGTHS[0], linear.STRENGTHS[-1]) == pytest.approx((1e-6, 1e5))
+    ratios = {round(b / a, 4) for a, b in zip(linear.STRENGTHS, linear.STRENGTHS[1:], strict=False)}
+    assert ratios == {round(10**0.25, 4)}
 
-    def peer(w: float, fit: Labelled, score: Labelled) -> float:
-        ones, scored = (torch.cat((part.features, torch.ones(len(part.features), 1)), 1) for part in (fit, score))
-        return (
-            logistic_regression(w).fit(ones.numpy(), fit.targets.numpy()).score(scored.numpy(), score.targets.numpy())
-        )
 
+def test_the_strength_and_the_hits_are_those_that_scikit_learn_finds():
+    train, val, test = (blobs(count, classes=4, spread=1.5, seed=seed) for seed, count in enumerate((60, 80, 90)))
     found = linear.evaluate(train, val, test, 4)
-    on_validation = [peer(w, train, val) for w in linear.STRENGTHS]
-    assert found.validation == pytest.approx(max(on_validation), abs=0.02)
-    assert peer(found.strength, train, val) == pytest.approx(found.validation, abs=0.02)
-    both = Labelled(torch.cat((train.features, val.features)), torch.cat((train.targets, val.targets)))
-    assert accuracy(found) == pytest.approx(peer(found.strength, both, test), abs=0.02)
+    on_validation = {w: round(float(peer(w, train, val).double().mean()), 9) for w in linear.STRENGTHS}
+    assert found.chosen.validation == pytest.approx(on_validation, abs=1.01 / 80)  # one image where it decides nothing
+    best = max(on_validation.values())
+    strength = min(w for w, value in on_validation.items() if value == best)  # of equals the smallest
+    assert found.chosen.strength == strength
+    assert torch.equal(found.hits, peer(strength, both(train, val), test))
 
 
-def test_separable_classes_are_separated():
+def test_of_equally_good_strengths_the_smallest_is_chosen():
     train, val, test = (blobs(90, spread=0.01, seed=seed) for seed in range(3))
-    assert linear.evaluate(train, val, test, 3).hits.all()
-    assert linear.run(Oracle(), splits(train, test)).metrics["Linear top-1"].value == 1
-    assert linear.run(Oracle(), splits(train, test, val)).metrics["Linear top-1"].value == 1
+    found = linear.evaluate(train, val, test, 3)
+    assert found.hits.all() and found.chosen.validation[linear.STRENGTHS[5]] == 1
+    assert found.chosen.strength == linear.STRENGTHS[0]
+
+
+def test_fits_that_might_be_the_best_are_made_finer(monkeypatch):
+    monkeypatch.setattr(linear, "_GAP", 1e-3)  # so rough that several might be
+    train, val = (blobs(120, classes=4, spread=1.5, seed=seed) for seed in range(2))
+    chosen = linear.choose(linear.Logistic(*train, 4), val)
+    rough = linear.Logistic(*train, 4).path(linear.STRENGTHS, linear._GAP)
+    assert chosen.fit.gap <= linear._FINE * chosen.fit.objective < rough[chosen.strength].gap
 
 
 def test_labels_at_random_are_guessed():
@@ -62,11 +73,81 @@ def test_labels_at_random_are_guessed():
         Labelled(randn(400, 8, seed=seed), torch.randint(4, (400,), generator=torch.Generator().manual_seed(seed)))
         for seed in range(3)
     )
-    assert linear.evaluate(train, val, test, 4).hits.float().mean() == pytest.approx(
-        0.25, abs=4 * (0.25 * 0.75 / 400) ** 0.5
+    hits = linear.evaluate(train, val, test, 4).hits
+    assert float(hits.double().mean()) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 400) ** 0.5)
+
+
+def test_features_that_say_nothing_leave_the_guess():
+    train, val, test = (Labelled(torch.ones(60, 5), torch.arange(60) % 3) for _ in range(3))
+    assert float(linear.evaluate(train, val, test, 3).hits.double().mean()) == pytest.approx(1 / 3)
+
+
+def test_a_class_without_training_images_is_missed():
+    unseen = Labelled(randn(5, 5), torch.full((5,), 6))
+    hits = linear.evaluate(blobs(30), blobs(30, seed=1), both(blobs(40, seed=2), unseen), 7).hits
+    assert hits[:40].any() and not hits[40:].any()
+    run = linear.run(Oracle(), splits(blobs(30), unseen, blobs(30, seed=1)))
+    assert run.metrics["Linear top-1"].value == 0
+
+
+# What the protocol says of a data set
+
+
+def test_a_measurement_tells_all_that_matters():
+    train, test = blobs(200, spread=1.5), blobs(90, spread=1.5, seed=1)
+    found = linear.run(Oracle(), splits(train, test), seed=3)
+    assert json.loads(json.dumps(found._asdict()))
+    rest, held = HeldOut(9, 1, 3).draw(200)
+    expected = linear.evaluate(
+        Labelled(train.features[rest], train.targets[rest]),
+        Labelled(train.features[held], train.targets[held]),
+        test,
+        3,
     )
+    assert found.metrics == {"Linear top-1": metric.share(expected.hits)}
+    assert found.settings["w"] == expected.chosen.strength
+    assert (found.settings["train"], found.settings["validation"]) == (180, 20)
+    assert found.settings["validation images"] == "20 of 200 training images at random, seed 3"
+    assert len(found.details["validation top-1 by w"]) == 45
+    assert 0 < found.details["largest gap"] <= linear._GAP
+    own = linear.run(Oracle(), splits(train, test, blobs(50, seed=2)))
+    assert own.settings["validation images"] == "the data set's own"
 
 
-def test_a_class_without_training_images_is_no_error():
-    found = linear.evaluate(blobs(30), blobs(30, seed=1), Labelled(randn(5, 5), torch.full((5,), 6)), 7)
-    assert not found.hits.any()
+def test_a_set_with_a_convention_is_measured_by_it():
+    train, test = blobs(60, spread=1.5), blobs(50, spread=1.5, seed=1)
+    test = Labelled(test.features[:31], test.targets[:31].clamp(max=1))
+    found = linear.run(Oracle(), named(splits(train, test), "pets@/data"))
+    assert list(found.metrics) == ["Linear mean per class"]
+    assert found.settings["validation images"] == "12 of 60 training images at random, seed 49"
+    rest, held = HeldOut(2940, 740, 49).draw(60)
+    parts = (Labelled(train.features[part], train.targets[part]) for part in (rest, held))
+    expected = linear.evaluate(*parts, test, 3, linear.PER_CLASS)
+    assert found.metrics["Linear mean per class"] == metric.class_mean(expected.hits, test.targets)
+
+
+def test_the_mean_over_classes_chooses_too():
+    """Of two strengths, one that hits all of a large class and one that hits all of two small ones."""
+    targets = torch.tensor([0] * 8 + [1, 2])
+    weights = linear.PER_CLASS.weights(targets)
+    assert torch.allclose(weights / weights.sum(), torch.tensor([1 / 24] * 8 + [1 / 3] * 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (blobs(1), "given has 1 training images; give two or more"),
+        (Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long)), "held out for validation, are of 1 class; two or"),
+        (blobs(2), "held out for validation, are of 1 class"),
+        (Labelled(randn(20, 5), randn(20, 2)), "given has numbers as targets; a linear evaluation needs classes"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(train: Labelled, message: str):
+    with pytest.raises(ValueError, match=message):
+        linear.run(Oracle(), splits(train, train))
+
+
+def test_images_of_one_class_are_refused_with_a_validation_split_too():
+    one = Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long))
+    with pytest.raises(ValueError, match="the training images of given are of 1 class"):
+        linear.run(Oracle(), splits(one, blobs(9), blobs(9)))

@@ -10,7 +10,7 @@ NAMES = (
     "eval",
     "finetune",
     "detect",
-
+    "bench",
     "report",
     "convert",
     "install",

@@ -1,0 +1,143 @@
+"""Ridge logistic regression, against scikit-learn and certified optima.
+
+Letters: N images, D features, C classes, R = D + 1.
+"""
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eval_cases import blobs
+from training import logistic
+from training.benchmarks.linear import objective
+from training.evals.linear import STRENGTHS
+from training.features import Labelled
+from training.logistic import Logistic, with_ones
+from twins import randn
+
+
+def separable() -> Labelled:
+    return blobs(90, classes=3, spread=0.01)
+
+
+def overlapping() -> Labelled:
+    return blobs(600, classes=4, width=6, spread=1.5)
+
+
+def wide() -> Labelled:
+    """More features than images, so the features' rank is N at most."""
+    return blobs(40, classes=3, width=80, spread=1.5)
+
+
+def repeated() -> Labelled:
+    """Features that are sums of others."""
+    features, labels = blobs(200, spread=1.5)
+    return Labelled(torch.cat((features, features[:, :2] + features[:, 2:4], 3 * features), 1), labels)
+
+
+def constant() -> Labelled:
+    """A constant feature, a zero one, and a mean that is large beside what varies."""
+    features, labels = blobs(200, spread=1.5)
+    return Labelled(torch.cat((features + 300, torch.full((200, 1), 7.0), torch.zeros(200, 1)), 1), labels)
+
+
+def singletons() -> Labelled:
+    """Twenty classes of one image, and two of many."""
+    features, labels = blobs(120, classes=2, width=8, spread=1.5)
+    return Labelled(features, torch.where(torch.arange(120) < 20, torch.arange(120) + 2, labels))
+
+
+def unseen() -> Labelled:
+    """Labels that leave out classes below the largest."""
+    features, labels = blobs(90, spread=1.5)
+    return Labelled(features, 3 * labels + 1)
+
+
+CASES = (separable, overlapping, wide, repeated, constant, unseen)
+
+
+# float32 is not for twenty images in the midst of a hundred others, told from them by logits of thousands
+@pytest.mark.parametrize(("case", "dtype"), [*product(CASES, (None, torch.float32)), (singletons, None)])
+def test_every_fit_is_close_to_the_least_possible_objective(case: Any, dtype: torch.dtype | None):
+    images = case()
+    classes = int(images.targets.max()) + 2  # of the last there are no images
+    exact = Logistic(*images, classes, torch.float64).path(STRENGTHS, 0)
+    for w, fit in Logistic(*images, classes, dtype).path(STRENGTHS, 3e-8).items():
+        value, slope = objective(exact[w].weights, images, w)
+        least = value - slope / (4 * w)  # the objective is 2w-strongly convex: nothing is lower
+        assert value - least < 1e-6 * value, "the reference is no reference"
+        assert fit.gap <= 3e-8 * fit.objective
+        assert fit.objective == pytest.approx(objective(fit.weights, images, w)[0], rel=1e-6)
+        assert least * (1 - 1e-9) <= objective(fit.weights, images, w)[0] <= least * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("w", [1e-3, 1e-2, 1.0, 30.0])
+def test_a_fit_is_scikit_learns(w: float):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    features, labels = blobs(200, classes=3, spread=1.5)
+    # without an intercept: the column of ones stands for the bias, which is punished like a weight
+    peer = linear_model.LogisticRegression(C=1 / (2 * w), fit_intercept=False, tol=1e-10, max_iter=10_000)
+    expected = torch.from_numpy(peer.fit(with_ones(features).numpy(), labels.numpy()).coef_)
+    found = Logistic(features, labels, 3).fit(w, torch.zeros(3, 6, dtype=torch.float64), 1e-12)
+    torch.testing.assert_close(found.weights, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [separable, overlapping])
+@pytest.mark.parametrize("w", [STRENGTHS[0], STRENGTHS[22], STRENGTHS[-1]])
+def test_a_start_far_away_leads_to_the_same_optimum(w: float, case: Any):
+    images, far = case(), 30 * randn(4, case().features.shape[1] + 1, seed=5).double()
+    near = Logistic(*images, 4).path(STRENGTHS, 1e-9)[w]
+    found = Logistic(*images, 4).fit(w, far, 1e-9)
+    assert objective(found.weights, images, w)[0] == pytest.approx(objective(near.weights, images, w)[0], rel=1e-7)
+
+
+def test_neither_the_axes_nor_the_preconditioner_change_the_optimum(monkeypatch: pytest.MonkeyPatch):
+    images = overlapping()
+    monkeypatch.setattr(logistic, "_ROWS", 100)
+    monkeypatch.setattr(logistic, "_LEADING", 3)
+    monkeypatch.setattr(logistic, "_CHUNK", 64)
+    other = Logistic(*images, 4).path(STRENGTHS, 1e-8)
+    monkeypatch.undo()
+    for w, fit in Logistic(*images, 4).path(STRENGTHS, 1e-8).items():
+        assert other[w].objective == pytest.approx(fit.objective, rel=1e-6)
+
+
+def test_the_first_images_alone():
+    images = overlapping()
+    part = Logistic(*images, 4).first(200).path([1.0], 1e-9)[1.0]
+    alone = Logistic(images.features[:200], images.targets[:200], 4).path([1.0], 1e-9)[1.0]
+    torch.testing.assert_close(part.weights, alone.weights, rtol=1e-3, atol=1e-4)
+
+
+def test_probabilities_keep_their_digits_where_an_image_is_all_but_certain():
+    images = separable()
+    problem = Logistic(*images, 3, torch.float32)
+    point = problem._at(50 * problem.path([1e-3], 1e-6)[1e-3].weights.float() @ problem._axes.float())
+    logits = point.logits.double()
+    exact = F.cross_entropy(logits.T, images.targets, reduction="none")
+    assert exact.max() < 1e-8  # in float32 the label's p is 1, and log p is 0
+    assert point.loss == pytest.approx(float(exact.sum()), rel=1e-3)
+    missed = -point.residual.gather(0, images.targets[None])[0]
+    torch.testing.assert_close(missed.double(), -torch.expm1(-exact), rtol=1e-3, atol=0)
+
+
+def test_the_curvature_is_that_of_autograd():
+    features, labels = (part[:12] for part in overlapping())
+    problem = Logistic(features, labels, 4, torch.float64)
+    weights, ahead = randn(4, 7, seed=1).double(), randn(4, 7, seed=2).double()
+
+    def value(at: Tensor) -> Tensor:
+        loss = F.cross_entropy(with_ones(features) @ problem._axes @ at.T, labels, reduction="sum")
+        return loss + 0.3 * at.square().sum()
+
+    _, expected = torch.autograd.functional.hvp(value, weights, ahead)
+    point = problem._at(weights)
+    found, logits = problem._curved(0.3, point, ahead)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(logits, problem._at(ahead).logits)
+    gradient = point.residual @ problem._images + 2 * 0.3 * weights
+    torch.testing.assert_close(gradient, torch.autograd.functional.jacobian(value, weights))

@@ -174,7 +174,7 @@ def parameters(models: list[Shown]) -> Figure | None:
         axes[0, 0].bar(places, heights, size, label=label, hatch=hatch, edgecolor="black", linewidth=0.5)
     axes[0, 0].set_xticks(np.arange(len(fields)) + 0.4 - size / 2, fields, rotation=30, ha="right")
     axes[0, 0].set(ylabel="R²", ylim=(0, 1))
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)  # beside the bars, not on them
     rows = [[label, *(f"{by[f]:.3f}" if f in by else "-" for f in fields)] for label, by in known.items()]
     told = "R² of each augmentation parameter, from frozen features of base view and view; the table has the numbers."
     return Figure(

@@ -80,3 +80,9 @@ def test_the_protocol_gives_both_numbers_with_intervals():
         "20-NN top-1": accuracy(*bank, *queries, 20),
     }
     assert all(m.low < m.value < m.high for m in found.metrics.values())
+
+
+def test_classes_that_only_the_test_images_have_are_refused():
+    bank, queries = blobs(30, classes=3), blobs(30, classes=5, seed=1)
+    with pytest.raises(ValueError, match=r"given: .* of 2 classes that no training image has \(3, 4\)"):
+        knn.run(Oracle(), splits(bank, queries))

@@ -86,8 +86,6 @@ def test_a_class_without_training_images_is_missed():
     unseen = Labelled(randn(5, 5), torch.full((5,), 6))
     hits = linear.evaluate(blobs(30), blobs(30, seed=1), both(blobs(40, seed=2), unseen), 7).hits
     assert hits[:40].any() and not hits[40:].any()
-    run = linear.run(Oracle(), splits(blobs(30), unseen, blobs(30, seed=1)))
-    assert run.metrics["Linear top-1"].value == 0
 
 
 # What the protocol says of a data set
@@ -151,3 +149,17 @@ def test_images_of_one_class_are_refused_with_a_validation_split_too():
     one = Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long))
     with pytest.raises(ValueError, match="the training images of given are of 1 class"):
         linear.run(Oracle(), splits(one, blobs(9), blobs(9)))
+
+
+def test_classes_that_only_the_test_images_have_are_refused():
+    train, val, test = blobs(30, classes=3), blobs(12, classes=3, seed=1), blobs(30, classes=4, seed=2)
+    with pytest.raises(ValueError, match=r"given: .* of 1 classes that no training image has \(3\)"):
+        linear.run(Oracle(), splits(train, test, val))
+
+
+def test_a_class_of_one_image_that_is_held_out_is_told():
+    train = blobs(30, classes=2)
+    train.targets[0] = 2
+    seed = next(s for s in range(99) if 0 in splits(train, train).held_out(s).draw(30)[1])
+    with pytest.raises(ValueError, match="has each class enough images to hold some out"):
+        linear.run(Oracle(), splits(train, train), seed)

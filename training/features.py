@@ -21,6 +21,17 @@ class Labelled(NamedTuple):
     targets: Tensor
 
 
+def check_classes(name: str, train: Labelled, *others: Labelled) -> None:
+    """Raises ValueError where images to choose or measure on are of classes without images to train on."""
+    known = set(train.targets.tolist())
+    if unknown := sorted({label for other in others for label in other.targets.tolist()} - known):
+        shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise ValueError(
+            f"{name}: validation or test images are of {len(unknown)} classes that no training image has ({shown}); "
+            "do both splits number their classes alike, and has each class enough images to hold some out?"
+        )
+
+
 class NotFinite(ValueError):
     """Features are infinite or not a number."""
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.splits import Splits
+from ..features import check_classes
 from ..metric import Measurement, share
 from ..subject import Subject
 
@@ -18,6 +19,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     bank, queries = subject.labelled(splits.train), subject.labelled(splits.test)
     if bank.targets.is_floating_point():
         raise ValueError(f"{splits.name} has numbers for labels; nearest neighbours vote for classes")
+    check_classes(splits.name, bank, queries)
     ks = [k for k in _KS if k <= len(bank.features)]
     return Measurement(
         {f"{k}-NN top-1": share(hits(*bank, *queries, k)) for k in ks},

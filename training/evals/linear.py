@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.splits import Splits
-from ..features import Labelled
+from ..features import Labelled, check_classes
 from ..logistic import Fit, Logistic, with_ones
 from ..metric import Measurement, Metric, class_mean, share
 from ..subject import Subject
@@ -108,6 +108,7 @@ def count_classes(splits: Splits, *parts: Labelled) -> int:
     if (found := len(parts[0].targets.unique())) < 2:
         held = "" if splits.val is not None else ", less those held out for validation,"
         raise ValueError(f"the training images of {splits.name}{held} are of {found} class; two or more are needed")
+    check_classes(splits.name, *parts)
     return max(int(part.targets.max()) for part in parts) + 1
 
 

@@ -139,10 +139,12 @@ class Logistic:
 
     def _inverse(self, w: float, point: Point) -> "_Preconditioner":
         """A preconditioner for w: the one there is, until it has cost as many iterations as a new one costs."""
-        if self._preconditioner is None or self._preconditioner.outdated:
-            self._preconditioner = _Preconditioner(self._images, point.variance)
-        self._preconditioner.prepare(w, point.variance)
-        return self._preconditioner
+        inverse = self._preconditioner
+        if inverse is None or inverse.outdated:
+            inverse = _Preconditioner(self._images, point.variance, min(0.5, 2 * inverse.least) if inverse else 0.5)
+        inverse.prepare(w, point.variance)
+        self._preconditioner = inverse
+        return inverse
 
     def _newton(
         self, w: float, point: Point, gradient: Tensor, step: Tensor, inverse: "_Preconditioner", target: float
@@ -199,7 +201,7 @@ class _Preconditioner:
     sum, which falls by orders of magnitude where images are well fitted, and the ridge are as `prepare` was told.
     """
 
-    def __init__(self, images: Tensor, variance: Tensor):
+    def __init__(self, images: Tensor, variance: Tensor, least: float):
         size = min(_LEADING, images.shape[1])
         leading = images.new_zeros(len(variance), size**2)
         trailing = images.new_zeros(len(variance), images.shape[1] - size)
@@ -212,7 +214,7 @@ class _Preconditioner:
         self._trailing = trailing / total
         self._leading = leading.double().unflatten(1, (size, size)) / total[:, None]
         self._leading.diagonal(dim1=1, dim2=2).mul_(1 + 1e-5)  # no rounding makes it indefinite
-        self.least, self._learned = 0.5, False  # eigenvalue of the preconditioned Hessian: a guess until `learn`
+        self.least = least  # eigenvalue of the preconditioned Hessian: a guess until `learn`
         # in iterations: all but the products of coordinates is work for each class
         self._cost = size**2 / images.shape[1] / 2 * (1 + 15 / len(variance)) / step
         self._w, self._total = math.nan, total
@@ -241,9 +243,8 @@ class _Preconditioner:
         diagonal, beside = inverse.clone(), ratio.sqrt() * inverse[:-1]
         diagonal[1:] += ratio * inverse[:-1]
         lanczos = diagonal.diag() + beside.diag(1) + beside.diag(-1)
-        found = min(1.0, max(1e-3, float(torch.linalg.eigvalsh(lanczos)[0])))
-        self.least = min(found, self.least) if self._learned else found  # short runs see too large a one
-        self._learned = True
+        found = max(1e-5, float(torch.linalg.eigvalsh(lanczos)[0]))
+        self.least = min(found, self.least)  # what short runs see is too large
         self._excess += max(0, len(lengths) - 4)
 
     @property

@@ -26,7 +26,6 @@ from safetensors.torch import load_file
 
 where = Path(sys.argv[1])
 assert {Path(package.__file__).parents[1] for package in (star_zoo, training)} == {where / "target"}
-assert not any(Path(entry).resolve() == Path(sys.argv[2]) for entry in sys.path)
 
 from training.cli import main
 
@@ -134,7 +133,7 @@ def test_the_installed_wheel_does_what_the_zoo_is_for(target: Path):
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout
 
-        run(sys.executable, "-c", CODE, where, ROOT)
+        run(sys.executable, "-c", CODE, where)
         assert set(json.loads((where / "model-to-publish" / "heads.json").read_text())) >= {"objective", "policy"}
         hub.stop()
         run(sys.executable, "-c", LATER, HF_HUB_OFFLINE="1")

@@ -65,7 +65,7 @@ def test_fits_that_might_be_the_best_are_made_finer(monkeypatch):
     train, val = (blobs(120, classes=4, spread=1.5, seed=seed) for seed in range(2))
     chosen = linear.choose(linear.Logistic(*train, 4), val)
     rough = linear.Logistic(*train, 4).path(linear.STRENGTHS, linear._GAP)
-    assert chosen.fit.gap <= linear._FINE * chosen.fit.objective < rough[chosen.strength].gap
+    assert chosen.fit.gap <= linear._FINER[0] * chosen.fit.objective < rough[chosen.strength].gap
 
 
 def test_labels_at_random_are_guessed():

@@ -19,7 +19,7 @@ from .data.raw import evenly_spaced
 
 _LEADING = 64  # K: in these coordinates the preconditioner knows the curvature of each class in full
 _ROWS = 1024  # images that the axes are taken from at least
-_ENOUGH = 10_000  # images, or up to twice as many, that the preconditioner is made from
+_ENOUGH = 4000  # images, or up to twice as many, that the preconditioner is made from
 _SMALL = 100_000  # features whose products take less time than to ask for them
 _CHUNK = 1024  # images at once where that spares the memory a second reading
 _STEPS, _INNER = 100, 200  # Newton steps of a fit and conjugate gradients of a step, at most: far above what is needed
@@ -89,6 +89,7 @@ class Logistic:
         """A fit that starts from weights (C, R) of other images or another strength, or from zero if that is better."""
         start = start - start.mean(0)  # as the optimum's do, weights sum to zero over classes; steps keep that sum
         given = self._at((start @ self._axes).to(self._images.dtype))
+        self._preconditioner = None  # the one there may be is from another strength
         return self._minimise(w, min(given, self._zero(), key=lambda point: point.objective(w)), tolerance)[1]
 
     def _at(self, weights: Tensor, logits: Tensor | None = None) -> Point:

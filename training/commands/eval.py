@@ -12,7 +12,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("protocol", help=f"all, or one of {', '.join(evals.known())}")
     add("model", help="a run, a saved folder, a zoo tag, any timm name, untrained:NAME, or pixels")
-    add("--data", required=True, nargs="+", help="data sets with train and test splits")
+    add("--data", nargs="+", help="data sets with train and test splits (all that lie in STAR_ZOO_DATA)")
     add("--seed", type=int, default=0, help="of random splits and random weights (%(default)s)")
     add("--out", type=Path, help="a results.json to add to (the model's own, where it is a folder)")
 
@@ -21,6 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Does what the command says."""
     from star_zoo import store
 
+    from ..data.found import found
     from ..data.splits import Splits
     from ..evaluate import evaluate, record, results_file
     from ..subject import load
@@ -28,14 +29,15 @@ def run(arguments: argparse.Namespace) -> None:
     protocols = evals.known() if arguments.protocol == "all" else (arguments.protocol,)
     for name in protocols:
         evals.find(name)  # a wrong name before the model is loaded
+    data = arguments.data or found()
     subject = load(arguments.model, arguments.seed, store.home() / "features")
     out = arguments.out or results_file(arguments.model)
-    for splits in map(Splits, arguments.data):
+    for splits in map(Splits, data):
         for protocol in protocols:
             try:
                 result = evaluate(protocol, subject, splits, arguments.seed)
             except ValueError as error:
-                if arguments.protocol != "all":
+                if arguments.protocol != "all" and arguments.data:
                     raise
                 print(f"{protocol} on {splits.name} left out: {error}")
                 continue

@@ -21,7 +21,7 @@ from ..subject import Subject
 
 STRENGTHS: tuple[float, ...] = tuple(torch.logspace(-6, 5, 45).tolist())
 _GAP = 1e-6  # of the objective, for every strength: an estimate, up to twice too low; 1e-5 is asked for
-_FINE = 1e-10  # of the fits that decide, after which hardly an image is undecided
+_FINER = (1e-8, 1e-10)  # of those that might be chosen, step by step; after the last hardly an image is undecided
 _SURE = 10  # logits this many `Fit.spread`s apart don't change their order
 
 
@@ -125,7 +125,7 @@ def evaluate(
     """
     both = Logistic(torch.cat((train[0], val[0])), torch.cat((train[1], val[1])), classes)
     chosen = choose(both.first(len(train[1])), val, accuracy)
-    return Linear(hits(both.fit(chosen.strength, chosen.fit.weights, _FINE), *test), chosen)
+    return Linear(_settled(both, chosen, test), chosen)
 
 
 def choose(problem: Logistic, val: tuple[Tensor, Tensor], accuracy: Accuracy = TOP1) -> Chosen:
@@ -138,15 +138,31 @@ def choose(problem: Logistic, val: tuple[Tensor, Tensor], accuracy: Accuracy = T
     def score(hit: Tensor) -> float:
         return round(float((weights * hit).sum() / weights.sum()), 12)  # equal scores, whichever images are hit
 
+    inputs, labels = with_ones(val[0]), val[1]
     fits = problem.path(STRENGTHS, _GAP)
-    margins = {w: _margins(fit, *val) / (_SURE * fit.spread + 1e-30) for w, fit in fits.items()}
-    low, high = ({w: score(margins[w] > end) for w in STRENGTHS} for end in (1, -1))
-    contenders = [w for w in STRENGTHS if all(high[w] > low[v] or (w <= v and high[w] == low[v]) for v in STRENGTHS)]
-    if len(contenders) > 1:
-        fits |= {w: problem.fit(w, fits[w].weights, _FINE) for w in contenders}
-    validation = {w: score(hits(fits[w], *val)) for w in STRENGTHS}
-    strength = max(STRENGTHS, key=lambda w: validation[w])  # the first of equals
-    return Chosen(strength, fits, validation)
+    logits = {w: inputs @ fit.weights.T for w, fit in fits.items()}
+    for finer in _FINER:
+        margins = {w: _margins(logits[w], labels) / (_SURE * fits[w].spread + 1e-30) for w in STRENGTHS}
+        low, high = ({w: score(margins[w] > end) for w in STRENGTHS} for end in (1, -1))
+        may_win = [w for w in STRENGTHS if all(high[w] > low[v] or (w <= v and high[w] == low[v]) for v in STRENGTHS)]
+        for w in may_win if len(may_win) > 1 else ():
+            fits[w] = problem.fit(w, fits[w].weights, finer)
+            logits[w] = inputs @ fits[w].weights.T
+    validation = {w: score(logits[w].argmax(1) == labels) for w in STRENGTHS}
+    return Chosen(max(STRENGTHS, key=lambda w: validation[w]), fits, validation)  # the first of equals
+
+
+def _settled(problem: Logistic, chosen: Chosen, test: tuple[Tensor, Tensor]) -> Tensor:
+    """Which test images the refit classifies right, as fine as it takes to tell: (M,) bool."""
+    inputs, w = with_ones(test[0]), chosen.strength
+    # from the largest w down: the fit without the validation images is far off on them where w is small
+    fit = problem.path(STRENGTHS[STRENGTHS.index(w) :: 4], 0.01)[w]
+    for finer in (_GAP, *_FINER):
+        fit = problem.fit(w, fit.weights, finer)
+        logits = inputs @ fit.weights.T
+        if bool((_margins(logits, test[1]).abs() > _SURE * fit.spread).all()):
+            break
+    return logits.argmax(1) == test[1]
 
 
 def hits(fit: Fit, features: Tensor, labels: Tensor) -> Tensor:
@@ -154,8 +170,7 @@ def hits(fit: Fit, features: Tensor, labels: Tensor) -> Tensor:
     return (with_ones(features) @ fit.weights.T).argmax(1) == labels
 
 
-def _margins(fit: Fit, features: Tensor, labels: Tensor) -> Tensor:
-    """How far each image's own logit is above the highest other one: (M,) float64."""
-    logits = with_ones(features) @ fit.weights.T
+def _margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far each image's own logit is above the highest other one: logits (M, C), labels (M,) -> (M,)."""
     own = logits.gather(1, labels[:, None])[:, 0]
     return own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)

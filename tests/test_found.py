@@ -1,0 +1,42 @@
+"""Evaluating without `--data`: the data sets that lie on this machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runs import pictures
+from training.cli import main
+from training.data import DataError
+from training.data.found import found, home
+
+
+def test_files_and_folders_are_found_and_sets_of_the_paper_by_their_name(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("STAR_ZOO_DATA", str(tmp_path))
+    for name in ("shapes", "pets"):
+        (tmp_path / name).mkdir()
+    for name in ("b.parquet", "README.md"):
+        (tmp_path / name).touch()
+    assert found() == [str(tmp_path / "b.parquet"), f"pets@{tmp_path / 'pets'}", str(tmp_path / "shapes")]
+
+
+def test_the_default_is_beside_the_store(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("STAR_ZOO_DATA", raising=False)
+    monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path))
+    assert home() == tmp_path / "data"
+    with pytest.raises(DataError, match=r"is no folder; give --data, or let STAR_ZOO_DATA name a folder"):
+        found()
+    home().mkdir()
+    with pytest.raises(DataError, match="holds no data sets"):
+        found()
+
+
+def test_a_protocol_runs_on_what_is_there_and_says_what_it_leaves_out(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("STAR_ZOO_DATA", str(tmp_path / "data"))
+    for split in ("train", "test"):
+        pictures(tmp_path / "data" / "shapes" / split, 8)
+    (tmp_path / "data" / "broken.parquet").write_bytes(b"PAR1")
+    out = tmp_path / "results.json"
+    assert main(["eval", "knn", "pixels", "--out", str(out)]) == 0
+    assert [r["data"] for r in json.loads(out.read_text())["evaluations"]] == ["shapes"]
+    assert "knn on broken left out:" in capsys.readouterr().out

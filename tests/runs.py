@@ -19,7 +19,8 @@ from torch import Tensor
 
 from training import pretrain, recipes
 from training.config import Recipe
-from training.pretrain import Run, Stopped
+from training.loop import Stopped
+from training.pretrain import Run
 from training.settings import override
 
 STEPS, EPOCH, EVERY = 8, 4, 3  # optimiser steps in all, in an epoch, between checkpoints

@@ -129,7 +129,7 @@ def test_an_interrupt_before_training_ends_quietly(tmp_path: Path, monkeypatch, 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "_evaluate", interrupt)
+    monkeypatch.setattr(Run, "evaluate", interrupt)
     assert main(command(tmp_path / "run")) == 130
     assert capsys.readouterr().err == "\nstopped\n"
     monkeypatch.undo()
@@ -137,7 +137,7 @@ def test_an_interrupt_before_training_ends_quietly(tmp_path: Path, monkeypatch, 
 
 
 def test_an_error_of_our_own_is_no_refusal(tmp_path: Path, monkeypatch):
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Run, "_checkpoint", broken)

@@ -21,7 +21,7 @@ from training.data.source import DataError
 from training.detection import recipes
 from training.detection.recipes import DetectionRecipe
 from training.detection.train import DetectionRun
-from training.pretrain import Diverged, Stopped
+from training.loop import Diverged, Stopped
 from training.settings import override
 
 STEPS = 6
@@ -143,7 +143,7 @@ def test_the_record(tmp_path: Path, capsys):
     data, out = str(tmp_path / "scenes.parquet"), tmp_path / "run"
     arguments = ["detect", "untrained:test_resnet", "--data", data, "--out", str(out), *settings]
     assert main(arguments) == 0
-    assert capsys.readouterr().out.startswith("untrained:test_resnet on scenes, detection: COCO AP 0.")
+    assert "\nuntrained:test_resnet on scenes, detection: COCO AP 0." in capsys.readouterr().out
     (record,) = json.loads((out / "results.json").read_text())["evaluations"]
     assert record["protocol"] == "detection" and record["model"] == "untrained:test_resnet" and record["seed"] == 0
     assert list(record["metrics"]) == ["COCO AP", "COCO AP50", "COCO AP75", "VOC AP", "VOC AP50", "VOC AP75"]

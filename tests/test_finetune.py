@@ -349,7 +349,7 @@ def test_averaged_weights_are_what_is_measured_and_exported(images: Path, tmp_pa
 
 def test_an_epochs_images_are_a_permutation_with_their_own_labels(images: Path, tmp_path: Path):
     tuning = FineTuning(tiny(images), tmp_path / "out")
-    for view, labels, _ in tuning._batches():
+    for view, labels in tuning.batches(range(tuning.steps)):
         assert view.image.shape == (8, 1, 3, 32, 32)
         brightest = view.image[:, 0].float().mean((2, 3)).argmax(1)  # of red, green, blue
         assert torch.equal(2 - brightest, labels)
@@ -467,7 +467,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_line(images: Path, tmp_path: Path
     arguments = ["untrained:test_resnet", "--data", str(images), "--out", str(tmp_path / "out")]
     for change in ("views.size=32", "batch_size=8", "run.workers=0", "optimizer.lr=1e38", "optimizer.name=sgd"):
         arguments += ["--set", change]
-    assert "try a lower optimizer.lr" in told(capsys, *arguments)
+    assert "Try a lower optimizer.lr" in told(capsys, *arguments)
 
 
 def test_a_finished_command_says_what_it_found_and_how_to_load_it(images: Path, tmp_path: Path, monkeypatch, capsys):

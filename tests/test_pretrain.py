@@ -19,7 +19,8 @@ from star_zoo import View, load_objective, objectives
 from training.checkpoint import Checkpoints
 from training.cli import main
 from training.data.views import MultiViewDataset, StepBatches, loader
-from training.pretrain import Diverged, Run
+from training.loop import Diverged
+from training.pretrain import Run
 from training.pretrainer import Pretrainer, build
 
 QUIET = ("run.eval_every=0", "epochs=1")

@@ -26,6 +26,23 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]  # what JSON holds
 
 
+class Snapshot:
+    """Copies of tensors on the CPU, in the same memory each time: fresh memory takes ten times as long to write to."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The values as they are now; good until the next call."""
+        old, self._held = self._held, {}
+        for name, tensor in tensors.items():
+            mine = old.get(name)
+            if mine is None or (mine.shape, mine.dtype) != (tensor.shape, tensor.dtype):
+                mine = torch.empty_like(tensor, device="cpu")  # laid out alike, which is quicker to copy
+            self._held[name] = mine.copy_(tensor.detach())
+        return dict(self._held)
+
+
 class CheckpointWarning(UserWarning):
     """A damaged checkpoint was passed over."""
 

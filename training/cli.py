@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     from star_zoo import NotAvailable
 
-    from .pretrain import Diverged, Stopped  # after argument errors: they are told at once
+    from .loop import Diverged, Stopped  # after argument errors: they are told at once
 
     try:
         arguments.module.run(arguments)

@@ -7,7 +7,6 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
 import star_zoo
@@ -55,7 +54,7 @@ class Run(Loop):
         recipe, device = self.recipe, self.accelerator.device
         check_optimizer(recipe.optimizer, device)
         if self.accelerator.num_processes > 1 and device.type == "cuda":
-            convert_sync_batchnorm(self.pretrainer)  # in place; on CUDA only, it has no CPU kernel
+            self.pretrainer.synchronise_norms()
         optimizer = build_optimizer(recipe.optimizer, self.pretrainer)
         if recipe.compile:
             self.pretrainer.compile()  # in place: names in the state dict stay as they are

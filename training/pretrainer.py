@@ -10,12 +10,14 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from star_zoo import Objective, Policy, objectives
 
 from .config import Recipe
 from .model_names import saved_objective, timm_name
+from .view_norms import ViewNorms
 
 
 class Pretrainer(nn.Module):
@@ -26,21 +28,28 @@ class Pretrainer(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone = backbone.to(memory_format=self.memory_format)
         self.objective = objective
+        self._by_view = ViewNorms(self.backbone)
+
+    def synchronise_norms(self) -> None:
+        """Makes batch norm see the images of all processes; in place, and on CUDA only, for it has no CPU kernel."""
+        convert_sync_batchnorm(self)
+        self._by_view = ViewNorms(self.backbone)
 
     def forward(self, images: Tensor, params: Tensor) -> dict[str, Tensor]:
         """(B, V, 3, S, S) uint8, (B, V, P) raw -> {"loss": ..., and the objective's terms, of which it is the sum}."""
-        features = [self.backbone(x) for x in self.views(images, params)]
-        # views in separate passes: batch norm sees each on its own, as the released code does
-        terms = self.objective(features, list(params.unbind(1)))
+        # one pass, in which batch norm sees each view on its own as in the released code's pass for each view
+        count = images.shape[1]
+        features = self._by_view(self.views(images, params), count)
+        terms = self.objective(list(features.chunk(count)), list(params.unbind(1)))
         return {"loss": objectives.total(terms), **terms}
 
     @torch.no_grad()
-    def views(self, images: Tensor, params: Tensor) -> list[Tensor]:
-        """Augments all views at once: (B, V, 3, S, S) uint8, (B, V, P) -> V times (B, 3, S, S), normalised."""
+    def views(self, images: Tensor, params: Tensor) -> Tensor:
+        """Augments all views at once: (B, V, 3, S, S) uint8, (B, V, P) -> (V*B, 3, S, S), normalised, by view."""
         by_view = images.transpose(0, 1)
         with torch.autocast(images.device.type, enabled=False):  # params carry more digits than bfloat16 keeps
             x = self.objective.policy.apply(by_view.flatten(0, 1), params.transpose(0, 1).flatten(0, 1))
-        return [v.contiguous(memory_format=self.memory_format) for v in x.chunk(len(by_view))]
+        return x.contiguous(memory_format=self.memory_format)
 
 
 def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:

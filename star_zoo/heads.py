@@ -1,6 +1,6 @@
 """The heads that STAR trains on top of a backbone: experts, routers and the shift predictor.
 
-Letters: B images, D features, E experts, H hidden width, O embedding size, T tasks, P augmentation parameters.
+Letters: B images, V views of them that lie one after the other, D features, E experts, H hidden width, O embedding size, T tasks, P augmentation parameters.
 Sources: arXiv 2510.27222 and the authors' released code. Every linear layer keeps torch's default initialisation,
 U(+-1/sqrt(fan in)).
 """
@@ -25,12 +25,19 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
+def by_view(norm: nn.Module, x: Tensor, views: int) -> Tensor:
+    """A batch norm that takes each view on its own: (V*B, C) -> (V*B, C), as a call for each of V views would give."""
+    if views == 1 or not norm.training:
+        return norm(x)
+    return torch.cat([norm(view) for view in x.chunk(views)])
+
+
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)))
 
 
 class Experts(nn.Module):
-    """E three-layer MLPs side by side: (B, D) -> (B, E, O); as many kernels as one MLP, whatever E is.
+    """E three-layer MLPs side by side: (V*B, D) -> (V*B, E, O); as many kernels as one MLP, whatever E is.
 
     Layer 1 is one linear layer onto E*H columns, and a stock batch norm over them is each expert's own (a subclass
     would be lost when converted to SyncBatchNorm); layers 2 and 3 are batched matrix products.
@@ -47,10 +54,10 @@ class Experts(nn.Module):
         self.weight3 = _uniform(num_experts, hidden, embed_dim, fan_in=hidden)
         self.bias3 = _uniform(num_experts, 1, embed_dim, fan_in=hidden)
 
-    def forward(self, features: Tensor) -> Tensor:
-        x = self.norm1(self.linear1(features)).relu()
+    def forward(self, features: Tensor, views: int = 1) -> Tensor:
+        x = by_view(self.norm1, self.linear1(features), views).relu()
         x = torch.bmm(self._by_expert(x), self.weight2).transpose(0, 1).flatten(1)
-        x = self.norm2(x).relu()
+        x = by_view(self.norm2, x, views).relu()
         # baddbmm, not einsum plus bias: under autocast the latter comes out in float32
         return torch.baddbmm(self.bias3, self._by_expert(x), self.weight3).transpose(0, 1)
 
@@ -120,15 +127,18 @@ class ShiftPredictor(nn.Module):
 
 
 class StarHeads(nn.Module):
-    """Experts mixed by a router, once for each task: features (B, D) -> z_inv, z_eq, each (B, O)."""
+    """Experts mixed by a router, once for each task: features (V*B, D) -> z_inv, z_eq, each (V*B, O).
+
+    Several views in one call give what a call for each gives, in less time: the experts' weights are read once.
+    """
 
     def __init__(self, experts: Experts, router: Router | FixedRouter):
         super().__init__()
         self.experts = experts
         self.router = router
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
         weights = self.router(features)
-        outputs = self.experts(features)
+        outputs = self.experts(features, views)
         z_inv, z_eq = torch.bmm(weights.to(outputs.dtype), outputs).unbind(1)
         return z_inv, z_eq

@@ -1,5 +1,6 @@
 """The heads against slow twins: stock layers one after the other, and formulas written out."""
 
+import copy
 import math
 
 import pytest
@@ -269,3 +270,19 @@ def test_gradients_under_autocast_stay_close():
         (z_inv.float().square().sum() + z_eq.float().sum()).backward()
         grads.append(torch.cat([p.grad.flatten() for p in heads.parameters()]))
     assert F.cosine_similarity(grads[0], grads[1], 0) > 0.99
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_several_views_in_one_call_are_a_call_for_each(training: bool):
+    torch.manual_seed(0)
+    one = StarHeads(Experts(6, 3, 5, 7), Router(6, 3)).double().train(training)
+    three = copy.deepcopy(one)
+    features = randn(12, 6).double() * torch.arange(1.0, 13)[:, None]
+    found = one(features, 3)
+    expected = [torch.cat(parts) for parts in zip(*(three(view) for view in features.chunk(3)), strict=True)]
+    assert_close(list(found), expected)
+    for parts in (found, expected):
+        sum((k + 1) * part.sin().sum() for k, part in enumerate(parts)).backward()
+    for (name, a), b in zip(one.named_parameters(), three.parameters(), strict=True):
+        assert_close(a.grad, b.grad, msg=name)
+    assert_close(one.state_dict(), three.state_dict())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from star_zoo.files import write_json
 
+from .allocator import keep_large_blocks
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .logbook import Logbook
@@ -62,6 +63,8 @@ class Loop(abc.ABC):
         self.out, self._settings, self._intervals, self._resuming = out, settings, run, resume
         self.accelerator = make_accelerator(precision, out, tracker)
         self.main = self.accelerator.is_main_process
+        if self.accelerator.device.type == "cpu":
+            keep_large_blocks()
         if self.main:
             check_folder(settings, out / self.settings_file, resume, self.anew)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -9,6 +10,9 @@ from torch import nn
 
 from .checkpoint import pack_optimizer
 from .config import OptimizerConfig
+
+
+_FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch's own, which update all weights in one kernel
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
@@ -23,6 +27,7 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.O
     known = [str(name) for name in list_optimizers()]
     if config.name not in known:
         raise ValueError(f"optimizer.name is {config.name!r}; known: {', '.join(known)}")
+    fused: Any = {"fused": True} if config.name in _FUSED else {}
     try:
         return create_optimizer_v2(
             module,
@@ -31,6 +36,7 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.O
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             filter_bias_and_bn=not config.decay_norms,
+            **fused,
         )
     except (AssertionError, ImportError) as error:  # some of timm's need CUDA or a package of their own
         raise ValueError(f"optimizer.name is {config.name!r}, which can't be built here: {error}") from error

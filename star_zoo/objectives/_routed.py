@@ -44,8 +44,9 @@ class RoutedExperts(Objective):
 
     def forward(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
         """{"invariant": ..., "equivariant": ...} of [base, view, view], features (B, D) and raw params (B, P) each."""
-        # one call a view: batch norm sees each view on its own, as the released code does
-        (_, eq0), (inv1, eq1), (inv2, eq2) = (self.heads(f) for f in features)
+        # batch norm sees each view on its own, as the released code does
+        z_inv, z_eq = self.heads(torch.cat(features), len(features))
+        (_, inv1, inv2), (eq0, eq1, eq2) = z_inv.chunk(3), z_eq.chunk(3)
         predicted = [self.shift_predictor(eq0, p) for p in params[1:]]
         equivariant = nt_xent(torch.cat((eq1, eq2)), torch.cat(predicted), self.temperature)
         return {

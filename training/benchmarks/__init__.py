@@ -1,7 +1,8 @@
 """Benchmarks: what a claim about speed rests on, measured in one run; one a file, found by module name.
 
 A benchmark is a module whose first line says what it compares, with `declare(parser)` for its arguments and
-`run(arguments) -> dict`, which prints what it finds and gives it as plain JSON. A new benchmark is a new file here.
+`run(arguments) -> dict`, which prints what it finds and gives it as plain JSON. A new benchmark is a new file here, or
+a package where it has parts of its own.
 """
 
 import importlib

@@ -1,0 +1,89 @@
+"""Importing star_zoo and loading a model by its name: against timm alone, each in a fresh process.
+
+timm loads the same file, as weights of the stock architecture. The two take turns; a ratio is the median over the
+rounds of the ratio within a round. A first pair of processes, which compiles and reads what is not cached, is dropped.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .pretrain.rounds import ratio
+
+_MODEL = "resnet10t"  # of the weights that are in the package
+_LOADS = {
+    "star_zoo": f"timm.create_model('star_{_MODEL}', pretrained=True)",
+    "timm": (
+        f"timm.create_model('{_MODEL}', pretrained=True, num_classes=0, "
+        "pretrained_cfg_overlay=dict(file=sys.argv[1], num_classes=0))"
+    ),
+}
+_PROGRAM = """
+import json, sys, time
+start = time.perf_counter()
+import {package}
+imported = time.perf_counter()
+import timm
+model = {load}
+print(json.dumps({{"import": imported - start, "load": time.perf_counter() - imported}}))
+"""
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the benchmark's arguments."""
+    parser.add_argument("--rounds", type=int, default=15, help="processes of each (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Prints and gives the comparison. Raises ValueError for fewer than one round."""
+    if arguments.rounds < 1:
+        raise ValueError(f"--rounds is {arguments.rounds}; it must be at least 1")
+    from .pretrain.machine import machine
+
+    found: dict[str, Any] = {"machine": machine(), "model": f"star_{_MODEL}"}
+    file = weights()
+    by_round = [_round(k, file) for k in range(arguments.rounds + 1)][1:]
+    for what, spoken in (("import", "import star_zoo"), ("load", f"loading star_{_MODEL}")):
+        seconds = [{package: told[package][what] for package in _LOADS} for told in by_round]
+        found[what] = {"seconds": seconds, "ratio": ratio(seconds, "star_zoo", "timm")}
+        ours, timms = (statistics.median(each[package] for each in seconds) for package in _LOADS)
+        times, least, most = found[what]["ratio"].values()
+        spread = f"({least:.3f} to {most:.3f} over the rounds)"
+        print(f"{spoken:24}{ours:7.3f} s, timm {timms:7.3f} s: {times:.3f} times as long {spread}", flush=True)
+    return found
+
+
+def weights() -> Path:
+    """The file that both load. Raises ValueError where it would have to be downloaded."""
+    from star_zoo.star_backbones import place
+
+    found = place(f"star_{_MODEL}")
+    if not isinstance(found, Path):
+        raise ValueError(f"the weights of star_{_MODEL} are not on this machine, but in {found}; install them")
+    return found / "model.safetensors"
+
+
+def _round(number: int, file: Path) -> dict[str, dict[str, float]]:
+    packages = list(_LOADS) if number % 2 else list(reversed(_LOADS))
+    return {package: measure(package, file) for package in packages}
+
+
+def measure(package: str, file: Path) -> dict[str, float]:
+    """Seconds of "import" and "load" in a process of its own."""
+    import star_zoo
+
+    program = _PROGRAM.format(package=package, load=_LOADS[package])
+    places = [str(Path(star_zoo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout)

@@ -1,0 +1,39 @@
+"""Where a step's time goes, as one bar a size; parts differ in more than colour: hatches too."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen is needed to write a file
+
+import matplotlib.pyplot as plt
+
+from .clock import PARTS
+
+_HATCHES = ("", "//", "xx", "..", "\\\\", "++")
+_LEGIBLE = 0.04  # of a bar, under which a share is not written into it
+
+
+def draw(path: Path, found: dict[str, Any]) -> None:
+    """Writes a PNG of what `star-zoo bench pretrain` found."""
+    sizes = found["sizes"]
+    figure, axes = plt.subplots(figsize=(10, 1.6 + 0.7 * len(sizes)), layout="constrained")
+    names = [f"{name}\n{1000 * sum(told['parts'].values()):.0f} ms a step" for name, told in sizes.items()]
+    left = [0.0] * len(sizes)
+    for part, hatch in zip(PARTS, itertools.cycle(_HATCHES), strict=False):
+        shares = [told["parts"][part] / sum(told["parts"].values()) for told in sizes.values()]
+        bars = axes.barh(names, shares, left=left, label=part, hatch=hatch, edgecolor="white")
+        written = [f"{share:.0%}" if share >= _LEGIBLE else "" for share in shares]
+        boxed = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        for text, label in zip(axes.bar_label(bars, written, label_type="center", fontsize=8), written, strict=True):
+            text.set_bbox(boxed if label else None)
+        left = [a + b for a, b in zip(left, shares, strict=True)]
+    axes.invert_yaxis()  # the first size on top
+    axes.set(
+        xlim=(0, 1), xlabel="share of a step's time", title=f"where a step of ours goes, {found['machine']['cpu']}"
+    )
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    figure.savefig(path, dpi=120, format="png")
+    plt.close(figure)

@@ -1,6 +1,7 @@
 """The heads that STAR trains on top of a backbone: experts, routers and the shift predictor.
 
-Letters: B images, V views of them that lie one after the other, D features, E experts, H hidden width, O embedding size, T tasks, P augmentation parameters.
+Letters: B images, V views of them one after the other, D features, E experts, H hidden width, O embedding size,
+T tasks, P augmentation parameters.
 Sources: arXiv 2510.27222 and the authors' released code. Every linear layer keeps torch's default initialisation,
 U(+-1/sqrt(fan in)).
 """

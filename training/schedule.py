@@ -11,7 +11,6 @@ from torch import nn
 from .checkpoint import pack_optimizer
 from .config import OptimizerConfig
 
-
 _FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch's own, which update all weights in one kernel
 
 

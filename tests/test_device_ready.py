@@ -1,0 +1,62 @@
+"""What a GPU would notice, shown on a CPU: one graph for the compiler, no waiting for the device, few kernels."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from runs import tiny
+from star_zoo import objectives
+from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
+from training.pretrain import Run
+from training.pretrainer import Pretrainer, build
+from twins import Kernels, photos
+
+# each of these makes the processor wait until the device has computed a number
+WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.masked_select", "aten.item", "aten.equal")
+PHOTOS = Policy((Crop(32), Flip(), ColorJitter(), Grayscale(), Blur(5)), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+def batch(pretrainer: Pretrainer, count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Views of made-up photos: (B, V, 3, S, S) uint8 and (B, V, P)."""
+    policy = pretrainer.objective.policy
+    generator = torch.Generator().manual_seed(0)
+    params = torch.stack([pretrainer.objective.plan(policy, 40, 50, generator) for _ in range(count)])
+    pairs = zip(photos(count, 40, 50), params, strict=True)
+    return torch.stack([torch.stack([policy.crop(image, p) for p in own]) for image, own in pairs]), params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", objectives.known())
+def test_the_whole_forward_is_one_graph(name: str):
+    recipe = dataclasses.replace(tiny(), policy=PHOTOS).with_objective(name)
+    pretrainer, _ = build(recipe)
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(pretrainer)(*batch(pretrainer))
+    assert found.graph_break_count == 0, found.break_reasons
+    assert found.graph_count == 1
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_a_step_waits_for_nothing(name: str, tmp_path: Path):
+    run = Run(tiny("optimizer.name=momentum", "optimizer.clip=1").with_objective(name), tmp_path)
+    run.module.train()
+    ready = list(run.batches(range(2)))
+    with Kernels() as kernels:
+        run._train_step(iter(ready))
+    run.logbook.close()
+    assert len(kernels.names) > 100
+    assert [kernel for kernel in kernels.names if kernel.startswith(WAITS)] == []
+
+
+def test_a_step_takes_as_many_kernels_whatever_the_number_of_experts_and_images():
+    def kernels(experts: int, images: int) -> list[str]:
+        recipe = dataclasses.replace(tiny(f"objective_args.num_experts={experts}"), policy=PHOTOS)
+        pretrainer, _ = build(recipe)
+        views = batch(pretrainer, images)
+        with Kernels() as counted:
+            pretrainer(*views)["loss"].backward()
+        return counted.names
+
+    assert kernels(2, 4) == kernels(9, 6)

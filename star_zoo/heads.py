@@ -46,6 +46,8 @@ class Experts(nn.Module):
 
     def __init__(self, num_features: int, num_experts: int, embed_dim: int = EMBED_DIM, hidden: int | None = None):
         super().__init__()
+        if num_experts < 1:
+            raise ValueError(f"num_experts is {num_experts}; it must be at least 1")
         hidden = hidden or num_features
         self.num_experts = num_experts
         self.linear1 = nn.Linear(num_features, num_experts * hidden, bias=False)

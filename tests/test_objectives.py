@@ -297,3 +297,12 @@ def test_simclr_is_nt_xent_of_its_head_on_each_view(training: bool):
 def test_simclr_plans_two_draws():
     plan, g = build("simclr").plan(POLICY, 20, 30, generator(3)), generator(3)
     assert torch.equal(plan, torch.stack([POLICY.draw(20, 30, g), POLICY.draw(20, 30, g)]))
+
+
+def test_uniform_gives_both_tasks_the_mean_of_all_experts():
+    torch.manual_seed(0)
+    objective = build("uniform", num_experts=3)
+    features = randn(6, D)
+    z_inv, z_eq = objective.heads(features)
+    assert_close(z_inv, objective.heads.experts(features).mean(1))
+    assert torch.equal(z_inv, z_eq)

@@ -1,5 +1,6 @@
 """What any image file becomes: RGB of 8 bits, or one error that says why."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from data_cases import (
     png,
 )
 from training.data import UndecodableImage, decode
+from training.data.decode import opened
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_kind_of_file_comes_out_as_rgb(name):
     data, expected = FILES[name]
     image = decode(data)
-    assert image.dtype == torch.uint8 and image.is_contiguous()
+    assert image.dtype == torch.uint8 and image.permute(1, 2, 0).is_contiguous()  # what resizing is fast on
     np.testing.assert_allclose(image.permute(1, 2, 0).double(), expected, atol=1)
 
 
@@ -113,3 +115,94 @@ def test_mutated_files_raise_nothing_else(data):
     for _ in range(data.draw(st.integers(1, 6))):
         mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
     decodes_or_says_why(bytes(mutated[: data.draw(st.integers(1, len(mutated)))]))
+
+
+# JPEGs that are wanted smaller
+
+
+def smooth(width, height, mode="RGB"):
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def smooth_jpeg(width, height, mode="RGB", **saved):
+    return encoded(smooth(width, height, mode), "JPEG", quality=95, **saved)
+
+
+@pytest.mark.parametrize(
+    ("mode", "saved"),
+    [("RGB", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0}), ("L", {}), ("CMYK", {})],
+)
+@pytest.mark.parametrize(("width", "height"), [(160, 96), (163, 97), (65, 127)])
+def test_a_smaller_jpeg_is_the_mean_of_the_pixels_it_stands_for(width, height, mode, saved):
+    data = smooth_jpeg(width, height, mode, **saved)
+    whole = decode(data).double()
+    for times in (2, 4, 8):
+        small, number = opened(data).shrunk(times)
+        assert number == times and small.shape == (3, -(-height // times), -(-width // times))
+        rows, columns = height // times, width // times
+        blocks = whole[:, : rows * times, : columns * times].reshape(3, rows, times, columns, times).mean((2, 4))
+        error = (small[:, :rows, :columns] - blocks).abs()
+        assert error.mean() < 1 and error.max() < 8  # where colours, stored coarser, are steep
+
+
+@pytest.mark.parametrize(("asked", "number"), [(0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (8, 8), (1000, 8)])
+def test_the_largest_number_that_is_asked_for_is_taken(asked, number):
+    assert opened(smooth_jpeg(64, 40)).shrunk(asked)[1] == number
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 50), (50, 1), (3, 9), (7, 7)])
+def test_no_image_shrinks_to_nothing(width, height):
+    for asked in (1, 2, 4, 8):
+        image, number = opened(smooth_jpeg(width, height)).shrunk(asked)
+        assert number <= min(width, height)
+        assert image.shape == (3, -(-height // number), -(-width // number))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_other_formats_are_decoded_whole(format):
+    image = opened(encoded(smooth(64, 40), format))
+    pixels, number = image.shrunk(8)
+    assert image.size == (40, 64) and pixels.shape == (3, 40, 64) and number == 1
+
+
+def test_a_pil_image_of_the_caller_is_left_alone():
+    theirs = Image.open(io.BytesIO(smooth_jpeg(64, 40)))
+    assert opened(theirs).shrunk(8)[1] == 1
+    assert theirs.size == (64, 40)
+
+
+def test_the_orientation_of_exif_stays_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image = opened(smooth_jpeg(64, 40, exif=exif.tobytes()))
+    assert image.size == (40, 64) and image.shrunk(2)[0].shape == (3, 20, 32)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_broken_jpeg_decodes_at_every_size_or_at_none(data):
+    mutated = bytearray(smooth_jpeg(40, 30, data.draw(st.sampled_from(["RGB", "L", "CMYK"]))))
+    for _ in range(data.draw(st.integers(0, 3))):
+        mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
+    broken = bytes(mutated[: data.draw(st.integers(len(mutated) // 2, len(mutated)))])
+
+    def outcome(times):
+        try:
+            image = opened(broken)
+            height, width = image.size
+            pixels, number = image.shrunk(times)
+            return pixels.shape == (3, -(-height // number), -(-width // number))
+        except UndecodableImage:
+            return None
+
+    assert {outcome(1)} == {outcome(times) for times in (1, 2, 4, 8)} <= {True, None}
+
+
+def test_the_first_picture_of_several_in_a_jpeg_is_had_smaller_too():
+    first, second = smooth(64, 40), Image.new("RGB", (64, 40))
+    image = opened(encoded(first, "MPO", save_all=True, append_images=[second]))
+    pixels, number = image.shrunk(4)
+    assert number == 4 and pixels.shape == (3, 10, 16)
+    expected = np.asarray(first.reduce(4)).transpose(2, 0, 1).astype(float)
+    assert abs(pixels.numpy() - expected).mean() < 6  # saved at PIL's usual quality of 75

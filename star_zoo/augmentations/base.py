@@ -50,6 +50,17 @@ class Framing(Augmentation):
         """One view of one image, in the worker: any size, (len(fields),) -> (3, S, S) uint8."""
         raise NotImplementedError
 
+    def shrink(self, params: Tensor, height: int, width: int) -> int:
+        """How many times smaller an image of this size may be without a view that lacks detail: 1, unless it is known.
+
+        What says more than 1 has a `crop_within` for the smaller image.
+        """
+        return 1
+
+    def crop_within(self, image: Tensor, params: Tensor, height: float, width: float) -> Tensor:
+        """`crop` where the image shows height x width of its own pixels, a little less than it has if it was shrunk."""
+        return self.crop(image, params)
+
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         return images  # its work was done per image, before batching
 

@@ -83,9 +83,18 @@ class Policy:
     def _uniforms(self) -> int:
         return sum(a.uniforms for a in self.augmentations)
 
-    def crop(self, image: Tensor, params: Tensor) -> Tensor:
-        """One view of one image, before the other operations: any size, (P,) -> (3, S, S) uint8."""
-        return self._framing.crop(image, params[: len(self._framing.fields)])
+    def crop(self, image: Tensor, params: Tensor, extent: tuple[float, float] | None = None) -> Tensor:
+        """One view of one image, before the other operations: any size, (P,) -> (3, S, S) uint8.
+
+        `extent` is the height and width of what the image shows, in its own pixels: its own size, unless a decoder made
+        it smaller and its last row and column stand for fewer pixels of the whole than the others do.
+        """
+        height, width = extent or image.shape[-2:]
+        return self._framing.crop_within(image, params[: len(self._framing.fields)], height, width)
+
+    def shrink(self, params: Tensor, height: int, width: int) -> int:
+        """How many times smaller an image of this size may be for the view that `params` (P,) tell."""
+        return self._framing.shrink(params[: len(self._framing.fields)], height, width)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         """The rest, on the whole batch: (B, 3, S, S) uint8, (B, P) -> (B, 3, S, S) float32, normalised."""
@@ -94,7 +103,7 @@ class Policy:
                 f"params have shape {tuple(params.shape)}; {len(images)} images under this policy need "
                 f"({len(images)}, {len(self.fields)}), columns {', '.join(self.fields)}"
             )
-        x = images.float() / 255
+        x = images.contiguous().float() / 255  # views come channels last; the operations and their sums go by plane
         start = 0
         for a in self.augmentations:
             x = a.apply(x, params[:, start : start + len(a.fields)])

@@ -39,7 +39,7 @@ class CachedSource:
     def __getitem__(self, index: int) -> Tensor:
         offset = int(self._offsets[index])
         height, width = self._sizes[index].tolist()
-        return self._buffer[offset : offset + 3 * height * width].view(3, height, width)
+        return self._buffer[offset : offset + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
 
     def describe(self, index: int) -> str:
         return self._raw.describe(index)
@@ -85,7 +85,7 @@ def _packed(images: Iterable[Tensor], expected_bytes: int) -> tuple[Tensor, Tens
         start, end = end, end + image.numel()
         if end > len(buffer):
             buffer = torch.cat([buffer, torch.empty(max(end // 4, image.numel()), dtype=torch.uint8)])
-        buffer.numpy()[start:end] = image.numpy().ravel()
+        buffer.numpy()[start:end] = image.permute(1, 2, 0).numpy().ravel()  # as decoded: NumPy copies without threads
         offsets.append(start)
         sizes.append(image.shape[1:])
     return buffer, torch.tensor(offsets), torch.tensor(sizes)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .decode import Encoded, decode, undecodable
+from .decode import Encoded, Picture, opened, undecodable
 from .source import NoSuchSplit
 
 # The split that a user asks for -> the names it may have in a data set, best first. Other names must match exactly.
@@ -40,10 +40,15 @@ class Raw(Protocol):
     def describe(self, index: int) -> str: ...
 
 
-def load(raw: Raw, index: int) -> Tensor:
-    """Image `index` decoded, uint8 (3, H, W); `UndecodableImage` whatever goes wrong, a vanished file included."""
+def picture(raw: Raw, index: int) -> Picture:
+    """Image `index` with its size known; `UndecodableImage` whatever goes wrong, a vanished file included."""
     with undecodable():
-        return decode(raw.encoded(index))
+        return opened(raw.encoded(index))
+
+
+def load(raw: Raw, index: int) -> Tensor:
+    """Image `index` decoded, uint8 (3, H, W); raises as `picture`."""
+    return picture(raw, index).shrunk(1)[0]
 
 
 class Subset:

@@ -1,10 +1,15 @@
 """What the rest of the project sees of a data set: `Source`, and how its bad images are told to the user."""
 
 import warnings
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from torch import Tensor
+
+from .decode import Decoded, Picture
+
+T = TypeVar("T")
 
 
 class DataError(ValueError):
@@ -52,6 +57,22 @@ class Source(Protocol):
 
     def check_bad(self) -> None:
         """To call now and then in the main process: warns of newly found bad images, DataError above `max_bad`."""
+
+
+class Opens(ABC):
+    """A source whose images are decoded when asked for: what is made of one may ask for it smaller than it is."""
+
+    @abstractmethod
+    def open(self, index: int, use: Callable[[Picture], T]) -> T:
+        """What `use` makes of image `index`; if that turns out not to decode, of the one that stands in for it.
+
+        `use` is then called anew, so that what it makes fits the image that it is made of.
+        """
+
+
+def open_image(source: Source, index: int, use: Callable[[Picture], T]) -> T:
+    """What `use` makes of image `index` of any source: see `Opens`."""
+    return source.open(index, use) if isinstance(source, Opens) else use(Decoded(source[index]))
 
 
 def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad: float) -> None:

@@ -1,14 +1,19 @@
 """A `Source` for sets too big to keep decoded: an image is decoded when asked for, mostly in a loader's worker."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
-from .decode import UndecodableImage
-from .raw import Raw, load
-from .source import DataError, report_bad
+from .decode import Picture, UndecodableImage
+from .raw import Raw, load, picture
+from .source import DataError, Opens, report_bad
+
+T = TypeVar("T")
 
 
-class StreamedSource:
+class StreamedSource(Opens):
     """The images of `raw`, decoded on access; the next good image stands in for one that doesn't decode.
 
     Which image stands in depends on the data alone, so that a resumed run sees the same ones. What a worker finds bad
@@ -25,6 +30,10 @@ class StreamedSource:
         return len(self._raw)
 
     def __getitem__(self, index: int) -> Tensor:
+        return self.open(index, _whole)
+
+    def open(self, index: int, use: Callable[[Picture], T]) -> T:
+        """What `use` makes of the image, or of the one that stands in for it: see `Opens`."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {self.name}, which has {len(self)}")
         for step in range(len(self)):
@@ -32,7 +41,7 @@ class StreamedSource:
             if self._flags[candidate]:
                 continue
             try:
-                return load(self._raw, candidate)
+                return use(picture(self._raw, candidate))
             except UndecodableImage:
                 self._flags[candidate] = 1
         raise DataError(f"none of the {len(self)} images of {self.name} decodes; the first is {self.describe(0)}.")
@@ -59,3 +68,7 @@ class StreamedSource:
         except UndecodableImage as error:
             return str(error)
         return "it does now"
+
+
+def _whole(image: Picture) -> Tensor:
+    return image.shrunk(1)[0]

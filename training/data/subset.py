@@ -1,13 +1,19 @@
 """Part of a source: some of its images as a source of their own."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
+from .decode import Picture
 from .raw import digest, evenly_spaced
-from .source import Source
+from .source import Opens, Source, open_image
+
+T = TypeVar("T")
 
 
-class Part:
+class Part(Opens):
     """The images of `source` at the given indices (n,), in their order."""
 
     def __init__(self, source: Source, indices: Tensor):
@@ -21,6 +27,10 @@ class Part:
 
     def __getitem__(self, index: int) -> Tensor:
         return self._source[self._indices[index]]
+
+    def open(self, index: int, use: Callable[[Picture], T]) -> T:
+        """What `use` makes of image `index`: see `Opens`."""
+        return open_image(self._source, self._indices[index], use)
 
     def describe(self, index: int) -> str:
         """Where image `index` came from, for messages."""

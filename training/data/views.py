@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from star_zoo import Policy, View
 
-from .source import Source
+from .decode import Picture
+from .source import Source, open_image
 
 Plan = Callable[[Policy, int, int, torch.Generator], Tensor]
 
@@ -25,17 +26,28 @@ def seeded(*key: int) -> torch.Generator:
 
 
 class MultiViewDataset(Dataset[View]):
-    """(epoch, index) -> the views of that image in that epoch: image (V, 3, S, S) uint8, params (V, P)."""
+    """(epoch, index) -> the views of that image in that epoch: image (V, 3, S, S) uint8, params (V, P).
+
+    Channels are last in memory, as decoders and resizing have them: the axes are turned once, on the device.
+    """
 
     def __init__(self, source: Source, policy: Policy, plan: Plan, seed: int):
         self.source, self.policy, self.plan, self.seed = source, policy, plan, seed
 
     def __getitem__(self, key: tuple[int, int]) -> View:
         epoch, index = key
-        image = self.source[index]
-        height, width = image.shape[-2:]
-        params = self.plan(self.policy, height, width, seeded(self.seed, epoch, index))
-        return View(torch.stack([self.policy.crop(image, p) for p in params]), params)
+
+        def views(picture: Picture) -> View:
+            height, width = picture.size
+            params = self.plan(self.policy, height, width, seeded(self.seed, epoch, index))
+            # every view is cropped from one decoded image, so the view that needs most detail decides
+            rows = params.unbind()
+            image, times = picture.shrunk(min(self.policy.shrink(row, height, width) for row in rows))
+            extent = height / times, width / times
+            crops = [self.policy.crop(image, row, extent).permute(1, 2, 0) for row in rows]
+            return View(torch.stack(crops).permute(0, 3, 1, 2), params)
+
+        return open_image(self.source, index, views)
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
@@ -71,11 +83,17 @@ def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: b
     return DataLoader(
         dataset,
         batch_sampler=batches,
+        collate_fn=_collate,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=leave_signals,
         generator=torch.Generator(),  # or it would draw from the global one, and a resumed run's dropout would differ
     )
+
+
+def _collate(views: list[View]) -> View:
+    images = default_collate([view.image.permute(0, 2, 3, 1) for view in views])
+    return View(images.permute(0, 1, 4, 2, 3), default_collate([view.params for view in views]))
 
 
 def leave_signals(worker: int) -> None:

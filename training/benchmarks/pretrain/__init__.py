@@ -70,6 +70,12 @@ def _tell(told: dict[str, Any]) -> None:
     print(f"  where a step of ours goes, {whole:.3f} s:")
     for part, seconds in told["parts"].items():
         print(f"    {part:24} {seconds:6.3f} s {seconds / whole:6.1%}")
+    saving, step = told["checkpoint"], told["checkpoint"]["step"]
+    slower = max(0.0, saving["stall"] + saving["step beside"] - step) / step
+    print(
+        f"  a checkpoint stops the loop for {saving['stall'] / step:.1%} of a step; with the writing beside it costs "
+        f"{slower:.1%} of one, every {saving['every']}"
+    )
     kept = ", ".join(f"{size / 2**20:.1f} MiB in {variant}" for variant, size in told["saved for backward"].items())
     print(f"  heads and loss keep for the backward pass: {kept}")
     print(f"  the process held {told['peak resident'] / 2**30:.2f} GiB at most so far", flush=True)

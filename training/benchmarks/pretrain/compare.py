@@ -41,6 +41,7 @@ def compare(name: str, size: Size, rounds: int, steps: int, precision: str, work
             "share of the limit": ratio(seconds, limit.name, ours.name),
             "times the released style": ratio(seconds, twin.name, ours.name),
             "parts": ours.parts(steps),
+            "checkpoint": ours.checkpoint() | {"every": run.recipe.run.checkpoint_every},
             "multiply-adds per second": limit.rates,
             "head multiply-adds a step": limit.multiply_adds,
             "saved for backward": _saved(ours, twin, size.batch),

@@ -1,5 +1,6 @@
 """Our full step, from data to optimiser: a real run, driven step by step. Letters: B images, V views, P parameters."""
 
+import statistics
 from types import TracebackType
 from typing import Any
 
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from ...pretrain import Run
 from .clock import now, time_parts
+
+_CHECKPOINTS = 3
 
 
 class Ours:
@@ -40,6 +43,21 @@ class Ours:
     def parts(self, steps: int) -> dict[str, float]:
         """Mean seconds of each part of a step."""
         return time_parts(self.run, self.batches, steps)
+
+    def checkpoint(self) -> dict[str, float]:
+        """What a checkpoint costs: seconds that the loop stands still, and of a step beside and without its writing."""
+        run, device = self.run, self.run.accelerator.device
+        run._checkpoint(wait=True)  # takes the memory that is used again from now on
+        found: list[dict[str, float]] = []
+        for _ in range(_CHECKPOINTS):
+            without = self.seconds(1)
+            start = now(device)
+            run._checkpoint(wait=False)
+            stall = now(device) - start
+            beside = self.seconds(1)
+            run._writer.finish()
+            found.append({"stall": stall, "step beside": beside, "step": without})
+        return {name: statistics.median(each[name] for each in found) for name in found[0]}
 
     def loss(self, features: list[Tensor], params: list[Tensor]) -> Any:
         """The objective's terms of V features (B, D) and raw params (B, P), in the run's precision."""

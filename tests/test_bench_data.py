@@ -1,0 +1,60 @@
+"""The benchmark of the data path: both ways make the same kind of views, and the record holds what was printed."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from training import benchmarks
+from training.benchmarks import data as bench
+from training.cli import main
+
+
+def test_it_is_found_by_name():
+    assert benchmarks.find("data") is bench
+
+
+def test_both_ways_are_timed_and_compared(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "SIZES", ((60, 40), (200, 160)))
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    size = ["--images", "2", "--rounds", "3", "--view", "32"]
+    assert main(["bench", "data", *size, "--out", str(tmp_path / "bench.json")]) == 0
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert list(found) == ["60 x 40", "200 x 160"]
+    printed = capsys.readouterr().out
+    for name, told in found.items():
+        assert told["ours, images/s"] > 0 and told["pil, images/s"] > 0
+        assert f"{name} px" in printed and f"{told['ratio']:.2f} times as fast" in printed
+        # medians of three rounds each, and the median of three quotients: they can't be far apart
+        assert 0.2 < told["ratio"] / (told["ours, images/s"] / told["pil, images/s"]) < 5
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+
+
+def test_both_ways_see_the_same_picture():
+    """The base view is no matter of chance: PIL's and ours differ by the rounding between two passes."""
+    file, policy = bench.photo(300, 200, seed=1), bench.policy(64)
+    ours = bench._ours((file,), policy, seed=0)[0, 0].image
+    pil = bench.plain(file, 64)
+    assert ours.shape == pil.shape == (3, 3, 64, 64) and ours.dtype == pil.dtype == torch.uint8
+    # 200 px for 64: decoded two times smaller, which noise tells a little
+    error = (ours[0].double() - pil[0].double()).abs()
+    assert error.mean() < 4 and error.std() < 4
+    assert (ours[1].double() - pil[1].double()).abs().mean() > error.mean()
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (2000, 1500)])
+def test_a_made_up_photo_is_a_jpeg_of_the_size_and_weight_of_photos(width: int, height: int):
+    file = bench.photo(width, height, seed=0)
+    image = Image.open(io.BytesIO(file))
+    assert image.format == "JPEG" and image.size == (width, height) and image.mode == "RGB"
+    assert 0.2 < len(file) / (width * height) < 0.5  # bytes a pixel
+    assert file == bench.photo(width, height, seed=0) != bench.photo(width, height, seed=1)
+
+
+@pytest.mark.parametrize("setting", ["--images", "--rounds", "--view"])
+def test_numbers_below_one_are_refused(setting: str, capsys):
+    assert main(["bench", "data", setting, "0"]) == 1
+    assert "need at least 1" in capsys.readouterr().err

@@ -22,9 +22,18 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut could leave a renamed file without its contents
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # a full disk is met while writing to an open file, which has no name
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writers that were killed left unfinished; for a folder that nobody else writes to now."""
+    for pattern in (".*.part", ".tmp??????"):  # those of `replacing`, and safetensors' own beside them
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -24,7 +24,7 @@ from star_zoo.augmentations import (
     Spirograph,
 )
 from star_zoo.augmentations.policy import KNOWN
-from twins import MEAN, STD, every_operation, generator, make
+from twins import MEAN, STD, every_operation, generator, make, photos
 
 # --- statistics
 
@@ -168,3 +168,12 @@ def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any], told: st
 def test_a_setting_that_cannot_work_is_refused(kind: type[Augmentation], settings: dict[str, Any], told: str):
     with pytest.raises(ValueError, match=told):
         kind(**settings)
+
+
+def test_many_images_are_what_each_is_alone():
+    """They are taken a few at a time where they would not fit into a processor's cache."""
+    policy = Policy((Crop(64), Flip(), ColorJitter(), Grayscale(), Blur(5)), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    images = photos(100, 64, 64)
+    params = torch.stack([policy.draw(64, 64, generator(k)) for k in range(100)])
+    alone = torch.cat([policy.apply(image[None], own[None]) for image, own in zip(images, params, strict=True)])
+    assert torch.equal(policy.apply(images, params), alone)

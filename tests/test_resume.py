@@ -1,5 +1,6 @@
 """Exact resume: a run that was stopped or killed and goes on ends with the same bits as one that was left alone."""
 
+import multiprocessing
 import os
 import resource
 import shutil
@@ -222,6 +223,21 @@ def test_a_full_disk_ends_in_one_line_and_costs_no_bit(whole: Path, tmp_path: Pa
     assert line.startswith("star-zoo: could not write ") and "File too large" in line
     assert "the last good checkpoint is " in line and "step-000000003.safetensors" in line
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000003.safetensors"]
+    assert main(command(tmp_path / "run", "--resume", settings=NOISY)) == 0
+    assert_equal(exported(tmp_path / "run"), exported(whole))
+
+
+def test_a_killed_loader_ends_the_run_in_one_line_and_costs_no_bit(whole: Path, tmp_path: Path, monkeypatch, capsys):
+    def kill(run: Run) -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, kill)
+        assert main(command(tmp_path / "run", settings=(*NOISY, "run.workers=1"))) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("star-zoo: a process that loads images was killed") and "run.workers=N" in line
     assert main(command(tmp_path / "run", "--resume", settings=NOISY)) == 0
     assert_equal(exported(tmp_path / "run"), exported(whole))
 

@@ -108,6 +108,8 @@ def test_what_is_in_the_wheel(target: Path):
     }
     assert embedded >= {"model.safetensors", "config.json", "heads.safetensors", "heads.json", "recipe.json"}
     assert "training/hub_cards/TEMPLATE.md" in names
+    launch = ("gpus_1.yaml", "gpus_4.yaml", "gpus_8.yaml", "nodes.yaml", "slurm.sh")
+    assert {f"training/launch/{name}" for name in launch} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

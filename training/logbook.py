@@ -18,7 +18,7 @@ class Logbook:
         self.active = accelerator.is_main_process
         if self.active:
             # a killed run may have told steps that its last checkpoint doesn't know: they will be told again
-            kept = [entry for entry in read(path) if entry["step"] <= step] if step else []
+            kept = [entry for entry in read(path) if entry["step"] <= step] if step and path.exists() else []
             write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         accelerator.init_trackers("star-zoo")
         # disable=None: no bar where nobody watches a terminal

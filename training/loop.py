@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from star_zoo.files import write_json
+from star_zoo.files import sweep, write_json
 
 from .allocator import keep_large_blocks
 from .background import Background
@@ -91,6 +91,8 @@ class Loop(abc.ABC):
         if self._resuming:
             self._resume()
         if self.main:  # only now: a run that could not be set up leaves no folder behind
+            for folder in (self.out, self.out / "checkpoints", self.out / "export"):
+                sweep(folder)  # of what lives that were killed had begun
             write_json(self.out / self.settings_file, self._settings.to_dict())
         self.logbook = Logbook(self.accelerator, self.out / "log.jsonl", self.step, steps, name)
 
@@ -150,8 +152,8 @@ class Loop(abc.ABC):
         """One optimiser step: `accumulate` losses, their mean gradient, one update."""
         for k in range(self.accumulate):
             before = time.perf_counter()
-            batch = next(batches)
-            self._waited += time.perf_counter() - before
+            batch = _next(batches)
+            self._waited += max(time.perf_counter() - before, 0.0)
             # gradients are averaged over processes with the last loss only
             last = k == self.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -197,7 +199,7 @@ class Loop(abc.ABC):
         if wrong := (~table[:, 0].isfinite()).nonzero().flatten().tolist():
             step = self.step - (len(table) - wrong[0] - 1) // self.accumulate
             raise self.diverged(f"the loss is {table[wrong[0], 0].item()} at step {step}")
-        passed = time.perf_counter() - self._mark
+        passed = max(time.perf_counter() - self._mark, 1e-9)  # a clock may be set back
         self.seconds += passed
         speed = len(table) * self.batch_size / passed
         means = dict(zip(self._window[0], table.mean(0).tolist(), strict=True))
@@ -272,3 +274,13 @@ class Loop(abc.ABC):
         restore(found.tensors, found.state, self.module, self.optimizer, self.accelerator)
         self.take_more_state(found.tensors)
         self.step, self.seconds = found.step, found.state["seconds"]
+
+
+def _next(batches: Generator[Any, None, None]) -> Any:
+    try:
+        return next(batches)
+    except RuntimeError as error:  # torch has no error of its own for that
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        told = "a process that loads images was killed, by the system if memory is short"
+        raise OSError(f"{told}; give fewer of them with --set run.workers=N, and go on with --resume") from error

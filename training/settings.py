@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def _flatten(value: Any, path: str = "") -> dict[str, Any]:
 def _parse(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (RecursionError, ValueError):
         return text
 
 
@@ -96,6 +97,13 @@ def build(kind: type, values: dict[str, Any], path: str) -> Any:
     return kind(**{k: typed(v, hints[k], f"{path}.{k}".lstrip(".")) for k, v in values.items()})
 
 
+def _finite(value: Any) -> bool:
+    """Whether no number in some JSON is infinite or none: no file of JSON may hold those."""
+    if isinstance(value, (dict, list, tuple)):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def typed(value: Any, hint: Any, path: str) -> Any:
     """A value as its field's type has it. Raises ValueError, naming the path, for one of another type."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint):
@@ -108,6 +116,8 @@ def typed(value: Any, hint: Any, path: str) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+    if not _finite(value):
+        raise ValueError(f"{path} is {value!r}; its numbers must be finite")
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         names = " or ".join("null" if a is types.NoneType else a.__name__ for a in allowed)
         raise ValueError(f"{path} is {value!r}; it must be {names}")

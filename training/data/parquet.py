@@ -17,6 +17,7 @@ from .raw import as_targets, choose_split, digest, files_by_split, number_names
 from .source import DataError
 
 COLUMNS = ("image", "label", "label_name", "split")
+_MOST_CLASSES = 1_000_000  # that are named: larger labels are ids, or damage
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def open_parquet(files: Sequence[Path], split: str) -> ParquetImages:
         raise DataError(f"reading {_named(files)} needs pyarrow: pip install 'star-zoo[train]'.") from error
     try:
         return _read(files, split)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"can't read {_named(files)} as Parquet: {error}. Is it whole?") from error
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        told = " ".join(str(error).split()).rstrip(".")  # Arrow's messages have lines
+        raise DataError(f"can't read {_named(files)} as Parquet: {told}. Is it whole?") from error
 
 
 def _read(files: Sequence[Path], split: str) -> ParquetImages:
@@ -119,14 +121,18 @@ def _rows(files: Sequence[Path], columns: list[str], split: str | None) -> tuple
             tables.append(file.schema_arrow.empty_table().select(columns))
             start = 0
             for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                keep = np.ones(count, dtype=bool)
-                if split is not None:
+                # the rows that are there: what a damaged file says of their number may be anything
+                if split is None:
+                    tables.append(file.read_row_group(group, columns))
+                    count = len(tables[-1])
+                    rows = start + np.arange(count)
+                else:
                     values = file.read_row_group(group, ["split"])["split"].cast("string")
-                    keep = pyarrow.compute.equal(values, split).fill_null(False).to_numpy()
-                if keep.any():
-                    tables.append(file.read_row_group(group, columns).filter(pyarrow.array(keep)))
-                rows = start + np.flatnonzero(keep)
+                    keep = pyarrow.compute.equal(values, split).fill_null(False)
+                    count = len(keep)
+                    rows = start + np.flatnonzero(keep.to_numpy())
+                    if len(rows):
+                        tables.append(file.read_row_group(group, columns).filter(keep))
                 places.append(np.stack([np.full_like(rows, number), rows], axis=1))
                 start += count
     return pyarrow.concat_tables(tables), np.concatenate([np.empty((0, 2), np.int64), *places])
@@ -166,6 +172,10 @@ def _labels(table: Any, files: Sequence[Path]) -> tuple[Tensor | None, tuple[str
     if not names:
         return targets, None
     count = max(int(targets.max()) if len(targets) else 0, *names) + 1
+    if count > _MOST_CLASSES:
+        raise DataError(
+            f"column 'label' of {_named(files)} goes to {count - 1}: number the classes from 0, without gaps."
+        )
     return targets, tuple(names.get(label, str(label)) for label in range(count))
 
 

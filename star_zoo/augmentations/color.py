@@ -37,10 +37,9 @@ def rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Back again; hue is taken modulo one turn."""
-    offsets = torch.tensor((5.0, 3.0, 1.0), device=hue.device, dtype=hue.dtype)[:, None, None]
-    k = (offsets + 6 * hue[:, None]) % 6
-    ramp = torch.minimum(k, 4 - k).clamp(0, 1)
-    return value[:, None] * (1 - saturation[:, None] * ramp)
+    sixth = 6 * (hue - hue.floor())  # 0 to 6, red at 0, green at 2, blue at 4
+    ramps = torch.stack(((sixth - 3).abs() - 1, 2 - (sixth - 2).abs(), 2 - (sixth - 4).abs()), 1).clamp(0, 1)
+    return (value * (1 - saturation))[:, None] + (value * saturation)[:, None] * ramps
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ def test_another_objective_keeps_the_settings_that_it_shares(name: str):
     other = recipe.with_objective(name)
     assert other.objective == name
     assert other.objective_args.items() >= {"hidden": 32, "temperature": 0.3}.items()
-    assert ("num_experts" in other.objective_args) == (name == "star")
+    assert ("num_experts" in other.objective_args) == (name in ("star", "uniform"))
     assert dataclasses.replace(other, objective="star", objective_args=recipe.objective_args) == recipe
     objectives.build(name, 8, other.policy, **other.objective_args)  # and they are good
 

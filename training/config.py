@@ -18,13 +18,22 @@ from .settings import Settings, build, typed
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images. See `training.data.open_source` for what `source` may be."""
+    """Which images. See `training.data.open_source` for what `source` may be, `open_stream` for "stream:"."""
 
     source: str
     limit: int | None = None  # use so many images only, evenly spaced over the set
     max_bad: float = 0.01  # share of files that may fail to decode; more is an error
     bank: str = "train"  # the split whose labels online evaluation learns from
     hold_out: float = 0.0  # share kept for online evaluation where a labelled set has no test split
+    images: int | None = None  # how many make an epoch of a stream, which can't be counted
+    lanes: int = 8  # shards of a stream that are read side by side; batch_size must be a multiple
+    buffer: int = 256  # encoded images of each lane in memory, among which a stream is shuffled
+
+    def __post_init__(self) -> None:
+        for name in ("images", "lanes", "buffer"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name} is {value}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +124,8 @@ class Recipe(Settings):
 
 def _name_alone(place: str) -> str:
     kind, mark, rest = place.partition(":")
+    if kind == "stream" and not rest.startswith("hf:"):
+        return f"stream:{Path(rest.partition('?')[0]).name}"
     if mark and "/" not in kind:  # torchvision:STL10@/data/stl10
         return f"{kind}:{rest.partition('@/')[0]}"
     return Path(place).name if Path(place).exists() else place

@@ -5,8 +5,11 @@ from pathlib import Path
 import accelerate
 import torch
 
-from .config import Recipe
+from .config import DataConfig, Recipe
 from .data import NoSuchSplit, Source, open_source
+from .data.lane_batches import Lanes, count_lanes
+from .data.lanes import Deal
+from .data.stream import PREFIX, Stream, open_stream
 from .data.subset import hold_out
 from .data.views import MultiViewDataset, seeded
 from .features import evaluating
@@ -16,9 +19,16 @@ from .pretrainer import Pretrainer, one_line
 def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
     """The images to train on, those whose labels online evaluation learns from, and held-out ones to measure on.
 
-    Held out is the test split, or a part of a labelled training set without one; None where there are no labels.
+    Held out is the test split, or a part of a labelled training set without one; None where there are no labels, as
+    in a stream.
     """
     config = recipe.data
+    if config.source.startswith(PREFIX):
+        _check_stream(config)
+        stream = open_stream(config.source)
+        return stream, stream, None
+    if config.images is not None:
+        raise ValueError(f"data.images={config.images} is for streams; {config.source} is counted. Use data.limit")
     train = open_source(config.source, "train", max_bad=config.max_bad, limit=config.limit)
     bank = train if config.bank == "train" else open_source(config.source, config.bank, max_bad=config.max_bad)
     if bank.targets is None:
@@ -32,19 +42,39 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
         return rest, rest, held_out
 
 
+def _check_stream(config: DataConfig) -> None:
+    """Raises ValueError where a stream is not told its length, or told to be chosen from."""
+    if config.images is None:
+        raise ValueError(f"{config.source} can't be counted; say how many images make an epoch: --set data.images=N")
+    if config.limit is not None:
+        raise ValueError(f"data.limit={config.limit} can't choose among the images of a stream; give fewer shards")
+
+
 def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, int]:
     """Optimiser steps in an epoch and in all. Raises ValueError where there are too few images for one."""
     if recipe.batch_size % processes:
         raise ValueError(f"batch_size {recipe.batch_size} is shared by {processes} processes; it must be a multiple")
     images = recipe.batch_size * recipe.accumulate
-    if len(source) < images:
-        fitting = len(source) // (recipe.accumulate * processes) * processes
+    count = recipe.data.images or len(source)  # a stream says how many
+    if count < images:
+        fitting = count // (recipe.accumulate * processes) * processes
         hint = f" or --set batch_size={fitting}" if fitting >= 2 else ""
         raise ValueError(
-            f"{source.name} has {len(source)} images to train on, but a step takes {images}; give more images{hint}"
+            f"{source.name} has {count} images to train on, but a step takes {images}; give more images{hint}"
         )
-    per_epoch = len(source) // images
+    per_epoch = count // images
     return per_epoch, per_epoch * recipe.epochs
+
+
+def open_lanes(recipe: Recipe, stream: Stream, accelerator: accelerate.Accelerator) -> Lanes:
+    """The lanes that this process reads of a stream. Raises ValueError as `count_lanes`."""
+    config, processes = recipe.data, accelerator.num_processes
+    assert config.images is not None  # `open_data` saw to it
+    lanes = count_lanes(config.lanes, len(stream.shards), recipe.batch_size, processes)
+    deal = Deal(stream.shards, lanes, config.buffer, recipe.seed)
+    return Lanes(
+        deal, stream.name, config.images, config.max_bad, recipe.batch_size, accelerator.process_index, processes
+    )
 
 
 def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torch.device) -> None:

@@ -14,12 +14,13 @@ from star_zoo import View, save_pretrained
 
 from . import card
 from .config import Recipe
+from .data.stream import Stream
 from .data.views import MultiViewDataset, StepBatches, loader
 from .features import NotFinite
 from .logbook import evaluations_of, read
 from .loop import Loop
 from .monitor import Monitor, router_weights
-from .preparation import count_steps, open_data, try_out
+from .preparation import count_steps, open_data, open_lanes, try_out
 from .pretrainer import build
 from .schedule import build_optimizer, check_optimizer, learning_rate
 
@@ -40,11 +41,16 @@ class Run(Loop):
         self.source, bank, held_out = open_data(recipe)
         per_epoch, steps = count_steps(recipe, self.source, self.accelerator.num_processes)
 
+        self.lanes = open_lanes(recipe, self.source, self.accelerator) if isinstance(self.source, Stream) else None
+        self._lanes_state: dict[str, Tensor] = {}  # where all processes' lanes stand
+
         torch.manual_seed(recipe.seed)
         self.pretrainer, self.notes = build(recipe)
         self.monitor = Monitor(recipe.policy, bank, held_out)
         if held_out is None:
             self.notes.append("no held-out labels: the features are not evaluated online")
+        if self.lanes and recipe.run.workers > len(self.lanes.own):
+            self.notes.append(f"{len(self.lanes.own)} lanes of the stream to read: no more workers than that")
         self.peak = recipe.optimizer.lr * recipe.batch_size * recipe.accumulate / 256
         self.warmup = round(recipe.optimizer.warmup_epochs * per_epoch)
         self._prepare()
@@ -79,12 +85,17 @@ class Run(Loop):
             self.logbook.close()
 
     def batches(self, steps: range) -> Generator[View, None, None]:
-        a, recipe = self.accelerator, self.recipe
-        dataset = MultiViewDataset(self.source, recipe.policy, self.pretrainer.objective.plan, recipe.seed)
+        a, recipe, plan = self.accelerator, self.recipe, self.pretrainer.objective.plan
+        pin = a.device.type == "cuda"
+        if self.lanes:
+            count = len(steps) * recipe.accumulate
+            yield from self.lanes.batches(count, recipe.policy, plan, recipe.run.workers, pin)
+            return
+        dataset = MultiViewDataset(self.source, recipe.policy, plan, recipe.seed)
         keys = StepBatches(
             len(self.source), recipe.batch_size, recipe.accumulate, recipe.seed, steps, a.process_index, a.num_processes
         )
-        yield from loader(dataset, keys, recipe.run.workers, pin=a.device.type == "cuda")
+        yield from loader(dataset, keys, recipe.run.workers, pin)
 
     def losses(self, batch: View) -> dict[str, Tensor]:
         return self.model(*(part.to(self.accelerator.device, non_blocking=True) for part in batch))
@@ -96,7 +107,20 @@ class Run(Loop):
         return {"data": (self.source.fingerprint, f"images of {self.source.name}")}
 
     def check_data(self) -> None:
-        self.source.check_bad()
+        if self.lanes:
+            # here, where every process comes before a checkpoint, since only one of them writes it
+            state = self.accelerator.reduce(self.lanes.state.to(self.accelerator.device)).cpu()
+            self._lanes_state = {"lanes": state}
+            self.lanes.check_bad(state)
+        else:
+            self.source.check_bad()
+
+    def more_state(self) -> dict[str, Tensor]:
+        return self._lanes_state
+
+    def take_more_state(self, tensors: dict[str, Tensor]) -> None:
+        if self.lanes:
+            self.lanes.go_to(tensors["lanes"])
 
     def evaluate(self) -> None:
         metrics, weights = {}, None

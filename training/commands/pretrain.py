@@ -18,7 +18,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("recipe", help="a recipe's name")
     add("--objective", help="another objective for the recipe (star, star_ss, equimod, simclr, ...)")
-    add("--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, spirograph")
+    add(
+        "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
+    )
     add("--out", type=Path, help="the run's folder (runs/RECIPE-OBJECTIVE)")
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. optimizer.lr=0.06")
     add("--resume", action="store_true", help="go on from the newest intact checkpoint")

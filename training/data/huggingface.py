@@ -42,7 +42,7 @@ def open_hub(spec: str, split: str) -> HuggingFaceImages:
     The images are the first column of type Image; the labels `label`, `labels` or the first ClassLabel column, if any.
     """
     name, _, config = spec.partition(":")
-    datasets = _datasets(spec)
+    datasets = import_datasets(spec)
     try:
         loaded = datasets.load_dataset(name, config or None)
     except Exception as error:  # the library's own errors share no base
@@ -55,7 +55,7 @@ def open_hub(spec: str, split: str) -> HuggingFaceImages:
 
 def open_saved(folder: Path, split: str) -> HuggingFaceImages:
     """A split of a folder that `save_to_disk` wrote; a single data set there is "train". Raises DataError."""
-    datasets = _datasets(str(folder))
+    datasets = import_datasets(str(folder))
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:
@@ -63,7 +63,7 @@ def open_saved(folder: Path, split: str) -> HuggingFaceImages:
     return _split_of(loaded, split, str(folder))
 
 
-def _datasets(wanted: str) -> ModuleType:
+def import_datasets(wanted: str) -> ModuleType:
     try:
         import datasets
     except ImportError as error:

@@ -73,8 +73,13 @@ def _spirographs(spec: str, split: str, limit: int | None) -> Source:
 
 def _open_raw(spec: str, split: str) -> Raw:
     kind, _, rest = spec.partition(":")
+    if kind == "stream":
+        raise DataError(f"{spec!r} can't be read in any order, as is needed here; give files on this machine.")
     if kind == "pipe" or rest.startswith("//"):
-        raise DataError(f"{spec!r} is remote; only local files are read. Download it and give its path.")
+        raise DataError(
+            f"{spec!r} is remote; only local files are read. Download it and give its path; what shards hold can be "
+            "pretrained on without: 'stream:https://...'."
+        )
     if kind == "torchvision":
         return open_torchvision(rest, split)
     if kind == "hf":

@@ -94,7 +94,7 @@ def _index(shard: Path) -> list[_Sample]:
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                key, extension = _key_and_extension(member.name)
+                key, extension = key_and_extension(member.name)
                 if not member.isreg() or member.issparse():
                     continue
                 if f".{extension}" in IMAGE_SUFFIXES:
@@ -107,7 +107,7 @@ def _index(shard: Path) -> list[_Sample]:
     return [_Sample(key, image.offset_data, image.size, labels.get(key)) for key, image in images.items()]
 
 
-def _key_and_extension(name: str) -> tuple[str, str]:
+def key_and_extension(name: str) -> tuple[str, str]:
     """WebDataset's rule: the key is the path up to the first dot of the last part."""
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")

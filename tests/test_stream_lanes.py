@@ -1,0 +1,359 @@
+"""Lanes: an order of images that is the same for all numbers of processes and workers, and can be gone on with."""
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from data_cases import BROKEN, png
+from runs import EPOCH, NOISY, STEPS, assert_equal, command, entries, exported, finish, start, stopped_at, tiny
+from star_zoo import Policy, View
+from star_zoo.augmentations import Crop
+from stream_cases import served, shards
+from training.checkpoint import Checkpoints
+from training.cli import main
+from training.data import BadImageWarning, DataError
+from training.data import shards as shards_module
+from training.data.lane_batches import Lanes, count_lanes
+from training.data.lanes import Deal, Drawn, Place, shuffled
+from training.data.shards import Encoded
+from training.data.views import seeded
+from training.pretrain import Run
+from training.settings import override
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on small machines
+POLICY = Policy((Crop(size=4),), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """Shards of so many images, numbered through; the `broken` ones don't decode."""
+
+    counts: tuple[int, ...]
+    broken: frozenset[int] = frozenset()
+    fingerprint = "numbered"
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def read(self, shard: int) -> Iterator[Encoded]:
+        first = sum(self.counts[:shard])
+        for k in range(first, first + self.counts[shard]):
+            yield Encoded(f"image {k}", BROKEN if k in self.broken else png(k, (60, 48)))
+
+
+def plan(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
+    return torch.stack([policy.draw(height, width, generator) for _ in range(2)])
+
+
+def lanes(deal: Deal, batch_size: int, rank: int = 0, world: int = 1, images: int = 100, max_bad: float = 1.0) -> Lanes:
+    return Lanes(deal, "numbered", images, max_bad, batch_size, rank, world)
+
+
+def numbers(view: View) -> list[int]:
+    """Which images a batch holds: their colour tells."""
+    return view.image[:, 0, 0, 0, 0].tolist()
+
+
+# The order
+
+DEALS = st.builds(
+    lambda counts, wanted, buffer, seed: Deal(Numbered(tuple(counts)), min(wanted, len(counts)), buffer, seed),
+    st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any),
+    st.integers(1, 7),
+    st.integers(1, 12),
+    st.integers(0, 99),
+)
+
+
+def one_lap(deal: Deal, lane: int, lap: int) -> list[Drawn]:
+    made = []
+    for drawn in deal.images(lane, Place(lap)):
+        if drawn.lap != lap:
+            break
+        made.append(drawn)
+    return made
+
+
+@settings(deadline=None)
+@given(DEALS, st.integers(0, 3))
+def test_each_pass_has_every_image_once(deal: Deal, lap: int):
+    got = []
+    for lane in range(deal.lanes):
+        got += [(drawn.shard, drawn.position) for drawn in one_lap(deal, lane, lap)]
+    assert sorted(got) == [(shard, k) for shard, count in enumerate(deal.shards.counts) for k in range(count)]
+
+
+def twin(deal: Deal, lane: int, laps: int) -> list[tuple[int, int, int]]:
+    """(lap, shard, position) of a lane's images: all of a shard read at once, then drawn from a window over it."""
+    order = []
+    for lap in range(laps):
+        generator = seeded(deal.seed, lap)
+        cards = torch.randperm(len(deal.shards), generator=generator).tolist()
+        for shard in [card for k, card in enumerate(cards) if k % deal.lanes == lane]:
+            window = list(range(deal.shards.counts[shard]))
+            window, rest = window[: deal.buffer], window[deal.buffer :]
+            generator = seeded(deal.seed, lap, shard, deal.buffer)
+            while rest:
+                k = int(torch.randint(deal.buffer, (), generator=generator))
+                order.append((lap, shard, window[k]))
+                window[k] = rest.pop(0)
+            order += [(lap, shard, window[k]) for k in torch.randperm(len(window), generator=generator)]
+    return order
+
+
+@settings(deadline=None)
+@given(DEALS.filter(lambda deal: all(deal.shards.counts)), st.data())
+def test_a_lane_has_the_order_of_a_slow_twin_from_any_place_on(deal: Deal, data: st.DataObject):
+    lane = data.draw(st.integers(0, deal.lanes - 1))
+    wanted = twin(deal, lane, 3)
+    drawn = list(islice(deal.images(lane, Place()), len(wanted)))
+    assert [(d.lap, d.shard, d.position) for d in drawn] == wanted
+    at = data.draw(st.integers(0, len(wanted) - 1))
+    assert list(islice(deal.images(lane, drawn[at].after), len(wanted) - at - 1)) == drawn[at + 1 :]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.integers(1, 20), st.integers(0, 99))
+def test_a_shuffle_holds_no_more_than_its_buffer(count: int, size: int, seed: int):
+    read, given_out = 0, []
+
+    def items() -> Iterator[int]:
+        nonlocal read
+        for read in range(1, count + 1):
+            yield read - 1
+
+    for item in shuffled(items(), size, seeded(seed)):
+        given_out.append(item)
+        assert read - len(given_out) <= size
+        assert item < len(given_out) + size  # at most `size` places early
+    assert sorted(given_out) == list(range(count))
+
+
+def test_passes_seeds_and_shards_have_orders_of_their_own():
+    deal = Deal(Numbered((30, 30)), 1, 10, seed=0)
+    orders = [[d.position for d in one_lap(deal, 0, lap) if d.shard == shard] for lap in range(3) for shard in range(2)]
+    other = dataclasses.replace(deal, seed=1)
+    orders += [[d.position for d in one_lap(other, 0, 0) if d.shard == 0], list(range(30))]
+    assert all(sorted(order) == list(range(30)) for order in orders)
+    assert len({tuple(order) for order in orders}) == len(orders)
+
+
+# Batches
+
+DEAL = Deal(Numbered((5, 9, 3, 8, 1, 7), frozenset({4, 11})), 4, 3, seed=5)
+
+
+def batches(deal: Deal, count: int, workers: int = 0, batch_size: int = 8, world: int = 1) -> list[View]:
+    """The global batches of some processes, each after the other."""
+    shares = [
+        list(lanes(deal, batch_size, rank, world).batches(count, POLICY, plan, workers, pin=False))
+        for rank in range(world)
+    ]
+    return [View(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*shares, strict=True)]
+
+
+def test_a_batch_has_as_many_good_images_of_each_lane_in_their_order():
+    expected = []
+    for lane in range(4):
+        order = [sum(DEAL.shards.counts[:shard]) + k for _, shard, k in twin(DEAL, lane, 9)]
+        good = [n for n in order if n not in DEAL.shards.broken]
+        expected.append([good[2 * k : 2 * k + 2] for k in range(12)])
+    assert [numbers(batch) for batch in batches(DEAL, 12)] == [sum(parts, []) for parts in zip(*expected, strict=True)]
+
+
+@pytest.mark.parametrize(("workers", "world"), [(1, 1), (2, 1), (3, 1), (9, 1), (0, 2), (2, 2), (1, 4)])
+def test_batches_do_not_depend_on_who_reads(workers: int, world: int):
+    for one, other in zip(batches(DEAL, 6), batches(DEAL, 6, workers=workers, world=world), strict=True):
+        assert torch.equal(one.image, other.image) and torch.equal(one.params, other.params)
+        assert one.image.shape == (8, 2, 3, 4, 4) and one.image.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 0), (1, 2)), ((1, 2), (2, 0)), ((2, 1), (1, 0)), ((4, 0), (2, 2))])
+def test_others_go_on_from_where_images_were_used(before: tuple[int, int], after: tuple[int, int]):
+    whole = batches(DEAL, 9)
+    state = torch.zeros(4, 5, dtype=torch.int64)
+    for rank in range(before[0]):
+        reader = lanes(DEAL, 8, rank, before[0])
+        ahead = reader.batches(9, POLICY, plan, before[1], pin=False)  # workers have read on meanwhile
+        assert len(list(islice(ahead, 4))) == 4
+        state += reader.state
+        ahead.close()
+    shares = []
+    for rank in range(after[0]):
+        reader = lanes(DEAL, 8, rank, after[0])
+        reader.go_to(state)
+        shares.append(list(reader.batches(5, POLICY, plan, after[1], pin=False)))
+    for batch, *parts in zip(whole[4:], *shares, strict=True):
+        assert torch.equal(batch.image, torch.cat([part.image for part in parts]))
+        assert torch.equal(batch.params, torch.cat([part.params for part in parts]))
+
+
+def test_the_views_of_an_image_depend_on_nothing_but_the_pass_and_its_place():
+    def views(deal: Deal) -> dict[int, list[Tensor]]:
+        seen: dict[int, list[Tensor]] = {}
+        for batch in batches(deal, 30, batch_size=4):
+            for number, params in zip(numbers(batch), batch.params, strict=True):
+                seen.setdefault(number, []).append(params)
+        return seen
+
+    shards_ = Numbered((6, 6, 6, 6))
+    one, other = views(Deal(shards_, 4, 3, seed=5)), views(Deal(shards_, 2, 5, seed=5))
+    assert one.keys() == other.keys() == set(range(24))
+    for number, passes in one.items():
+        assert all(map(torch.equal, passes[:4], other[number][:4])) and len(passes) >= 4
+    firsts = [passes[k] for passes in one.values() for k in range(4)]
+    assert len({tuple(params.flatten().tolist()) for params in firsts}) == len(firsts)  # and no two are the same
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_told_once_and_counted(workers: int):
+    reader = lanes(DEAL, 8, images=50, max_bad=0.1)
+    ahead = reader.batches(12, POLICY, plan, workers, pin=False)
+    assert len(list(islice(ahead, 10))) == 10
+    drawn, bad = reader.state[:, 3:].sum(0).tolist()
+    assert drawn - bad == 80 and bad > 0
+    with pytest.warns(BadImageWarning, match=rf"{bad} of the {drawn} images of numbered don't decode: image \d+ \("):
+        reader.check_bad(reader.state)
+    reader.check_bad(reader.state)  # nothing new: no warning
+    resumed = lanes(DEAL, 8, images=50, max_bad=0.1)
+    resumed.go_to(reader.state)
+    resumed.check_bad(resumed.state)
+    strict = lanes(DEAL, 8, images=10, max_bad=bad / drawn / 2)
+    with pytest.raises(DataError, match="of them is allowed"):
+        strict.check_bad(reader.state)
+    ahead.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_lane_of_bad_images_alone_ends_in_one_line(workers: int):
+    reader = lanes(Deal(Numbered((9, 9), frozenset(range(9))), 2, 3, 0), 2, images=10, max_bad=0.5)
+    with pytest.raises(DataError, match=r"^6 images of numbered in a row don't decode, the last image \d .*\.$"):
+        list(reader.batches(20, POLICY, plan, workers, pin=False))
+
+
+def test_lanes_that_cannot_be_shared_evenly_are_refused_with_a_number_that_can():
+    assert count_lanes(8, 20, 256, 1) == count_lanes(8, 8, 256, 4) == 8
+    assert count_lanes(8, 4, 256, 4) == 4
+    with pytest.raises(ValueError, match=r"5 shards make 5 lanes .* batch_size 256 must be .* data.lanes=4"):
+        count_lanes(8, 5, 256, 1)
+    with pytest.raises(ValueError, match=r"the lanes one of the 3 processes; give --set data.lanes=6"):
+        count_lanes(8, 20, 96, 3)
+    with pytest.raises(ValueError, match=r"give --set data.lanes=16"):
+        count_lanes(8, 20, 256, 16)
+    with pytest.raises(ValueError, match=r"give fewer processes, more shards or another batch_size"):
+        count_lanes(8, 3, 256, 4)
+
+
+# Runs
+
+STREAMED = (
+    'policy={"augmentations": [{"name": "Crop", "size": 32}], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}',
+    "data.images=32",
+    "data.lanes=4",
+    "data.buffer=4",
+)
+COUNTS = [9, 5, 7, 8, 6]  # 35 images: a lane begins its second pass in mid-run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    return f"data.source=stream:{shards(tmp_path / 'shards', COUNTS)}"
+
+
+@pytest.mark.parametrize(("before", "after", "step"), [(0, 2, EPOCH + 1), (2, 0, 3), (3, 1, EPOCH)])
+def test_a_stopped_run_goes_on_to_the_same_bits(before: int, after: int, step: int, source, tmp_path, monkeypatch):
+    def recipe(workers: int) -> Any:
+        return tiny(*NOISY, *STREAMED, source, f"run.workers={workers}")
+
+    Run(recipe(0), tmp_path / "whole").train()
+    stopped_at(monkeypatch, recipe(before), tmp_path / "parted", step)
+    Run(recipe(after), tmp_path / "parted", resume=True).train()
+    assert_equal(exported(tmp_path / "parted"), exported(tmp_path / "whole"))
+    assert [e["loss"] for e in entries(tmp_path / "parted")] == [e["loss"] for e in entries(tmp_path / "whole")]
+    assert [e["step"] for e in entries(tmp_path / "whole")] == [*range(1, STEPS + 1)]
+
+
+def test_a_run_whose_server_broke_down_goes_on_when_it_is_mended(source, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(shards_module, "PAUSES", (0.0, 0.0))
+    common = (*NOISY, *STREAMED, "run.checkpoint_every=1", "run.workers=1")
+    assert main(command(tmp_path / "whole", settings=(*common, source))) == 0
+    with served(tmp_path / "shards") as site:
+        remote = (*common, f"data.source=stream:{site.address}/s-{{0..4}}.tar")
+        original = Run._train_step
+
+        def train_step(run: Run, batches: Any) -> None:
+            if run.step == 2:
+                site.cuts = {f"s-{k}.tar": [2000] * 99 for k in range(5)}
+            original(run, batches)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "_train_step", train_step)
+            assert main(command(tmp_path / "run", settings=remote)) == 1
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("star-zoo: "))
+        assert f"{site.address}/s-" in line and "tried 3 times" in line and "--resume" in line
+        assert 2 <= entries(tmp_path / "run")[-1]["step"] < STEPS
+        site.cuts = {f"s-{k}.tar": [2000] for k in range(5)}  # once more, each
+        assert main(command(tmp_path / "run", "--resume", settings=remote)) == 0
+    assert_equal(exported(tmp_path / "run"), exported(tmp_path / "whole"))
+
+
+def test_other_shards_are_refused_on_resume_as_are_other_lanes(source, tmp_path: Path, monkeypatch):
+    recipe = tiny(*STREAMED, source)
+    stopped_at(monkeypatch, recipe, tmp_path / "run", 2)
+    other = f"data.source=stream:{shards(tmp_path / 'other', COUNTS[1:])}"
+    with pytest.raises(ValueError, match="are not those that .* was trained on"):
+        Run(tiny(*STREAMED, other), tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="data.lanes: 4, 2"):
+        Run(override(recipe, ["data.lanes=2"]), tmp_path / "run", resume=True)
+
+
+@pytest.mark.slow
+def test_two_processes_save_where_all_lanes_stand(source, tmp_path: Path):
+    settings = (*STREAMED, source, "run.workers=1")
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training")
+    code, _, stderr = finish(start(command(tmp_path / "two", settings=settings), program=two), 300)
+    assert code == 0, stderr
+    Run(tiny(*settings), tmp_path / "one").train()
+    states = [Checkpoints(tmp_path / name, 2).newest() for name in ("one/checkpoints", "two/checkpoints")]
+    one, other = (state.tensors["lanes"] for state in states if state)
+    assert torch.equal(one, other) and one[:, 3].tolist() == [2 * STEPS] * 4
+
+
+def test_bad_images_of_a_run_are_told_and_too_many_end_it(tmp_path: Path):
+    source = f"data.source=stream:{shards(tmp_path / 'shards', COUNTS, broken=(3, 20))}"
+    with pytest.warns(BadImageWarning, match=r"of the \d+ images of stream:.* don't decode: \d+ in .*s-\d.tar \("):
+        Run(tiny(*STREAMED, source, "data.max_bad=0.3"), tmp_path / "run").train()
+    with pytest.raises(DataError, match="max_bad = 0.01"):
+        Run(tiny(*STREAMED, source), tmp_path / "strict").train()
+
+
+def test_a_run_says_that_it_starts_no_more_workers_than_lanes(source, tmp_path: Path):
+    notes = Run(tiny(*STREAMED, source, "run.workers=5"), tmp_path / "run").notes
+    assert "4 lanes of the stream to read: no more workers than that" in notes
+    assert "no held-out labels: the features are not evaluated online" in notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["data.images=null"], r"can't be counted; say how many images make an epoch: --set data.images=N"),
+        (["data.images=7"], r"has 7 images to train on, but a step takes 8; give more images"),
+        (["data.images=0"], "data.images is 0; it must be at least 1"),
+        (["data.buffer=0"], "data.buffer is 0; it must be at least 1"),
+        (["data.limit=9"], "data.limit=9 can't choose among the images of a stream; give fewer shards"),
+        (["data.lanes=3"], "batch_size 8 must be a multiple of the lanes"),
+        (["data.source=spirograph:32"], "data.images=32 is for streams; spirograph:32 is counted. Use data.limit"),
+    ],
+)
+def test_settings_that_make_no_stream_are_refused_before_anything_is_written(changes, message, source, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Run(tiny(*STREAMED, source, *changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,160 @@
+"""Shards that are read from front to back: tar files on a disk or behind a URL. Letter: S shards."""
+
+import http.client
+import os
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO, Any, NamedTuple, Protocol, cast
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from .decode import IMAGE_SUFFIXES
+from .raw import digest
+from .source import DataError
+from .tar import key_and_extension
+
+PAUSES = (1.0, 10.0, 60.0)  # seconds before a shard that broke off is tried once more
+_SILENCE = 60.0  # seconds after which a server that sends nothing has broken off
+_TRY_LATER = (408, 429)  # of the codes that blame the request, those that don't mean it
+
+
+class Encoded(NamedTuple):
+    """An image as it lies in a shard."""
+
+    where: str  # it came from, for messages
+    data: bytes
+
+
+class Shards(Protocol):
+    """The shards of one data set, S of them, in a fixed order; safe to read in forked workers."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hex that changes with the shards, but is known without reading them."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, shard: int) -> Iterator[Encoded]:
+        """The images of one shard, always in the same order. Raises DataError where it can't be read."""
+
+
+@dataclass(frozen=True)
+class TarShards:
+    """WebDataset shards, each a path or an http(s) URL; of a sample nothing but its first image is looked at."""
+
+    names: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(["tar stream", *map(_identity, self.names)])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, shard: int) -> Iterator[Encoded]:
+        """The images in the order of the file; one that breaks off is read anew up to there."""
+        name = self.names[shard]
+        return persistent(lambda: _images(name), without_query(name))
+
+
+def is_remote(name: str) -> bool:
+    """Whether a shard's name is an http(s) URL."""
+    return name.startswith(("http://", "https://"))
+
+
+def without_query(name: str) -> str:
+    """A name to show: what follows the question mark of a URL may be a password."""
+    return urlsplit(name)._replace(query="", fragment="").geturl() if is_remote(name) else name
+
+
+def persistent(read: Callable[[], Iterator[Encoded]], name: str) -> Iterator[Encoded]:
+    """What `read()` gives; where it breaks off, it is called anew after a pause and what was given is left out.
+
+    Raises DataError when every try broke off.
+    """
+    given = 0
+    for pause in (*PAUSES, None):
+        try:
+            for image in islice(read(), given, None):
+                given += 1
+                yield image
+            return
+        except (OSError, http.client.HTTPException) as error:
+            if pause is None:
+                raise DataError(
+                    f"{name} can't be read ({str(error) or type(error).__name__}) and was tried {len(PAUSES) + 1} "
+                    "times; see that it is there and whole, then go on with --resume."
+                ) from error
+            time.sleep(pause)
+
+
+def _identity(name: str) -> object:
+    return without_query(name) if is_remote(name) else (os.path.basename(name), os.path.getsize(name))
+
+
+def _images(name: str) -> Iterator[Encoded]:
+    last = None
+    try:
+        with _opened(name) as file, tarfile.open(fileobj=file, mode="r|", tarinfo=_Strict) as tar:
+            while (member := tar.next()) is not None:
+                key, extension = key_and_extension(member.name)
+                wanted = f".{extension}" in IMAGE_SUFFIXES and member.isreg() and not member.issparse()
+                if wanted and key != last:  # the members of a sample lie side by side
+                    last = key
+                    yield Encoded(f"{key} in {without_query(name)}", cast(IO[bytes], tar.extractfile(member)).read())
+                tar.members = []  # type: ignore[attr-defined] # it would keep all that it has seen
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{without_query(name)} is not a whole, uncompressed tar file: {error}. Copy or write it again."
+        ) from error
+
+
+class _Strict(tarfile.TarInfo):
+    """tarfile takes a cut or damaged header for the end of the archive; a whole one ends in blocks of zeros."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Strict":
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(tarfile.BLOCKSIZE):
+                raise  # the end mark
+            raise tarfile.ReadError(f"{error}, where a member or the end mark should begin") from error
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[Any]:
+    if not is_remote(name):
+        with open(name, "rb") as file:
+            yield file
+        return
+    try:
+        response = urlopen(name, timeout=_SILENCE)
+    except HTTPError as error:
+        error.close()
+        if 400 <= error.code < 500 and error.code not in _TRY_LATER:
+            raise DataError(f"{without_query(name)} can't be had ({error}); see that the URL is right.") from error
+        raise
+    with response:
+        yield _Whole(response)
+
+
+class _Whole:
+    """A response that raises where its connection ended too early: `http.client` would take that for the end."""
+
+    def __init__(self, response: Any):
+        self._response, self._received = response, 0
+        self._length = int(response.headers.get("Content-Length") or 0)
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most `size`. Raises OSError."""
+        data = self._response.read(size)
+        self._received += len(data)
+        if not data and self._received < self._length:
+            raise ConnectionError(f"it broke off after {self._received} of {self._length} bytes")
+        return data

@@ -138,3 +138,31 @@ def test_the_readmes_fine_tuning_is_that_which_is_tested() -> None:
     text = README.read_text(encoding="utf-8")
     assert test_finetune_examples.PLAIN in text
     assert test_finetune_examples.TRAIN in text.replace(" \\\n  ", " ")
+
+
+BENCHMARKS = README.parent / "hub_cards/benchmarks"
+
+
+def speed() -> str:
+    """README's table of `star-zoo bench pretrain`, made from the records of its runs."""
+    rows = [
+        "| size | run | ours | released style | limit | share of the limit | times the released style |",
+        "| --- " * 7 + "|",
+    ]
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))["sizes"] for path in sorted(BENCHMARKS.glob("pretrain_*.json"))
+    ]
+    for name in found[0]:
+        for number, sizes in enumerate(found, 1):
+            told = sizes[name]
+            rates = (f"{told['samples per second'][each]:.1f}" for each in ("ours", "released style", "limit"))
+            ratios = (
+                "{median:.2f} ({least:.2f} to {most:.2f})".format(**told[each])
+                for each in ("share of the limit", "times the released style")
+            )
+            rows.append("| " + " | ".join((name, str(number), *rates, *ratios)) + " |")
+    return "\n".join(rows)
+
+
+def test_the_readmes_speeds_are_those_that_were_recorded() -> None:
+    assert speed() in README.read_text(encoding="utf-8")

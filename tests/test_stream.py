@@ -301,9 +301,9 @@ def test_a_bad_row_of_a_hub_set_is_left_to_the_reader(tmp_path: Path):
 
 
 def test_a_published_recipe_names_no_folder_and_no_token_of_a_stream():
-    for given, published in (
+    for typed, told in (
         ("stream:/data/shards/train-{000..019}.tar", "stream:train-{000..019}.tar"),
         ("stream:https://host/secret/train-{000..019}.tar?token=abc", "stream:train-{000..019}.tar"),
         ("stream:hf:owner/name", "stream:hf:owner/name"),
     ):
-        assert tiny(f"data.source={given}", "data.images=64").published()["data"]["source"] == published
+        assert tiny(f"data.source={typed}", "data.images=64").published()["data"]["source"] == told

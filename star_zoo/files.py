@@ -31,9 +31,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def sweep(folder: Path) -> None:
     """Removes what writers that were killed left unfinished; for a folder that nobody else writes to now."""
-    for pattern in (".*.part", ".tmp??????"):  # those of `replacing`, and safetensors' own beside them
+    for pattern in (".*.????????.part", ".tmp??????"):  # those of `replacing`, and safetensors' own beside them
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:

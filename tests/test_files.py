@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from star_zoo.files import replacing, write_json, write_text
+from star_zoo.files import replacing, sweep, write_json, write_text
 
 # the file alone, without the package around it: a process that only writes files needs no torch
 _LOAD = """
@@ -145,3 +145,11 @@ def test_json_is_readable_by_people_and_text_is_utf8(tmp_path: Path):
     assert (tmp_path / "file.json").read_text() == '{\n  "a": [\n    1,\n    2.5\n  ]\n}\n'
     write_text(tmp_path / "file.txt", "Ä")
     assert (tmp_path / "file.txt").read_bytes() == "Ä".encode()
+
+
+def test_only_unfinished_files_are_swept(tmp_path: Path):
+    for name in (".a.json.0123abcd.part", ".tmpAb3dEf", "a.json", ".notes.part", ".tmp"):
+        (tmp_path / name).touch()
+    (tmp_path / ".tmpfoldab").mkdir()
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", ".notes.part", ".tmp", ".tmpfoldab"}

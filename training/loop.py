@@ -91,8 +91,9 @@ class Loop(abc.ABC):
         if self._resuming:
             self._resume()
         if self.main:  # only now: a run that could not be set up leaves no folder behind
-            for folder in (self.out, self.out / "checkpoints", self.out / "export"):
-                sweep(folder)  # of what lives that were killed had begun
+            if self._resuming:  # or the folder is not known to be a run's
+                for folder in (self.out, self.out / "checkpoints", self.out / "export"):
+                    sweep(folder)  # of what lives that were killed had begun
             write_json(self.out / self.settings_file, self._settings.to_dict())
         self.logbook = Logbook(self.accelerator, self.out / "log.jsonl", self.step, steps, name)
 

@@ -357,3 +357,17 @@ def test_settings_that_make_no_stream_are_refused_before_anything_is_written(cha
     with pytest.raises(ValueError, match=message):
         Run(tiny(*STREAMED, source, *changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lane_without_images_ends_in_an_error_and_not_in_a_search_for_ever():
+    class Nothing:
+        fingerprint = "none"
+
+        def __len__(self) -> int:
+            return 2
+
+        def read(self, shard: int):
+            return iter(())
+
+    with pytest.raises(DataError, match="100 passes had no image for lane 0"):
+        next(Deal(Nothing(), 1, 4, 0).images(0, Place()))

@@ -64,6 +64,7 @@ def open_saved(folder: Path, split: str) -> HuggingFaceImages:
 
 
 def import_datasets(wanted: str) -> ModuleType:
+    """Hugging Face's library. Raises DataError, saying what it was wanted for, where it isn't installed."""
     try:
         import datasets
     except ImportError as error:

@@ -15,9 +15,11 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from .shards import Shards
+from .source import DataError
 from .views import seeded
 
 T = TypeVar("T")
+_EMPTY = 100  # passes; with other shards in each, a lane doesn't get nothing so often by chance
 
 
 class Place(NamedTuple):
@@ -54,12 +56,18 @@ class Deal:
         return order[lane :: self.lanes].tolist()
 
     def images(self, lane: int, start: Place) -> Iterator[Drawn]:
-        """A lane's images without end, from a place on."""
+        """A lane's images without end, from a place on. Raises DataError where pass after pass has none for it."""
+        empty = 0
         for lap in count(start.lap):
-            first = start if lap == start.lap else Place(lap)
+            first, none = (start if lap == start.lap else Place(lap)), True
             for number, shard in islice(enumerate(self.dealt(lane, lap)), first.number, None):
                 taken = first.taken if number == first.number else 0
-                yield from islice(self._shard(lap, number, shard), taken, None)
+                for drawn in islice(self._shard(lap, number, shard), taken, None):
+                    none = False
+                    yield drawn
+            empty = empty + 1 if none else 0
+            if empty == _EMPTY:
+                raise DataError(f"{_EMPTY} passes had no image for lane {lane}; leave out shards without images.")
 
     def _shard(self, lap: int, number: int, shard: int) -> Iterator[Drawn]:
         generator = seeded(self.seed, lap, shard, self.buffer)

@@ -166,3 +166,12 @@ def speed() -> str:
 
 def test_the_readmes_speeds_are_those_that_were_recorded() -> None:
     assert speed() in README.read_text(encoding="utf-8")
+
+
+def test_the_readmes_rate_of_decoding_is_the_one_that_was_recorded() -> None:
+    found = json.loads((BENCHMARKS / "data.json").read_text(encoding="utf-8"))
+    small = sorted((told for size, told in found.items() if size.startswith("500 x ")), key=lambda told: told["ratio"])
+    rates = " to ".join(f"{rate:.0f}" for rate in sorted(told["ours, images/s"] for told in small))
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"views of {rates} JPEGs of 500 px a second" in text
+    assert f"{small[0]['ratio']:.1f} to {small[1]['ratio']:.1f} times as fast as PIL's plain way" in text

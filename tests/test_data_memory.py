@@ -51,11 +51,11 @@ def test_twenty_thousand_images_are_streamed_in_constant_memory(tmp_path: Path):
     policy = every_operation(16)
     views = MultiViewDataset(source, policy, objectives.build("star", 8, policy, num_experts=2).plan, seed=0)
     resident: dict[str, list[float]] = {"main": [], "worker": []}
-    seen = 0
+    seen, others = 0, set(multiprocessing.active_children())  # of tests before this one, not yet gone
     for images, _ in loader(views, StepBatches(len(source), BATCH, 1, 0, range(len(source) // BATCH)), 1, pin=False):
         seen += len(images)
         if seen >= WARM and seen % EVERY == 0:
-            (worker,) = multiprocessing.active_children()
+            (worker,) = set(multiprocessing.active_children()) - others
             resident["main"].append(megabytes(os.getpid()))
             resident["worker"].append(megabytes(worker.pid))
     assert seen == len(source) and source.bad == ()

@@ -5,16 +5,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-
-import star_zoo
 from star_zoo.files import write_json
 
 from . import evals
 from .data.splits import Splits
 from .model_names import model_folder
 from .subject import Subject
+from .versions import versions
 
 _ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
 _SAME = ("protocol", "model", "data", "seed")  # a new record of the same replaces the old one
@@ -37,7 +34,7 @@ def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> 
         "metrics": {name: metric._asdict() for name, metric in found.metrics.items()},
         "details": found.details,
         "seconds": round(time.perf_counter() - start, 1),
-        "versions": {"star_zoo": star_zoo.__version__, "torch": torch.__version__, "timm": timm.__version__},
+        "versions": versions(),
     }
 
 

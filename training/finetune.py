@@ -11,7 +11,6 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-import star_zoo
 from star_zoo import View, save_pretrained
 
 from .data.splits import Splits
@@ -26,6 +25,7 @@ from .logbook import read
 from .loop import Loop
 from .metric import Metric, share
 from .schedule import learning_rate
+from .versions import versions
 
 
 class Batch(NamedTuple):
@@ -182,5 +182,5 @@ class FineTuning(Loop):
             "metrics": {f"Fine-tuning top-1{some}": found._asdict()},
             "details": {"top-1 by epoch": curve},
             "seconds": round(self.seconds, 1),
-            "versions": {"star_zoo": star_zoo.__version__, "torch": torch.__version__, "timm": timm.__version__},
+            "versions": versions(),
         }

@@ -3,18 +3,22 @@
 Letters: T tasks, E experts.
 """
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import nn
 
 from star_zoo import Objective, Policy
 from star_zoo.heads import StarHeads
 
+from .canonical import correlations
 from .data import Source
 from .data.subset import spread
-from .evals import knn, regression
-from .features import base_view, drawn_view, evaluating, extract
+from .embeddings import embed
+from .evals import knn, regression, routing
+from .features import base_view, drawn_view, extract
 
 _BANK, _QUERIES = 5000, 2000  # images: keeps an online evaluation to a few seconds for a small backbone
-_ROUTED = 512  # images over which router weights are averaged
+_WATCHED = 2560  # images whose embeddings are watched: ten for each dimension of two embeddings of 128
 
 
 class Monitor:
@@ -41,11 +45,23 @@ class Monitor:
         }
 
 
-def router_weights(backbone: nn.Module, objective: Objective, source: Source) -> Tensor | None:
-    """How an objective's router shares the experts on average over base views: (T, E); None if it has no router."""
+def watch_heads(backbone: nn.Module, objective: Objective, source: Source) -> dict[str, Any]:
+    """What becomes of heads with a router, on base views in eval mode; {} for an objective without one.
+
+    "router": each task's mean shares of the experts (T, E); "entropy": that of an image's shares, the mean for each
+    task, in nats; "norm": mean length of z_inv and z_eq; "canonical": mean canonical correlation of the two, where
+    there are ten images a dimension.
+    """
     if not isinstance(objective.heads, StarHeads):
-        return None
-    features = extract(backbone, spread(source, _ROUTED), base_view(objective.policy))
-    with evaluating(objective):
-        device = next(objective.parameters()).device
-        return objective.heads.router(features.to(device)).float().mean(0).cpu()
+        return {}
+    features = extract(backbone, spread(source, _WATCHED), base_view(objective.policy))
+    shares, _ = routing.routed(objective.heads, features)
+    z_inv, z_eq = embed(objective, features).values()
+    found: dict[str, Any] = {
+        "router": shares.mean(0).tolist(),
+        "entropy": routing.entropy(shares).mean(0).tolist(),
+        "norm": [float(z.norm(dim=1).mean()) for z in (z_inv, z_eq)],
+    }
+    if len(features) >= 10 * (z_inv.shape[1] + z_eq.shape[1]):
+        found["canonical"] = float(correlations(z_inv, z_eq).mean())
+    return found

@@ -4,12 +4,10 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-import star_zoo
 from star_zoo import View, save_pretrained
 
 from . import card
@@ -19,10 +17,11 @@ from .data.views import MultiViewDataset, StepBatches, loader
 from .features import NotFinite
 from .logbook import evaluations_of, read
 from .loop import Loop
-from .monitor import Monitor, router_weights
+from .monitor import Monitor, watch_heads
 from .preparation import count_steps, open_data, open_lanes, try_out
 from .pretrainer import build
 from .schedule import build_optimizer, check_optimizer, learning_rate
+from .versions import versions
 
 
 class Run(Loop):
@@ -123,16 +122,16 @@ class Run(Loop):
             self.lanes.go_to(tensors["lanes"])
 
     def evaluate(self) -> None:
-        metrics, weights = {}, None
+        metrics, heads = {}, {}
         try:
             if self.main:
                 metrics = self.monitor(self.pretrainer.backbone)
-                weights = router_weights(self.pretrainer.backbone, self.pretrainer.objective, self.source)
+                heads = watch_heads(self.pretrainer.backbone, self.pretrainer.objective, self.source)
         except NotFinite as error:
             raise self.diverged(f"{error} after step {self.step}") from error
         epoch = self.step / self.per_epoch
-        if weights is not None:
-            self.logbook.write(self.step, {"epoch": epoch, "router": weights.tolist()})
+        if heads:
+            self.logbook.write(self.step, {"epoch": epoch, **heads})
         if metrics:
             self.logbook.write(self.step, {"epoch": epoch, **metrics})
             told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
@@ -168,6 +167,6 @@ class Run(Loop):
             "processes": self.accelerator.num_processes,
             "device": self.accelerator.device.type,
             "data_fingerprint": self.source.fingerprint,
-            "versions": {"star_zoo": star_zoo.__version__, "torch": torch.__version__, "timm": timm.__version__},
+            "versions": versions(),
         }
         return {"training": cost, "online": [evaluations[0], evaluations[-1]] if evaluations else []}

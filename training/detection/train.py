@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
-import timm
 import torch
 import torchvision
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
-
-import star_zoo
 
 from .. import subject
 from ..data.views import StepBatches
 from ..evaluate import record, results_file
 from ..loop import Loop
 from ..pretrainer import one_line
+from ..versions import versions
 from .data import align
 from .evaluate import measure, predict, pycocotools
 from .model import build, parameter_groups
@@ -137,7 +135,7 @@ class DetectionRun(Loop):
             "metrics": {name: metric._asdict() for name, metric in measured.metrics.items()},
             "details": measured.details,
             "seconds": round(self.seconds + time.perf_counter() - start, 1),
-            "versions": {"star_zoo": star_zoo.__version__, "torch": torch.__version__, "timm": timm.__version__}
+            "versions": versions()
             | {"torchvision": torchvision.__version__, "pycocotools": importlib.metadata.version("pycocotools")},
         }
         if self.main:

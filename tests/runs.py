@@ -19,9 +19,9 @@ from torch import Tensor
 
 from training import pretrain, recipes
 from training.config import Recipe
-from training.loop import Stopped
 from training.pretrain import Run
 from training.settings import override
+from training.signals import Stopped
 
 STEPS, EPOCH, EVERY = 8, 4, 3  # optimiser steps in all, in an epoch, between checkpoints
 TINY = (

@@ -21,8 +21,9 @@ from training.data.source import DataError
 from training.detection import recipes
 from training.detection.recipes import DetectionRecipe
 from training.detection.train import DetectionRun
-from training.loop import Diverged, Stopped
+from training.loop import Diverged
 from training.settings import override
+from training.signals import Stopped
 
 STEPS = 6
 TINY = (

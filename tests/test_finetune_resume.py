@@ -19,7 +19,7 @@ from training.checkpoint import CheckpointWarning
 from training.cli import main
 from training.finetune import FineTuning
 from training.finetuning.settings import FineTune
-from training.loop import Stopped
+from training.signals import Stopped
 
 STEPS, EPOCH, EVERY = 12, 6, 5  # steps in all, in an epoch, between checkpoints
 NOISY = (

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from . import commands
+from .signals import Stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     from star_zoo import NotAvailable
 
-    from .loop import Diverged, Stopped  # after argument errors: they are told at once
+    from .loop import Diverged  # after argument errors: they are told at once
 
     try:
         arguments.module.run(arguments)

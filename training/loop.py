@@ -2,7 +2,6 @@
 
 import abc
 import contextlib
-import signal
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -21,19 +20,11 @@ from .preparation import make_accelerator
 from .run_folder import check_folder
 from .run_state import capture, restore
 from .settings import Settings
-from .signals import StopRequest
+from .signals import Stopped, StopRequest
 
 
 class Diverged(RuntimeError):
     """The loss or a weight became infinite or not a number."""
-
-
-class Stopped(Exception):
-    """The run was asked to stop by a signal; its checkpoint is written."""
-
-    def __init__(self, step: int, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}, its checkpoint is written")
-        self.exit_code = 128 + number
 
 
 class Intervals(Protocol):
@@ -190,7 +181,7 @@ class Loop(abc.ABC):
             if to_save or asked:
                 self._checkpoint(wait=last or bool(asked))
             if asked:
-                raise Stopped(step, asked)
+                raise Stopped(asked, f" after step {step}, its checkpoint is written")
             self._mark = time.perf_counter()  # evaluating and saving is no training time
 
     def _log(self) -> None:

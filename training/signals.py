@@ -5,6 +5,14 @@ from types import FrameType
 from typing import Any
 
 
+class Stopped(Exception):
+    """A signal asked to stop, and what was done so far is kept; `how` ends the sentence."""
+
+    def __init__(self, number: int, how: str):
+        super().__init__(f"stopped by {signal.Signals(number).name}{how}")
+        self.exit_code = 128 + number
+
+
 class StopRequest:
     """While entered, remembers the first SIGINT or SIGTERM in `signal`; a second one acts at once, as usual."""
 

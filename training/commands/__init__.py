@@ -12,6 +12,7 @@ NAMES = (
     "detect",
     "bench",
     "report",
+    "reproduce",
     "convert",
     "install",
     "list",

@@ -67,7 +67,11 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
         "overlap": "sum over experts of the smaller of the two tasks' mean weights: 1 the same use, 0 no shared expert",
         "neighbours": "by cosine",
     }
-    return Measurement(usage(weights), settings, details)
+    metrics = usage(weights)
+    if source.targets is not None and not source.targets.is_floating_point():
+        firsts = [outputs[:, int(expert)] for expert in weights.mean(0).argmax(1)]
+        metrics |= same_class(dict(zip(TASKS, firsts, strict=True)), source.targets)
+    return Measurement(metrics, settings, details)
 
 
 def routed(heads: StarHeads, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +105,25 @@ def largest(weights: Tensor) -> Tensor:
     """The share of images that give each expert their largest weight: (N, T, E) -> (T, E); ties are shared."""
     tops = (weights == weights.amax(2, keepdim=True)).double()
     return (tops / tops.sum(2, keepdim=True)).mean(0)
+
+
+def same_class(by_task: dict[str, Tensor], targets: Tensor) -> dict[str, Metric]:
+    """How often an image's nearest neighbours are of its class, in the outputs (N, O) of each task's first expert.
+
+    The first expert is the one that the task weighs most on average; last comes the difference of the two, by image.
+    """
+    found = {task: _same_class(outputs, targets) for task, outputs in by_task.items()}
+    told = {f"same class among neighbours, by the {task} task's expert": mean(hits) for task, hits in found.items()}
+    invariant, equivariant = found.values()
+    less = "same class among neighbours, by the invariant task's expert less by the equivariant task's"
+    return {**told, less: mean(invariant - equivariant)}
+
+
+def _same_class(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(N, O), (N,) -> the share of each image's neighbours that have its class: (N,)."""
+    parts = torch.arange(len(outputs)).split(_BATCH)  # bounds the (Q, N) cosines
+    nearest = torch.cat([neighbours(outputs, part, _NEIGHBOURS) for part in parts])
+    return (targets[nearest] == targets[:, None]).double().mean(1)
 
 
 def neighbours(embeddings: Tensor, queries: Tensor, count: int) -> Tensor:

@@ -23,7 +23,8 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     transfer = tables.transfer(models)
     if not (found or transfer):
         raise ValueError(f"{', '.join(names)}: no log and no evaluation to show; run `star-zoo eval all` first")
-    write_text(out, page.render([model.label for model in models], transfer, found))
+    note = "In brackets the 95 % interval over the test images or tasks of one pretraining run."
+    write_text(out, page.render(", ".join(model.label for model in models), note, transfer, found))
     if len(models) == 1 and (folder := models[0].folder):
         for figure in found:
             with replacing(folder / f"{figure.name}.png") as part:

@@ -18,7 +18,9 @@ from ..logbook import evaluations_of
 from .shown import Shown
 from .tables import Table
 
-_STYLES = [{"linestyle": line, "marker": mark} for line, mark in zip(("-", "--", "-.", ":"), "os^D", strict=True)]
+STYLES = [
+    {"linestyle": line, "marker": mark} for line, mark in zip(("-", "--", "-.", ":") * 2, "os^Dv<>P", strict=True)
+]
 _HATCHES = ("", "//", "xx", "..", "\\\\", "++")
 
 
@@ -40,12 +42,13 @@ def finish(figure: Any) -> bytes:
     return stream.getvalue()
 
 
-def _axes(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 4.0) -> tuple[Any, Any]:
+def axes_of(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 4.0) -> tuple[Any, Any]:
+    """A figure and its (rows, columns) axes; sizes in inches."""
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
 
 
 def _lines(axes: Any, series: dict[str, tuple[list[float], list[float]]]) -> None:
-    for (label, (x, y)), style in zip(series.items(), itertools.cycle(_STYLES), strict=False):
+    for (label, (x, y)), style in zip(series.items(), itertools.cycle(STYLES), strict=False):
         axes.plot(x, y, label=label, markevery=max(1, len(x) // 8), markersize=5, **style)
     axes.legend(fontsize=8)
 
@@ -59,7 +62,7 @@ def losses(models: list[Shown]) -> Figure | None:
     series = {label: xy for label, xy in series.items() if xy[0]}
     if not series:
         return None
-    figure, axes = _axes()
+    figure, axes = axes_of()
     _lines(axes[0, 0], series)
     axes[0, 0].set(xlabel="step", ylabel="loss")
     rows = [[label, f"{y[0]:.3f}", f"{y[-1]:.3f}", f"{x[-1]:.0f}"] for label, (x, y) in series.items()]
@@ -78,7 +81,7 @@ def online(models: list[Shown]) -> Figure | None:
                 series[f"{model.label}, {name}"] = ([e["epoch"] for e in entries], [e[name] for e in entries])
     if not series:
         return None
-    figure, axes = _axes()
+    figure, axes = axes_of()
     _lines(axes[0, 0], series)
     axes[0, 0].set(xlabel="epoch", ylabel="accuracy, or R²")
     rows = [[label, f"{y[0]:.3f}", f"{y[-1]:.3f}"] for label, (_, y) in series.items()]
@@ -93,7 +96,7 @@ def routing(models: list[Shown]) -> Figure | None:
     known = [(m.label, r["details"]) for m, r in shown if r]
     if not known:
         return None
-    figure, axes = _axes(rows=len(known), height=1.2 + 1.4 * len(known))
+    figure, axes = axes_of(rows=len(known), height=1.2 + 1.4 * len(known))
     rows = []
     for (label, details), axis in zip(known, axes[:, 0], strict=True):
         weights = np.array(details["weights"])
@@ -122,7 +125,7 @@ def usage(models: list[Shown]) -> Figure | None:
     known = {label: entries for label, entries in known.items() if len(entries) > 1}
     if not known:
         return None
-    figure, axes = _axes(2, len(known), 9, 2.8 * len(known))
+    figure, axes = axes_of(2, len(known), 9, 2.8 * len(known))
     rows = []
     for (label, entries), pair in zip(known.items(), axes, strict=True):
         epochs, weights = [e["epoch"] for e in entries], np.array([e["router"] for e in entries])  # (epochs, T, E)
@@ -146,7 +149,7 @@ def correlations(models: list[Shown]) -> Figure | None:
             series[model.label] = ([float(k + 1) for k in range(len(values))], values)
     if not series:
         return None
-    figure, axes = _axes()
+    figure, axes = axes_of()
     _lines(axes[0, 0], series)
     axes[0, 0].set(xlabel="canonical dimension", ylabel="correlation of z_inv and z_eq", ylim=(0, 1.02))
     rows = [[label, f"{sum(y) / len(y):.3f}", f"{y[0]:.3f}", f"{y[-1]:.3f}"] for label, (_, y) in series.items()]
@@ -166,7 +169,7 @@ def parameters(models: list[Shown]) -> Figure | None:
     if not known:
         return None
     fields = list(dict.fromkeys(field for by_field in known.values() for field in by_field))
-    figure, axes = _axes(width=8)
+    figure, axes = axes_of(width=8)
     size = 0.8 / len(known)
     for k, ((label, by_field), hatch) in enumerate(zip(known.items(), itertools.cycle(_HATCHES), strict=False)):
         places = np.arange(len(fields)) + k * size
@@ -193,11 +196,11 @@ def invariance(models: list[Shown]) -> Figure | None:
         return None
     names = list(next(iter(known.values())))
     columns = 3
-    figure, axes = _axes(columns, -(-len(names) // columns), 9, 2.4 * -(-len(names) // columns))
+    figure, axes = axes_of(columns, -(-len(names) // columns), 9, 2.4 * -(-len(names) // columns))
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     for name, axis in zip(names, axes.flat, strict=False):
-        for (label, curves), style in zip(known.items(), itertools.cycle(_STYLES), strict=False):
+        for (label, curves), style in zip(known.items(), itertools.cycle(STYLES), strict=False):
             curve = curves[name]
             axis.plot(range(len(curve["strengths"])), curve["cosine"], label=label, markersize=4, **style)
             axis.set_xticks(

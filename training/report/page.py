@@ -20,9 +20,9 @@ summary { cursor: pointer; }
 """
 
 
-def render(labels: list[str], tables: list[Table], figures: list[Figure]) -> str:
-    """The whole document."""
-    title = f"star-zoo: {', '.join(labels)}"
+def render(about: str, note: str, tables: list[Table], figures: list[Figure]) -> str:
+    """The whole document; `note` says what the brackets in the tables mean."""
+    title = f"star-zoo: {about}"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -33,7 +33,7 @@ def render(labels: list[str], tables: list[Table], figures: list[Figure]) -> str
     ]
     if tables:
         parts.append("<h2>Frozen features on each data set</h2>")
-        parts.append("<p>In brackets the 95 % interval over the test images or tasks of one pretraining run.</p>")
+        parts.append(f"<p>{escape(note)}</p>")
         parts += [f"<h3>{escape(table.title)}</h3>{_table(table)}" for table in tables]
     parts += [_figure(figure) for figure in figures]
     return "\n".join([*parts, "</main></body></html>", ""])

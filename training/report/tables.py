@@ -39,7 +39,7 @@ def compare(models: list[Shown], metrics: list[str]) -> Table:
     Shares are in per cent, other numbers as they are; a range in brackets is the 95 % interval.
     """
     cells = {
-        (metric, record["data"], model.label): (_per_cent if _is_share(metric) else _plain)(record["metrics"][metric])
+        (metric, record["data"], model.label): (_per_cent if is_share(metric) else _plain)(record["metrics"][metric])
         for model in models
         for record in model.evaluations
         for metric in metrics
@@ -48,7 +48,7 @@ def compare(models: list[Shown], metrics: list[str]) -> Table:
     places = sorted({(metrics.index(metric), data) for metric, data, _ in cells})
     labels = [model.label for model in models]
     rows = [
-        [metrics[k] + (", %" if _is_share(metrics[k]) else ""), data]
+        [metrics[k] + (", %" if is_share(metrics[k]) else ""), data]
         + [cells.get((metrics[k], data, label), "-") for label in labels]
         for k, data in places
     ]
@@ -61,8 +61,9 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _is_share(metric: str) -> bool:
-    return metric.endswith(("top-1", "per class", "-shot")) or "top-1," in metric
+def is_share(metric: str) -> bool:
+    """Whether a metric is one of those that are told in per cent."""
+    return metric.endswith(("top-1", "per class", "-shot", "accuracy")) or "top-1," in metric
 
 
 def _plain(found: dict[str, Any]) -> str:

@@ -1,0 +1,71 @@
+"""One run of a study, from pretraining to the file of its outcome; each part is skipped where it is done."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from ..data.splits import Splits
+from ..evals import knn
+from ..evaluate import evaluate, record, results_file
+from ..features import timm_view
+from ..pretrain import Run
+from ..pretrainer import build_backbone
+from ..study import Method, Study, located
+from ..subject import Subject, load
+from . import outcome
+
+_BACKBONE = "model.backbone."  # of names in a checkpoint
+
+
+def name_of(method: Method, seed: int) -> str:
+    """Of a run's folder and of the file of its outcome."""
+    return f"{method.name}-{seed}"
+
+
+def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> None:
+    """Trains, measures and writes `out/results/METHOD-SEED.json`. Raises what pretraining and protocols raise."""
+    recipe = study.recipe_of(method, seed, folder)
+    place = out / name_of(method, seed)
+    if not (place / "export" / "results.json").is_file():
+        training = Run(recipe, place, resume=(place / "recipe.json").exists())
+        training.train()
+        if not training.main:
+            return  # one process measures
+    splits = {name: Splits(located(name, folder)) for name in study.data}
+    _measure(study, place, splits)
+    over_steps = [_at_step(study, recipe, place, step, splits) for step in study.steps]
+    outcome.write(out / "results" / f"{place.name}.json", method.name, seed, place, over_steps)
+
+
+def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
+    """Every protocol on its data sets, with seed 0 throughout: runs differ in their pretraining alone."""
+    path = results_file(str(place))
+    assert path
+    known = json.loads(path.read_text(encoding="utf-8")).get("evaluations", [])
+    done = {(record["protocol"], record["data"]) for record in known}
+    subject = load(str(place))
+    for protocol, data in study.measures:
+        for name in data:
+            if (protocol, splits[name].name) in done:
+                continue
+            try:
+                found = evaluate(protocol, subject, splits[name])
+            except ValueError as error:  # as redundancy of a method with one embedding
+                print(f"{protocol} on {name} left out: {error}", flush=True)
+                continue
+            record(path, found)
+            print(f"{protocol} on {name}: {found['seconds']:.0f} s", flush=True)
+
+
+def _at_step(study: Study, recipe: Any, place: Path, step: int, splits: dict[str, Splits]) -> dict[str, Any]:
+    """20-NN accuracy on the transfer sets that are small, by the weights of a checkpoint on the way."""
+    path = place / "checkpoints" / f"step-{step:09d}.safetensors"
+    backbone = build_backbone(recipe)
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(_BACKBONE)]  # noqa: SIM118
+        backbone.load_state_dict({name.removeprefix(_BACKBONE): file.get_tensor(name) for name in names})
+    subject = Subject(f"{place.name} after {step} steps", backbone, timm_view(backbone))
+    found = {name: knn.run(subject, splits[name]).metrics["20-NN top-1"].value for name in study.transfer_over_steps}
+    return {"step": step, "20-NN top-1": found}

@@ -11,7 +11,7 @@ from star_zoo.heads import StarHeads
 from training.data.raw import evenly_spaced
 from training.embeddings import base, view
 from training.evals import routing
-from training.evals.routing import entropy, largest, neighbours, usage
+from training.evals.routing import entropy, largest, neighbours, same_class, usage
 from training.evaluate import evaluate
 from training.features import NotFinite, evaluating
 from twins import build, randn
@@ -50,6 +50,30 @@ def test_neighbours_are_the_nearest_others_by_cosine():
         cosines = {j: float(x[query] @ x[j] / x[query].norm() / x[j].norm()) for j in range(30) if j != query}
         assert row == sorted(cosines, key=lambda j: -cosines[j])[:5]
     assert found[0, 0] == 7
+
+
+def test_neighbours_of_the_same_class_are_counted_one_by_one():
+    outputs, targets = {"invariant": randn(40, 3), "equivariant": randn(40, 5, seed=1)}, torch.arange(40) % 3
+    found = same_class(outputs, targets)
+    by_hand = {}
+    for task, x in outputs.items():
+        shares = []
+        for i in range(40):
+            order = sorted(set(range(40)) - {i}, key=lambda j: -float(torch.cosine_similarity(x[i], x[j], 0)))
+            shares.append(sum(bool(targets[j] == targets[i]) for j in order[:8]) / 8)
+        by_hand[task] = sum(shares) / 40
+    invariant, equivariant, less = (metric.value for metric in found.values())
+    assert (invariant, equivariant) == pytest.approx((by_hand["invariant"], by_hand["equivariant"]))
+    assert less == pytest.approx(by_hand["invariant"] - by_hand["equivariant"])
+
+
+def test_an_expert_that_knows_classes_finds_them_and_noise_is_chance():
+    targets = torch.arange(1000) % 4
+    knows = torch.nn.functional.one_hot(targets).float() + 0.01 * randn(1000, 4)
+    found = [
+        metric.value for metric in same_class({"invariant": knows, "equivariant": randn(1000, 4)}, targets).values()
+    ]
+    assert found[0] == 1 and found[1] == pytest.approx(0.25, abs=0.02) and found[2] == found[0] - found[1]
 
 
 # The protocol

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from star_zoo.files import write_text
 
+from ..pretrainer import build
 from ..report import figures, page
 from ..report.shown import Shown, gather
 from ..report.tables import Table, compare, markdown
-from ..study import Method, Study
+from ..study import Method, Study, located
 from . import curves, jobs, outcome, over_seeds
 from .one import name_of, run
 
@@ -31,13 +32,20 @@ def run_one(study: Study, name: str, out: Path, folder: Path) -> None:
     run(study, *known[name], out, folder)
 
 
+def check(study: Study, folder: Path) -> None:
+    """Raises DataError or ValueError where images or settings are wrong, before anything is trained."""
+    for method in study.methods:
+        build(study.recipe_of(method, 0, folder))
+    for name in study.data:
+        located(name, folder)
+
+
 def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_once: int, processes: int) -> None:
     """Every run without an outcome, so many at once, each in so many processes of its own.
 
     `options` are those of the command that the processes have to be given too.
     """
-    for method in study.methods:
-        study.recipe_of(method, 0, folder)  # what is wrong is said before anything is trained
+    check(study, folder)
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]

@@ -9,7 +9,7 @@ from ..study import MEAN, Claim, Comparison, Study
 from .outcome import Outcome
 
 Place = tuple[str, str]  # a metric and the data set it was measured on, or MEAN
-MINUS = " − "  # noqa: RUF001  between the two methods of a pair, as a reader knows it
+MINUS = " - "  # between the two methods of a pair
 
 
 def places(study: Study, outcomes: Sequence[Outcome]) -> list[Place]:

@@ -1,0 +1,200 @@
+"""Means over seeds, differences by seed and verdicts, against scipy and by hand; outcomes as files."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training import studies
+from training.metric import of_runs
+from training.report.tables import compare
+from training.reproduction import curves, outcome, over_seeds
+from training.reproduction.outcome import Outcome
+from training.study import MEAN, Claim, Comparison, Method, Study
+
+SETS = ("a", "b")
+
+
+def study(*claims: Claim) -> Study:
+    methods = tuple(Method(name, "star", seeds=3) for name in ("ours", "theirs"))
+    return dataclasses.replace(
+        studies.find("cifar10_small"), methods=methods, transfer=SETS, pairs=(("ours", "theirs"),), claims=claims
+    )
+
+
+def made(method: str, seed: int, **numbers: float) -> Outcome:
+    """One run with its accuracies on a and b."""
+    found = {("Linear accuracy", name): value for name, value in numbers.items()}
+    told: dict[str, Any] = {"online": [], "heads": [], "losses": {}, "transfer over steps": []}
+    return Outcome(method, seed, found, told)
+
+
+OURS = [(0.5, 0.7), (0.52, 0.74), (0.56, 0.72)]
+THEIRS = [(0.45, 0.7), (0.48, 0.68), (0.5, 0.7)]
+OUTCOMES = [
+    made(method, seed, a=a, b=b)
+    for method, runs in (("ours", OURS), ("theirs", THEIRS))
+    for seed, (a, b) in enumerate(runs)
+]
+
+
+def cells(shown: list[Any]) -> dict[tuple[str, str], dict[str, float]]:
+    """By column and data set, the one metric's value and ends."""
+    return {(s.label, r["data"]): r["metrics"]["Linear accuracy"] for s in shown for r in s.evaluations}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 21])
+def test_intervals_of_runs_are_students(count: int):
+    stats = pytest.importorskip("scipy.stats")
+    values = [0.1 * k**1.5 for k in range(count)]
+    low, high = stats.t.interval(0.95, count - 1, loc=sum(values) / count, scale=stats.sem(values))
+    found = of_runs(values)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5 * (high - low))
+
+
+def test_one_run_has_no_interval_and_many_a_wide_one():
+    stats = pytest.importorskip("scipy.stats")
+    assert of_runs([0.5]) == (0.5, None, None)
+    values = [float(k % 7) for k in range(60)]
+    found, exact = of_runs(values), stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.low is not None and exact.low - 0.1 < found.low < exact.low
+
+
+def test_means_are_over_seeds_and_the_mean_of_sets_is_taken_in_each():
+    found = cells(over_seeds.averaged(study(), OUTCOMES))
+    stats = pytest.importorskip("scipy.stats")
+    per_seed = [(a + b) / 2 for a, b in OURS]
+    low, high = stats.t.interval(0.95, 2, loc=sum(per_seed) / 3, scale=stats.sem(per_seed))
+    assert found["ours", MEAN] == pytest.approx({"value": sum(per_seed) / 3, "low": low, "high": high}, rel=1e-5)
+    assert found["theirs", "a"]["value"] == pytest.approx((0.45 + 0.48 + 0.5) / 3)
+
+
+def test_differences_are_those_of_a_paired_test():
+    stats = pytest.importorskip("scipy.stats")
+    found = cells(over_seeds.differences(study(), OUTCOMES))["ours - theirs", "b"]
+    interval = stats.ttest_rel([b for _, b in OURS], [b for _, b in THEIRS]).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), rel=1e-5)
+
+
+def test_seeds_that_only_one_has_are_no_pairs():
+    found = cells(over_seeds.differences(study(), OUTCOMES[:-1]))["ours - theirs", "a"]
+    assert found["value"] == pytest.approx((0.05 + 0.04) / 2)
+
+
+def test_a_mean_needs_all_its_sets():
+    partial = [made("ours", 0, a=0.5, b=0.7), made("theirs", 0, a=0.5)]
+    found = cells(over_seeds.averaged(study(), partial))
+    assert found["ours", MEAN]["value"] == 0.6 and ("theirs", MEAN) not in found
+
+
+def test_the_table_is_in_per_cent_and_says_what_is_missing():
+    table = compare(over_seeds.averaged(study(), [made("ours", 0, a=0.5, b=0.7)]), ["Linear accuracy"])
+    assert table.head == ["metric", "data", "ours", "theirs"]
+    assert ["Linear accuracy, %", MEAN, "60.0", "-"] in table.rows
+
+
+# Claims
+
+
+def judged(*comparisons: Comparison, outcomes: list[Outcome] = OUTCOMES, note: str = "") -> list[str]:
+    (row,) = over_seeds.verdicts(study(Claim("C1", "it is so", comparisons, note)), outcomes).rows
+    return row
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "lower", "verdict"),
+    [
+        ("ours", "theirs", False, "shown"),
+        ("theirs", "ours", False, "contradicted"),
+        ("theirs", "ours", True, "shown"),
+        ("ours", "theirs", True, "contradicted"),
+    ],
+)
+def test_a_comparison_is_judged_by_its_side_of_zero(better: str, worse: str, lower: bool, verdict: str):
+    assert judged(Comparison(better, worse, "Linear accuracy", "a", lower))[2] == verdict
+
+
+def test_what_is_within_the_spread_or_of_one_seed_is_not_shown():
+    assert judged(Comparison("ours", "theirs", "Linear accuracy", "b"))[2] == "not shown"
+    row = judged(Comparison("ours", "theirs", "Linear accuracy", "a"), outcomes=[OUTCOMES[0], OUTCOMES[3]])
+    assert row[2] == "not shown" and "+5 (one seed)" in row[3]
+
+
+def test_a_number_may_be_compared_with_zero():
+    assert judged(Comparison("ours", "", "Linear accuracy", "a"))[2] == "shown"
+
+
+def test_nothing_measured_is_not_tested_and_several_verdicts_are_told():
+    assert judged(note="a GPU's work")[2:] == ["not tested", "a GPU's work"]
+    assert judged(Comparison("ours", "theirs", "unheard of"))[2] == "not tested"
+    both = judged(*(Comparison("ours", "theirs", "Linear accuracy", data) for data in SETS))
+    assert both[2] == "in part: shown, not shown" and both[3].count(";") == 1
+
+
+# Outcomes
+
+
+def log(path: Path) -> None:
+    entries = [
+        {"step": 0, "epoch": 0.0, "knn1": 0.1, "knn20": 0.2},
+        {"step": 0, "epoch": 0.0, "router": [[0.5, 0.5], [0.25, 0.75]], "entropy": [0.6, 0.5], "norm": [1.0, 2.0]},
+        {"step": 10, "loss": 5.0, "invariant": 3.0, "equivariant": 2.0},
+        {"step": 40, "loss": 3.0, "invariant": 2.0, "equivariant": 1.0},
+        {"step": 40, "epoch": 1.0, "knn1": 0.2, "knn20": 0.4},
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def finished(folder: Path) -> Path:
+    """A run's folder as training and measuring leave it."""
+    (folder / "export").mkdir(parents=True)
+    log(folder / "log.jsonl")
+    record = {
+        "protocol": "linear", "model": "m", "data": "a", "data_fingerprint": {}, "images": {}, "seed": 0,
+        "settings": {},
+        "metrics": {"Linear mean per class": {"value": 0.5, "low": 0.4, "high": 0.6}}, "details": {"long": [1] * 99},
+        "seconds": 1.0, "versions": {"commit": "abc"},
+    }  # fmt: skip
+    results = {"training": {"steps": 40, "versions": {"commit": "abc"}}, "evaluations": [record]}
+    (folder / "export" / "results.json").write_text(json.dumps(results))
+    (folder / "export" / "recipe.json").write_text(json.dumps({"name": "r"}))
+    return folder
+
+
+def test_an_outcome_holds_numbers_curves_and_the_code_that_made_them(tmp_path: Path):
+    path = tmp_path / "results" / "ours-1.json"
+    outcome.write(path, "ours", 1, finished(tmp_path / "ours-1"), [{"step": 10, "20-NN top-1": {"a": 0.25}}])
+    found = outcome.load(path)
+    assert (found.method, found.seed) == ("ours", 1)
+    assert found.numbers["Linear accuracy", "a"] == 0.5  # by one name, whatever the set's convention
+    assert found.numbers["equivariant loss, mean of all steps", ""] == pytest.approx((10 * 2 + 30 * 1) / 40)
+    assert found.told["training"]["versions"]["commit"] == "abc" and "details" not in found.told["evaluations"][0]
+    assert found.told["losses"] == {"invariant": [[10, 3.0], [40, 2.0]], "equivariant": [[10, 2.0], [40, 1.0]]}
+    assert found.number("Linear accuracy", "a", SETS) == 0.5 and found.number("Linear accuracy", MEAN, SETS) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"method": "a", "seed": 0, "evaluations": 3}'])
+def test_what_is_no_outcome_is_told_as_such(tmp_path: Path, text: str):
+    (tmp_path / "a-0.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a-0\.json is no outcome of a run: .*; remove it"):
+        outcome.load(tmp_path / "a-0.json")
+
+
+def test_curves_are_means_over_seeds_at_common_steps(tmp_path: Path):
+    paths = [tmp_path / f"{seed}.json" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        over_steps = [{"step": 10, "20-NN top-1": {"a": 0.25}}]
+        outcome.write(path, "ours", seed, finished(tmp_path / f"ours-{seed}"), over_steps)
+    figure = curves.draw(study(), [outcome.load(path) for path in paths])
+    assert figure is not None and figure.png.startswith(b"\x89PNG")
+    by_quantity = {row[0]: row[1:] for row in figure.numbers.rows}
+    assert by_quantity["20-NN accuracy online, %"] == ["ours", "20.000", "40.000", "40.000"]
+    assert by_quantity["20-NN accuracy, mean of small transfer sets, %"][1:] == ["25.000"] * 3
+    assert by_quantity["overlap of the tasks' weights"][1] == "0.750"
+    assert "canonical correlation of z_inv and z_eq" not in by_quantity  # no run has any
+
+
+def test_no_curves_are_drawn_of_nothing():
+    assert curves.draw(study(), OUTCOMES) is None

@@ -96,6 +96,12 @@ def _cached(path: Path | None, count: int, make: Any) -> Tensor:
     return features
 
 
+def evaluation_device() -> torch.device:
+    """Where models are evaluated: the accelerator that torch finds, or the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
 def load(name: str, seed: int = 0, cache: Path | None = None) -> Subject:
     """A model by name: a run, a saved folder, a zoo tag, any timm name or hub id, `untrained:NAME` (random weights
     from `seed`), or `pixels` for the images themselves. Raises ValueError for what can't be loaded."""
@@ -109,4 +115,6 @@ def load(name: str, seed: int = 0, cache: Path | None = None) -> Subject:
         backbone = timm.create_model(known_as, pretrained=not untrained, num_classes=0)
     except (AssertionError, LookupError, OSError, RuntimeError) as error:
         raise ValueError(f"model {name!r} can't be loaded: {one_line(error)}") from error
-    return Subject(name, backbone, timm_view(backbone), None if untrained else saved_objective(name), cache)
+    objective = None if untrained else saved_objective(name)
+    device = evaluation_device()
+    return Subject(name, backbone.to(device), timm_view(backbone), objective and objective.to(device), cache)

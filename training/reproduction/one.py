@@ -1,19 +1,21 @@
-"""One run of a study, from pretraining to the file of its outcome; each part is skipped where it is done."""
+"""One run of a study, from pretraining to the file of its outcome; what is trained or measured isn't so again."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from safetensors import safe_open
 
+from ..data import DataError
 from ..data.splits import Splits
 from ..evals import knn
 from ..evaluate import evaluate, record, results_file
-from ..features import timm_view
+from ..features import NotFinite, timm_view
 from ..pretrain import Run
 from ..pretrainer import build_backbone
 from ..study import Method, Study, located
-from ..subject import Subject, load
+from ..subject import Subject, evaluation_device, load
 from . import outcome
 
 _BACKBONE = "model.backbone."  # of names in a checkpoint
@@ -29,10 +31,9 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
     recipe = study.recipe_of(method, seed, folder)
     place = out / name_of(method, seed)
     if not (place / "export" / "results.json").is_file():
-        training = Run(recipe, place, resume=(place / "recipe.json").exists())
-        training.train()
-        if not training.main:
-            return  # one process measures
+        Run(recipe, place, resume=(place / "recipe.json").exists()).train()
+    if not PartialState().is_main_process:
+        return  # one process measures
     splits = {name: Splits(located(name, folder)) for name in study.data}
     _measure(study, place, splits)
     over_steps = [_at_step(study, recipe, place, step, splits) for step in study.steps]
@@ -52,7 +53,9 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
                 continue
             try:
                 found = evaluate(protocol, subject, splits[name])
-            except ValueError as error:  # as redundancy of a method with one embedding
+            except (DataError, NotFinite):
+                raise
+            except ValueError as error:  # a protocol that the method has nothing for, as routing without experts
                 print(f"{protocol} on {name} left out: {error}", flush=True)
                 continue
             record(path, found)
@@ -60,12 +63,13 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
 
 
 def _at_step(study: Study, recipe: Any, place: Path, step: int, splits: dict[str, Splits]) -> dict[str, Any]:
-    """20-NN accuracy on the transfer sets that are small, by the weights of a checkpoint on the way."""
+    """20-NN accuracy on some transfer sets, by the weights of a checkpoint on the way."""
     path = place / "checkpoints" / f"step-{step:09d}.safetensors"
     backbone = build_backbone(recipe)
     with safe_open(path, framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(_BACKBONE)]  # noqa: SIM118
         backbone.load_state_dict({name.removeprefix(_BACKBONE): file.get_tensor(name) for name in names})
+    backbone.to(evaluation_device())
     subject = Subject(f"{place.name} after {step} steps", backbone, timm_view(backbone))
     found = {name: knn.run(subject, splits[name]).metrics["20-NN top-1"].value for name in study.transfer_over_steps}
     return {"step": step, "20-NN top-1": found}

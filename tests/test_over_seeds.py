@@ -12,7 +12,7 @@ from training.metric import of_runs
 from training.report.tables import compare
 from training.reproduction import curves, outcome, over_seeds
 from training.reproduction.outcome import Outcome
-from training.study import MEAN, Claim, Comparison, Method, Study
+from training.study import MEAN, Claim, Comparison, Method, Place, Study
 
 SETS = ("a", "b")
 
@@ -93,6 +93,17 @@ def test_the_table_is_in_per_cent_and_says_what_is_missing():
     table = compare(over_seeds.averaged(study(), [made("ours", 0, a=0.5, b=0.7)]), ["Linear accuracy"])
     assert table.head == ["metric", "data", "ours", "theirs"]
     assert ["Linear accuracy, %", MEAN, "60.0", "-"] in table.rows
+
+
+def test_the_headline_has_a_row_for_every_method():
+    stats = pytest.importorskip("scipy.stats")
+    short = dataclasses.replace(study(), headline=(Place("Linear accuracy", "a"), Place("Linear accuracy")))
+    table = over_seeds.headline(short, OUTCOMES[:4])
+    assert table.head == ["method", "seeds", "Linear accuracy, % (a)", f"Linear accuracy, % ({MEAN})"]
+    values = [100 * a for a, _ in OURS]
+    half = stats.t.ppf(0.975, 2) * stats.sem(values)
+    assert table.rows[0][:3] == ["ours", "3", f"{sum(values) / 3:.1f} ± {half:.1f}"]
+    assert table.rows[1] == ["theirs", "1", "45.0", "57.5"]
 
 
 # Claims

@@ -10,7 +10,7 @@ from star_zoo.names import not_found
 
 from . import recipes
 from .config import Recipe
-from .study import Claim, Comparison, Images, Measure, Method, Study
+from .study import Claim, Comparison, Images, Measure, Method, Place, Study
 
 _LINEAR, _KNN = "Linear accuracy", "20-NN top-1"
 _CCA = "mean canonical correlation of z_inv and z_eq"
@@ -68,6 +68,7 @@ def cifar10_small() -> Study:
         steps=(1000, 2000, 4000, 7000, 10_000),
         transfer_over_steps=small,
         pairs=_pairs("star_8"),
+        headline=_headline("cifar10"),
         shown=_SHOWN,
         claims=_claims(
             "star_8",
@@ -129,11 +130,17 @@ def _paper(name: str, recipe: Recipe, images: Images, experts: tuple[int, ...]) 
         ),
         transfer=_PAPER,
         pairs=_pairs(f"star_{many}"),
+        headline=_headline(images.name),
         shown=_SHOWN,
         claims=_claims(f"star_{many}", (f"star_{few}", f"star_{many}"), images.name, shots),
         fast=("epochs=1", "data.limit=64", "batch_size=16", "backbone=star_resnet10t", "run.workers=0"),
         fast_measures=(Measure("knn", (images.name,)), Measure("linear", ("dtd", "flowers"))),
     )
+
+
+def _headline(at: str) -> tuple[Place, ...]:
+    on_all = (Place(_LINEAR), Place(_KNN))
+    return *(Place(metric, at) for metric in (_LINEAR, _KNN)), *on_all, Place(_CCA, at), Place(_KNOWN, at)
 
 
 def _pairs(star: str) -> tuple[tuple[str, str], ...]:

@@ -32,6 +32,13 @@ class Measure(NamedTuple):
     data: tuple[str, ...]
 
 
+class Place(NamedTuple):
+    """A number by its metric and the data set it was measured on, or MEAN."""
+
+    metric: str
+    data: str = MEAN
+
+
 class Comparison(NamedTuple):
     """A difference of two methods in one number, by seed: `better` minus `worse` should be above 0."""
 
@@ -80,7 +87,8 @@ class Study:
     steps: tuple[int, ...] = ()  # checkpoints that are measured too
     transfer_over_steps: tuple[str, ...] = ()  # by 20-NN on these sets
     pairs: tuple[tuple[str, str], ...] = ()  # methods whose differences are told, the first less the second
-    shown: tuple[str, ...] = ()  # the metrics of the tables
+    headline: tuple[Place, ...] = ()  # the numbers of the first table
+    shown: tuple[str, ...] = ()  # the metrics of the others
     claims: tuple[Claim, ...] = ()
     fast: tuple[str, ...] = ()  # what --fast changes in the recipe
     fast_measures: tuple[Measure, ...] = ()  # and what it measures then

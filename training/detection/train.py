@@ -49,7 +49,9 @@ class DetectionRun(Loop):
         start = subject.load(recipe.model, recipe.seed)
         self.start = start.fingerprint  # before the detector takes the backbone apart
         torch.manual_seed(recipe.seed)
-        self.detector = build(start.backbone, recipe.head, len(self.images.classes), recipe.anchor, recipe.regions)
+        self.detector = build(
+            start.backbone.cpu(), recipe.head, len(self.images.classes), recipe.anchor, recipe.regions
+        )
         if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":
             convert_sync_batchnorm(self.detector)  # in place; on CUDA only, it has no CPU kernel
         groups = parameter_groups(self.detector, recipe.weight_decay)

@@ -65,11 +65,12 @@ def tell(study: Study, out: Path) -> list[Table]:
         raise ValueError(f"{out / 'results'} holds no outcome of a run")
     shown = list(study.shown)
     tables = [
+        over_seeds.headline(study, outcomes),
         compare(over_seeds.averaged(study, outcomes), shown)._replace(title="methods: means over seeds"),
         compare(over_seeds.differences(study, outcomes), shown)._replace(title="differences by seed"),
         over_seeds.verdicts(study, outcomes),
     ]
-    note = "In brackets Student's 95 % interval over the seeds of a method; a method of one seed has none."
+    note = "After ± and in brackets Student's 95 % interval over the seeds of a method; a method of one seed has none."
     text = "\n".join(f"## {table.title}\n\n{markdown(table)}" for table in tables)
     write_text(out / "table.md", f"# {study.name}\n\n{note}\n\n{text}")
     drawn = [curve] if (curve := curves.draw(study, outcomes)) else []

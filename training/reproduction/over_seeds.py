@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from ..metric import of_runs
 from ..report.shown import Shown
 from ..report.tables import Table, is_share
-from ..study import MEAN, Claim, Comparison, Study
+from ..study import Claim, Comparison, Place, Study
 from .outcome import Outcome
 
-Place = tuple[str, str]  # a metric and the data set it was measured on, or MEAN
 MINUS = " - "  # between the two methods of a pair
 
 
@@ -17,7 +16,7 @@ def places(study: Study, outcomes: Sequence[Outcome]) -> list[Place]:
     found = dict.fromkeys(place for outcome in outcomes for place in outcome.numbers)
     metrics = dict.fromkeys(metric for metric, _ in found)
     means = [m for m in metrics if study.transfer and all((m, name) in found for name in study.transfer)]
-    return [*found, *((metric, MEAN) for metric in means)]
+    return [*(Place(*place) for place in found), *(Place(metric) for metric in means)]
 
 
 def by_seed(study: Study, outcomes: Sequence[Outcome], method: str, place: Place) -> dict[int, float]:
@@ -33,6 +32,30 @@ def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: st
         return list(first.values())
     second = by_seed(study, outcomes, worse, place)
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+
+
+def headline(study: Study, outcomes: Sequence[Outcome]) -> Table:
+    """One row a method, one column a number of the study's headline: means over seeds, in per cent where shares are."""
+    head = ["method", "seeds", *(f"{p.metric}{_per_cent(p)} ({p.data})" for p in study.headline)]
+    rows = []
+    for method in study.methods:
+        values = [list(by_seed(study, outcomes, method.name, place).values()) for place in study.headline]
+        seeds = len({o.seed for o in outcomes if o.method == method.name})
+        rows.append([method.name, str(seeds), *map(_cell, study.headline, values)])
+    return Table("in short", head, rows)
+
+
+def _per_cent(place: Place) -> str:
+    return ", %" if is_share(place.metric) else ""
+
+
+def _cell(place: Place, values: list[float]) -> str:
+    """Mean and half the width of its interval."""
+    if not values:
+        return "-"
+    found, unit, digits = of_runs(values), *((100, 1) if is_share(place.metric) else (1, 3))
+    spread = "" if found.high is None else f" ± {unit * (found.high - found.value):.{digits}f}"
+    return f"{unit * found.value:.{digits}f}{spread}"
 
 
 def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
@@ -85,7 +108,7 @@ def _verdict(claim: Claim, found: list[str]) -> str:
 
 def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[str, str]:
     """The verdict on one comparison, and its numbers in words."""
-    values = difference(study, outcomes, c.better, c.worse, (c.metric, c.data))
+    values = difference(study, outcomes, c.better, c.worse, Place(c.metric, c.data))
     pair = f"{c.better}{MINUS}{c.worse}" if c.worse else c.better
     told = f"{c.metric}{f' on {c.data}' if c.data else ''}, {pair}"
     if not values:

@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from star_zoo import objectives
 from star_zoo.files import write_text
 
-from . import provenance
+from . import evals, provenance
 from .evaluate import tells_accuracy
 
 _PLACES = (
@@ -65,7 +65,7 @@ def _render(folder: Path, name: str) -> str:
         features=config["num_features"],
         size=config["pretrained_cfg"]["input_size"][-1],
         heads=_heads(heads, recipe, name),
-        results=_results(results),
+        results=_results(results, name),
         training=_training(recipe, results),
         figures=_figures(folder),
         licence=_licence(config, data, results),
@@ -144,7 +144,7 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
         ```''')
 
 
-def _results(results: dict[str, Any]) -> str:
+def _results(results: dict[str, Any], name: str) -> str:
     records = results.get("evaluations", [])
     tasks, others = ([r for r in records if tells_accuracy(r) == wanted] for wanted in (True, False))
     parts = []
@@ -159,16 +159,35 @@ def _results(results: dict[str, Any]) -> str:
     if any(record["metrics"] for record in others):
         summary = "<details><summary>What the features and embeddings are like</summary>"
         parts.append("\n".join([summary, "", *_table(others), "", "</details>"]))
+    if again := _again(name, [record for record in records if record["metrics"]]):
+        parts.append(again)
     return "\n\n".join(parts) or "Nothing was measured."
 
 
+def _again(name: str, records: list[dict[str, Any]]) -> str:
+    """One command for each protocol and its data sets: what gives the numbers again."""
+    sets: dict[tuple[str, int], list[str]] = {}
+    for record in records:
+        if record["protocol"] in evals.known():  # fine-tuning and detection are trainings with commands of their own
+            sets.setdefault((record["protocol"], record["seed"]), []).append(record["data"])
+    model = name.removeprefix("local-dir:")
+    lines = [
+        f"star-zoo eval {protocol} {model} --data {' '.join(data)}{f' --seed {seed}' if seed else ''}"
+        for (protocol, seed), data in sets.items()
+    ]
+    if not lines:
+        return ""
+    return "\n".join(["The numbers again, with paths for the names of data sets:", "", "```bash", *lines, "```"])
+
+
 def _table(records: list[dict[str, Any]]) -> list[str]:
-    rows = [
-        f"| {metric} | {record['data']} | {_images(record)} | {record['seed']} | {_value(found)} |"
+    cells = [
+        (record["protocol"], metric, record["data"], _images(record), str(record["seed"]), _value(found))
         for record in records
         for metric, found in record["metrics"].items()
     ]
-    return ["| metric | data | images | seed | value [95 % interval] |", "|---|---|---|---|---|", *rows]
+    rows = [f"| {' | '.join(row)} |" for row in cells]
+    return ["| protocol | metric | data | images | seed | value [95 % interval] |", "|---|---|---|---|---|---|", *rows]
 
 
 def _images(record: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .logbook import Logbook
 from .preparation import make_accelerator
-from .run_folder import check_folder
+from .run_folder import FolderLock, check_folder
 from .run_state import capture, restore
 from .settings import Settings
 from .signals import Stopped, StopRequest
@@ -71,6 +71,7 @@ class Loop(abc.ABC):
 
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
         """Goes to where a run that is resumed stood; from here on the folder is this run's."""
+        self._lock = FolderLock(self.out) if self.main else contextlib.nullcontext()
         self.steps, self.per_epoch = steps, per_epoch
         self.checkpoints = Checkpoints(self.out / "checkpoints", self._intervals.keep)
         self._snapshot, self._writer = Snapshot(), Background()
@@ -134,7 +135,7 @@ class Loop(abc.ABC):
         self.module.train()
         # closed, or the workers would live on as long as anyone keeps the exception that ended the run
         todo = range(self.step, self.steps)
-        with StopRequest() as stop, self._writer, contextlib.closing(self.batches(todo)) as batches:
+        with self._lock, StopRequest() as stop, self._writer, contextlib.closing(self.batches(todo)) as batches:
             self._mark = time.perf_counter()
             while self.step < self.steps:
                 self._train_step(batches)

@@ -1,7 +1,13 @@
-"""A run's folder: one set of settings in it, which only the same run may go on with."""
+"""A run's folder: one set of settings in it, which only the same run may go on with, in one process at a time."""
 
 import json
+import os
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where a folder can't be locked
+    fcntl = None  # type: ignore[assignment]
 
 from .settings import Settings, differences
 
@@ -27,3 +33,38 @@ def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> Non
             f"the settings differ from those that {out} was started with (theirs, yours): {'; '.join(found)}; "
             f"give the same, or start anew with {anew}"
         )
+
+
+class FolderLock:
+    """Keeps a folder, which it makes, for one process until it is left or let go; a process that dies lets go too.
+
+    Raises ValueError where another one has it. File systems that know no locks let everyone in.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._handle: int | None = None
+        if fcntl is None:
+            return
+        self._handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.let_go()
+            raise ValueError(f"another process is at work in {folder}; let it end, or choose another --out") from None
+        except OSError:
+            pass
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Once or more often."""
+        if self._handle is not None:
+            os.close(self._handle)
+        self._handle = None
+
+    __del__ = let_go

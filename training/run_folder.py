@@ -42,8 +42,8 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
         self._handle: int | None = None
+        folder.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
             return
         self._handle = os.open(folder, os.O_RDONLY)

@@ -3,14 +3,11 @@
 Each says its source and its cost. A new recipe is a new public function here.
 """
 
-import inspect
-import sys
-
 from star_zoo import Policy, released
 from star_zoo.augmentations import Augmentation, Blur, ColorJitter, Crop, Flip, Grayscale, Spirograph
-from star_zoo.names import not_found
 from star_zoo.star_backbones import CIFAR10, IMAGENET, TINY_IMAGENET
 
+from . import named
 from .config import DataConfig, OptimizerConfig, Recipe, RunConfig
 
 
@@ -140,15 +137,9 @@ def folder() -> Recipe:
 
 def known() -> dict[str, str]:
     """The recipes by name, each with the first line of its docstring."""
-    return {
-        name: (inspect.getdoc(f) or "").splitlines()[0]
-        for name, f in inspect.getmembers(sys.modules[__name__], inspect.isfunction)
-        if f.__module__ == __name__ and not name.startswith("_") and name not in ("known", "find")
-    }
+    return named.known(__name__)
 
 
 def find(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError for an unknown one, listing the known ones."""
-    if name not in known():
-        raise ValueError(not_found("recipe", name, known()))
-    return getattr(sys.modules[__name__], name)()
+    return named.find(__name__, "recipe", name)()

@@ -3,12 +3,7 @@
 A docstring's first line says what is compared, then the cost and what came out. A new study is a new public function.
 """
 
-import inspect
-import sys
-
-from star_zoo.names import not_found
-
-from . import recipes
+from . import named, recipes
 from .config import Recipe
 from .study import Claim, Comparison, Images, Measure, Method, Place, Study
 
@@ -221,15 +216,9 @@ def _claims(star: str, experts: tuple[str, str], at: str, shots: tuple[tuple[str
 
 def known() -> dict[str, str]:
     """The studies by name, each with the first line of its docstring."""
-    return {
-        name: (inspect.getdoc(f) or "").splitlines()[0]
-        for name, f in inspect.getmembers(sys.modules[__name__], inspect.isfunction)
-        if f.__module__ == __name__ and not name.startswith("_") and name not in ("known", "find")
-    }
+    return named.known(__name__)
 
 
 def find(name: str) -> Study:
     """The study of that name. Raises ValueError for an unknown one, listing the known ones."""
-    if name not in known():
-        raise ValueError(not_found("study", name, known()))
-    return getattr(sys.modules[__name__], name)()
+    return named.find(__name__, "study", name)()

@@ -3,12 +3,11 @@
 Each says its source and its cost. A new recipe is a new public function here.
 """
 
-import inspect
-import sys
 from dataclasses import dataclass, field
 
 from star_zoo.names import not_found
 
+from .. import named
 from ..settings import Settings
 
 
@@ -128,15 +127,9 @@ def voc0712_c4(model: str) -> DetectionRecipe:
 
 def known() -> dict[str, str]:
     """The recipes by name, each with the first line of its docstring."""
-    return {
-        name: (inspect.getdoc(f) or "").splitlines()[0]
-        for name, f in inspect.getmembers(sys.modules[__name__], inspect.isfunction)
-        if f.__module__ == __name__ and not name.startswith("_") and name not in ("known", "find")
-    }
+    return named.known(__name__)
 
 
 def find(name: str, model: str) -> DetectionRecipe:
     """The recipe of that name for a model. Raises ValueError for an unknown one, listing the known ones."""
-    if name not in known():
-        raise ValueError(not_found("recipe", name, known()))
-    return getattr(sys.modules[__name__], name)(model)
+    return named.find(__name__, "recipe", name)(model)

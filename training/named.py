@@ -1,0 +1,26 @@
+"""Functions found by name: a recipe, a study is a public function of its module, and needs no other registration."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from star_zoo.names import not_found
+
+_SERVES = ("known", "find")  # what such a module has beside them
+
+
+def known(module: str) -> dict[str, str]:
+    """The public functions that a module defines, by name, each with the first line of its docstring."""
+    return {
+        name: (inspect.getdoc(f) or "").splitlines()[0]
+        for name, f in inspect.getmembers(sys.modules[module], inspect.isfunction)
+        if f.__module__ == module and not name.startswith("_") and name not in _SERVES
+    }
+
+
+def find(module: str, what: str, name: str) -> Callable[..., Any]:
+    """One of them. Raises ValueError for an unknown name, calling it a `what` and listing the known ones."""
+    if name not in known(module):
+        raise ValueError(not_found(what, name, known(module)))
+    return getattr(sys.modules[module], name)

@@ -60,6 +60,28 @@ def test_parquet_class_names_from_metadata(tmp_path, metadata, classes):
     assert open_source(str(path)).classes == classes
 
 
+def test_parquet_sets_in_one_folder_that_number_their_classes_differently_go_by_name(tmp_path):
+    split = ["train", "train", "test"]
+    for first, names in ((0, ["cat", "dog"]), (3, ["dog", "emu"])):
+        write_parquet(
+            tmp_path / f"{names[0]}.parquet", {"classes": json.dumps(names)}, image=[png(first + n) for n in range(3)],
+            label=[0, 1, 1], label_name=[names[0], names[1], names[1]], split=split,
+        )  # fmt: skip
+    train, test = open_source(str(tmp_path)), open_source(str(tmp_path), "test")
+    assert train.classes == test.classes == ("cat", "dog", "emu")
+    assert dict(zip(numbers(train), train.targets.tolist(), strict=True)) == {0: 0, 1: 1, 3: 1, 4: 2}
+    assert dict(zip(numbers(test), test.targets.tolist(), strict=True)) == {2: 1, 5: 2}
+
+
+def test_parquet_sets_whose_labels_can_not_be_told_apart_are_refused(tmp_path):
+    for name, classes in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        write_parquet(tmp_path / f"{name}.parquet", {"classes": json.dumps(classes)}, image=[png(0)], label=[0])
+    with pytest.raises(DataError, match="number their classes differently; give each row a label_name"):
+        open_source(str(tmp_path))
+    write_parquet(tmp_path / "b.parquet", {"classes": json.dumps(["cat", "dog"])}, image=[png(1)], label=[0])
+    assert open_source(str(tmp_path)).targets.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("metadata", ["{", '{"cat": 0}', "3"])
 def test_parquet_class_names_that_make_no_sense(tmp_path, metadata):
     path = write_parquet(tmp_path / "x.parquet", {"classes": metadata}, image=[png(0)], label=[0])

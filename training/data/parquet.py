@@ -168,7 +168,13 @@ def _labels(table: Any, files: Sequence[Path]) -> tuple[Tensor | None, tuple[str
     targets = as_targets(table[text].to_pylist())
     if targets is None or targets.is_floating_point():
         return targets, None
-    names = _class_names(table, files[0])
+    stated = [_stated_names(file) for file in files]
+    if any(names != stated[0] for names in stated):  # sets of their own, whose labels mean different things
+        if "label_name" not in table.column_names or table["label_name"].null_count:
+            raise DataError(f"{_named(files)} number their classes differently; give each row a label_name.")
+        classes = tuple(_distinct(files, "label_name"))
+        return number_names(table["label_name"].to_pylist(), classes), classes
+    names = stated[0] if stated[0] is not None else _names_of_rows(table)
     if not names:
         return targets, None
     count = max(int(targets.max()) if len(targets) else 0, *names) + 1
@@ -179,8 +185,8 @@ def _labels(table: Any, files: Sequence[Path]) -> tuple[Tensor | None, tuple[str
     return targets, tuple(names.get(label, str(label)) for label in range(count))
 
 
-def _class_names(table: Any, file: Path) -> dict[int, str]:
-    """Names by label: from the schema's `classes`, from Hugging Face's ClassLabel, or from the rows' `label_name`."""
+def _stated_names(file: Path) -> dict[int, str] | None:
+    """Names by label from the schema's `classes`, or from Hugging Face's ClassLabel; None where neither is there."""
     from pyarrow.parquet import read_schema
 
     metadata = read_schema(file).metadata or {}
@@ -188,10 +194,18 @@ def _class_names(table: Any, file: Path) -> dict[int, str]:
         names = json.loads(metadata.get(b"classes", b"null"))
         if names is None and b"huggingface" in metadata:
             names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names")
-        if names is None and "label_name" in table.column_names:
-            names = dict(zip(table["label"].to_pylist(), table["label_name"].to_pylist(), strict=True))
-        pairs = enumerate(names) if isinstance(names, list) else (names or {}).items()
+        if names is None:
+            return None
+        pairs = enumerate(names) if isinstance(names, list) else names.items()
         return {int(label): str(name) for label, name in pairs}
     except (ValueError, KeyError, AttributeError) as error:
         rule = "expected a JSON list of names or object from label to name"
         raise DataError(f"can't read the class names in the metadata of {file} ({error}); {rule}.") from error
+
+
+def _names_of_rows(table: Any) -> dict[int, str]:
+    """Names by label from the rows' `label_name`; {} where there is none."""
+    if "label_name" not in table.column_names:
+        return {}
+    rows = zip(table["label"].to_pylist(), table["label_name"].to_pylist(), strict=True)
+    return {int(label): str(name) for label, name in rows}

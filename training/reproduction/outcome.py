@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from star_zoo.files import write_json
+from star_zoo.files import write_text
 
 from ..logbook import evaluations_of, read
 from ..study import MEAN
@@ -39,25 +39,24 @@ def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[s
     recipe = json.loads((run / "export" / "recipe.json").read_text(encoding="utf-8"))  # without this machine's folders
     entries = read(run / "log.jsonl")
     losses = [e for e in entries if "loss" in e]
-    write_json(
-        path,
-        {
-            "method": method,
-            "seed": seed,
-            "recipe": recipe,
-            "training": results["training"],
-            "evaluations": [_slim(record) for record in results["evaluations"]],
-            "losses": {
-                name: [[e["step"], round(e[name], 4)] for e in losses[:: max(1, len(losses) // _POINTS)]]
-                for name in _TERMS
-                if name in losses[0]
-            },
-            "mean losses": {name: _mean(losses, name) for name in _TERMS if name in losses[0]},
-            "online": evaluations_of(entries),
-            "heads": [e for e in entries if "router" in e],
-            "transfer over steps": over_steps,
+    told = {
+        "method": method,
+        "seed": seed,
+        "recipe": recipe,
+        "training": results["training"],
+        "evaluations": [_slim(record) for record in results["evaluations"]],
+        "losses": {
+            name: [[e["step"], round(e[name], 4)] for e in losses[:: max(1, len(losses) // _POINTS)]]
+            for name in _TERMS
+            if name in losses[0]
         },
-    )
+        "mean losses": {name: _mean(losses, name) for name in _TERMS if name in losses[0]},
+        "online": evaluations_of(entries),
+        "heads": [e for e in entries if "router" in e],
+        "transfer over steps": over_steps,
+    }
+    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")  # a line a part: small, and still to be compared
 
 
 def _slim(record: dict[str, Any]) -> dict[str, Any]:

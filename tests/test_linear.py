@@ -94,7 +94,9 @@ def test_a_class_without_training_images_is_missed():
 def test_a_measurement_tells_all_that_matters():
     train, test = blobs(200, spread=1.5), blobs(90, spread=1.5, seed=1)
     found = linear.run(Oracle(), splits(train, test), seed=3)
-    assert json.loads(json.dumps(found._asdict()))
+    assert json.loads(json.dumps([found.metrics, found.settings, found.details]))
+    (told,) = found.hits.values()
+    assert float(told.right.double().mean()) == found.metrics["Linear top-1"].value and len(told.weights) == 90
     rest, held = HeldOut(9, 1, 3).draw(200)
     expected = linear.evaluate(
         Labelled(train.features[rest], train.targets[rest]),

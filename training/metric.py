@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_Z = 1.959963984540054  # the standard normal's 97.5 % quantile
+Z = 1.959963984540054  # the standard normal's 97.5 % quantile
 _T = (
     12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814,
     2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596,
@@ -22,19 +22,27 @@ class Metric(NamedTuple):
     high: float | None = None
 
 
+class Hits(NamedTuple):
+    """Which test images were told right, (M,) bool, and how much each counts, (M,), as shares of their sum."""
+
+    right: Tensor
+    weights: Tensor
+
+
 class Measurement(NamedTuple):
     """What one protocol found on one model and data set."""
 
     metrics: dict[str, Metric]
     settings: dict[str, Any] = {}  # what the protocol was run with, in full  # noqa: RUF012
     details: dict[str, Any] = {}  # what figures are drawn from: curves, matrices, indices; plain JSON  # noqa: RUF012
+    hits: dict[str, Hits] = {}  # of those metrics that are shares of test images  # noqa: RUF012
 
 
 def share(hits: Tensor) -> Metric:
     """The share of hits among independent trials (N,) bool, with Wilson's interval."""
     n, p = len(hits), float(hits.double().mean())
-    centre, half = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    low, high = ((centre + sign * half) / (1 + _Z**2 / n) for sign in (-1, 1))
+    centre, half = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+    low, high = ((centre + sign * half) / (1 + Z**2 / n) for sign in (-1, 1))
     return Metric(p, max(0.0, low), min(1.0, high))
 
 
@@ -44,7 +52,7 @@ def mean(values: Tensor | Sequence[float]) -> Metric:
     centre = float(values.mean())
     if len(values) < 2:
         return Metric(centre)
-    half = _Z * float(values.std()) / math.sqrt(len(values))
+    half = Z * float(values.std()) / math.sqrt(len(values))
     return Metric(centre, centre - half, centre + half)
 
 
@@ -70,5 +78,5 @@ def class_mean(hits: Tensor, targets: Tensor) -> Metric:
         # Laplace's estimate, so that a class of one image adds to the uncertainty too
         smoothed = (float(of_class.sum()) + 1) / (len(of_class) + 2)
         variance += smoothed * (1 - smoothed) / len(of_class)
-    centre, half = sum(rates) / len(rates), _Z * math.sqrt(variance) / len(rates)
+    centre, half = sum(rates) / len(rates), Z * math.sqrt(variance) / len(rates)
     return Metric(centre, max(0.0, centre - half), min(1.0, centre + half))

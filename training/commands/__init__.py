@@ -8,6 +8,7 @@ NAMES = (
     "quickstart",
     "pretrain",
     "eval",
+    "compare",
     "finetune",
     "detect",
     "bench",

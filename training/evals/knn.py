@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..data.splits import Splits
 from ..features import check_classes
-from ..metric import Measurement, share
+from ..metric import Hits, Measurement, share
 from ..subject import Subject
 
 _KS = (1, 20)
@@ -21,9 +21,11 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
         raise ValueError(f"{splits.name} has numbers for labels; nearest neighbours vote for classes")
     check_classes(splits.name, bank, queries)
     ks = [k for k in _KS if k <= len(bank.features)]
+    found = {f"{k}-NN top-1": hits(*bank, *queries, k) for k in ks}
     return Measurement(
-        {f"{k}-NN top-1": share(hits(*bank, *queries, k)) for k in ks},
+        {name: share(right) for name, right in found.items()},
         {"k": ks, "temperature": _TEMPERATURE, "similarity": "cosine"},
+        hits={name: Hits(right, torch.ones(len(right))) for name, right in found.items()},
     )
 
 

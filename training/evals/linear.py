@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.splits import Splits
 from ..features import Labelled, check_classes
 from ..logistic import Fit, Logistic, with_ones
-from ..metric import Measurement, Metric, class_mean, share
+from ..metric import Hits, Measurement, Metric, class_mean, share
 from ..subject import Subject
 
 STRENGTHS: tuple[float, ...] = tuple(torch.logspace(-6, 5, 45).tolist())
@@ -71,8 +71,9 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     accuracy = PER_CLASS if splits.per_class else TOP1
     classes = count_classes(splits, divided.train, divided.val, test)
     hits, chosen = evaluate(divided.train, divided.val, test, classes, accuracy)
+    name = f"Linear {accuracy.name}"
     return Measurement(
-        {f"Linear {accuracy.name}": accuracy.metric(hits, test.targets)},
+        {name: accuracy.metric(hits, test.targets)},
         {
             "w": chosen.strength,
             "train": len(divided.train.targets),
@@ -85,6 +86,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
             f"validation {accuracy.name} by w": [list(pair) for pair in chosen.validation.items()],
             "largest gap": max(fit.gap / fit.objective for fit in chosen.fits.values()),
         },
+        {name: Hits(hits, accuracy.weights(test.targets))},
     )
 
 

@@ -22,7 +22,7 @@ def transfer(models: list[Shown]) -> list[Table]:
             if not tells_accuracy(record):
                 continue
             for metric, found in record["metrics"].items():
-                cells.setdefault(metric, {})[model.label, record["data"]] = _per_cent(found)
+                cells.setdefault(metric, {})[model.label, record["data"]] = per_cent(found)
     tables = []
     for metric, known in sorted(cells.items()):
         sets = sorted({data for _, data in known})
@@ -39,7 +39,7 @@ def compare(models: list[Shown], metrics: list[str]) -> Table:
     Shares are in per cent, other numbers as they are; a range in brackets is the 95 % interval.
     """
     cells = {
-        (metric, record["data"], model.label): (_per_cent if is_share(metric) else _plain)(record["metrics"][metric])
+        (metric, record["data"], model.label): (per_cent if is_share(metric) else _plain)(record["metrics"][metric])
         for model in models
         for record in model.evaluations
         for metric in metrics
@@ -71,6 +71,7 @@ def _plain(found: dict[str, Any]) -> str:
     return f"{found['value']:.3f}{interval}"
 
 
-def _per_cent(found: dict[str, Any]) -> str:
+def per_cent(found: dict[str, Any]) -> str:
+    """A share with its interval, in per cent."""
     interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
     return f"{100 * found['value']:.1f}{interval}"

@@ -1,0 +1,112 @@
+"""Two models on the same images, against scipy, by hand, and by how often the interval holds the truth."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from data_cases import encoded, write_parquet
+from eval_cases import Oracle, blobs, splits
+from runs import finish, start
+from training.metric import Hits, Metric
+from training.paired import MEAN, as_json, compare, difference, mean
+from twins import photos
+
+
+def hits(right: Tensor, weights: Tensor | None = None) -> Hits:
+    return Hits(right.bool(), torch.ones(len(right)) if weights is None else weights)
+
+
+def draw(count: int, share: float, seed: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def test_the_difference_is_that_of_a_paired_test():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = draw(400, 0.7, 0), draw(400, 0.6, 1)
+    by_image = a.double().numpy() - b.double().numpy()
+    low, high = stats.norm.interval(0.95, loc=by_image.mean(), scale=stats.sem(by_image))
+    assert difference(hits(a), hits(b)) == pytest.approx((by_image.mean(), low, high))
+
+
+def test_models_that_agree_differ_by_nothing_at_all():
+    a = draw(100, 0.7, 0)
+    assert difference(hits(a), hits(a)) == (0, 0, 0)
+
+
+def test_what_two_models_have_in_common_doesnt_widen_the_interval():
+    """The second errs wherever the first does, and on a few images more: the pairs know, two intervals would not."""
+    a = draw(1000, 0.7, 0)
+    found = difference(hits(a), hits(a & draw(1000, 0.97, 1)))
+    assert found.low is not None and found.low > 0 and found.value < 0.03
+
+
+def test_classes_may_count_alike():
+    """By hand: of class 0 (3 images) one more is right, of class 1 (1 image) one fewer."""
+    weights = torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0])
+    a, b = torch.tensor([1, 1, 0, 0]), torch.tensor([1, 0, 0, 1])
+    assert difference(hits(a, weights), hits(b, weights)).value == pytest.approx((1 / 3 - 1) / 2)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    truth, held = 0.7 * 0.2 - 0.3 * 0.5, 0  # the first alone is right less the second alone
+    for seed in range(400):
+        a = draw(300, 0.7, 3 * seed)
+        b = torch.where(a, draw(300, 0.8, 3 * seed + 1), draw(300, 0.5, 3 * seed + 2))
+        found = difference(hits(a), hits(b))
+        assert found.low is not None and found.high is not None
+        held += found.low <= truth <= found.high
+    assert held / 400 == pytest.approx(0.95, abs=0.03)
+
+
+def test_the_mean_over_sets_adds_variances():
+    sets = [Metric(0.02, 0.02 - 0.03, 0.02 + 0.03), Metric(0.06, 0.06 - 0.04, 0.06 + 0.04)]
+    assert mean(sets) == pytest.approx((0.04, 0.04 - 0.025, 0.04 + 0.025))
+
+
+# By protocol
+
+
+def test_models_are_compared_by_each_protocol_on_each_set_and_on_average():
+    easy = splits(blobs(90), blobs(60, seed=1))
+    hard = splits(blobs(90, spread=3.0), blobs(60, spread=3.0, seed=1))
+    good, blind = Oracle(), Oracle()
+    blind.features = lambda source: torch.ones(len(source), 3)  # type: ignore[method-assign]
+    rows = compare(good, blind, [easy, hard], ["linear", "knn"], seed=0)
+    assert [(r.metric, r.data) for r in rows] == [
+        ("Linear top-1", "given"), ("Linear top-1", "given"),
+        ("1-NN top-1", "given"), ("20-NN top-1", "given"), ("1-NN top-1", "given"), ("20-NN top-1", "given"),
+        ("Linear accuracy", MEAN), ("1-NN accuracy", MEAN), ("20-NN accuracy", MEAN),
+    ]  # fmt: skip
+    for row in rows:
+        assert row.difference.value == pytest.approx(row.first - row.second)
+    assert all(row.difference.low is not None and row.difference.low > 0 for row in (rows[0], rows[2], rows[-3]))
+    assert rows[-3].first == pytest.approx((rows[0].first + rows[1].first) / 2)
+    reverse = compare(blind, good, [easy], ["knn"], seed=0)
+    assert reverse[0].difference.value == pytest.approx(-rows[2].difference.value)
+    assert json.loads(json.dumps(as_json(good, blind, rows)))["rows"][0]["first"] == rows[0].first
+
+
+def test_a_protocol_without_right_and_wrong_is_refused():
+    given = splits(blobs(90, classes=5), blobs(160, classes=5, seed=1))
+    with pytest.raises(ValueError, match="few_shot doesn't tell test images right or wrong, one by one; give linear"):
+        compare(Oracle(), Oracle(), [given], ["few_shot"], seed=0)
+
+
+def test_the_command_prints_and_writes_the_table(tmp_path: Path):
+    from PIL import Image
+
+    images = photos(60, 16, 16)
+    files = [encoded(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()), "PNG") for image in images]
+    split = ["train", "train", "test"] * 20
+    pack = write_parquet(tmp_path / "birds.parquet", image=files, label=[k % 4 for k in range(60)], split=split)
+    out = tmp_path / "compared.json"
+    arguments = ["compare", "pixels", "untrained:test_resnet", "--data", str(pack), "--protocol", "knn"]
+    code, told, said = finish(start([*arguments, "--out", str(out)]))
+    assert code == 0, said
+    found = json.loads(out.read_text())
+    assert list(found["models"]) == ["pixels", "untrained:test_resnet"] and found["versions"]["timm"]
+    assert [row["metric"] for row in found["rows"]] == ["1-NN top-1", "20-NN top-1"]
+    assert "| 20-NN top-1 | birds |" in told and told.count("|\n") == 4

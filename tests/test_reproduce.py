@@ -20,7 +20,7 @@ CLASSES, PER_CLASS = 3, 40
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pack for every data set of the small study in haste, a few images each."""
+    """A pack for every data set of the small study, a few images each."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("packs")
@@ -31,7 +31,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = [encoded(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()), "PNG") for image in images]
     split = ["train", "train", "test"] * (len(files) // 3)
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).tolist()
-    study = studies.find("cifar10_small").in_haste()
+    study = studies.find("cifar10_small")
     for name in {study.images.name, *study.data}:
         rows = {"image": [files[k] for k in order], "label": [labels[k] for k in order], "split": split}
         write_parquet(folder / f"{name}.parquet", **rows)
@@ -77,6 +77,12 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(packs: Pa
     assert code == 0, said
     assert json.loads((results / "star_8-0.json").read_text()) == wanted
     assert wanted["recipe"]["data"]["source"] == "cifar10.parquet"  # no folder of this machine
+
+    # and a study of other settings is told from this one
+    whole = [word for word in command(packs, out) if word != "--fast"]
+    for more, error in (([], "is of other settings"), (["--only", "star_8-0"], "the settings differ from those")):
+        code, _, said = finish(start([*whole, *more]))
+        assert code == 1 and error in said and "epochs: 1, 13" in said, said
 
 
 def test_a_run_that_fails_ends_the_study_with_its_words(packs: Path, tmp_path: Path):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from star_zoo.files import write_text
 
+from ..config import Recipe
 from ..pretrainer import build
 from ..report import figures, page
 from ..report.shown import Shown, gather
 from ..report.tables import Table, compare, markdown
+from ..settings import differences
 from ..study import Method, Study, located
 from . import curves, jobs, outcome, over_seeds
 from .one import name_of, run
@@ -46,13 +48,22 @@ def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_on
     `options` are those of the command that the processes have to be given too.
     """
     check(study, folder)
+    known = {name_of(method, seed): study.recipe_of(method, seed, folder) for method, seed in runs(study)}
+    todo = [name for name, recipe in known.items() if not _done(out / "results" / f"{name}.json", recipe)]
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
     common = [*launch, "training", "reproduce", study.name, "--out", str(out), "--data", str(folder), *options]
-    names = [name_of(method, seed) for method, seed in runs(study)]
-    todo = [name for name in names if not (out / "results" / f"{name}.json").is_file()]
     jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in todo], at_once)
+
+
+def _done(path: Path, recipe: Recipe) -> bool:
+    """Whether there is an outcome. Raises ValueError for one of another recipe: a study is of one kind of run."""
+    if not path.is_file():
+        return False
+    if found := differences(Recipe.from_dict(outcome.load(path).told["recipe"]), recipe):
+        raise ValueError(f"{path} is of other settings (theirs, yours): {'; '.join(found)}; choose another --out")
+    return True
 
 
 def tell(study: Study, out: Path) -> list[Table]:

@@ -14,6 +14,7 @@ from ..evaluate import evaluate, record, results_file
 from ..features import NotFinite, timm_view
 from ..pretrain import Run
 from ..pretrainer import build_backbone
+from ..run_folder import check_folder
 from ..study import Method, Study, located
 from ..subject import Subject, evaluation_device, load
 from . import outcome
@@ -30,8 +31,11 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
     """Trains, measures and writes `out/results/METHOD-SEED.json`. Raises what pretraining and protocols raise."""
     recipe = study.recipe_of(method, seed, folder)
     place = out / name_of(method, seed)
-    if not (place / "export" / "results.json").is_file():
-        Run(recipe, place, resume=(place / "recipe.json").exists()).train()
+    begun = (place / "recipe.json").exists()
+    if begun and (place / "export" / "results.json").is_file():
+        check_folder(recipe, place / "recipe.json", resume=True, anew="another --out")
+    else:
+        Run(recipe, place, resume=begun).train()
     if not PartialState().is_main_process:
         return  # one process measures
     splits = {name: Splits(located(name, folder)) for name in study.data}

@@ -10,7 +10,7 @@ import torch
 
 from data_cases import encoded, write_parquet
 from runs import finish, start
-from training import reproduction, studies
+from training import cli, reproduction, studies
 from training.data import DataError
 from training.study import MEAN
 from twins import photos
@@ -43,7 +43,9 @@ def command(packs: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(packs: Path, tmp_path: Path):
+def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(
+    packs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     out = tmp_path / "study"
     names = [reproduction.name_of(method, 0) for method in studies.find("cifar10_small").methods]
     process = start(command(packs, out, "--jobs", "2"))
@@ -81,7 +83,8 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(packs: Pa
     # and a study of other settings is told from this one
     whole = [word for word in command(packs, out) if word != "--fast"]
     for more, error in (([], "is of other settings"), (["--only", "star_8-0"], "the settings differ from those")):
-        code, _, said = finish(start([*whole, *more]))
+        code = cli.main([*whole, *more])
+        said = capsys.readouterr().err
         assert code == 1 and error in said and "epochs: 1, 13" in said, said
 
 
@@ -106,7 +109,7 @@ def test_missing_images_are_told_before_anything_is_trained(tmp_path: Path):
     reproduction.check(study, tmp_path)
 
 
-def test_what_makes_no_sense_is_refused(packs: Path, tmp_path: Path):
+def test_what_makes_no_sense_is_refused(packs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for arguments, error in (
         (["--jobs", "0"], "--jobs is 0; it must be at least 1"),
         (["--processes", "0"], "--processes is 0; it must be at least 1"),
@@ -114,7 +117,8 @@ def test_what_makes_no_sense_is_refused(packs: Path, tmp_path: Path):
         (["--only", "star_9-0"], "cifar10_small has no run 'star_9-0'; its runs are simclr-0, equimod-0"),
         (["--tables"], "results holds no outcome of a run"),
     ):
-        code, _, said = finish(start([*command(packs, tmp_path / "out"), *arguments]))
+        code = cli.main([*command(packs, tmp_path / "out"), *arguments])
+        said = capsys.readouterr().err
         assert code == 1 and error in said, said
         assert not (tmp_path / "out").exists()
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import test_finetune_examples
 from star_zoo import save_pretrained
 from test_finetune import coloured
-from training import card, cli, evals, recipes
+from training import card, cli, evals, recipes, reproduction, studies
 from training.commands import pretrain
 from training.pretrainer import build
 from training.report import tables
@@ -175,3 +176,24 @@ def test_the_readmes_rate_of_decoding_is_the_one_that_was_recorded() -> None:
     text = " ".join(README.read_text(encoding="utf-8").split())
     assert f"views of {rates} JPEGs of 500 px a second" in text
     assert f"{small[0]['ratio']:.1f} to {small[1]['ratio']:.1f} times as fast as PIL's plain way" in text
+
+
+STUDY = README.parent / "hub_cards/cifar10_small"
+
+
+def test_the_readmes_study_is_that_of_its_results(tmp_path: Path) -> None:
+    shutil.copytree(STUDY / "results", tmp_path / "results")
+    short, _, _, claims = reproduction.tell(studies.find("cifar10_small"), tmp_path)
+    text = README.read_text(encoding="utf-8")
+    assert tables.markdown(short) in text and tables.markdown(claims) in text
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == (STUDY / "table.md").read_text(encoding="utf-8")
+
+
+def test_every_result_tells_the_code_that_made_it() -> None:
+    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find("cifar10_small"))}
+    paths = list((STUDY / "results").glob("*.json"))
+    assert {path.stem for path in paths} == names
+    for path in paths:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        assert told["training"]["versions"]["commit"] and all(r["versions"]["commit"] for r in told["evaluations"])
+        assert path.stat().st_size < 50_000

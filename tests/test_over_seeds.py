@@ -135,6 +135,8 @@ def test_what_is_within_the_spread_or_of_one_seed_is_not_shown():
 
 def test_a_number_may_be_compared_with_zero():
     assert judged(Comparison("ours", "", "Linear accuracy", "a"))[2] == "shown"
+    below_one = judged(Comparison("ours", "", "Linear accuracy", "a", lower=True, than=1.0))
+    assert below_one[2] == "shown" and "ours - 1: -47.3" in below_one[3]
 
 
 def test_nothing_measured_is_not_tested_and_several_verdicts_are_told():

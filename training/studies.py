@@ -35,7 +35,13 @@ _PAPER = (
 
 
 def cifar10_small() -> Study:
-    """Eight methods at ten thousand steps on CIFAR-10 under a small backbone: what a CPU can tell of the claims."""
+    """Eight methods at ten thousand steps on CIFAR-10 under a small backbone: what a CPU can tell of the claims.
+
+    Sixteen runs of 8 to 24 minutes on one core of an AMD EPYC each, beside other work: 3.5 hours, and 2 to 3 minutes a
+    run to measure. EquiMod and STAR transfer far better than SimCLR; STAR is ahead of EquiMod on CIFAR-10 and not told
+    apart from it on the transfer sets, nor anywhere from an EquiMod with heads as large; its embeddings share more than
+    EquiMod's, not less. All numbers: hub_cards/cifar10_small/table.md; README.md judges the claims by them.
+    """
     small = ("caltech101", "dtd10", "flowers17", "rsscn7", "signdigits")
     transfer = ("cifar100", *small)
     return Study(
@@ -196,7 +202,7 @@ def _claims(star: str, experts: tuple[str, str], at: str, shots: tuple[tuple[str
         Claim(
             "C8",
             "the routers specialise: experts of one task beside shared ones",
-            (Comparison(star, f"uniform_{star.rpartition('_')[2]}", _OVERLAP, at, lower=True),),
+            (Comparison(star, "", _OVERLAP, at, lower=True, than=1.0), Comparison(star, "", _OVERLAP, at)),
             "without routing the overlap is 1, with a head for each task 0",
         ),
         Claim(

@@ -40,13 +40,17 @@ class Place(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A difference of two methods in one number, by seed: `better` minus `worse` should be above 0."""
+    """A difference of two methods in one number, by seed: `better` minus `worse` should be above 0.
+
+    Without a `worse` method the number is compared with `than`.
+    """
 
     better: str
     worse: str
     metric: str
     data: str = MEAN
     lower: bool = False  # whether a lower number is the better one
+    than: float = 0.0
 
 
 class Claim(NamedTuple):

@@ -109,7 +109,9 @@ def _verdict(claim: Claim, found: list[str]) -> str:
 def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[str, str]:
     """The verdict on one comparison, and its numbers in words."""
     values = difference(study, outcomes, c.better, c.worse, Place(c.metric, c.data))
-    pair = f"{c.better}{MINUS}{c.worse}" if c.worse else c.better
+    if not c.worse:
+        values = [value - c.than for value in values]
+    pair = f"{c.better}{MINUS}{c.worse or f'{c.than:g}'}"
     told = f"{c.metric}{f' on {c.data}' if c.data else ''}, {pair}"
     if not values:
         return "not measured", f"{told}: not measured"

@@ -209,5 +209,25 @@ def test_curves_are_means_over_seeds_at_common_steps(tmp_path: Path):
     assert "canonical correlation of z_inv and z_eq" not in by_quantity  # no run has any
 
 
+def test_a_method_looks_alike_in_every_plot(monkeypatch: pytest.MonkeyPatch):
+    """Also where an earlier method of the study has no such curve, as one without a router."""
+    drawn: dict[str, set[str]] = {}
+
+    def look(figure: Any) -> bytes:
+        for axis in figure.axes:
+            for line in axis.get_lines():
+                drawn.setdefault(line.get_label(), set()).add(f"{line.get_color()}{line.get_linestyle()}")
+        return b""
+
+    monkeypatch.setattr(curves, "finish", look)
+    plain, routed = made("ours", 0), made("theirs", 0)
+    for o in (plain, routed):
+        o.told["online"] = [{"step": 1, "knn20": 0.5}]
+    routed.told["heads"] = [{"step": 1, "router": [[1.0], [1.0]], "entropy": [0, 0], "norm": [1, 1]}]
+    curves.draw(study(), [plain, routed])
+    assert {label: len(looks) for label, looks in drawn.items()} == {"ours": 1, "theirs": 1}
+    assert drawn["ours"] != drawn["theirs"]
+
+
 def test_no_curves_are_drawn_of_nothing():
     assert curves.draw(study(), OUTCOMES) is None

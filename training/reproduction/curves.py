@@ -54,7 +54,8 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
     columns = 2
     rows = -(-len(panels) // columns)
     figure, axes = axes_of(columns, rows, 10, 3.0 * rows)
-    known: dict[str, Any] = {m.name: style for m, style in zip(study.methods, itertools.cycle(STYLES), strict=False)}
+    numbered = enumerate(zip(study.methods, itertools.cycle(STYLES), strict=False))
+    known: dict[str, Any] = {m.name: {"color": f"C{k}", **style} for k, (m, style) in numbered}  # alike in all plots
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):

@@ -1,6 +1,9 @@
 """A run's folder is one process's: real processes on one folder, and what lets it go."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -65,3 +68,35 @@ def test_a_lock_is_let_go_by_leaving_by_hand_and_by_forgetting(tmp_path: Path):
     del again
     FolderLock(folder).let_go()
     assert list(folder.iterdir()) == []
+
+
+def test_processes_that_were_forked_hold_no_lock(tmp_path: Path):
+    """As those that load images: neither while the one that trained lives, nor for a moment after it was killed."""
+    code = """if True:
+        import os, sys, time, pathlib
+        from training.run_folder import FolderLock
+        lock = FolderLock(pathlib.Path(sys.argv[1]))
+        if child := os.fork():
+            time.sleep(0.5)  # until the child has begun
+            print(child, flush=True)
+            os.kill(os.getpid(), 9)
+        time.sleep(20)
+    """
+    done = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert done.stdout is not None
+    child = int(done.stdout.readline())
+    try:
+        done.wait()
+        FolderLock(tmp_path).let_go()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        done.stdout.close()
+
+
+def test_a_lock_is_let_go_whoever_has_a_copy_of_its_handle(tmp_path: Path):
+    lock = FolderLock(tmp_path)
+    assert lock._handle is not None
+    copy = os.dup(lock._handle)
+    lock.let_go()
+    FolderLock(tmp_path).let_go()
+    os.close(copy)

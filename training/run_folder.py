@@ -1,5 +1,6 @@
 """A run's folder: one set of settings in it, which only the same run may go on with, in one process at a time."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -35,6 +36,20 @@ def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> Non
         )
 
 
+_held: set[int] = set()  # handles of locked folders
+
+
+def _forget() -> None:
+    """In a process that was forked, such as one that loads images: a lock is held as long as any copy of it is."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
 class FolderLock:
     """Keeps a folder, which it makes, for one process until it is left or let go; a process that dies lets go too.
 
@@ -47,6 +62,7 @@ class FolderLock:
         if fcntl is None:
             return
         self._handle = os.open(folder, os.O_RDONLY)
+        _held.add(self._handle)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -63,7 +79,10 @@ class FolderLock:
 
     def let_go(self) -> None:
         """Once or more often."""
-        if self._handle is not None:
+        if self._handle in _held:
+            _held.discard(self._handle)
+            with contextlib.suppress(OSError):  # where there are no locks
+                fcntl.flock(self._handle, fcntl.LOCK_UN)  # at once, whoever has a copy of the handle
             os.close(self._handle)
         self._handle = None
 

@@ -37,7 +37,7 @@ _PAPER = (
 def cifar10_small() -> Study:
     """Eight methods at ten thousand steps on CIFAR-10 under a small backbone: what a CPU can tell of the claims.
 
-    Sixteen runs of 8 to 24 minutes on one core of an AMD EPYC each, beside other work: 3.5 hours, and 2 to 3 minutes a
+    Sixteen runs of 8 to 24 minutes on one core of an AMD EPYC each, beside other work: 3.5 hours, and 2 to 6 minutes a
     run to measure. EquiMod and STAR transfer far better than SimCLR; STAR is ahead of EquiMod on CIFAR-10 and not told
     apart from it on the transfer sets, nor anywhere from an EquiMod with heads as large; its embeddings share more than
     EquiMod's, not less. All numbers: hub_cards/cifar10_small/table.md; README.md judges the claims by them.

@@ -41,6 +41,7 @@ _SOURCES = {"file", "hf_hub_id", "state_dict", "url"}  # what an overlay says of
 
 # Mean and std of each channel of the pretraining data, pixels in 0..1.
 CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
+TIN100 = {"mean": (0.498, 0.474, 0.426), "std": (0.270, 0.261, 0.279)}  # of Tiny ImageNet's 100 classes and CIFAR-100
 TINY_IMAGENET = {"mean": (0.480, 0.448, 0.398), "std": (0.277, 0.269, 0.282)}
 STL10 = {"mean": (0.43, 0.42, 0.39), "std": (0.27, 0.26, 0.27)}  # rounded as in the authors' code
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

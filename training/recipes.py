@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from star_zoo import Policy, released
 from star_zoo.augmentations import Augmentation, Blur, ColorJitter, Crop, Flip, Grayscale, Spirograph
-from star_zoo.star_backbones import CIFAR10, IMAGENET, TINY_IMAGENET
+from star_zoo.star_backbones import CIFAR10, IMAGENET, TIN100, TINY_IMAGENET
 
 from . import named
 from .config import DataConfig, OptimizerConfig, Recipe, RunConfig
@@ -59,7 +59,20 @@ def cifar10_resnet10t_48px() -> Recipe:
 
     Images of 32 px are seen larger: ResNet-10-T halves an image five times, made for 224 px.
     """
-    return replace(cifar10_resnet10t(), name="cifar10_resnet10t_48px", policy=_policy(48, CIFAR10), epochs=22)
+    return replace(cifar10_resnet10t(), name="cifar10_resnet10t_48px", policy=_policy(48, CIFAR10), epochs=11)
+
+
+def tin100_resnet10t() -> Recipe:
+    """Tiny ImageNet's 100 classes and CIFAR-100 at 32 px under ResNet-10-T, for transfer: 45,000 images of 200 classes.
+
+    `data.source` is a folder that holds both as Parquet files. As `cifar10_resnet10t` otherwise.
+    """
+    return replace(
+        cifar10_resnet10t(),
+        name="tin100_resnet10t",
+        policy=_policy(32, TIN100),
+        data=DataConfig(source="tin100"),
+    )
 
 
 def cifar10_small() -> Recipe:

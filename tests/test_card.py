@@ -205,6 +205,31 @@ def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
         assert "$" not in text and "\n\n\n" not in text and ModelCard(text).data.eval_results is None
 
 
+def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
+    results = json.loads((folder / "results.json").read_text())
+    first = recipes.cifar10_resnet10t().published()
+    second = recipes.cifar10_resnet10t_48px().published() | {"init_from": "the_first"}
+    for recipe in (first, second):
+        recipe["data"]["source"] = "cifar10.parquet"
+        recipe["run"]["workers"] = 0  # which changes no number
+    start = {"recipe": first, "training": results["training"] | {"images": 12345}}
+    (folder / "recipe.json").write_text(json.dumps(second))
+    (folder / "results.json").write_text(json.dumps(results | {"start": start}))
+    text = card.render(folder)
+    made = text.partition("## How it was made")[2]
+    assert [line for block in blocks(made, "bash") for line in block.splitlines()] == [
+        "star-zoo pretrain cifar10_resnet10t --objective star --data cifar10.parquet",
+        "star-zoo pretrain cifar10_resnet10t_48px --objective star --data cifar10.parquet --init-from the_first",
+    ]
+    assert made.index("12,345 images") < made.index("It goes on from `the_first`.") < made.rindex("72.0 minutes")
+    assert "It goes on from" not in card.render(finished)
+
+    for changed in ({"epochs": 3}, {"objective": "mine"}, {"name": "mine"}, {"backbone_args": {"a": 1}}):
+        (folder / "recipe.json").write_text(json.dumps(second | changed))
+        assert "star-zoo pretrain cifar10_resnet10t_48px" not in card.render(folder)
+
+
 def test_every_objective_is_described_by_its_own_first_line(tmp_path: Path):
     model = backbone()
     for name in objectives.known():

@@ -16,6 +16,7 @@ from runs import assert_equal, command, exported, tiny
 from star_zoo import load_objective, objectives, save_pretrained
 from training.cli import main
 from training.config import Recipe
+from training.lineage import start_of
 from training.model_names import model_folder
 from training.pretrain import Run
 from training.pretrainer import Pretrainer, build
@@ -209,3 +210,24 @@ def test_a_transformer_starts_from_weights_for_another_size(tmp_path: Path, monk
 def test_what_is_a_folder_is_no_name(finished: Path, folder: str):
     assert model_folder(f"{folder}{finished}") == model_folder(f"{folder}{finished / 'export'}") == finished / "export"
     assert model_folder("timm:resnet18") is None and model_folder("resnet18") is None
+
+
+def test_a_run_tells_what_it_started_from(finished: Path, tmp_path: Path):
+    """The whole chain, from the files beside the weights; of weights that tell nothing, nothing."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for start, out in ((finished, first), (first, second)):
+        Run(tiny(*QUIET, f"init_from={start}"), out).train()
+    told = [json.loads((out / "export" / "results.json").read_text()) for out in (finished, first, second)]
+    recipe = json.loads((finished / "export" / "recipe.json").read_text())
+    assert "start" not in told[0]
+    assert told[1]["start"] == {"recipe": recipe, "training": told[0]["training"]}
+    recipe = json.loads((first / "export" / "recipe.json").read_text())
+    assert recipe["init_from"] == finished.name
+    assert told[2]["start"] == {"recipe": recipe, "training": told[1]["training"], "start": told[1]["start"]}
+
+    bare = save_pretrained(tmp_path / "bare", timm.create_model("test_resnet", num_classes=0))
+    assert start_of(str(bare)) is None and start_of("timm:test_resnet") is None
+    for text in ("", "[]", '{"a":', "[" * 100_000):
+        (bare / "results.json").write_text(text)
+        assert start_of(str(bare)) is None
+    assert start_of("star_resnet10t.cifar10").keys() >= {"recipe", "training"}

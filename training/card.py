@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from star_zoo import objectives
 from star_zoo.files import write_text
 
-from . import evals, provenance
+from . import evals, provenance, recipes
 from .evaluate import tells_accuracy
 
 _PLACES = (
@@ -154,7 +154,7 @@ def _results(results: dict[str, Any], name: str) -> str:
     if online := results.get("online"):
         first, last = online
         lines = [f"| {k} | {first[k]:.3f} | {last[k]:.3f} |" for k in last if k not in ("step", "epoch")]
-        head = "Before and after the run, on held-out images:\n\n| metric | untrained | trained |\n|---|---|---|"
+        head = "Before and after the run, on held-out images:\n\n| metric | before | after |\n|---|---|---|"
         parts.append("\n".join([head, *lines]))
     if any(record["metrics"] for record in others):
         summary = "<details><summary>What the features and embeddings are like</summary>"
@@ -200,17 +200,36 @@ def _value(found: dict[str, Any]) -> str:
 
 
 def _training(recipe: dict[str, Any], results: dict[str, Any]) -> str:
+    """What the run was and cost, after the runs that it goes on from."""
     lines = []
+    if start := results.get("start"):
+        lines.append(_training(start.get("recipe", {}), start))
     if recipe:
         setting = f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']['name']}"
-        lines.append(f"The recipe `{recipe['name']}`: {setting}; `recipe.json` says all of it.")
+        begun = f" It goes on from `{recipe['init_from']}`." if recipe.get("init_from") else ""
+        lines.append(f"The recipe `{recipe['name']}`: {setting}; `recipe.json` says all of it.{begun}")
     if cost := results.get("training"):
         took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
         versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
         lines.append(f"{cost['images']:,} images in {cost['steps']:,} steps, {took}; {versions}.")
+    if command := _command(recipe):
+        lines.append(f"```bash\n{command}\n```")
     if released := results.get("released"):
         lines.append(f"Converted from the authors' released `{released['file']}` (sha256 `{released['sha256']}`).")
     return "\n\n".join(lines) or "Not recorded."
+
+
+def _command(recipe: dict[str, Any]) -> str:
+    """The command that runs this recipe; nothing where it isn't one of ours as it stands."""
+    if recipe.get("name") not in recipes.known() or recipe.get("objective") not in objectives.known():
+        return ""
+    ours = recipes.find(recipe["name"]).with_objective(recipe["objective"]).to_dict()
+    source, start = recipe["data"]["source"], recipe.get("init_from")
+    given = {"init_from": start, "run": recipe.get("run"), "data": {**ours["data"], "source": source}}
+    if recipe != ours | given:
+        return ""
+    begin = f" --init-from {start}" if start else ""
+    return f"star-zoo pretrain {recipe['name']} --objective {recipe['objective']} --data {source}{begin}"
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from .config import Recipe
 from .data.stream import Stream
 from .data.views import MultiViewDataset, StepBatches, loader
 from .features import NotFinite
+from .lineage import start_of
 from .logbook import evaluations_of, read
 from .loop import Loop
 from .monitor import Monitor, watch_heads
@@ -45,6 +46,7 @@ class Run(Loop):
 
         torch.manual_seed(recipe.seed)
         self.pretrainer, self.notes = build(recipe)
+        self.start = start_of(recipe.init_from) if recipe.init_from else None
         self.monitor = Monitor(recipe.policy, bank, held_out)
         if held_out is None:
             self.notes.append("no held-out labels: the features are not evaluated online")
@@ -158,7 +160,7 @@ class Run(Loop):
         return results
 
     def _results(self) -> dict[str, Any]:
-        """What the run cost, and what its online evaluation found: first (untrained) and last."""
+        """What the run cost and started from, and what its online evaluation found: before the first step and last."""
         evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
         cost = {
             "steps": self.steps,
@@ -169,4 +171,5 @@ class Run(Loop):
             "data_fingerprint": self.source.fingerprint,
             "versions": versions(),
         }
-        return {"training": cost, "online": [evaluations[0], evaluations[-1]] if evaluations else []}
+        online = [evaluations[0], evaluations[-1]] if evaluations else []
+        return {"training": cost, "online": online, **({"start": self.start} if self.start else {})}

@@ -38,6 +38,8 @@ def write(folder: Path, name: str | None = None) -> Path:
 def render(folder: Path, name: str | None = None) -> str:
     """A saved folder's card in Markdown; `name` is what its snippets load it by, the folder itself if None.
 
+    Such as hf-hub:OWNER/NAME, or a tag of the zoo.
+
     Raises ValueError or OSError where the folder's files can't be read.
     """
     try:
@@ -52,12 +54,15 @@ def _render(folder: Path, name: str) -> str:
         _read(folder / f"{file}.json") for file in ("config", "recipe", "results", "heads")
     )
     model: Any = timm.create_model(f"local-dir:{folder}", device="meta")
-    title = name.rpartition("/")[2].partition("@")[0] if name.startswith("hf-hub:") else _title(config, recipe, heads)
+    own = name.startswith("hf-hub:") or _is_tag(name)
+    title = name.rpartition("/")[2].partition("@")[0] if own else _title(config, recipe, heads)
     data = provenance.of(recipe["data"]["source"]) if recipe else None
     text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         front_matter=_front_matter(title, config, data, results),
         title=title,
         name=name,
+        loader="timm, once star_zoo, whose tag this is, is imported" if _is_tag(name) else "timm alone",
+        also=", star_zoo" if _is_tag(name) else "",
         about=_about(config, heads, data),
         architecture=config["architecture"],
         classifier=f"with a classifier of {classes} classes" if (classes := config["num_classes"]) else "no classifier",
@@ -71,6 +76,10 @@ def _render(folder: Path, name: str) -> str:
         licence=_licence(config, data, results),
     )
     return re.sub(r"\n{3,}", "\n\n", text)  # parts that are empty leave no gap
+
+
+def _is_tag(name: str) -> bool:
+    return name.startswith("star_")
 
 
 def _read(path: Path) -> dict[str, Any]:

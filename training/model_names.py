@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from star_zoo import Objective, load_objective, zoo
+from star_zoo import Objective, load_objective, star_backbones, zoo
 
 
 def model_folder(name: str) -> Path | None:
@@ -23,6 +23,14 @@ def saved_folder(name: str) -> Path:
     if folder is None:
         raise ValueError(f"{name!r} doesn't exist; give a run or a saved folder")
     return folder
+
+
+def tag_folder(tag: str) -> Path | None:
+    """The folder of this machine with a star_* tag's weights, installed or in the package; None for other names."""
+    if not tag.startswith("star_"):
+        return None
+    place = star_backbones.place(tag)
+    return place if isinstance(place, Path) else None
 
 
 def timm_name(name: str) -> str:

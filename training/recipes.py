@@ -59,7 +59,7 @@ def cifar10_resnet10t_48px() -> Recipe:
 
     Images of 32 px are seen larger: ResNet-10-T halves an image five times, made for 224 px.
     """
-    return replace(cifar10_resnet10t(), name="cifar10_resnet10t_48px", policy=_policy(48, CIFAR10), epochs=11)
+    return replace(cifar10_resnet10t(), name="cifar10_resnet10t_48px", policy=_policy(48, CIFAR10))
 
 
 def tin100_resnet10t() -> Recipe:

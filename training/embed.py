@@ -6,15 +6,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from star_zoo import hub, store, zoo
+from star_zoo import hub, star_backbones, store, zoo
 from star_zoo.files import replacing
+
+from .licence import state
 
 
 def embed(folder: Path, tag: str) -> Path:
     """Puts a saved model into `star_zoo/weights/`, floating-point tensors in float16; gives the folder there.
 
-    Both kinds of weights are read back into float32 modules. Raises ValueError where a number doesn't fit float16.
+    Both kinds of weights are read back into float32 modules. The licence is that of the tag's row. Raises ValueError
+    where a number doesn't fit float16, or the tag has no row.
     """
+    rows = {f"{a}.{name}": cfg for a, found in star_backbones.default_cfgs.items() for name, cfg in found.cfgs.items()}
+    row = rows.get(tag)
+    if row is None or not row.license:
+        raise ValueError(f"{tag!r} has no row with a licence; add one to star_zoo/star_backbones.py")
     hub.check(folder)
     target = zoo.EMBEDDED / store.folder(tag).name
     for name in store.FILES:
@@ -25,6 +32,7 @@ def embed(folder: Path, tag: str) -> Path:
                 save_file({k: _half(v, k) for k, v in load_file(folder / name).items()}, part, {"format": "pt"})
             else:
                 shutil.copyfile(folder / name, part)
+    state(target / "config.json", row.license)
     return target
 
 

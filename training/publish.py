@@ -1,6 +1,5 @@
 """Publishing a saved folder to the Hub: staged as it will be, checked, then uploaded in one commit."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,9 +8,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from star_zoo import hub, store, zoo
-from star_zoo.files import write_json
 
 from . import card
+from .licence import state
 
 
 def stage(folder: Path, repo_id: str, out: Path, licence: str | None = None) -> Path:
@@ -32,9 +31,7 @@ def stage(folder: Path, repo_id: str, out: Path, licence: str | None = None) -> 
     for file in files:
         shutil.copyfile(file, out / file.name)
     if licence:
-        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        config["pretrained_cfg"]["license"] = licence
-        write_json(out / "config.json", config)
+        state(out / "config.json", licence)
     card.write(out, f"hf-hub:{repo_id}")
     return out
 

@@ -1,0 +1,13 @@
+"""The licence that a saved model states, in the config.json that timm reads."""
+
+import json
+from pathlib import Path
+
+from star_zoo.files import write_json
+
+
+def state(config: Path, licence: str) -> None:
+    """Writes a licence, by its SPDX name in small letters, into a config.json; cards say what stands there."""
+    told = json.loads(config.read_text(encoding="utf-8"))
+    told["pretrained_cfg"]["license"] = licence
+    write_json(config, told)

@@ -17,6 +17,7 @@ _KNOWN = {
     "cifar10": DataSet("CIFAR-10", "uoft-cs/cifar10", "Its authors state no licence (Krizhevsky, 2009)."),
     "cifar100": DataSet("CIFAR-100", "uoft-cs/cifar100", "Its authors state no licence (Krizhevsky, 2009)."),
     "stl10": DataSet("STL-10", None, "Drawn from ImageNet by its authors (Coates et al., 2011), who state no licence."),
+    "tin100": DataSet("100 classes of Tiny ImageNet, and CIFAR-100", None, _RESEARCH),
     "tinyimagenet": DataSet("Tiny ImageNet", "zh-plus/tiny-imagenet", _RESEARCH),
     "imagenet100": DataSet("ImageNet-100", None, _RESEARCH),
     "imagenet": DataSet("ImageNet", "ILSVRC/imagenet-1k", _RESEARCH),

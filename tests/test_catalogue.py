@@ -12,7 +12,11 @@ from training.catalogue import _row, rows
 from training.cli import main
 from twins import POLICY
 
-EMBEDDED, MINE = "star_resnet10t.cifar10", "star_resnet10t.mine"
+EMBEDDED = {
+    "star_resnet10t.cifar10": "CIFAR-10",
+    "star_resnet10t.tin100": "100 classes of Tiny ImageNet, and CIFAR-100",
+}
+MINE = "star_resnet10t.mine"
 
 
 @pytest.fixture(autouse=True)
@@ -26,16 +30,17 @@ def listed() -> dict[str, tuple[str, ...]]:
 
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
-    return timm.create_model(EMBEDDED)
+    return timm.create_model("star_resnet10t.cifar10")
 
 
 def test_every_tag_is_listed_with_where_its_weights_are(capsys: pytest.CaptureFixture[str]):
     found = listed()
     assert list(found) == sorted(star_backbones._TAGS) == sorted(timm.list_models("star_*", include_tags=True))
-    where, megabytes, licence, data, _ = found.pop(EMBEDDED)
-    files = (zoo.EMBEDDED / EMBEDDED).iterdir()
-    assert (where, licence, data) == ("embedded", "apache-2.0", "CIFAR-10")
-    assert float(megabytes) == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=0.05)
+    for tag, title in EMBEDDED.items():
+        where, megabytes, licence, data, _ = found.pop(tag)
+        files = (zoo.EMBEDDED / tag).iterdir()
+        assert (where, licence, data) == ("embedded", "apache-2.0", title)
+        assert float(megabytes) == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=0.05)
     assert {tuple(row[:3]) for row in found.values()} == {("none yet", "-", "-")}
     assert main(["list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()

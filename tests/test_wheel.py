@@ -12,14 +12,14 @@ import torch
 
 from loopback_client import ROOT
 from loopback_hub import LoopbackHub
-from star_zoo import objectives, save_pretrained
+from star_zoo import objectives, save_pretrained, store
 from test_released_checkpoints import Theirs
 from twins import POLICY, backbone
 
 pytestmark = pytest.mark.slow
 
 CODE = """
-import contextlib, io, sys
+import contextlib, io, re, sys
 from pathlib import Path
 import star_zoo, timm, torch, training
 from safetensors.torch import load_file
@@ -42,7 +42,9 @@ def same(model, folder):
 # the model in the package, its heads, and the table
 features = timm.create_model("star_resnet10t", pretrained=True).eval()(torch.rand(2, 3, 32, 32))
 assert star_zoo.load_objective("star_resnet10t").eval().heads(features)[1].shape == (2, 128)
-assert "star_resnet10t.cifar10" in star_zoo_says("list") and "embedded" in star_zoo_says("list")
+for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100"):
+    assert same(timm.create_model(tag, pretrained=True), where / "target" / "star_zoo" / "weights" / tag)
+    assert re.search(rf"^{tag} +embedded ", star_zoo_says("list"), re.M)
 
 # a released checkpoint, converted and installed
 released = ("convert", str(where / "ckpt-200.pth"), "--recipe", "stl10_resnet18", "--out", str(where / "released"))
@@ -103,10 +105,9 @@ def test_what_is_in_the_wheel(target: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"star_zoo", "training"}
     assert [name for name in names if "test" in name.split("/")[0] or name.endswith((".pyc", ".pth", ".part"))] == []
-    embedded = {
-        name.rpartition("/")[2] for name in names if name.startswith("star_zoo/weights/star_resnet10t.cifar10/")
-    }
-    assert embedded >= {"model.safetensors", "config.json", "heads.safetensors", "heads.json", "recipe.json"}
+    for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100"):
+        embedded = {name.rpartition("/")[2] for name in names if name.startswith(f"star_zoo/weights/{tag}/")}
+        assert embedded == set(store.FILES)
     assert "training/hub_cards/TEMPLATE.md" in names
     launch = ("gpus_1.yaml", "gpus_4.yaml", "gpus_8.yaml", "nodes.yaml", "slurm.sh")
     assert {f"training/launch/{name}" for name in launch} <= set(names)

@@ -70,7 +70,7 @@ def test_a_model_of_the_package_needs_nothing_else():
         features = model(torch.rand(2, 3, 32, 32))
     objective = load_objective("star_resnet10t")
     assert [tuple(z.shape) for z in objective.eval().heads(features)] == [(2, 128), (2, 128)]
-    assert objective.policy.size == 32
+    assert objective.policy.size == 48
     recipe = json.loads((place / "recipe.json").read_text(encoding="utf-8"))
     assert objective.policy == Policy.from_dict(recipe["policy"])
     assert TAG in timm.list_pretrained("star_*")

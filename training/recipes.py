@@ -57,7 +57,8 @@ def cifar10_resnet10t() -> Recipe:
 def cifar10_resnet10t_48px() -> Recipe:
     """Goes on from `cifar10_resnet10t` (`--init-from`) at 48 px, where an epoch costs twice as much and teaches more.
 
-    Images of 32 px are seen larger: ResNet-10-T halves an image five times, made for 224 px.
+    Images of 32 px are seen larger: ResNet-10-T halves an image five times, made for 224 px. Both stages under `star`
+    took 38 and 72 minutes of one core of an AMD EPYC and gave `star_resnet10t.cifar10`: 20-NN 69.9 %, linear 73.0 %.
     """
     return replace(cifar10_resnet10t(), name="cifar10_resnet10t_48px", policy=_policy(48, CIFAR10))
 
@@ -65,7 +66,8 @@ def cifar10_resnet10t_48px() -> Recipe:
 def tin100_resnet10t() -> Recipe:
     """Tiny ImageNet's 100 classes and CIFAR-100 at 32 px under ResNet-10-T, for transfer: 45,000 images of 200 classes.
 
-    `data.source` is a folder that holds both as Parquet files. As `cifar10_resnet10t` otherwise.
+    `data.source` is a folder that holds both as Parquet files. As `cifar10_resnet10t` otherwise. Made
+    `star_resnet10t.tin100` in 37 minutes of one core of an AMD EPYC.
     """
     return replace(
         cifar10_resnet10t(),

@@ -2,4 +2,4 @@
 
 from star_zoo import star_backbones
 
-star_backbones.default_cfgs["star_resnet10t"].cfgs["cifar10"].pool_size = (2, 2)  # is (1, 1)
+star_backbones.default_cfgs["star_resnet10t"].cfgs["cifar10"].pool_size = (3, 3)  # is (2, 2)

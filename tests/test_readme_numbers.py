@@ -1,0 +1,130 @@
+"""README's numbers are those of result files, table by table."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from star_zoo import zoo
+from training import reproduction, studies
+from training.report import tables
+from training.report.shown import Shown
+
+README = Path(__file__).parent.parent / "README.md"
+
+MODELS = README.parent / "hub_cards/resnet10t"
+SHOWN = {
+    "star_resnet10t.cifar10": zoo.EMBEDDED / "star_resnet10t.cifar10/results.json",
+    "its SimCLR twin": MODELS / "simclr.json",
+    "star_resnet10t.tin100": zoo.EMBEDDED / "star_resnet10t.tin100/results.json",
+    "untrained": MODELS / "untrained.json",
+}
+METRICS = [
+    "Linear top-1", "Linear mean per class", "20-NN top-1", "1-NN top-1",
+    "CIFAR-FS 5-way 1-shot", "CIFAR-FS 5-way 5-shot", "FC100 5-way 1-shot", "FC100 5-way 5-shot",
+    "5-way 1-shot", "5-way 5-shot", "Linear top-1, 1 % of labels", "Linear top-1, 10 % of labels",
+    "mean canonical correlation of z_inv and z_eq", "mean SVCCA correlation of z_inv and z_eq",
+    "R2, pair, features", "R2, pair, z_inv", "R2, pair, z_eq",
+    "MRR, own predictor, recalibrated", "MRR, fitted predictor, features",
+    "cosine, rotation", "cosine, horizontal flip", "cosine, hue", "overlap of the tasks' mean weights",
+]  # fmt: skip
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def cost(results: dict[str, Any] | None, what: str) -> float:
+    """Images or seconds of a run and of those before it."""
+    return results["training"][what] + cost(results.get("start"), what) if results and "training" in results else 0
+
+
+def comparison() -> str:
+    """README's table of the models in the package, made from the result files."""
+    results = {label: read(path) for label, path in SHOWN.items()}
+    models = [Shown(label, None, [], found["evaluations"]) for label, found in results.items()]
+    table = tables.compare(models, METRICS)
+    images = ["images seen", "", *(f"{cost(found, 'images') / 1e3:,.0f} thousand" for found in results.values())]
+    minutes = ["minutes of training", "", *(f"{cost(found, 'seconds') / 60:.0f}" for found in results.values())]
+    return tables.markdown(tables.Table("", table.head, [images, minutes, *table.rows]))
+
+
+def twins() -> str:
+    """README's table of differences, made from what `star-zoo compare` wrote."""
+    head = ["metric, %", "data", "STAR", "SimCLR", "difference [95 % interval]"]
+    rows = []
+    for row in read(MODELS / "compare.json")["rows"]:
+        both = (f"{100 * row[which]:.1f}" for which in ("first", "second"))
+        rows.append([row["metric"], row["data"], *both, tables.per_cent(row["difference"])])
+    return tables.markdown(tables.Table("", head, rows))
+
+
+def test_the_readmes_numbers_are_those_of_the_result_files() -> None:
+    text = README.read_text(encoding="utf-8")
+    for expected in (comparison(), twins()):
+        assert len(expected.splitlines()) > 8
+        assert expected in text, expected
+
+
+def test_every_record_tells_the_code_that_made_it() -> None:
+    for path in (*SHOWN.values(), MODELS / "compare.json"):
+        results = read(path)
+        assert all(record["versions"]["commit"] for record in results.get("evaluations", [results]))
+
+
+BENCHMARKS = README.parent / "hub_cards/benchmarks"
+
+
+def speed() -> str:
+    """README's table of `star-zoo bench pretrain`, made from the records of its runs."""
+    rows = [
+        "| size | run | ours | released style | limit | share of the limit | times the released style |",
+        "| --- " * 7 + "|",
+    ]
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))["sizes"] for path in sorted(BENCHMARKS.glob("pretrain_*.json"))
+    ]
+    for name in found[0]:
+        for number, sizes in enumerate(found, 1):
+            told = sizes[name]
+            rates = (f"{told['samples per second'][each]:.1f}" for each in ("ours", "released style", "limit"))
+            ratios = (
+                "{median:.2f} ({least:.2f} to {most:.2f})".format(**told[each])
+                for each in ("share of the limit", "times the released style")
+            )
+            rows.append("| " + " | ".join((name, str(number), *rates, *ratios)) + " |")
+    return "\n".join(rows)
+
+
+def test_the_readmes_speeds_are_those_that_were_recorded() -> None:
+    assert speed() in README.read_text(encoding="utf-8")
+
+
+def test_the_readmes_rate_of_decoding_is_the_one_that_was_recorded() -> None:
+    found = json.loads((BENCHMARKS / "data.json").read_text(encoding="utf-8"))
+    small = sorted((told for size, told in found.items() if size.startswith("500 x ")), key=lambda told: told["ratio"])
+    rates = " to ".join(f"{rate:.0f}" for rate in sorted(told["ours, images/s"] for told in small))
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"views of {rates} JPEGs of 500 px a second" in text
+    assert f"{small[0]['ratio']:.1f} to {small[1]['ratio']:.1f} times as fast as PIL's plain way" in text
+
+
+STUDY = README.parent / "hub_cards/cifar10_small"
+
+
+def test_the_readmes_study_is_that_of_its_results(tmp_path: Path) -> None:
+    shutil.copytree(STUDY / "results", tmp_path / "results")
+    short, _, _, claims = reproduction.tell(studies.find("cifar10_small"), tmp_path)
+    text = README.read_text(encoding="utf-8")
+    assert tables.markdown(short) in text and tables.markdown(claims) in text
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == (STUDY / "table.md").read_text(encoding="utf-8")
+
+
+def test_every_result_tells_the_code_that_made_it() -> None:
+    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find("cifar10_small"))}
+    paths = list((STUDY / "results").glob("*.json"))
+    assert {path.stem for path in paths} == names
+    for path in paths:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        assert told["training"]["versions"]["commit"] and all(r["versions"]["commit"] for r in told["evaluations"])
+        assert path.stat().st_size < 50_000

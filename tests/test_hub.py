@@ -121,7 +121,7 @@ def test_config_json_names_timms_own_architecture(plain_timm: dict[str, tuple[Pa
     config = {name: json.loads((folder / "config.json").read_text()) for name, (folder, _) in plain_timm.items()}
     assert config["ours"]["architecture"] == "resnet10t"
     assert config["ours"]["num_classes"] == 0
-    assert config["ours"]["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    assert config["ours"]["pretrained_cfg"]["input_size"] == [3, 48, 48]
     assert config["vit"]["architecture"] == "vit_tiny_patch16_224"
     assert config["not ours"]["architecture"] == "test_convnext"
 

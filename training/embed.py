@@ -18,11 +18,11 @@ def embed(folder: Path, tag: str) -> Path:
     Both kinds of weights are read back into float32 modules. The licence is that of the tag's row. Raises ValueError
     where a number doesn't fit float16, or the tag has no row.
     """
+    hub.check(folder)
     rows = {f"{a}.{name}": cfg for a, found in star_backbones.default_cfgs.items() for name, cfg in found.cfgs.items()}
     row = rows.get(tag)
     if row is None or not row.license:
         raise ValueError(f"{tag!r} has no row with a licence; add one to star_zoo/star_backbones.py")
-    hub.check(folder)
     target = zoo.EMBEDDED / store.folder(tag).name
     for name in store.FILES:
         if not (folder / name).is_file():

@@ -79,7 +79,7 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
     `objective(features, params)`. Raises FileNotFoundError where the model has no heads, `zoo.NotAvailable` where its
     files can't be had, ValueError where they don't fit what heads.json says; nothing is ever unpickled.
     """
-    where = _place(name)
+    where = place(name)
     described, weights = (zoo.fetch(where, file, cache_dir) for file in ("heads.json", "heads.safetensors"))
     config = _read_config(described)
     try:
@@ -93,7 +93,7 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
     return objective
 
 
-def _place(name: str | Path) -> Path | zoo.Repository:
+def place(name: str | Path) -> Path | zoo.Repository:
     """Where a model's files are, by any of its names; a folder where nothing else is meant."""
     if isinstance(name, str) and name.startswith(zoo.HUB_PREFIX):
         return zoo.Repository.parse(name)

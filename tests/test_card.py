@@ -223,7 +223,10 @@ def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(
         "star-zoo pretrain cifar10_resnet10t_48px --objective star --data cifar10.parquet --init-from the_first",
     ]
     assert made.index("12,345 images") < made.index("It goes on from `the_first`.") < made.rindex("72.0 minutes")
-    assert "It goes on from" not in card.render(finished)
+    assert made.index("`results.json` says all of it.") < made.index("`recipe.json` says all of it.")
+    assert "The commands want paths" in made
+    plain = card.render(finished)
+    assert "It goes on from" not in plain and "The commands want paths" not in plain
 
     for changed in ({"epochs": 3}, {"objective": "mine"}, {"name": "mine"}, {"backbone_args": {"a": 1}}):
         (folder / "recipe.json").write_text(json.dumps(second | changed))

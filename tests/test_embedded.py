@@ -85,6 +85,9 @@ def test_what_is_embedded_is_half_as_large_and_under_the_row_s_licence(tmp_path:
     tag = "star_resnet10t.cifar10"
     model = timm.create_model("star_resnet10t", pretrained=False)
     folder = save_pretrained(tmp_path / "model", model, objectives.build("star", 512, POLICY, num_experts=2, hidden=8))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["pretrained_cfg"]["license"]  # as in what a run exports
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     monkeypatch.setattr(zoo, "EMBEDDED", tmp_path / "weights")
     monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "home"))
     assert cli.main(["install", str(folder), tag, "--embed"]) == 0

@@ -210,13 +210,28 @@ def _value(found: dict[str, Any]) -> str:
 
 def _training(recipe: dict[str, Any], results: dict[str, Any]) -> str:
     """What the run was and cost, after the runs that it goes on from."""
+    lines = [_run(*made) for made in _chain(recipe, results)]
+    if any("```" in line for line in lines):
+        lines.append("The commands want paths for the names of images and of runs before.")
+    return "\n\n".join(line for line in lines if line) or "Not recorded."
+
+
+def _chain(recipe: dict[str, Any], results: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Recipe and results of every run, the first one first, with the file that holds the recipe."""
+    made, file = [], "recipe.json"
+    while recipe or results:
+        made.append((recipe, results, file))
+        results = results.get("start") or {}
+        recipe, file = results.get("recipe") or {}, "results.json"
+    return made[::-1]
+
+
+def _run(recipe: dict[str, Any], results: dict[str, Any], file: str) -> str:
     lines = []
-    if start := results.get("start"):
-        lines.append(_training(start.get("recipe", {}), start))
     if recipe:
         setting = f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']['name']}"
         begun = f" It goes on from `{recipe['init_from']}`." if recipe.get("init_from") else ""
-        lines.append(f"The recipe `{recipe['name']}`: {setting}; `recipe.json` says all of it.{begun}")
+        lines.append(f"The recipe `{recipe['name']}`: {setting}; `{file}` says all of it.{begun}")
     if cost := results.get("training"):
         took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
         versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
@@ -225,7 +240,7 @@ def _training(recipe: dict[str, Any], results: dict[str, Any]) -> str:
         lines.append(f"```bash\n{command}\n```")
     if released := results.get("released"):
         lines.append(f"Converted from the authors' released `{released['file']}` (sha256 `{released['sha256']}`).")
-    return "\n\n".join(lines) or "Not recorded."
+    return "\n\n".join(lines)
 
 
 def _command(recipe: dict[str, Any]) -> str:

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from star_zoo import star_backbones, zoo
+from star_zoo import hub, zoo
 
-from .model_names import model_folder, timm_name
+from .model_names import timm_name
 
 
 def start_of(name: str) -> dict[str, Any] | None:
@@ -15,25 +15,16 @@ def start_of(name: str) -> dict[str, Any] | None:
 
     `name` is as in a recipe's `init_from`.
     """
-    place = _place(name)
+    place = hub.place(timm_name(name))
     recipe, results = (_read(place, file) for file in ("recipe.json", "results.json"))
     told = {"recipe": recipe, "training": results.get("training"), "start": results.get("start")}
     return {key: value for key, value in told.items() if value} or None
 
 
-def _place(name: str) -> Path | zoo.Repository | None:
-    if folder := model_folder(name):
-        return folder
-    name = timm_name(name)
-    if name.startswith(zoo.HUB_PREFIX):
-        return zoo.Repository.parse(name)
-    return star_backbones.place(name) if name.startswith("star_") else None
-
-
-def _read(place: Path | zoo.Repository | None, file: str) -> dict[str, Any]:
+def _read(place: Path | zoo.Repository, file: str) -> dict[str, Any]:
     """A JSON object beside a model; empty where there is none that can be read, for weights may come without."""
     with contextlib.suppress(OSError, RecursionError, ValueError, zoo.NotAvailable):
-        found = json.loads(zoo.fetch(place, file).read_text(encoding="utf-8")) if place else {}
+        found = json.loads(zoo.fetch(place, file).read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return found
     return {}

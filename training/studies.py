@@ -43,8 +43,8 @@ def cifar10_small() -> Study:
     Sixteen runs of 8 to 24 minutes on one core of an AMD EPYC each, beside other work: 3.5 hours, and 2 to 6 minutes a
     run to measure. EquiMod and STAR transfer far better than SimCLR; STAR is ahead of EquiMod on CIFAR-10 and not told
     apart from it on the transfer sets, nor anywhere from an EquiMod with heads as large; its embeddings share more than
-    EquiMod's, not less, for the most part because its heads are larger. All numbers: hub_cards/cifar10_small/table.md;
-    README.md judges the claims by them.
+    EquiMod's, not less, if by little against heads as large and by SVCCA. All numbers:
+    hub_cards/cifar10_small/table.md; README.md judges the claims by them.
     """
     small = ("caltech101", "dtd10", "flowers17", "rsscn7", "signdigits")
     transfer = ("cifar100", *small)

@@ -63,6 +63,11 @@ def cifar10_resnet10t_48px() -> Recipe:
     return replace(cifar10_resnet10t(), name="cifar10_resnet10t_48px", policy=_policy(48, CIFAR10))
 
 
+def cifar10_resnet10t_48px_more() -> Recipe:
+    """Goes on from `cifar10_resnet10t_48px` (`--init-from`): fifteen epochs more, the rate raised again."""
+    return replace(cifar10_resnet10t_48px(), name="cifar10_resnet10t_48px_more", epochs=15)
+
+
 def tin100_resnet10t() -> Recipe:
     """Tiny ImageNet's 100 classes and CIFAR-100 at 32 px under ResNet-10-T, for transfer: 45,000 images of 200 classes.
 

@@ -82,6 +82,11 @@ def tin100_resnet10t() -> Recipe:
     )
 
 
+def tin100_resnet10t_48px() -> Recipe:
+    """Goes on from `tin100_resnet10t` (`--init-from`) at 48 px: five epochs."""
+    return replace(tin100_resnet10t(), name="tin100_resnet10t_48px", policy=_policy(48, TIN100), epochs=5)
+
+
 def cifar10_small() -> Recipe:
     """CIFAR-10 at 32 px under a ResNet-10-T of half the width, for studies on a CPU: ten thousand steps in minutes.
 

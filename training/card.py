@@ -18,7 +18,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from star_zoo import objectives
 from star_zoo.files import write_text
 
-from . import evals, provenance, recipes
+from . import provenance, recipes
+from .card_results import measured
 from .evaluate import tells_accuracy
 
 _PLACES = (
@@ -70,7 +71,7 @@ def _render(folder: Path, name: str) -> str:
         features=config["num_features"],
         size=config["pretrained_cfg"]["input_size"][-1],
         heads=_heads(heads, recipe, name),
-        results=_results(results, name),
+        results=measured(results, name),
         training=_training(recipe, results),
         figures=_figures(folder),
         licence=_licence(config, data, results),
@@ -151,61 +152,6 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
         ```bash
         star-zoo pretrain folder --data path/to/images --init-from {source} --set backbone={backbone}
         ```''')
-
-
-def _results(results: dict[str, Any], name: str) -> str:
-    records = results.get("evaluations", [])
-    tasks, others = ([r for r in records if tells_accuracy(r) == wanted] for wanted in (True, False))
-    parts = []
-    if any(record["metrics"] for record in tasks):
-        about = "Intervals are over the test images or tasks of one pretraining run, not over runs."
-        parts.append("\n".join([about, "", *_table(tasks)]))
-    if online := results.get("online"):
-        first, last = online
-        lines = [f"| {k} | {first[k]:.3f} | {last[k]:.3f} |" for k in last if k not in ("step", "epoch")]
-        head = "Before and after the run, on held-out images:\n\n| metric | before | after |\n|---|---|---|"
-        parts.append("\n".join([head, *lines]))
-    if any(record["metrics"] for record in others):
-        summary = "<details><summary>What the features and embeddings are like</summary>"
-        parts.append("\n".join([summary, "", *_table(others), "", "</details>"]))
-    if again := _again(name, [record for record in records if record["metrics"]]):
-        parts.append(again)
-    return "\n\n".join(parts) or "Nothing was measured."
-
-
-def _again(name: str, records: list[dict[str, Any]]) -> str:
-    """One command for each protocol and its data sets: what gives the numbers again."""
-    sets: dict[tuple[str, int], list[str]] = {}
-    for record in records:
-        if record["protocol"] in evals.known():  # fine-tuning and detection are trainings with commands of their own
-            sets.setdefault((record["protocol"], record["seed"]), []).append(record["data"])
-    model = name.removeprefix("local-dir:")
-    lines = [
-        f"star-zoo eval {protocol} {model} --data {' '.join(data)}{f' --seed {seed}' if seed else ''}"
-        for (protocol, seed), data in sets.items()
-    ]
-    if not lines:
-        return ""
-    return "\n".join(["The numbers again, with paths for the names of data sets:", "", "```bash", *lines, "```"])
-
-
-def _table(records: list[dict[str, Any]]) -> list[str]:
-    cells = [
-        (record["protocol"], metric, record["data"], _images(record), str(record["seed"]), _value(found))
-        for record in records
-        for metric, found in record["metrics"].items()
-    ]
-    rows = [f"| {' | '.join(row)} |" for row in cells]
-    return ["| protocol | metric | data | images | seed | value [95 % interval] |", "|---|---|---|---|---|---|", *rows]
-
-
-def _images(record: dict[str, Any]) -> str:
-    return ", ".join(f"{count:,} {split}" for split, count in record["images"].items())
-
-
-def _value(found: dict[str, Any]) -> str:
-    interval = f" [{found['low']:.4g}, {found['high']:.4g}]" if found["low"] is not None else ""
-    return f"{found['value']:.4g}{interval}"
 
 
 def _training(recipe: dict[str, Any], results: dict[str, Any]) -> str:

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from data_cases import encoded, write_parquet
 from eval_cases import Oracle, blobs, splits
 from runs import finish, start
+from star_zoo import save_pretrained
+from training import card, cli
 from training.metric import Hits, Metric
-from training.paired import MEAN, as_json, compare, difference, mean
-from twins import photos
+from training.paired import MEAN, as_record, compare, difference, mean
+from twins import backbone, photos
 
 
 def hits(right: Tensor, weights: Tensor | None = None) -> Hits:
@@ -86,7 +89,8 @@ def test_models_are_compared_by_each_protocol_on_each_set_and_on_average():
     assert rows[-3].first == pytest.approx((rows[0].first + rows[1].first) / 2)
     reverse = compare(blind, good, [easy], ["knn"], seed=0)
     assert reverse[0].difference.value == pytest.approx(-rows[2].difference.value)
-    assert json.loads(json.dumps(as_json(good, blind, rows)))["rows"][0]["first"] == rows[0].first
+    record = as_record(good, blind, [easy, hard], ["linear", "knn"], 0, rows)
+    assert json.loads(json.dumps(record))["rows"][0]["first"] == rows[0].first
 
 
 def test_a_protocol_without_right_and_wrong_is_refused():
@@ -95,18 +99,46 @@ def test_a_protocol_without_right_and_wrong_is_refused():
         compare(Oracle(), Oracle(), [given], ["few_shot"], seed=0)
 
 
-def test_the_command_prints_and_writes_the_table(tmp_path: Path):
-    from PIL import Image
-
+def birds(folder: Path) -> Path:
+    """A small pack."""
     images = photos(60, 16, 16)
     files = [encoded(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()), "PNG") for image in images]
     split = ["train", "train", "test"] * 20
-    pack = write_parquet(tmp_path / "birds.parquet", image=files, label=[k % 4 for k in range(60)], split=split)
-    out = tmp_path / "compared.json"
+    return write_parquet(folder / "birds.parquet", image=files, label=[k % 4 for k in range(60)], split=split)
+
+
+def test_the_command_prints_and_writes_the_table(tmp_path: Path):
+    pack = birds(tmp_path)
+    out = tmp_path / "results.json"
+    out.write_text('{"comparisons": [{"model": "pixels", "other": "another", "seed": 0}], "kept": 1}')
     arguments = ["compare", "pixels", "untrained:test_resnet", "--data", str(pack), "--protocol", "knn"]
-    code, told, said = finish(start([*arguments, "--out", str(out)]))
-    assert code == 0, said
-    found = json.loads(out.read_text())
-    assert list(found["models"]) == ["pixels", "untrained:test_resnet"] and found["versions"]["timm"]
+    for _ in range(2):  # the second takes the place of the first
+        code, told, said = finish(start([*arguments, "--out", str(out)]))
+        assert code == 0, said
+        assert "| 20-NN top-1 | birds |" in told and told.count("|\n") == 4
+    written = json.loads(out.read_text())
+    other, found = written["comparisons"]
+    assert (written["kept"], other["other"]) == (1, "another")
+    assert (found["model"], found["other"], found["seed"]) == ("pixels", "untrained:test_resnet", 0)
+    assert found["protocols"] == ["knn"] and found["versions"]["timm"]
+    assert list(found["data_fingerprints"]["birds"]) == ["train", "test"]
     assert [row["metric"] for row in found["rows"]] == ["1-NN top-1", "20-NN top-1"]
-    assert "| 20-NN top-1 | birds |" in told and told.count("|\n") == 4
+
+
+def test_a_saved_folder_keeps_what_it_was_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """As with `eval`, in its own results.json; its card tells it, with the command that gives it again."""
+    pack = birds(tmp_path)
+    folder = save_pretrained(tmp_path / "mine", backbone())
+    assert cli.main(["compare", str(folder), "pixels", "--data", str(pack), "--protocol", "knn", "--seed", "3"]) == 0
+    capsys.readouterr()
+    (found,) = json.loads((folder / "results.json").read_text())["comparisons"]
+    assert found["other"] == "pixels"
+    text = card.render(folder)
+    row = found["rows"][1]
+    assert "Beside `pixels`, on the same test images" in text
+    assert (
+        f"| 20-NN top-1 | birds | {row['first']:.4g} | {row['second']:.4g} | {row['difference']['value']:.4g} [" in text
+    )
+    (again,) = (line for line in text.splitlines() if line.startswith("star-zoo compare"))
+    assert again == f"star-zoo compare {folder} pixels --data birds --protocol knn --seed 3"
+    assert cli.parser().parse_args(again.split()[1:]).seed == 3

@@ -15,6 +15,7 @@ from .versions import versions
 
 _ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
 _SAME = ("protocol", "model", "data", "seed")  # a new record of the same replaces the old one
+_SAME_PAIR = ("model", "other", "seed")
 
 
 def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> dict[str, Any]:
@@ -46,10 +47,18 @@ def results_file(model: str) -> Path | None:
 
 def record(path: Path, result: dict[str, Any]) -> None:
     """Adds a record to the `evaluations` of a results.json, in place of an earlier one of the same."""
+    _put(path, "evaluations", result, _SAME)
+
+
+def record_comparison(path: Path, result: dict[str, Any]) -> None:
+    """Adds one to the `comparisons` of a results.json, in place of an earlier one of the same models."""
+    _put(path, "comparisons", result, _SAME_PAIR)
+
+
+def _put(path: Path, kind: str, result: dict[str, Any], same: tuple[str, ...]) -> None:
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    before = results.get("evaluations", [])
-    kept = [r for r in before if any(r[k] != result[k] for k in _SAME)]
-    write_json(path, {**results, "evaluations": [*kept, result]})
+    kept = [r for r in results.get(kind, []) if any(r[k] != result[k] for k in same)]
+    write_json(path, {**results, kind: [*kept, result]})
 
 
 def tells_accuracy(record: dict[str, Any]) -> bool:

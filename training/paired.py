@@ -11,6 +11,7 @@ from . import evals
 from .data.splits import Splits
 from .metric import Hits, Metric, Z
 from .subject import Subject
+from .versions import versions
 
 MEAN = "mean of all"
 
@@ -85,8 +86,21 @@ def _means(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def as_json(first: Subject, second: Subject, rows: Sequence[Row]) -> dict[str, Any]:
-    """What was found, as plain data."""
-    told = [{**row._asdict(), "difference": row.difference._asdict()} for row in rows]
-    models = {subject.name: subject.fingerprint for subject in (first, second)}
-    return {"models": models, "interval": "over test images, of these two models alone", "rows": told}
+def as_record(
+    first: Subject, second: Subject, data: Sequence[Splits], protocols: Sequence[str], seed: int, rows: Sequence[Row]
+) -> dict[str, Any]:
+    """What was compared and found, plain JSON."""
+    return {
+        "model": first.name,
+        "model_fingerprint": first.fingerprint,
+        "other": second.name,
+        "other_fingerprint": second.fingerprint,
+        "protocols": list(protocols),
+        "data_fingerprints": {
+            splits.name: {name: source.fingerprint for name, source in splits.opened.items()} for splits in data
+        },
+        "seed": seed,
+        "interval": "over test images, of these two models alone",
+        "rows": [{**row._asdict(), "difference": row.difference._asdict()} for row in rows],
+        "versions": versions(),
+    }

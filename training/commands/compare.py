@@ -12,20 +12,19 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--data", nargs="+", help="data sets with train and test splits (all that lie in STAR_ZOO_DATA)")
     add("--protocol", nargs="+", default=["linear", "knn"], help="linear, knn or both (%(default)s)")
     add("--seed", type=int, default=0, help="of random splits (%(default)s)")
-    add("--out", type=Path, help="a JSON file to write")
+    add("--out", type=Path, help="a results.json to add to (the first model's own, where it is a folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Does what the command says."""
     from star_zoo import store
-    from star_zoo.files import write_json
 
     from ..data.found import found
     from ..data.splits import Splits
-    from ..paired import as_json, compare
+    from ..evaluate import record_comparison, results_file
+    from ..paired import as_record, compare
     from ..report.tables import Table, markdown, per_cent
     from ..subject import load
-    from ..versions import versions
 
     cache = store.home() / "features"
     first, second = (load(name, arguments.seed, cache) for name in (arguments.first, arguments.second))
@@ -38,5 +37,5 @@ def run(arguments: argparse.Namespace) -> None:
     print(
         markdown(Table("", ["metric, %", "data", first.name, second.name, "difference [95 % interval]"], cells)), end=""
     )
-    if arguments.out:
-        write_json(arguments.out, as_json(first, second, rows) | {"versions": versions()})
+    if out := arguments.out or results_file(arguments.first):
+        record_comparison(out, as_record(first, second, data, arguments.protocol, arguments.seed, rows))

@@ -132,7 +132,8 @@ def test_a_saved_folder_keeps_what_it_was_compared_with(tmp_path: Path, capsys: 
     assert cli.main(["compare", str(folder), "pixels", "--data", str(pack), "--protocol", "knn", "--seed", "3"]) == 0
     capsys.readouterr()
     (found,) = json.loads((folder / "results.json").read_text())["comparisons"]
-    assert found["other"] == "pixels"
+    assert (found["model"], found["other"]) == ("mine", "pixels")
+    assert str(tmp_path) not in json.dumps(found)  # records are published
     text = card.render(folder)
     row = found["rows"][1]
     assert "Beside `pixels`, on the same test images" in text

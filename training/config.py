@@ -13,6 +13,7 @@ from star_zoo import objectives
 from star_zoo.augmentations import Policy
 from star_zoo.augmentations.policy import KNOWN
 
+from .model_names import called
 from .settings import Settings, build, typed
 
 
@@ -106,8 +107,8 @@ class Recipe(Settings):
     def published(self) -> dict[str, Any]:
         """As `to_dict`, without the folders of this machine: images and start keep their names alone."""
         made = self.to_dict()
-        made["data"]["source"] = _name_alone(self.data.source)
-        made["init_from"] = self.init_from and _name_alone(self.init_from)
+        made["data"]["source"] = name_alone(self.data.source)
+        made["init_from"] = self.init_from and called(self.init_from)
         return made
 
     @classmethod
@@ -122,7 +123,8 @@ class Recipe(Settings):
         return dataclasses.replace(self, objective=name, objective_args=kept)
 
 
-def _name_alone(place: str) -> str:
+def name_alone(place: str) -> str:
+    """What a data source is called, without where it lies on this machine."""
     kind, mark, rest = place.partition(":")
     if kind == "stream" and not rest.startswith("hf:"):
         return f"stream:{Path(rest.partition('?')[0]).name}"

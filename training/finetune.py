@@ -24,6 +24,7 @@ from .finetuning.settings import FineTune
 from .logbook import read
 from .loop import Loop
 from .metric import Metric, share
+from .model_names import called
 from .schedule import learning_rate
 from .versions import versions
 
@@ -172,13 +173,13 @@ class FineTuning(Loop):
         return {
             # a record replaces an earlier one of its protocol, and each fraction is a protocol of its own
             "protocol": "finetune" if fraction == 1 else f"finetune {fraction:g}",
-            "model": s.model,
+            "model": called(s.model),
             "model_fingerprint": self.started_from,
             "data": self.splits.name,
             "data_fingerprint": {name: source.fingerprint for name, source in images.items()},
             "images": {name: len(source) for name, source in images.items()},
             "seed": s.seed,
-            "settings": s.to_dict(),
+            "settings": s.published(),
             "metrics": {f"Fine-tuning top-1{some}": found._asdict()},
             "details": {"top-1 by epoch": curve},
             "seconds": round(self.seconds, 1),

@@ -17,6 +17,18 @@ def model_folder(name: str) -> Path | None:
     return None
 
 
+def called(name: str) -> str:
+    """What records and tables call a model: a run or folder by its name alone, for where it lies tells nobody anything.
+
+    Other names are as they are. Records are published, and a user's folders aren't for all to see.
+    """
+    folder = Path(name.removeprefix("local-dir:"))
+    if not folder.exists():
+        return name
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "export" else folder.name
+
+
 def saved_folder(name: str) -> Path:
     """As `model_folder`, for what works on folders alone. Raises ValueError for other names."""
     folder = model_folder(name)

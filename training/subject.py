@@ -17,7 +17,7 @@ from star_zoo.files import replacing
 
 from .data import Source
 from .features import Labelled, Preprocess, extract, pixels, timm_view
-from .model_names import saved_objective, timm_name
+from .model_names import called, saved_objective, timm_name
 from .pretrainer import one_line
 
 _PIXELS = 32  # side of the images that are their own features
@@ -117,4 +117,4 @@ def load(name: str, seed: int = 0, cache: Path | None = None) -> Subject:
         raise ValueError(f"model {name!r} can't be loaded: {one_line(error)}") from error
     objective = None if untrained else saved_objective(name)
     device = evaluation_device()
-    return Subject(name, backbone.to(device), timm_view(backbone), objective and objective.to(device), cache)
+    return Subject(called(name), backbone.to(device), timm_view(backbone), objective and objective.to(device), cache)

@@ -3,11 +3,14 @@
 Each says its source and its cost. A new recipe is a new public function here.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from star_zoo.names import not_found
 
 from .. import named
+from ..config import name_alone
+from ..model_names import called
 from ..settings import Settings
 
 
@@ -76,6 +79,11 @@ class DetectionRecipe(Settings):
         """At step `step`, counted from 0: detectron2's linear warm-up and falls to a tenth."""
         rise = 1.0 if step >= self.warmup else 0.001 + 0.999 * step / self.warmup
         return self.lr * rise * 0.1 ** sum(step >= milestone for milestone in self.milestones)
+
+    def published(self) -> dict[str, Any]:
+        """As `to_dict`, without the folders of this machine."""
+        data = replace(self.data, source=name_alone(self.data.source))
+        return replace(self, model=called(self.model), data=data).to_dict()
 
 
 def coco256(model: str) -> DetectionRecipe:

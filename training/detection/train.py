@@ -3,7 +3,6 @@
 import importlib.metadata
 import time
 from collections.abc import Generator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from .. import subject
 from ..data.views import StepBatches
 from ..evaluate import record, results_file
 from ..loop import Loop
+from ..model_names import called
 from ..pretrainer import one_line
 from ..versions import versions
 from .data import align
@@ -123,17 +123,16 @@ class DetectionRun(Loop):
         found = predict(self.detector, self.held_out, own, recipe.test_size, recipe.longest)
         everyones = dict(accelerate.utils.gather_object(list(zip(own, found, strict=True))))
         measured = measure(self.held_out, [everyones[index] for index in range(len(self.held_out))])
-        source = Path(recipe.data.source)  # a record is published: it keeps the name alone
         sets = {"train": self.images, "test": self.held_out}
         result = {
             "protocol": "detection",
-            "model": recipe.model,
+            "model": called(recipe.model),
             "model_fingerprint": self.start,
-            "data": source.name.removesuffix(".parquet"),
+            "data": Path(recipe.data.source).name.removesuffix(".parquet"),
             "data_fingerprint": {name: images.fingerprint for name, images in sets.items()},
             "images": {name: len(images) for name, images in sets.items()},
             "seed": recipe.seed,
-            "settings": replace(recipe, data=replace(recipe.data, source=source.name)).to_dict(),
+            "settings": recipe.published(),
             "metrics": {name: metric._asdict() for name, metric in measured.metrics.items()},
             "details": measured.details,
             "seconds": round(self.seconds + time.perf_counter() - start, 1),

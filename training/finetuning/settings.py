@@ -1,9 +1,10 @@
 """What a fine-tuning computes, as frozen dataclasses: changed by `--set path=value`, saved as JSON."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..config import OptimizerConfig, RunConfig
+from ..config import OptimizerConfig, RunConfig, name_alone
+from ..model_names import called
 from ..settings import Settings
 
 
@@ -86,3 +87,8 @@ class FineTune(Settings):
         for name, given, holds, rule in rules:
             if not holds:
                 raise ValueError(f"{name} is {given}; it must be {rule}")
+
+    def published(self) -> dict[str, Any]:
+        """As `to_dict`, without the folders of this machine."""
+        data = replace(self.data, source=name_alone(self.data.source))
+        return replace(self, model=called(self.model), data=data).to_dict()

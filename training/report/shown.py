@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..logbook import read
-from ..model_names import saved_folder
+from ..model_names import called, saved_folder
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def _of(name: str) -> Shown:
     folder = saved_folder(name)
     run = folder.parent if folder.name == "export" else folder
     log = run / "log.jsonl"
-    return Shown(run.resolve().name, folder, read(log) if log.is_file() else [], _records(folder / "results.json"))
+    return Shown(called(str(run)), folder, read(log) if log.is_file() else [], _records(folder / "results.json"))
 
 
 def _from_file(path: Path) -> list[Shown]:

@@ -13,8 +13,9 @@ from training.cli import main
 from twins import POLICY
 
 EMBEDDED = {
-    "star_resnet10t.cifar10": "CIFAR-10",
-    "star_resnet10t.tin100": "100 classes of Tiny ImageNet, and CIFAR-100",
+    "star_resnet10t.cifar10": ("star", "CIFAR-10"),
+    "star_resnet10t.tin100": ("star", "100 classes of Tiny ImageNet, and CIFAR-100"),
+    "star_resnet10t.cifar10_simclr": ("simclr", "CIFAR-10"),
 }
 MINE = "star_resnet10t.mine"
 
@@ -36,15 +37,15 @@ def model() -> torch.nn.Module:
 def test_every_tag_is_listed_with_where_its_weights_are(capsys: pytest.CaptureFixture[str]):
     found = listed()
     assert list(found) == sorted(star_backbones._TAGS) == sorted(timm.list_models("star_*", include_tags=True))
-    for tag, title in EMBEDDED.items():
-        where, megabytes, licence, data, _ = found.pop(tag)
+    for tag, (method, title) in EMBEDDED.items():
+        where, megabytes, licence, objective, data, _ = found.pop(tag)
         files = (zoo.EMBEDDED / tag).iterdir()
-        assert (where, licence, data) == ("embedded", "apache-2.0", title)
+        assert (where, licence, objective, data) == ("embedded", "apache-2.0", method, title)
         assert float(megabytes) == pytest.approx(sum(file.stat().st_size for file in files) / 1e6, abs=0.05)
     assert {tuple(row[:3]) for row in found.values()} == {("none yet", "-", "-")}
     assert main(["list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == ["tag", "weights", "MB", "licence", "data", "measured"]
+    assert head.split() == ["tag", "weights", "MB", "licence", "objective", "data", "measured"]
     assert [line.split()[0] for line in lines] == sorted(star_backbones._TAGS)
     column = head.index("licence")
     assert {line[column - 1] for line in lines} == {" "}  # in columns
@@ -62,8 +63,8 @@ def test_what_is_installed_says_what_its_files_say(model: torch.nn.Module, tmp_p
     recipe = {"data": {"source": "pictures/birds.parquet"}}
     results = {"evaluations": [{"data": "some birds", "metrics": metrics}]}
     install(save_pretrained(tmp_path / "m", model, recipe=recipe, results=results), MINE)
-    where, megabytes, licence, data, measured = listed()[MINE]
-    assert (where, licence, data) == ("local", "apache-2.0", "birds.parquet")
+    where, megabytes, licence, objective, data, measured = listed()[MINE]
+    assert (where, licence, objective, data) == ("local", "apache-2.0", "-", "birds.parquet")
     assert measured == "a 0 (some birds), b 0.143 (some birds), c 0.286 (some birds), 2 more"
     size = sum(path.stat().st_size for path in (tmp_path / "m").iterdir())
     assert megabytes == f"{size / 1e6:.1f}"
@@ -80,16 +81,17 @@ def test_a_licence_that_nobody_stated_is_not_ours(model: torch.nn.Module, tmp_pa
 
 
 OTHER = ["", "[]", "null", "5", "\x80", "[" * 100_000, '{"data": 3}', '{"data": {"source": 3}}', '{"evaluations": 3}']
+OTHER += ['{"objective": ["star"]}', '{"objective": "another"}']
 OTHER += ['{"evaluations": [{"metrics": {"a": 1}}]}', '{"evaluations": [{"data": 1, "metrics": {"a": {"value": ""}}}]}']
 
 
 def test_files_that_say_something_else_leave_a_row_without_it(model: torch.nn.Module, tmp_path: Path):
     install(save_pretrained(tmp_path, model), MINE)
     for text in OTHER:
-        for name in ("recipe.json", "results.json"):
+        for name in ("heads.json", "recipe.json", "results.json"):
             (store.folder(MINE) / name).write_text(text, encoding="latin-1")
         row = _row(MINE)
-        assert (row[1], *row[4:]) == ("local", "-", "-"), text
+        assert (row[1], *row[4:]) == ("local", "-", "-", "-"), text
 
 
 def test_heads_count_as_what_they_weigh(model: torch.nn.Module, tmp_path: Path):
@@ -98,4 +100,5 @@ def test_heads_count_as_what_they_weigh(model: torch.nn.Module, tmp_path: Path):
     objective = objectives.build("simclr", 512, POLICY)
     install(save_pretrained(tmp_path / "full", model, objective), MINE)
     size = (tmp_path / "full" / "heads.safetensors").stat().st_size
+    assert listed()[MINE][3] == "simclr"
     assert float(listed()[MINE][1]) - bare == pytest.approx(size / 1e6, abs=0.15)

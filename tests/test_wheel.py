@@ -42,7 +42,7 @@ def same(model, folder):
 # the model in the package, its heads, and the table
 features = timm.create_model("star_resnet10t", pretrained=True).eval()(torch.rand(2, 3, 32, 32))
 assert star_zoo.load_objective("star_resnet10t").eval().heads(features)[1].shape == (2, 128)
-for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100"):
+for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100", "star_resnet10t.cifar10_simclr"):
     assert same(timm.create_model(tag, pretrained=True), where / "target" / "star_zoo" / "weights" / tag)
     assert re.search(rf"^{tag} +embedded ", star_zoo_says("list"), re.M)
 
@@ -105,7 +105,7 @@ def test_what_is_in_the_wheel(target: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"star_zoo", "training"}
     assert [name for name in names if "test" in name.split("/")[0] or name.endswith((".pyc", ".pth", ".part"))] == []
-    for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100"):
+    for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100", "star_resnet10t.cifar10_simclr"):
         embedded = {name.rpartition("/")[2] for name in names if name.startswith(f"star_zoo/weights/{tag}/")}
         assert embedded == set(store.FILES)
     assert "training/hub_cards/TEMPLATE.md" in names

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 
-from star_zoo import star_backbones, store, zoo
+from star_zoo import objectives, star_backbones, store, zoo
 
 from . import provenance
 
@@ -15,7 +15,7 @@ _SHOWN = 3  # measured numbers in a row
 
 
 def rows() -> list[tuple[str, ...]]:
-    """One row a tag: tag, where its weights are, megabytes, licence, data, measured numbers."""
+    """One row a tag: tag, where its weights are, megabytes, licence, objective of the heads, data, measured numbers."""
     tags = {*timm.list_models("star_*", include_tags=True), *store.installed()}
     return [_row(tag) for tag in sorted(tags)]
 
@@ -25,15 +25,19 @@ def _row(tag: str) -> tuple[str, ...]:
         model: Any = timm.create_model(tag, device="meta")
         cfg = model.pretrained_cfg
     except (RuntimeError, TypeError, ValueError):
-        return (tag, f"broken: {store.folder(tag)}", "-", "-", "-", "-")
+        return (tag, f"broken: {store.folder(tag)}", "-", "-", "-", "-", "-")
     place = star_backbones.place(tag)
     licence, data = cfg.get("license") or "not stated", cfg.get("description") or "-"
     if isinstance(place, zoo.Repository):
         where = f"Hub: {place}" if place.revision else "none yet"
-        return (tag, where, "-", licence if place.revision else "-", data, "-")
+        return (tag, where, "-", licence if place.revision else "-", "-", data, "-")
     size = sum((place / name).stat().st_size for name in store.FILES if (place / name).is_file())
     where = "embedded" if place.parent == zoo.EMBEDDED else "local"
-    told = _told(_data, place / "recipe.json") or data, _told(_measured, place / "results.json") or "-"
+    told = (
+        _told(_objective, place / "heads.json") or "-",
+        _told(_data, place / "recipe.json") or data,
+        _told(_measured, place / "results.json") or "-",
+    )
     return (tag, where, f"{size / 1e6:.1f}", licence, *told)
 
 
@@ -43,6 +47,11 @@ def _told(read: Callable[[Any], str], path: Path) -> str:
         return read(json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
         return ""
+
+
+def _objective(heads: dict[str, Any]) -> str:
+    name = heads["objective"]
+    return name if name in objectives.known() else ""
 
 
 def _data(recipe: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""show every tag: where its weights are, size, licence, data and measured numbers"""
+"""show every tag: where its weights are, size, licence, objective, data and measured numbers"""
 
 import argparse
 
@@ -11,7 +11,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Does what the command says."""
     from ..catalogue import rows
 
-    table = [("tag", "weights", "MB", "licence", "data", "measured"), *rows()]
+    table = [("tag", "weights", "MB", "licence", "objective", "data", "measured"), *rows()]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -13,12 +13,8 @@ from training.report.shown import Shown
 README = Path(__file__).parent.parent / "README.md"
 
 MODELS = README.parent / "hub_cards/resnet10t"
-SHOWN = {
-    "star_resnet10t.cifar10": zoo.EMBEDDED / "star_resnet10t.cifar10/results.json",
-    "its SimCLR twin": MODELS / "simclr.json",
-    "star_resnet10t.tin100": zoo.EMBEDDED / "star_resnet10t.tin100/results.json",
-    "untrained": MODELS / "untrained.json",
-}
+TAGS = ("star_resnet10t.cifar10", "star_resnet10t.cifar10_simclr", "star_resnet10t.tin100")
+SHOWN = {tag: zoo.EMBEDDED / tag / "results.json" for tag in TAGS} | {"untrained": MODELS / "untrained.json"}
 METRICS = [
     "Linear top-1", "Linear mean per class", "20-NN top-1", "1-NN top-1",
     "CIFAR-FS 5-way 1-shot", "CIFAR-FS 5-way 5-shot", "FC100 5-way 1-shot", "FC100 5-way 5-shot",
@@ -51,9 +47,11 @@ def comparison() -> str:
 
 def twins() -> str:
     """README's table of differences, made from what `star-zoo compare` wrote."""
+    (found,) = read(SHOWN[TAGS[0]])["comparisons"]
+    assert (found["model"], found["other"]) == TAGS[:2]
     head = ["metric, %", "data", "STAR", "SimCLR", "difference [95 % interval]"]
     rows = []
-    for row in read(MODELS / "compare.json")["rows"]:
+    for row in found["rows"]:
         both = (f"{100 * row[which]:.1f}" for which in ("first", "second"))
         rows.append([row["metric"], row["data"], *both, tables.per_cent(row["difference"])])
     return tables.markdown(tables.Table("", head, rows))
@@ -67,9 +65,9 @@ def test_the_readmes_numbers_are_those_of_the_result_files() -> None:
 
 
 def test_every_record_tells_the_code_that_made_it() -> None:
-    for path in (*SHOWN.values(), MODELS / "compare.json"):
+    for path in SHOWN.values():
         results = read(path)
-        assert all(record["versions"]["commit"] for record in results.get("evaluations", [results]))
+        assert all(r["versions"]["commit"] for r in [*results["evaluations"], *results.get("comparisons", [])])
 
 
 BENCHMARKS = README.parent / "hub_cards/benchmarks"

@@ -22,7 +22,7 @@ from loopback_hub import LoopbackHub
 from runs import tiny
 from star_zoo import objectives, save_pretrained
 from test_released_checkpoints import Theirs
-from training import card, cli, provenance, recipes
+from training import card, card_results, cli, provenance, recipes
 from training.commands import pretrain
 from training.convert import convert
 from training.pretrain import Run
@@ -273,7 +273,7 @@ def fixed(path: Path) -> str:
 
 METHODS = [sys.modules[objectives.find(name).__module__] for name in objectives.known()]  # whose first lines are told
 FIXED = numbers(card.TEMPLATE.read_text(encoding="utf-8") + " ".join(str(m.__doc__).splitlines()[0] for m in METHODS))
-FIXED |= {number for module in (card, provenance) for number in numbers(fixed(Path(module.__file__)))}
+FIXED |= {number for module in (card, card_results, provenance) for number in numbers(fixed(Path(module.__file__)))}
 
 
 def derived(folder: Path) -> set[str]:
@@ -324,7 +324,28 @@ cost = st.fixed_dictionaries(
         "device": st.just("cuda"), "versions": st.just({"torch": "2.7.1", "timm": "1.0.31"}),
     }
 )  # fmt: skip
-measured = {"evaluations": st.lists(record, max_size=3), "training": cost, "online": pair}
+comparison = st.fixed_dictionaries(
+    {
+        "other": st.sampled_from(("pixels", "star_resnet18.stl10")), "seed": count, "interval": st.just("over images"),
+        "protocols": st.just(["linear", "knn"]),
+        "data_fingerprints": st.dictionaries(st.sampled_from(("stl10", "birds")), st.just({"test": "f"}), min_size=1),
+        "rows": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "metric": st.just("20-NN top-1"), "data": st.sampled_from(("stl10", "mean of all")),
+                    "first": fraction, "second": fraction, "difference": metric,
+                }
+            ),
+            max_size=3,
+        ),
+    }
+)  # fmt: skip
+measured = {
+    "evaluations": st.lists(record, max_size=3),
+    "comparisons": st.lists(comparison, max_size=2),
+    "training": cost,
+    "online": pair,
+}
 
 
 @repeatable
@@ -344,10 +365,15 @@ def test_whatever_was_measured_is_told_and_nothing_else(others: dict[str, Path],
             row = next(line for line in told.splitlines() if line.startswith(start))
             assert row.endswith(" |")
             assert f"{value['value']:.4g}" in told
+    for found in results.get("comparisons", []):
+        for row in found["rows"]:
+            start = f"| {row['metric']} | {row['data']} | {row['first']:.4g} | {row['second']:.4g} | "
+            assert f"{start}{row['difference']['value']:.4g}" in told
+        assert f"star-zoo compare hf-hub:me/name {found['other']} --data" in told
     values = {m["value"] for r in results.get("evaluations", []) for m in r["metrics"].values()}
     index = ModelCard(text).data.eval_results or []
     assert {result.metric_value for result in index} == values
-    assert ("Nothing was measured." in told) == (not values and not results.get("online"))
+    assert ("Nothing was measured." in told) == (not values and not any(map(results.get, ("online", "comparisons"))))
 
 
 def test_a_changed_value_is_a_changed_card(finished: Path, tmp_path: Path):

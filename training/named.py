@@ -19,6 +19,12 @@ def known(module: str) -> dict[str, str]:
     }
 
 
+def listed(found: dict[str, str]) -> str:
+    """What `known` gives, in two columns, for the help of a command."""
+    width = max(map(len, found)) + 2
+    return "\n".join(f"  {name:{width}}{line}" for name, line in found.items())
+
+
 def find(module: str, what: str, name: str) -> Callable[..., Any]:
     """One of them. Raises ValueError for an unknown name, calling it a `what` and listing the known ones."""
     if name not in known(module):

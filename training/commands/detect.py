@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from .. import named
 from ..detection import recipes
 
 GO_ON = "go on with --resume"
@@ -11,8 +12,8 @@ GO_ON = "go on with --resume"
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    names = "\n".join(f"  {name:24}{line}" for name, line in recipes.known().items())
-    parser.epilog, parser.formatter_class = f"recipes:\n{names}", argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"recipes:\n{named.listed(recipes.known())}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", help="a run, a saved folder, a zoo tag, any timm name, or untrained:NAME")
     add("--recipe", default="coco256", help="a recipe's name (%(default)s)")

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from .. import recipes
+from .. import named, recipes
 from ..config import Recipe
 from ..settings import override
 
@@ -13,8 +13,8 @@ GO_ON = "go on with --resume"
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    names = "\n".join(f"  {name:24}{line}" for name, line in recipes.known().items())
-    parser.epilog, parser.formatter_class = f"recipes:\n{names}", argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"recipes:\n{named.listed(recipes.known())}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("recipe", help="a recipe's name")
     add("--objective", help="another objective for the recipe (star, star_ss, equimod, simclr, ...)")

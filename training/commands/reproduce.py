@@ -4,15 +4,15 @@ import argparse
 import os
 from pathlib import Path
 
-from .. import studies
+from .. import named, studies
 
 GO_ON = "give the same command again to go on"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    names = "\n".join(f"  {name:24}{line}" for name, line in studies.known().items())
-    parser.epilog, parser.formatter_class = f"studies:\n{names}", argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"studies:\n{named.listed(studies.known())}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("study", help="a study's name")
     add("--data", type=Path, help="the folder with its data sets (STAR_ZOO_DATA)")

@@ -134,3 +134,15 @@ def write_shards(root, *groups):
                     {"__key__": f"n/{number:03d}", "png": png(number), "cls": str(number % 3).encode(), "json": b"{}"}
                 )
     return root
+
+
+def birds(folder: Path) -> Path:
+    """A small labelled pack: 40 training and 20 test images of four classes."""
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(60)]
+    return write_parquet(
+        folder / "birds.parquet",
+        image=[encoded(picture, "PNG") for picture in pictures],
+        label=[k % 4 for k in range(60)],
+        split=["train", "train", "test"] * 20,
+    )

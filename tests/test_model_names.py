@@ -1,17 +1,18 @@
 """What models are called in records: never by where they lie on this machine."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from data_cases import encoded, write_parquet
+from data_cases import birds
 from star_zoo import save_pretrained
 from training import cli, recipes
 from training.config import Recipe
+from training.detection.recipes import DetectionData, coco256
 from training.model_names import called
-from twins import backbone, photos
+from twins import backbone
 
 
 @pytest.fixture
@@ -35,13 +36,13 @@ def test_other_names_are_as_they_are():
 
 
 def test_what_is_recorded_of_a_run_tells_no_folder_of_this_machine(run: Path, capsys: pytest.CaptureFixture[str]):
-    pictures = [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in photos(30, 16, 16)]
-    files = [encoded(picture, "PNG") for picture in pictures]
-    split = ["train", "train", "test"] * 10
-    pack = write_parquet(run.parent / "birds.parquet", image=files, label=[k % 2 for k in range(30)], split=split)
+    pack = birds(run.parent)
     assert cli.main(["eval", "knn", str(run), "--data", str(pack)]) == 0
     assert capsys.readouterr().out.startswith("mine on birds, knn")
     text = (run / "export" / "results.json").read_text()
     assert json.loads(text)["evaluations"][0]["model"] == "mine" and "secret" not in text
     recipe = recipes.cifar10_resnet10t().to_dict() | {"init_from": str(run / "export")}
     assert Recipe.from_dict(recipe).published()["init_from"] == "mine"
+    data = DetectionData(source=str(pack))
+    told = replace(coco256(str(run)), data=data).published()
+    assert (told["model"], told["data"]["source"]) == ("mine", "birds.parquet")

@@ -5,17 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from data_cases import encoded, write_parquet
+from data_cases import birds
 from eval_cases import Oracle, blobs, splits
 from runs import finish, start
 from star_zoo import save_pretrained
 from training import card, cli
 from training.metric import Hits, Metric
 from training.paired import MEAN, as_record, compare, difference, mean
-from twins import backbone, photos
+from twins import backbone
 
 
 def hits(right: Tensor, weights: Tensor | None = None) -> Hits:
@@ -97,14 +96,6 @@ def test_a_protocol_without_right_and_wrong_is_refused():
     given = splits(blobs(90, classes=5), blobs(160, classes=5, seed=1))
     with pytest.raises(ValueError, match="few_shot doesn't tell test images right or wrong, one by one; give linear"):
         compare(Oracle(), Oracle(), [given], ["few_shot"], seed=0)
-
-
-def birds(folder: Path) -> Path:
-    """A small pack."""
-    images = photos(60, 16, 16)
-    files = [encoded(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()), "PNG") for image in images]
-    split = ["train", "train", "test"] * 20
-    return write_parquet(folder / "birds.parquet", image=files, label=[k % 4 for k in range(60)], split=split)
 
 
 def test_the_command_prints_and_writes_the_table(tmp_path: Path):

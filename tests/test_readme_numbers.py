@@ -64,6 +64,11 @@ def test_the_readmes_numbers_are_those_of_the_result_files() -> None:
         assert expected in text, expected
 
 
+def test_the_readmes_size_of_the_models_is_that_of_their_files() -> None:
+    size = sum(path.stat().st_size for tag in TAGS for path in (zoo.EMBEDDED / tag).iterdir())
+    assert f"with their heads they add {size / 1e6:.0f} MB to the" in README.read_text(encoding="utf-8")
+
+
 def test_every_record_tells_the_code_that_made_it() -> None:
     for path in SHOWN.values():
         results = read(path)

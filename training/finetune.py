@@ -24,7 +24,6 @@ from .finetuning.settings import FineTune
 from .logbook import read
 from .loop import Loop
 from .metric import Metric, share
-from .model_names import called
 from .schedule import learning_rate
 from .versions import versions
 
@@ -167,19 +166,20 @@ class FineTuning(Loop):
     def _record(self, found: Metric) -> dict[str, Any]:
         """Plain JSON in the form that `training.evaluate` gives a protocol's."""
         s, images = self.settings, {"train": self.images, "test": self.test}
+        told = s.published()
         fraction = s.data.fraction
         some = "" if fraction == 1 else f", {100 * fraction:g} % of the labels"
         curve = [[e["epoch"], e["top1"]] for e in read(self.out / "log.jsonl") if "top1" in e]
         return {
             # a record replaces an earlier one of its protocol, and each fraction is a protocol of its own
             "protocol": "finetune" if fraction == 1 else f"finetune {fraction:g}",
-            "model": called(s.model),
+            "model": told["model"],
             "model_fingerprint": self.started_from,
             "data": self.splits.name,
             "data_fingerprint": {name: source.fingerprint for name, source in images.items()},
             "images": {name: len(source) for name, source in images.items()},
             "seed": s.seed,
-            "settings": s.published(),
+            "settings": told,
             "metrics": {f"Fine-tuning top-1{some}": found._asdict()},
             "details": {"top-1 by epoch": curve},
             "seconds": round(self.seconds, 1),

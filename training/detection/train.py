@@ -16,7 +16,6 @@ from .. import subject
 from ..data.views import StepBatches
 from ..evaluate import record, results_file
 from ..loop import Loop
-from ..model_names import called
 from ..pretrainer import one_line
 from ..versions import versions
 from .data import align
@@ -123,16 +122,16 @@ class DetectionRun(Loop):
         found = predict(self.detector, self.held_out, own, recipe.test_size, recipe.longest)
         everyones = dict(accelerate.utils.gather_object(list(zip(own, found, strict=True))))
         measured = measure(self.held_out, [everyones[index] for index in range(len(self.held_out))])
-        sets = {"train": self.images, "test": self.held_out}
+        sets, told = {"train": self.images, "test": self.held_out}, recipe.published()
         result = {
             "protocol": "detection",
-            "model": called(recipe.model),
+            "model": told["model"],
             "model_fingerprint": self.start,
             "data": Path(recipe.data.source).name.removesuffix(".parquet"),
             "data_fingerprint": {name: images.fingerprint for name, images in sets.items()},
             "images": {name: len(images) for name, images in sets.items()},
             "seed": recipe.seed,
-            "settings": recipe.published(),
+            "settings": told,
             "metrics": {name: metric._asdict() for name, metric in measured.metrics.items()},
             "details": measured.details,
             "seconds": round(self.seconds + time.perf_counter() - start, 1),

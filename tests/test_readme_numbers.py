@@ -69,6 +69,14 @@ def test_the_readmes_size_of_the_models_is_that_of_their_files() -> None:
     assert f"with their heads they add {size / 1e6:.0f} MB to the" in README.read_text(encoding="utf-8")
 
 
+def test_the_readmes_costs_in_words_are_those_of_the_result_files() -> None:
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    hours = sum(cost(read(path), "seconds") for path in (STUDY / "results").glob("*.json")) / 3600
+    assert f"`cifar10_small` took {hours:.1f} hours of one core" in text
+    ours, _, tin100 = (cost(read(SHOWN[tag]), "images") / 1e6 for tag in TAGS)
+    assert f"saw {tin100:.1f} million images to the other's {ours:.1f}" in text
+
+
 def test_every_record_tells_the_code_that_made_it() -> None:
     for path in SHOWN.values():
         results = read(path)

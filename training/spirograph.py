@@ -11,6 +11,8 @@ from torch import Tensor
 
 from star_zoo.augmentations.spirograph import OBJECT
 
+from .data.source import Inventory
+
 
 class Spirographs:
     """`count` objects of a split, uniform in their ranges; the splits share none."""
@@ -20,6 +22,7 @@ class Spirographs:
 
     def __init__(self, count: int, split: str = "train"):
         self.name = f"spirograph:{count}"
+        self.inventory = Inventory({split: count})
         self.fingerprint = hashlib.sha256(f"spirograph {count} {split}".encode()).hexdigest()[:16]
         seed = int.from_bytes(hashlib.sha256(split.encode()).digest()[:4], "big")
         low, high = torch.tensor(list(OBJECT.values())).T

@@ -32,6 +32,7 @@ class CachedSource:
             raw = Subset(raw, torch.tensor([index for index in range(len(raw)) if index not in reasons]))
         self._raw = raw
         self.name, self.fingerprint, self.classes, self.targets = name, raw.fingerprint, raw.classes, raw.targets
+        self.inventory = raw.inventory
 
     def __len__(self) -> int:
         return len(self._offsets)

@@ -23,6 +23,11 @@ Image.init()  # loads every plugin now: decoding threads would race for it
 _PHOTOS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 FORMATS = tuple(name for name in _PHOTOS if name in Image.OPEN)
 IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+# of files that hold pictures which are not decoded here: they are counted, so that none goes missing unseen
+UNREADABLE_SUFFIXES = (
+    frozenset(".heic .heif .hif .avif .avifs .webp .jxl .jxr .svg .psd .xcf .eps .exr .hdr .dds .ico .icns .dcm".split())
+    | frozenset(".dng .raw .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef".split())
+) - IMAGE_SUFFIXES
 
 
 class UndecodableImage(Exception):

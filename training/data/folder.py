@@ -1,15 +1,16 @@
 """A folder of images: class sub-folders, or flat; with or without sub-folders for the splits."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from .decode import IMAGE_SUFFIXES
-from .raw import SPLITS, choose_split, digest, has_splits, number_names
-from .source import DataError
+from .layout import children, layout, left_out, walk
+from .raw import digest, number_names
+from .source import DataError, Inventory, NoSuchSplit
+from .split_names import choose_split, kind_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class FolderImages:
     fingerprint: str
     classes: tuple[str, ...] | None
     targets: Tensor | None
+    inventory: Inventory = Inventory({})
 
     def __len__(self) -> int:
         return len(self.files)
@@ -33,58 +35,59 @@ class FolderImages:
 
 
 def open_folder(folder: Path, split: str) -> FolderImages:
-    """The images of one split of a folder. Raises DataError where there are none.
+    """The images of one split of a folder. Raises DataError where there are none, or where splits are doubtful.
 
-    Sub-folders `train` and one of `test`, `val`, `valid`, `validation` are splits; without them all is "train".
-    Inside a split, sub-folders are classes: their sorted names, over all splits, number the labels. Images that lie
-    beside the sub-folders leave the split unlabelled. Hidden entries are ignored, links followed.
+    Sub-folders named as splits are splits (see `layout`); without them all is "train". Inside a split, the sub-folders
+    that hold images are classes: their sorted names, over all splits, number the labels. Images that lie beside the
+    sub-folders leave the split unlabelled. Hidden entries and `__MACOSX` are ignored, links followed.
     """
     try:
-        splits = _splits(folder)
-        root = splits[choose_split(split, splits, str(folder))]
-        found = tuple(_images(root))
-        classes = tuple(sorted({name for part in splits.values() for name in _subfolders(part)}))
+        tree = walk(folder)
     except OSError as error:
         raise DataError(f"can't read the folder {folder}: {error}.") from error
-    if not found:
+    if not tree.images:
         raise DataError(
-            f"no images found in {root}; expected class sub-folders or images ({', '.join(sorted(IMAGE_SUFFIXES))}). "
+            f"no images found in {folder}; expected class sub-folders or images "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}){_instead(tree.others)}. "
             "For Parquet files or tar shards give the folder that holds them itself."
         )
+    splits = layout(tree.images, folder)
+    absent = tuple(left_out(tree, splits))
+    try:
+        prefix = splits.splits[choose_split(split, splits.splits, str(folder))]
+    except NoSuchSplit as error:
+        told = f" Left out: {'; '.join(absent)}." if absent else ""
+        raise NoSuchSplit(f"{error}{told}") from None
+    root = folder / prefix
+    found = tuple((name, _size(root / name)) for name in _below(tree.images, prefix))
     files = tuple(file for file, _ in found)
     fingerprint = digest(("folder", *found))
-    if any("/" not in file for file in files):
-        return FolderImages(root, files, fingerprint, None, None)
+    counts = {name: len(_below(tree.images, inner)) for name, inner in splits.splits.items()}
+    loose = [file for file in files if "/" not in file]
+    why = ""
+    if loose and len(loose) < len(files):
+        why = f"{len(loose):,} of {len(files):,} images lie beside the class folders, such as {loose[0]}"
+    inventory = Inventory(counts, splits.notes, absent, why)
+    if loose:
+        return FolderImages(root, files, fingerprint, None, None, inventory)
+    of_splits = {inner for name, inner in splits.splits.items() if kind_of(name)} | {prefix}
+    classes = tuple(sorted({name for inner in of_splits for name in children(tree.images, inner)[0]}))
     targets = number_names((file.split("/", 1)[0] for file in files), classes)
-    return FolderImages(root, files, fingerprint, classes, targets)
+    return FolderImages(root, files, fingerprint, classes, targets, inventory)
 
 
-def _splits(folder: Path) -> dict[str, Path]:
-    names = _subfolders(folder)
-    return {name: folder / name for name in SPLITS if name in names} if has_splits(names) else {"train": folder}
+def _below(images: list[str], prefix: str) -> list[str]:
+    return [path[len(prefix) :] for path in images if path.startswith(prefix)]
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return [entry.name for entry in _visible(folder) if entry.is_dir()]
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 of a dangling link."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
-def _visible(folder: Path) -> list["os.DirEntry[str]"]:
-    with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-
-
-def _images(folder: Path, within: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, int]]:
-    """(relative path, bytes) of every image under `folder`, sorted; a link back to one of the folders `above` ends."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from _images(folder / entry.name, f"{within}{entry.name}/", (*above, here))
-        elif os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:
-            continue
-        elif entry.is_file():
-            yield within + entry.name, entry.stat().st_size
-        elif not os.path.exists(entry.path):
-            yield within + entry.name, 0  # a dangling link counts as a bad image: data not fetched should not go unseen
+def _instead(others: dict[str, int]) -> str:
+    found = ", ".join(suffix or "no suffix" for suffix in sorted(others)[:5])
+    return f", found only files of other kinds ({found})" if found else ""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .huggingface import import_datasets
-from .raw import choose_split, digest
+from .raw import digest
 from .shards import Encoded, persistent
 from .source import DataError
+from .split_names import choose_split
 
 _ROWS = 16  # that the library reads at once
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .raw import as_targets, choose_split, digest, number_names
-from .source import DataError
+from .columns import LABELS, choose
+from .raw import as_targets, digest, number_names, whole_floats
+from .source import DataError, Inventory
+from .split_names import choose_split
 
 SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # what `save_to_disk` leaves in a folder
 
@@ -24,6 +26,7 @@ class HuggingFaceImages:
     fingerprint: str
     classes: tuple[str, ...] | None
     targets: Tensor | None
+    inventory: Inventory
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -39,7 +42,8 @@ class HuggingFaceImages:
 def open_hub(spec: str, split: str) -> HuggingFaceImages:
     """A split of `NAME` or `NAME:CONFIG`, downloaded unless cached. Raises DataError.
 
-    The images are the first column of type Image; the labels `label`, `labels` or the first ClassLabel column, if any.
+    The images are the first column of type Image; the labels that of the first of the names in `columns.LABELS`, or the
+    first ClassLabel column, if any.
     """
     name, _, config = spec.partition(":")
     datasets = import_datasets(spec)
@@ -78,10 +82,12 @@ def _split_of(loaded: Any, split: str, where: str) -> HuggingFaceImages:
     splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
     chosen = choose_split(split, splits, where)
     dataset = splits[chosen]
-    column = next((name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)), None)
-    if column is None:
+    pictures = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    if not pictures:
         raise DataError(f"{where} has no column of type Image, only {dict(dataset.features)}.")
-    targets, classes = _labels(splits, chosen)
+    column, *more = pictures
+    targets, classes, why, note = _labels(splits, chosen)
+    notes = [f"column {column} holds the images, not {' or '.join(more)}" if more else "", note, whole_floats(targets)]
     return HuggingFaceImages(
         where=where,
         dataset=dataset.select_columns(column).cast_column(column, datasets.Image(decode=False)),
@@ -89,23 +95,29 @@ def _split_of(loaded: Any, split: str, where: str) -> HuggingFaceImages:
         fingerprint=digest((where, chosen, len(dataset), b"" if targets is None else targets.numpy().tobytes())),
         classes=classes,
         targets=targets,
+        inventory=Inventory(
+            {name: len(part) for name, part in splits.items()}, tuple(filter(None, notes)), unlabelled=why
+        ),
     )
 
 
-def _labels(splits: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """(targets, classes) of one split; classes given as text are numbered over all splits."""
+def _labels(splits: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None, str, str]:
+    """(targets, classes, why there are none, a note) of one split; classes given as text are numbered over all."""
     import datasets
 
     features = splits[split].features
-    column = next((name for name in ("label", "labels") if name in features), None) or next(
-        (name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)), None
-    )
+    column, note = choose(LABELS, list(features))
     if column is None:
-        return None, None
+        column = next((name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)), None)
+        if column is None:
+            return None, None, "there is no column 'label'", ""
+        note = f"column {column} is taken for label"
     values = splits[split].select_columns(column)[:][column]
     if isinstance(features[column], datasets.ClassLabel):
-        return as_targets(values), tuple(features[column].names)
+        targets, why = as_targets(values)
+        return targets, tuple(features[column].names), why, note
     if all(isinstance(value, str) for value in values):
-        names = tuple(sorted({name for part in splits.values() for name in part.unique(column)}))
-        return number_names(values, names), names
-    return as_targets(values), None
+        names = tuple(sorted({str(name) for part in splits.values() for name in part.unique(column)}))
+        return number_names(values, names), names, "", note
+    targets, why = as_targets(values)
+    return targets, None, why, note

@@ -12,6 +12,7 @@ from .huggingface import SAVED_FILES, open_hub, open_saved
 from .parquet import open_parquet
 from .raw import Raw, Subset, evenly_spaced
 from .source import DataError, Source
+from .split_names import files_by_split
 from .streamed import StreamedSource
 from .tar import expand_braces, open_tar
 from .torchvision_sets import open_torchvision
@@ -87,7 +88,9 @@ def _open_raw(spec: str, split: str) -> Raw:
     path = Path(os.path.expanduser(spec))  # which, unlike Path.expanduser, leaves an unknown ~name alone
     if not spec or not os.path.exists(path):
         if "{" in spec:
-            return open_tar([_shard(name, spec) for name in expand_braces(str(path))], split)
+            shards = [_shard(name, spec) for name in expand_braces(str(path))]
+            groups = files_by_split(shards, spec)
+            return open_tar(groups if len(groups) > 1 else {"train": shards}, split)  # as asked for: no name decides
         raise DataError(f"{spec!r} doesn't exist or can't be reached; give {KINDS}.")
     return _open_folder(path, split) if path.is_dir() else _open_file(path, split)
 
@@ -100,9 +103,9 @@ def _shard(name: str, pattern: str) -> Path:
 
 def _open_file(path: Path, split: str) -> Raw:
     if path.suffix.lower() == ".parquet":
-        return open_parquet([path], split)
+        return open_parquet({"train": [path]}, split)
     if path.suffix.lower() == ".tar":
-        return open_tar([path], split)
+        return open_tar({"train": [path]}, split)
     raise DataError(f"{path} is of unknown type {path.suffix!r}; unpack archives, and give {KINDS}.")
 
 
@@ -112,7 +115,7 @@ def _open_folder(folder: Path, split: str) -> Raw:
     for suffix, opener in ((".parquet", open_parquet), (".tar", open_tar)):
         files = [file for file in folder.glob(f"[!.]*{suffix}") if file.is_file()]
         if files:
-            return opener(files, split)
+            return opener(files_by_split(files, str(folder)), split)
     return open_folder(folder, split)
 
 

@@ -1,10 +1,8 @@
-"""What one kind of data set has to provide, `Raw`, and the rules that all kinds share: splits, labels, subsets."""
+"""What one kind of data set has to provide, `Raw`, and the rules that all kinds share: labels, subsets."""
 
 import hashlib
-import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,13 +10,7 @@ import torch
 from torch import Tensor
 
 from .decode import Encoded, Picture, opened, undecodable
-from .source import NoSuchSplit
-
-# The split that a user asks for -> the names it may have in a data set, best first. Other names must match exactly.
-_VAL = ("val", "valid", "validation")
-_SPLIT_NAMES = {"train": ("train",), "val": _VAL, "test": ("test", *_VAL)}
-SPLITS = ("train", "test", *_VAL)
-
+from .source import DataError, Inventory
 
 class Raw(Protocol):
     """The images of one split, not decoded yet. What isn't explained here is as in `Source`."""
@@ -31,6 +23,9 @@ class Raw(Protocol):
 
     @property
     def targets(self) -> Tensor | None: ...
+
+    @property
+    def inventory(self) -> Inventory: ...
 
     def __len__(self) -> int: ...
 
@@ -57,7 +52,7 @@ class Subset:
     def __init__(self, raw: Raw, indices: Tensor):
         self._raw, self._indices = raw, indices
         self.fingerprint = digest([raw.fingerprint, indices.numpy().tobytes()])
-        self.classes = raw.classes
+        self.classes, self.inventory = raw.classes, raw.inventory
         self.targets = None if raw.targets is None else raw.targets[indices]
 
     def __len__(self) -> int:
@@ -84,47 +79,57 @@ def digest(parts: Iterable[object]) -> str:
     return sha.hexdigest()[:16]
 
 
-def split_names(split: str) -> tuple[str, ...]:
-    """The names to look for when a user asks for `split`, best first: "test" is content with a validation split."""
-    return _SPLIT_NAMES.get(split, (split,))
+def as_targets(labels: Any) -> tuple[Tensor | None, str]:
+    """Numeric labels as `Source.targets`, and why there are none.
 
-
-def choose_split(split: str, available: Collection[str], where: str) -> str:
-    """The one of the `available` splits that a user means by `split`; NoSuchSplit if there is none."""
-    for name in split_names(split):
-        if name in available:
-            return name
-    raise NoSuchSplit(f"no split {split!r} in {where}: it has {', '.join(map(repr, sorted(available))) or 'none'}.")
-
-
-def has_splits(names: Collection[str]) -> bool:
-    """Whether names of folders or files are those of splits: a train split and something held out."""
-    return "train" in names and len(set(SPLITS) & set(names)) > 1
-
-
-def files_by_split(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """Files by the split that their names begin with, `test-00000-of-00001.parquet`; all are train if none does."""
-    groups = defaultdict(list)
-    for file in sorted(files):
-        groups[re.split(r"[-_.]", file.name)[0]].append(file)
-    return dict(groups) if has_splits(groups) else {"train": sorted(files)}
-
-
-def as_targets(labels: Any) -> Tensor | None:
-    """Numeric labels as `Source.targets`: integers are classes, floats or rows of numbers regression targets.
-
-    None where a label is missing (None, NaN, a negative class) or they are no numbers: the set counts as unlabelled.
+    Integers are classes, and so are decimals (`decimal.Decimal`) that are all whole. Floats and rows of numbers are
+    regression targets, whole or not. One label that is missing (None, NaN, a negative class) or no number leaves the
+    whole set unlabelled. Raises DataError where a class is beyond int64.
     """
     try:
         values = np.asarray(labels)
-    except ValueError:  # rows of different lengths
-        return None
+    except ValueError:
+        return None, "the labels are rows of different lengths"
+    if values.dtype.kind == "O":
+        if missing := [index for index, value in enumerate(labels) if value is None]:
+            return None, _lacking(len(missing), len(labels), missing[0], "have no label")
+        values = _from_decimals(values)
     if values.dtype.kind in "iub" and values.ndim == 1:
-        return None if (values < 0).any() else torch.from_numpy(values.astype(np.int64))
+        if (values < 0).any():
+            negative = np.flatnonzero(values < 0)
+            return None, _lacking(len(negative), len(values), int(negative[0]), "have a negative label")
+        if len(values) and int(values.max()) > np.iinfo(np.int64).max:
+            raise DataError(f"the labels go to {values.max()}: number the classes from 0, without gaps.")
+        return torch.from_numpy(values.astype(np.int64)), ""
     if values.dtype.kind in "iuf" and values.ndim in (1, 2):
         rows = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
-        return None if rows.isnan().any() else rows
-    return None
+        missing = rows.isnan().any(1).nonzero().flatten().tolist()
+        return (None, _lacking(len(missing), len(rows), missing[0], "have no label")) if missing else (rows, "")
+    return None, "the labels are neither classes nor numbers"
+
+
+def _lacking(count: int, total: int, first: int, how: str) -> str:
+    return f"{count:,} of {total:,} images {how}, the first is image {first}"
+
+
+def _from_decimals(values: np.ndarray) -> np.ndarray:
+    """Exact decimals (N,) as integers where all are whole, else as floats; other objects as they are."""
+    if values.ndim != 1 or not all(isinstance(value, Decimal) and value.is_finite() for value in values):
+        return values
+    whole = all(value == value.to_integral_value() for value in values)
+    try:
+        return np.asarray([int(value) if whole else float(value) for value in values])
+    except OverflowError:
+        return values
+
+
+def whole_floats(targets: Tensor | None) -> str:
+    """The note for one float a row that is always whole: classes that were stored as floats look like this."""
+    if targets is None or not targets.is_floating_point() or targets.shape[1] > 1 or not len(targets):
+        return ""
+    if not (targets == targets.round()).all():
+        return ""
+    return "the labels are floats, thus numbers to predict, though all are whole: store classes as integers"
 
 
 def number_names(names: Iterable[str], classes: Sequence[str]) -> Tensor:

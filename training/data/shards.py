@@ -16,10 +16,11 @@ from urllib.request import urlopen
 from .decode import IMAGE_SUFFIXES
 from .raw import digest
 from .source import DataError
-from .tar import key_and_extension
+from .tar import belongs_to, is_hidden, key_and_extension, webdataset_key
 
 PAUSES = (1.0, 10.0, 60.0)  # seconds before a shard that broke off is tried once more
 _SILENCE = 60.0  # seconds after which a server that sends nothing has broken off
+_HELD = 16  # images of one sample that wait for the one that it is named after
 _TRY_LATER = (408, 429)  # of the codes that blame the request, those that don't mean it
 
 
@@ -98,20 +99,63 @@ def _identity(name: str) -> object:
 
 
 def _images(name: str) -> Iterator[Encoded]:
-    last = None
+    """The images of a tar file by the rules of `open_tar`, with the members of a sample side by side.
+
+    Only up to 16 images wait for the one that their sample is named after, so that memory stays bounded. A link can't
+    be followed in a stream: it counts as an image that doesn't decode.
+    """
+    sample = _Sample("")
     try:
         with _opened(name) as file, tarfile.open(fileobj=file, mode="r|", tarinfo=_Strict) as tar:
             while (member := tar.next()) is not None:
                 key, extension = key_and_extension(member.name)
-                wanted = f".{extension}" in IMAGE_SUFFIXES and member.isreg() and not member.issparse()
-                if wanted and key != last:  # the members of a sample lie side by side
-                    last = key
-                    yield Encoded(f"{key} in {without_query(name)}", cast(IO[bytes], tar.extractfile(member)).read())
+                if webdataset_key(key) != sample.name:
+                    yield from sample.held.values()
+                    sample = _Sample(webdataset_key(key))
+                link = member.islnk() or member.issym()
+                read = link or (member.isreg() and not member.issparse())
+                if read and f".{extension}" in IMAGE_SUFFIXES and not is_hidden(member.name) and sample.wants(key):
+                    where = f"{key} in {without_query(name)}"
+                    if link:
+                        image = Encoded(f"{where}, a link, which can't be followed in a stream", b"")
+                    else:
+                        image = Encoded(where, cast(IO[bytes], tar.extractfile(member)).read())
+                    yield from sample.add(key, image)
                 tar.members = []  # type: ignore[attr-defined] # it would keep all that it has seen
+            yield from sample.held.values()
     except tarfile.TarError as error:
         raise DataError(
             f"{without_query(name)} is not a whole, uncompressed tar file: {error}. Copy or write it again."
         ) from error
+
+
+class _Sample:
+    """Members side by side whose keys are equal up to the first dot, `name`."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.held: dict[str, Encoded] = {}  # by key, until it is known whether there is an image of the name itself
+        self._known: set[str] = set()
+        self._apart = False  # so many that each is a sample of its own
+
+    def wants(self, key: str) -> bool:
+        """Whether an image is none of what came already, nor a further one of that."""
+        return key not in self._known and not belongs_to(key, self._known)
+
+    def add(self, key: str, image: Encoded) -> list[Encoded]:
+        """Takes an image in and returns those that need not wait."""
+        self._known.add(key)
+        if key == self.name or self._apart:
+            if not self._apart:
+                self.held.clear()  # they are further images of this one
+            return [image]
+        self.held = {other: kept for other, kept in self.held.items() if not belongs_to(other, {key})}
+        self.held[key] = image
+        if len(self.held) <= _HELD:
+            return []
+        self._apart = True
+        ready, self.held = list(self.held.values()), {}
+        return ready
 
 
 class _Strict(tarfile.TarInfo):

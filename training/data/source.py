@@ -2,7 +2,8 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -24,6 +25,16 @@ class BadImageWarning(UserWarning):
     """Some images of a data set don't decode and are left out or replaced."""
 
 
+@dataclass(frozen=True)
+class Inventory:
+    """The contents of a data set over all its splits, for the summary that is printed before anything runs."""
+
+    images: Mapping[str, int | None]  # by the split's own name; None where counting takes a pass over the data
+    notes: tuple[str, ...] = ()  # how names were understood that could mean something else
+    left_out: tuple[str, ...] = ()  # each with the reason
+    unlabelled: str = ""  # why this split has no labels, where labels could be expected
+
+
 class Source(Protocol):
     """The images of one split of one data set, in a fixed order; safe to index from forked workers."""
 
@@ -42,6 +53,10 @@ class Source(Protocol):
     @property
     def targets(self) -> Tensor | None:
         """(N,) int64 for classes, (N, K) float32 for regression, None where the set or any image is unlabelled."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """The contents of the whole data set."""
 
     def __len__(self) -> int: ...
 

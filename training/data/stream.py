@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 from .hub_shards import open_hub_shards
 from .shards import Shards, TarShards, is_remote
-from .source import DataError
+from .source import DataError, Inventory
 from .streamed import StreamedSource
 from .tar import expand_braces
 
@@ -34,8 +34,9 @@ class _First:
     def __init__(self, name: str, shards: Shards):
         self._images = list(islice(chain.from_iterable(map(shards.read, range(len(shards)))), _FIRST))
         if not self._images:
-            raise DataError(f"no images found in {name}; expected members such as 'KEY.jpg', without another dot.")
+            raise DataError(f"no images found in {name}; expected members such as 'KEY.jpg'.")
         self.fingerprint = shards.fingerprint
+        self.inventory = Inventory({"train": None}, unlabelled="labels are not read from a stream")
 
     def __len__(self) -> int:
         return len(self._images)

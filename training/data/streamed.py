@@ -25,6 +25,7 @@ class StreamedSource(Opens):
         self._flags = torch.zeros(len(raw), dtype=torch.uint8).share_memory_()
         self._told: set[int] = set()
         self.name, self.fingerprint, self.classes, self.targets = name, raw.fingerprint, raw.classes, raw.targets
+        self.inventory = raw.inventory
 
     def __len__(self) -> int:
         return len(self._raw)

@@ -18,7 +18,7 @@ class Part(Opens):
 
     def __init__(self, source: Source, indices: Tensor):
         self._source, self._indices = source, indices.tolist()
-        self.name, self.classes = source.name, source.classes
+        self.name, self.classes, self.inventory = source.name, source.classes, source.inventory
         self.fingerprint = digest([source.fingerprint, indices.numpy().tobytes()])
         self.targets = None if source.targets is None else source.targets[indices]
 

@@ -5,19 +5,25 @@ so an interrupted run resumes at exactly the next image, and it needs no open fi
 """
 
 import os
+import posixpath
 import re
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .decode import IMAGE_SUFFIXES
-from .raw import as_targets, choose_split, digest, files_by_split
-from .source import DataError
+from .decode import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from .raw import as_targets, digest
+from .source import DataError, Inventory
+from .split_names import choose_split
+
+
+_LINKS = 40  # that are followed one after the other, as Linux does
 
 
 class _Sample(NamedTuple):
@@ -36,6 +42,7 @@ class TarImages:
     places: Tensor  # (N, 3) int64: number of the shard, offset, size
     fingerprint: str
     targets: Tensor | None
+    inventory: Inventory
     classes: None = None  # shards don't hold names
 
     def __len__(self) -> int:
@@ -51,26 +58,69 @@ class TarImages:
         return f"{self.keys[index]} in {self.shards[int(self.places[index, 0])]}"
 
 
-def open_tar(shards: Sequence[Path], split: str) -> TarImages:
-    """The images of one split of some shards. Raises DataError.
+@dataclass
+class _LeftOut:
+    """Members of the shards that could have been images, with examples of them."""
 
-    An image is a member `KEY.jpg` (or .png, ...), its label an integer in `KEY.cls`; all or none count.
-    The names of the shards may begin with the split, `train-0000.tar`; failing that all is "train".
+    more: list[str] = field(default_factory=list)  # further images of a sample
+    links: list[str] = field(default_factory=list)  # to what is not in the shard
+    sparse: list[str] = field(default_factory=list)
+    unreadable: Counter[str] = field(default_factory=Counter)  # by suffix
+
+    def told(self) -> Iterator[str]:
+        """Each kind with the reason."""
+        for suffix, count in sorted(self.unreadable.items()):
+            yield f"{count:,} {suffix} file{'s' * (count > 1)} (not readable here)"
+        for names, kind, why in (
+            (self.more, "further image", "of samples that have one"),
+            (self.links, "link", "to no file in the shard"),
+            (self.sparse, "sparse file", "not readable here"),
+        ):
+            if names:
+                yield f"{len(names):,} {kind}{'s' * (len(names) > 1)} ({why}), such as {names[0]}"
+
+
+def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
+    """The images of one split of some shards, which are given by split. Raises DataError.
+
+    An image is a member whose last extension is that of an image, `KEY.jpg`, or a link to one in the same shard; dots
+    in KEY don't matter. Of each sample it is the first: `KEY.seg.png` belongs to the sample of `KEY.jpg`, where that is
+    there, and is an image of its own where it is not. The label is an integer in `KEY.cls`, or in the member of that
+    name up to the first dot of KEY; unless all images have one, all are unlabelled.
     """
-    by_name = files_by_split(shards)
-    chosen = by_name[choose_split(split, by_name, str(shards[0].parent))]
-    samples = [(number, sample) for number, shard in enumerate(chosen) for sample in _index(shard)]
+    where = str(next(iter(groups.values()))[0].parent)
+    name = choose_split(split, groups, where)
+    chosen, absent = groups[name], _LeftOut()
+    samples = [(number, sample) for number, shard in enumerate(chosen) for sample in _index(shard, absent)]
     if not samples:
-        raise DataError(f"no images found in {chosen[0]}; expected members such as 'KEY.jpg', without another dot.")
+        told = f" Left out: {'; '.join(absent.told())}." if any(absent.told()) else ""
+        raise DataError(f"no images found in {chosen[0]}; expected members such as 'KEY.jpg'.{told}")
     places = torch.tensor([(number, sample.offset, sample.size) for number, sample in samples])
     names = [shard.name for shard in chosen]
+    unlabelled = [sample.key for _, sample in samples if sample.label is None]
+    targets, why = as_targets([sample.label for _, sample in samples])
+    if unlabelled:
+        lacking = f"{len(unlabelled):,} of {len(samples):,} images have no .cls, the first is {unlabelled[0]}"
+        why = lacking if len(unlabelled) < len(samples) else "no image has a .cls"
+    counts = {group: len(samples) if group == name else None for group in groups}
     return TarImages(
         shards=tuple(chosen),
         keys=tuple(sample.key for _, sample in samples),
         places=places,
         fingerprint=digest(("tar", names, *samples)),  # not the shards' sizes: tar pads them to one another's
-        targets=as_targets([sample.label for _, sample in samples]),
+        targets=targets,
+        inventory=Inventory(counts, _together(samples), tuple(absent.told()), why),
     )
+
+
+def _together(samples: Sequence[tuple[int, _Sample]]) -> tuple[str, ...]:
+    """The note where images would be one sample if a key ended at the first dot, as WebDataset has it."""
+    keys = Counter((shard, webdataset_key(sample.key)) for shard, sample in samples)
+    shared = [sample.key for shard, sample in samples if keys[shard, webdataset_key(sample.key)] > 1]
+    if not shared:
+        return ()
+    told = f"{len(shared):,} images share their name up to its first dot, such as {shared[0]} and {shared[1]}"
+    return (f"{told}: each counts as an image",)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -88,30 +138,98 @@ def expand_braces(pattern: str) -> list[str]:
     return [pattern[: match.start()] + middle + tail for middle in inner for tail in tails]
 
 
-def _index(shard: Path) -> list[_Sample]:
-    images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, int] = {}
+def _index(shard: Path, absent: _LeftOut) -> list[_Sample]:
     try:
         with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                key, extension = key_and_extension(member.name)
-                if not member.isreg() or member.issparse():
-                    continue
-                if f".{extension}" in IMAGE_SUFFIXES:
-                    images.setdefault(key, member)
-                elif extension == "cls":
-                    labels[key] = _label(shard, tar, member)
+            members = list(tar)
             _check_end(shard, tar.offset)
+            images, labels = _sorted_out(members, absent)
+            samples = []
+            for key, (name, image) in images.items():
+                if belongs_to(key, images):
+                    absent.more.append(name)
+                    continue
+                label = labels.get(key) or labels.get(webdataset_key(key))
+                number = None if label is None else _label(shard, tar, label)
+                samples.append(_Sample(key, image.offset_data, image.size, number))
+            return samples
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{shard} is not a whole, uncompressed tar file: {error}. Copy or write it again.") from error
-    return [_Sample(key, image.offset_data, image.size, labels.get(key)) for key, image in images.items()]
+
+
+def _sorted_out(
+    members: Sequence[tarfile.TarInfo], absent: _LeftOut
+) -> tuple[dict[str, tuple[str, tarfile.TarInfo]], dict[str, tarfile.TarInfo]]:
+    """The first image of each key, with the name of its member, and the labels by key; the rest goes to `absent`."""
+    images: dict[str, tuple[str, tarfile.TarInfo]] = {}
+    labels: dict[str, tarfile.TarInfo] = {}
+    by_name: dict[str, tarfile.TarInfo] = {}
+    if any(member.islnk() or member.issym() for member in members):
+        by_name = {posixpath.normpath(member.name): member for member in members}
+    for member in members:
+        key, extension = key_and_extension(member.name)
+        suffix = f".{extension}"
+        if member.isdir() or is_hidden(member.name) or suffix not in IMAGE_SUFFIXES | _OTHERS:
+            continue
+        file = _followed(member, by_name)
+        if file is None or file.issparse():
+            (absent.links if file is None else absent.sparse).append(member.name)
+        elif extension == "cls":
+            labels[key] = file
+        elif suffix in UNREADABLE_SUFFIXES:
+            absent.unreadable[suffix] += 1
+        elif key in images:
+            absent.more.append(member.name)
+        else:
+            images[key] = member.name, file
+    return images, labels
+
+
+_OTHERS = UNREADABLE_SUFFIXES | {".cls"}  # of members that are looked at, beside those of images
+
+
+def _followed(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The file that a member is or links to within the shard; None where there is none."""
+    for _ in range(_LINKS):
+        if member.isreg():
+            return member
+        if not (member.islnk() or member.issym()):
+            return None
+        folder = posixpath.dirname(member.name) if member.issym() else ""  # hard links are named from the top
+        target = by_name.get(posixpath.normpath(posixpath.join(folder, member.linkname)))
+        if target is None:
+            return None
+        member = target
+    return None  # a circle
 
 
 def key_and_extension(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the key is the path up to the first dot of the last part."""
+    """The key of a member's sample, and its extension in lower case: that after the last dot of the last part."""
     folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
+    stem, dot, extension = base.rpartition(".")
+    return (folder + slash + stem, extension.lower()) if dot else (name, "")
+
+
+def webdataset_key(key: str) -> str:
+    """The key up to the first dot of its last part, where WebDataset ends all keys."""
+    folder, slash, base = key.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def belongs_to(key: str, keys: Collection[str]) -> bool:
+    """Whether an image is a further one of another's sample: `a.seg` of `a`, cut at a dot of the last part."""
+    shortest = len(webdataset_key(key))
+    while (dot := key.rfind(".")) >= shortest:
+        key = key[:dot]
+        if key in keys:
+            return True
+    return False
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a member is of a hidden file, as `._a.jpg`, or what macOS adds to an archive."""
+    *folders, base = name.split("/")
+    return base.startswith(".") or "__MACOSX" in folders
 
 
 def _label(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from .raw import as_targets, choose_split, digest, split_names
-from .source import DataError, NoSuchSplit
+from .raw import as_targets, digest, whole_floats
+from .source import DataError, Inventory, NoSuchSplit
+from .split_names import choose_split, split_names
 
 DEFAULT_ROOT = "~/.cache/star_zoo/torchvision"
 
@@ -32,6 +33,7 @@ class TorchvisionImages:
     fingerprint: str
     classes: tuple[str, ...] | None
     targets: Tensor | None
+    inventory: Inventory
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -55,13 +57,14 @@ def open_torchvision(spec: str, split: str) -> TorchvisionImages:
     name, _, root = spec.partition("@")
     maker = _maker(name)
     dataset, own_split = _make(maker, Path(os.path.expanduser(root or DEFAULT_ROOT)), split)
-    targets = _targets(dataset)
+    targets, why = _targets(dataset)
     return TorchvisionImages(
         name=name,
         dataset=dataset,
         fingerprint=digest((name, own_split, len(dataset), b"" if targets is None else targets.numpy().tobytes())),
         classes=_classes(dataset, targets),
         targets=targets,
+        inventory=Inventory({own_split: len(dataset)}, tuple(filter(None, [whole_floats(targets)])), unlabelled=why),
     )
 
 
@@ -138,14 +141,14 @@ def _load(maker: type, root: Path, **arguments: Any) -> Any:
         ) from error
 
 
-def _targets(dataset: Any) -> Tensor | None:
+def _targets(dataset: Any) -> tuple[Tensor | None, str]:
     for attribute in _LABELS:
         labels: Any = getattr(dataset, attribute, ())
         if isinstance(labels, list | tuple) and labels and isinstance(labels[0], tuple):
             labels = [sample[-1] for sample in labels]  # (path, label)
         if hasattr(labels, "__len__") and len(labels) == len(dataset):
             return as_targets(labels)
-    return None
+    return None, "torchvision's class has no list of labels"
 
 
 def _classes(dataset: Any, targets: Tensor | None) -> tuple[str, ...] | None:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..data.raw import split_names
+from ..data.split_names import split_names
 from ..data.source import DataError, NoSuchSplit
 from .data import Box, DetectionSet, Picture, make
 

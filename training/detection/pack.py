@@ -17,7 +17,7 @@ from .data import Box, DetectionSet, Picture, make
 
 def read(path: Path, split: str) -> DetectionSet:
     """The rows of one split. Raises DataError."""
-    raw = open_parquet([path], split)
+    raw = open_parquet({"train": [path]}, split)
     boxes, names = _boxes(path)
     pictures = []
     for index, (_, row) in enumerate(raw.places.tolist()):

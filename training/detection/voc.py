@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ..data.raw import choose_split
+from ..data.split_names import choose_split
 from ..data.source import DataError
 from .data import Box, DetectionSet, Picture, make
 

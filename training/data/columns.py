@@ -1,0 +1,32 @@
+"""Columns of tables: which one holds the images and which one the labels, and Arrow's many types for one thing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+# Usual names, best first, in any case.
+IMAGES = ("image", "img", "images", "image_bytes", "jpg", "jpeg", "png")
+LABELS = ("label", "labels", "fine_label", "target", "targets", "class")
+
+
+def choose(usual: Sequence[str], names: Sequence[str]) -> tuple[str | None, str]:
+    """The column of the first of the `usual` names, and a note where the choice could have been another."""
+    found = [name for wanted in usual for name in names if name.lower() == wanted]
+    if not found:
+        return None, ""
+    if len(found) == 1:
+        return found[0], "" if found[0] == usual[0] else f"column {found[0]} is taken for {usual[0]}"
+    return found[0], f"column {found[0]} is taken for {usual[0]}, not {' or '.join(found[1:])}"
+
+
+def plain(column: Any) -> Any:
+    """A pyarrow column with the same values in the type that everything can work with: no dictionary, no view."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        return plain(column.cast(column.type.value_type))
+    for kind, simple in (("string", pyarrow.large_string()), ("binary", pyarrow.large_binary())):
+        is_view = getattr(types, f"is_{kind}_view", None)  # which old releases of pyarrow lack
+        if is_view and is_view(column.type):
+            return column.cast(simple)
+    return column

@@ -14,6 +14,7 @@ from torch import Tensor
 from star_zoo import View, save_pretrained
 
 from .data.splits import Splits
+from .data.summary import summary
 from .data.views import MultiViewDataset, StepBatches, loader
 from .evaluate import record, results_file
 from .features import NotFinite, extract, timm_view
@@ -76,6 +77,7 @@ class FineTuning(Loop):
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        self.logbook.say(summary(self.images))
         try:
             self.run_steps()
             return self._export()

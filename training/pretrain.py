@@ -13,6 +13,7 @@ from star_zoo import View, save_pretrained
 from . import card
 from .config import Recipe
 from .data.stream import Stream
+from .data.summary import summary
 from .data.views import MultiViewDataset, StepBatches, loader
 from .features import NotFinite
 from .lineage import start_of
@@ -46,6 +47,7 @@ class Run(Loop):
 
         torch.manual_seed(recipe.seed)
         self.pretrainer, self.notes = build(recipe)
+        self.notes.insert(0, summary(self.source))
         self.start = start_of(recipe.init_from) if recipe.init_from else None
         self.monitor = Monitor(recipe.policy, bank, held_out)
         if held_out is None:

@@ -72,7 +72,8 @@ class Subject:
     def labelled(self, source: Source) -> Labelled:
         """Features of every image with their labels. Raises ValueError where the data set has none."""
         if source.targets is None:
-            raise ValueError(f"{source.name} has no labels to evaluate with")
+            why = source.inventory.unlabelled
+            raise ValueError(f"{source.name} has no labels to evaluate with{why and f': {why}'}")
         return Labelled(self.features(source), source.targets)
 
 

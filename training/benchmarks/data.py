@@ -30,6 +30,7 @@ from star_zoo import Policy, objectives
 from star_zoo.augmentations import Crop
 
 from .. import recipes
+from ..data.source import NOT_TAKEN
 from ..data.streamed import StreamedSource
 from ..data.views import MultiViewDataset
 
@@ -47,6 +48,7 @@ class _Photos:
     fingerprint: str = "made up"
     classes: None = None
     targets: None = None
+    inventory = NOT_TAKEN
 
     def __len__(self) -> int:
         return len(self.files)

@@ -1,6 +1,7 @@
 """compare two models on the same test images"""
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -21,6 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ..data.found import found
     from ..data.splits import Splits
+    from ..data.summary import Summaries
     from ..evaluate import record_comparison, results_file
     from ..paired import as_record, compare
     from ..report.tables import Table, markdown, per_cent
@@ -29,6 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     cache = store.home() / "features"
     first, second = (load(name, arguments.seed, cache) for name in (arguments.first, arguments.second))
     data = [Splits(spec) for spec in arguments.data or found()]
+    summaries = Summaries(sys.stderr)
+    for splits in data:
+        summaries.print(splits)
     rows = compare(first, second, data, arguments.protocol, arguments.seed)
     cells = [
         [r.metric, r.data, f"{100 * r.first:.1f}", f"{100 * r.second:.1f}", per_cent(r.difference._asdict())]

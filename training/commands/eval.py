@@ -1,6 +1,7 @@
 """evaluate frozen features"""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ..data.found import found
     from ..data.splits import Splits
+    from ..data.summary import Summaries
     from ..evaluate import evaluate, record, results_file
     from ..subject import load
 
@@ -32,9 +34,11 @@ def run(arguments: argparse.Namespace) -> None:
     data = arguments.data or found()
     subject = load(arguments.model, arguments.seed, store.home() / "features")
     out = arguments.out or results_file(arguments.model)
+    summaries = Summaries(sys.stderr)
     for splits in map(Splits, data):
         for protocol in protocols:
             try:
+                summaries.print(splits)
                 result = evaluate(protocol, subject, splits, arguments.seed)
             except ValueError as error:
                 if arguments.protocol != "all" and arguments.data:

@@ -24,10 +24,11 @@ _PHOTOS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM",
 FORMATS = tuple(name for name in _PHOTOS if name in Image.OPEN)
 IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 # of files that hold pictures which are not decoded here: they are counted, so that none goes missing unseen
-UNREADABLE_SUFFIXES = (
-    frozenset(".heic .heif .hif .avif .avifs .webp .jxl .jxr .svg .psd .xcf .eps .exr .hdr .dds .ico .icns .dcm".split())
-    | frozenset(".dng .raw .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef".split())
-) - IMAGE_SUFFIXES
+_OTHER_PICTURES = """
+    .heic .heif .hif .avif .avifs .webp .jxl .jxr .svg .psd .xcf .eps .exr .hdr .dds .ico .icns .dcm
+    .dng .raw .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef
+"""
+UNREADABLE_SUFFIXES = frozenset(_OTHER_PICTURES.split()) - IMAGE_SUFFIXES
 
 
 class UndecodableImage(Exception):

@@ -9,7 +9,7 @@ from torch import Tensor
 from .decode import IMAGE_SUFFIXES
 from .layout import children, layout, left_out, walk
 from .raw import digest, number_names
-from .source import DataError, Inventory, NoSuchSplit
+from .source import NOT_TAKEN, DataError, Inventory, NoSuchSplit
 from .split_names import choose_split, kind_of
 
 
@@ -22,7 +22,7 @@ class FolderImages:
     fingerprint: str
     classes: tuple[str, ...] | None
     targets: Tensor | None
-    inventory: Inventory = Inventory({})
+    inventory: Inventory = NOT_TAKEN
 
     def __len__(self) -> int:
         return len(self.files)

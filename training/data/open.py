@@ -3,24 +3,28 @@
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from .cached import CachedSource
-from .decode import UndecodableImage, decoded_size, undecodable
+from .decode import IMAGE_SUFFIXES, UndecodableImage, decoded_size, undecodable
 from .folder import open_folder
 from .huggingface import SAVED_FILES, open_hub, open_saved
-from .parquet import open_parquet
+from .layout import named
+from .parquet import ParquetImages, open_parquet
 from .raw import Raw, Subset, evenly_spaced
 from .source import DataError, Source
 from .split_names import files_by_split
 from .streamed import StreamedSource
-from .tar import expand_braces, open_tar
+from .tar import TarImages, expand_braces, open_tar
 from .torchvision_sets import open_torchvision
 
 KINDS = (
     "a folder of images, a .parquet file or a folder of them, .tar shards (a file, a folder of them, "
     "'shard-{0000..0003}.tar'), 'torchvision:NAME', 'hf:NAME' or 'spirograph'"
 )
+_Files = TypeVar("_Files", ParquetImages, TarImages)
 _SAMPLE = 256  # images whose headers tell how much memory all of them would take
 
 
@@ -112,11 +116,29 @@ def _open_file(path: Path, split: str) -> Raw:
 def _open_folder(folder: Path, split: str) -> Raw:
     if any((folder / name).exists() for name in SAVED_FILES):
         return open_saved(folder, split)
-    for suffix, opener in ((".parquet", open_parquet), (".tar", open_tar)):
-        files = [file for file in folder.glob(f"[!.]*{suffix}") if file.is_file()]
-        if files:
-            return opener(files_by_split(files, str(folder)), split)
+    if packs := _files(folder, ".parquet"):
+        return _beside(open_parquet(files_by_split(packs, str(folder)), split), folder, ".parquet")
+    if shards := _files(folder, ".tar"):
+        return _beside(open_tar(files_by_split(shards, str(folder)), split), folder, ".tar")
     return open_folder(folder, split)
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    return [file for file in folder.glob("[!.]*") if file.suffix.lower() == suffix and file.is_file()]
+
+
+def _beside(raw: _Files, folder: Path, suffix: str) -> _Files:
+    """The same images, with an inventory that names everything else in the folder that could hold some."""
+    names = [
+        name
+        for name in sorted(os.listdir(folder))
+        if not name.startswith((".", "__MACOSX"))
+        if (folder / name).is_dir() or os.path.splitext(name)[1].lower() in {".tar", *IMAGE_SUFFIXES} - {suffix}
+    ]
+    if not names:
+        return raw
+    told = f"{named(names)} (beside the {suffix} files)"
+    return replace(raw, inventory=replace(raw.inventory, left_out=(*raw.inventory.left_out, told)))
 
 
 def _expected_bytes(spec: str, raw: Raw) -> int:

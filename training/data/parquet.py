@@ -139,7 +139,7 @@ def _length(file: Path) -> int:
 def _rows(files: Sequence[Path], columns: Mapping[str, str], split: str | None) -> tuple[Any, np.ndarray]:
     """The rows whose `split` is the given one (all, if None) as a pyarrow.Table, and their places (N, 2) int64.
 
-    Its columns have our names, and are of plain types. Row groups are read one by one: those of other splits cost no memory.
+    Its columns have our names and plain types. Row groups are read one by one: those of other splits cost no memory.
     """
     import pyarrow
     import pyarrow.compute

@@ -12,6 +12,7 @@ from torch import Tensor
 from .decode import Encoded, Picture, opened, undecodable
 from .source import DataError, Inventory
 
+
 class Raw(Protocol):
     """The images of one split, not decoded yet. What isn't explained here is as in `Source`."""
 

@@ -35,6 +35,9 @@ class Inventory:
     unlabelled: str = ""  # why this split has no labels, where labels could be expected
 
 
+NOT_TAKEN = Inventory({})  # of a set whose images a list names
+
+
 class Source(Protocol):
     """The images of one split of one data set, in a fixed order; safe to index from forked workers."""
 

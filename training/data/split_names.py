@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .source import DataError, NoSuchSplit
 
-# What a user asks for -> usual spellings, in lower case. Capitals, "train_set", "train-images" and "train2017" count too.
+# What a user asks for -> usual spellings. In any case, and "train_set", "train-images" or "train2017" too.
 _SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "validate", "dev"),

@@ -1,6 +1,9 @@
 """One line on a data set before anything runs on it: images, splits, classes, and all that is left out."""
 
+from typing import TextIO
+
 from .source import NoSuchSplit, Source
+from .split_names import kind_of
 from .splits import Splits
 
 
@@ -10,15 +13,20 @@ def summary(source: Source) -> str:
     "photos: 1,250 images of 12 classes in train, 300 in test; left out: 3 .heic files (not readable here)"
     """
     found = source.inventory
+    what = f"images {_labelled(source)} "
     parts = []
-    for name, count in (found.images or {"all": len(source)}).items():
-        known = name if count is None else f"{count:,} in {name}"
-        parts.append(known)
-    counted = ", ".join(parts)
-    line = [f"{source.name}: images {_labelled(source)}: {counted}", *found.notes]
+    for name, count in sorted((found.images or {"all": len(source)}).items(), key=_order):
+        parts.append(f"{what}in {name}" if count is None else f"{count:,} {what}in {name}")
+        what = ""
+    line = [f"{source.name}: {', '.join(parts)}", *found.notes]
     if found.left_out:
         line.append(f"left out: {', '.join(found.left_out)}")
     return one_line("; ".join(line))
+
+
+def _order(split: tuple[str, int | None]) -> tuple[int, str]:
+    kinds = ("train", "val", "test", None)
+    return kinds.index(kind_of(split[0])), split[0]
 
 
 def _labelled(source: Source) -> str:
@@ -31,12 +39,23 @@ def _labelled(source: Source) -> str:
     return f"of {count:,} class{'es' if count != 1 else ''}"
 
 
-def summary_of(splits: Splits) -> str:
-    """The line on a data set of which no split is open yet. Raises DataError where none can be opened."""
-    try:
-        return summary(splits.test)  # which all protocols use: nothing is opened in vain
-    except NoSuchSplit:
-        return summary(splits.train)
+class Summaries:
+    """Prints the line of each data set, once, before its first use."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+        self._printed: set[str] = set()
+
+    def print(self, splits: Splits) -> None:
+        """The line of a data set, unless it was printed. Raises DataError where no split can be opened."""
+        if splits.spec in self._printed:
+            return
+        try:
+            source = splits.test  # all protocols use it: nothing is opened in vain
+        except NoSuchSplit:
+            source = splits.train
+        print(summary(source), file=self._file, flush=True)
+        self._printed.add(splits.spec)
 
 
 def one_line(text: str) -> str:

@@ -22,7 +22,6 @@ from .raw import as_targets, digest
 from .source import DataError, Inventory
 from .split_names import choose_split
 
-
 _LINKS = 40  # that are followed one after the other, as Linux does
 
 

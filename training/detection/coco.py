@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..data.split_names import split_names
 from ..data.source import DataError, NoSuchSplit
+from ..data.split_names import split_names
 from .data import Box, DetectionSet, Picture, make
 
 ANNOTATIONS = "annotations"

@@ -61,6 +61,8 @@ class DetectionRun(Loop):
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and tests; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        counts = f"{len(self.images):,} in {self.recipe.data.train}, {len(self.held_out):,} in {self.recipe.data.test}"
+        self.logbook.say(f"{self.images.name}: images with boxes of {len(self.images.classes):,} classes: {counts}")
         try:
             self.run_steps()
             return self._test()

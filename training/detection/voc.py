@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ..data.split_names import choose_split
 from ..data.source import DataError
+from ..data.split_names import choose_split
 from .data import Box, DetectionSet, Picture, make
 
 LISTS = Path("ImageSets", "Main")

@@ -38,7 +38,9 @@ def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, i
 
 def _classes(source: Source, split: str) -> set[int]:
     if source.targets is None:
-        raise ValueError(f"the {split} split of {source.name} has no labels to fine-tune with; give labelled images")
+        why = source.inventory.unlabelled
+        told = f"the {split} split of {source.name} has no labels to fine-tune with{why and f' ({why})'}"
+        raise ValueError(f"{told}; give labelled images")
     if source.targets.is_floating_point():
         raise ValueError(f"the labels of {source.name} are numbers; fine-tuning needs classes")
     return set(source.targets.tolist())

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
@@ -17,6 +18,7 @@ from data_cases import (
     write_parquet,
 )
 from training.data import BadImageWarning, DataError, decode, open_source
+from training.data.summary import summary
 
 PACKS = Path(__file__).parents[2] / "shared" / "data"
 
@@ -113,6 +115,115 @@ def test_parquet_text_labels_are_numbered_over_all_splits(tmp_path, column):
     path = write_parquet(tmp_path / "x.parquet", image=[png(n) for n in range(3)], split=split, **{column: names})
     source = open_source(str(path), "test")
     assert source.targets.tolist() == [2] and source.classes == ("cat", "dog", "emu")
+
+
+VIEWS = [
+    pyarrow.string(), pyarrow.large_string(), pyarrow.string_view(), pyarrow.dictionary(pyarrow.int8(), pyarrow.string())
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VIEWS, ids=str)
+@pytest.mark.parametrize("picture", [pyarrow.binary(), pyarrow.large_binary(), pyarrow.binary_view()], ids=str)
+def test_parquet_text_and_bytes_of_any_arrow_type(tmp_path, kind, picture):
+    columns = {
+        "image": pyarrow.array([png(k) for k in range(4)], pyarrow.binary()).cast(picture),
+        "label": pyarrow.array(["b", "a", "b", "c"]).cast(kind),
+        "split": pyarrow.array(["train", "train", "test", "test"]).cast(kind),
+    }
+    path = write_parquet(tmp_path / "x.parquet", **columns)
+    source = open_source(str(path))
+    assert numbers(source) == [0, 1] and source.targets.tolist() == [1, 0] and source.classes == ("a", "b", "c")
+    assert numbers(open_source(str(path), "test")) == [2, 3]
+    named = write_parquet(tmp_path / "y.parquet", **(columns | {"label": [3, 0, 3, 1], "label_name": columns["label"]}))
+    assert open_source(str(named)).targets.tolist() == [3, 0] and open_source(str(named)).classes[3] == "b"
+
+
+def test_parquet_struct_of_views_and_a_dictionary_of_numbers(tmp_path):
+    images = pyarrow.StructArray.from_arrays(
+        [pyarrow.array([png(4), png(5)]).cast(pyarrow.binary_view()), pyarrow.array(["x", "y"]).cast("string_view")],
+        ["bytes", "path"],
+    )
+    path = write_parquet(tmp_path / "x.parquet", image=images, label=pyarrow.array([7, 2]).dictionary_encode())
+    source = open_source(str(path))
+    assert numbers(source) == [4, 5] and source.targets.tolist() == [7, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "targets"),
+    [
+        ([Decimal("1"), Decimal("0")], [1, 0]),
+        ([Decimal("1.5"), Decimal("0")], [[1.5], [0.0]]),
+        (pyarrow.array([3, 4], pyarrow.decimal256(40)), [3, 4]),
+        (pyarrow.array([True, False]), [1, 0]),
+        (pyarrow.array([1, 0], pyarrow.uint8()), [1, 0]),
+        ([1.0, 0.0], [[1.0], [0.0]]),
+    ],
+)
+def test_parquet_labels_of_decimals_and_floats(tmp_path, labels, targets):
+    source = open_source(str(write_parquet(tmp_path / "x.parquet", image=[png(0), png(1)], label=labels)))
+    assert source.targets.tolist() == targets
+    assert ("store classes as integers" in summary(source)) is (targets == [[1.0], [0.0]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (None, "there is no column 'label'"),
+        ([None, 3], "1 of 2 rows have no label, the first is image 0"),
+        (["cat", None], "1 of 2 rows have no label, the first is image 1"),
+        ([4, -1], "1 of 2 images have a negative label, the first is image 1"),
+        ([0.5, float("nan")], "1 of 2 images have no label, the first is image 1"),
+        ([[1.0], [1.0, 2.0]], "the labels are rows of different lengths"),
+        ([b"x", b"y"], "the labels are neither classes nor numbers"),
+    ],
+)
+def test_parquet_why_there_are_no_labels(tmp_path, labels, why):
+    columns = {} if labels is None else {"label": labels}
+    source = open_source(str(write_parquet(tmp_path / "x.parquet", image=[png(0), png(1)], **columns)))
+    assert source.targets is None and f"2 images without labels ({why}) in train" in summary(source)
+
+
+def test_parquet_labels_beyond_64_bits_are_refused(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", image=[png(0)], label=pyarrow.array([2**63], pyarrow.uint64()))
+    with pytest.raises(DataError, match=f"the labels go to {2**63}: number the classes from 0"):
+        open_source(str(path))
+
+
+@pytest.mark.parametrize(
+    ("names", "notes"),
+    [
+        (["image", "label", "split"], ""),
+        (["img", "labels", "Split"], "; column img is taken for image; column labels is taken for label"),
+        (["Image", "fine_label", "split"], "; column Image is taken for image; column fine_label is taken for label"),
+        (["jpg", "target", "split"], "; column jpg is taken for image; column target is taken for label"),
+    ],
+)
+def test_parquet_columns_by_other_usual_names(tmp_path, names, notes):
+    rows = [[png(k) for k in range(3)], [2, 1, 0], ["Train", "Train", "Test"]]
+    path = write_parquet(tmp_path / "x.parquet", **dict(zip(names, rows, strict=True)))
+    source = open_source(str(path))
+    assert numbers(source) == [0, 1] and source.targets.tolist() == [2, 1]
+    assert summary(source) == f"{path}: 2 images of 2 classes in Train, 1 in Test{notes}"
+
+
+def test_parquet_of_two_columns_that_could_be_meant_the_first_is_named(tmp_path):
+    path = write_parquet(
+        tmp_path / "x.parquet", img=[png(0)], image=[png(1)], coarse_label=[3], fine_label=[4], label=[5]
+    )
+    source = open_source(str(path))
+    assert numbers(source) == [1] and source.targets.tolist() == [5]
+    assert "column image is taken for image, not img; column label is taken for label, not fine_label" in summary(
+        source
+    )
+
+
+def test_parquet_rows_without_a_split_are_counted(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", image=[png(k) for k in range(3)], split=["train", None, "extra"])
+    assert (
+        "1 images without labels (there is no column 'label') in train, 1 in extra; left out: 1 row without a split"
+        in (summary(open_source(str(path))))
+    )
+    assert numbers(open_source(str(path), "extra")) == [2]
 
 
 def test_parquet_struct_images_with_bytes_or_path(tmp_path):

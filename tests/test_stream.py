@@ -65,7 +65,18 @@ def test_of_a_sample_only_its_first_image_is_looked_at_and_nothing_is_unpickled(
         link = tarfile.TarInfo("d.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
         tar.addfile(link)
-    assert read(open_stream(f"stream:{tmp_path / 's.tar'}")) == [1, 2]
+    first, second, link = open_stream(f"stream:{tmp_path / 's.tar'}").shards.read(0)
+    assert [first.data, second.data] == [png(1), png(2)]
+    # which can't be followed: a bad image, that is told and counted
+    assert link.data == b"" and link.where.endswith("a link, which can't be followed in a stream")
+
+
+def test_dots_in_names_cost_no_image_and_no_memory(tmp_path: Path):
+    write_tar(tmp_path / "s.tar", {"a.seg.png": png(9), "a.png": png(1), "b.left.png": png(2), "b.right.png": png(3)})
+    assert read(open_stream(f"stream:{tmp_path / 's.tar'}")) == [1, 2, 3]
+    write_tar(tmp_path / "s.tar", {f"frame.{k:04d}.png": png(k) for k in range(100)})
+    reader = open_stream(f"stream:{tmp_path / 's.tar'}").shards.read(0)
+    assert [Image.open(io.BytesIO(image.data)).getpixel((0, 0))[0] for image in reader] == list(range(100))
 
 
 def test_long_names_and_headers_of_their_own_are_no_damage(tmp_path: Path):

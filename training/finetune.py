@@ -77,7 +77,7 @@ class FineTuning(Loop):
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""
-        self.logbook.say(summary(self.images))
+        self.logbook.say(summary(self.images, self.test))
         try:
             self.run_steps()
             return self._export()

@@ -47,7 +47,7 @@ class Run(Loop):
 
         torch.manual_seed(recipe.seed)
         self.pretrainer, self.notes = build(recipe)
-        self.notes.insert(0, summary(self.source))
+        self.notes.insert(0, summary(self.source, held_out))
         self.start = start_of(recipe.init_from) if recipe.init_from else None
         self.monitor = Monitor(recipe.policy, bank, held_out)
         if held_out is None:

@@ -73,7 +73,8 @@ def _read(groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: st
         counts = _counts(files, columns["split"])
         rows = choose_split(split, [name for name in counts if name is not None], _named(files))
         used = files
-        left_out = (f"{counts[None]:,} rows without a split",) if counts.pop(None, 0) else ()
+        if missing := counts.pop(None, 0):
+            left_out = (f"{missing:,} row{'s' * (missing > 1)} without a split",)
     else:
         counts = Counter({name: sum(map(_length, group)) for name, group in groups.items()})
         used, rows = groups[choose_split(split, groups, _named(files))], None

@@ -7,16 +7,22 @@ from .split_names import kind_of
 from .splits import Splits
 
 
-def summary(source: Source) -> str:
+def summary(source: Source, *others: Source | None) -> str:
     """The line on the whole data set of a source; its labels are those of the source's split.
+
+    Other splits that are open are given for their counts, which a source knows of its own split alone if counting takes
+    a pass over the data.
 
     "photos: 1,250 images of 12 classes in train, 300 in test; left out: 3 .heic files (not readable here)"
     """
     found = source.inventory
+    counts = dict(found.images or {"all": len(source)})
+    for other in filter(None, others):
+        counts |= {name: count for name, count in other.inventory.images.items() if count is not None}
     what = f"images {_labelled(source)} "
     parts = []
-    for name, count in sorted((found.images or {"all": len(source)}).items(), key=_order):
-        parts.append(f"{what}in {name}" if count is None else f"{count:,} {what}in {name}")
+    for name, count in sorted(counts.items(), key=_order):
+        parts.append(f"{what or 'more '}in {name}" if count is None else f"{count:,} {what}in {name}")
         what = ""
     line = [f"{source.name}: {', '.join(parts)}", *found.notes]
     if found.left_out:

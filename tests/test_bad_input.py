@@ -136,10 +136,15 @@ def test_classes_without_a_test_split_hold_some_out(tmp_path: Path):
     assert entries(tmp_path / "none", "knn1") == [] and len(entries(tmp_path / "none")) == 2
 
 
-def test_train_and_test_splits_are_told_apart(tmp_path: Path):
-    pictures(tmp_path / "images" / "train", 24)
-    pictures(tmp_path / "images" / "test", 8)
+def test_train_and_test_splits_are_told_apart(tmp_path: Path, capsys):
+    pictures(tmp_path / "images" / "Training", 24)
+    pictures(tmp_path / "images" / "Test", 8)
+    write_folder(tmp_path / "images", {"Test/0/photo.heic": b"x"})
     assert main(arguments(tmp_path / "images", tmp_path / "run")) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    counts = "24 images of 2 classes in Training, 8 in Test"
+    assert first == f"{tmp_path / 'images'}: {counts}; left out: 1 .heic file (not readable here), Test/0 (no images)"
+    assert not [line for line in others if "images of" in line]
     assert [e["step"] for e in entries(tmp_path / "run", "knn20")] == [0, 3]
 
 

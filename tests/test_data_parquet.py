@@ -118,8 +118,11 @@ def test_parquet_text_labels_are_numbered_over_all_splits(tmp_path, column):
 
 
 VIEWS = [
-    pyarrow.string(), pyarrow.large_string(), pyarrow.string_view(), pyarrow.dictionary(pyarrow.int8(), pyarrow.string())
-]  # fmt: skip
+    pyarrow.string(),
+    pyarrow.large_string(),
+    pyarrow.string_view(),
+    pyarrow.dictionary(pyarrow.int8(), pyarrow.string()),
+]
 
 
 @pytest.mark.parametrize("kind", VIEWS, ids=str)

@@ -126,17 +126,17 @@ def test_a_missing_label_is_said(tmp_path, capsys):
 
 PARTS = st.lists(st.sampled_from(["a", "b", "seg", "0001", "v1"]), min_size=1, max_size=3).map(".".join)
 MEMBERS = st.lists(
-    st.tuples(st.sampled_from(["", "d/", "d.1/"]), PARTS, st.sampled_from([".png", ".jpg", ".cls", ".json", ".heic", ""])),
-    unique=True, max_size=12,
-)  # fmt: skip
+    st.tuples(st.sampled_from(["", "d/", "d.1/"]), PARTS, st.sampled_from([".png", ".jpg", ".cls", ".heic", ""])),
+    unique=True,
+    max_size=12,
+)
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(MEMBERS)
 def test_any_names_give_the_same_images_in_a_stream_and_none_is_lost_unseen(members):
     # as writers of shards do, the members of a sample side by side
-    names = sorted(("".join(parts) for parts in members), key=lambda name: name.rpartition("/")[2].split(".")[0])
-    names = sorted(names, key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2].split(".")[0]))
+    names = sorted(map("".join, members), key=lambda n: (n.rpartition("/")[0], n.rpartition("/")[2].split(".")[0]))
     pictures = [name for name in names if name.endswith((".png", ".jpg"))]
     number = {name: k for k, name in enumerate(pictures)}
     with tempfile.TemporaryDirectory() as folder:

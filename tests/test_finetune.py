@@ -477,7 +477,9 @@ def test_a_finished_command_says_what_it_found_and_how_to_load_it(images: Path, 
     for change in ("views.size=32", "batch_size=8", "epochs=1", "run.workers=0"):
         words += ["--set", change]
     assert main(words) == 0
-    *_, found, load = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    *_, found, load = lines
+    assert [line for line in lines if "images of" in line] == [lines[0]] and lines[0].startswith(f"{images}: ")
     assert found.startswith(f"untrained:test_resnet on {images.name}: Fine-tuning top-1, 50 % of the labels 0.")
     assert load.startswith(f"exported to runs/finetune-untrained-test_resnet-{images.name}-0.5/export: ")
     assert eval(load.partition(": ")[2], {"timm": timm}).num_classes == 3

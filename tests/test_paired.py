@@ -106,6 +106,7 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path):
     for _ in range(2):  # the second takes the place of the first
         code, told, said = finish(start([*arguments, "--out", str(out)]))
         assert code == 0, said
+        assert said == f"{pack}: 40 images of 4 classes in train, 20 in test\n"
         assert "| 20-NN top-1 | birds |" in told and told.count("|\n") == 4
     written = json.loads(out.read_text())
     other, found = written["comparisons"]

@@ -1,5 +1,6 @@
 """Names of splits and folders: the usual spellings are understood, what is doubtful is refused, nothing goes unseen."""
 
+import io
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from data_cases import numbers, png, write_folder, write_parquet, write_tar
 from training.data import DataError, NoSuchSplit, open_source
 from training.data.layout import layout, walk
 from training.data.split_names import choose_split, kind_of
-from training.data.summary import summary
+from training.data.splits import Splits
+from training.data.summary import Summaries, summary
 
 SPELLINGS = [
     ("train", "test"),
@@ -284,3 +286,17 @@ def test_in_any_folder_each_image_is_in_one_split_or_named_as_left_out(folders: 
                 if kind_of(source.classes[label]) and kind_of(split):  # such a class there is only inside of a split
                     *above, _ = Path(source.describe(k)).relative_to(root).parts[:-1]
                     assert any(map(kind_of, above))
+
+
+def test_the_line_on_a_data_set_is_printed_once(tmp_path: Path):
+    folder(tmp_path / "a", "train/cat/a.png", "train/dog/a.png", "test/dog/a.png")
+    folder(tmp_path / "b", "cat/a.png")
+    out = io.StringIO()
+    summaries, sets = Summaries(out), [Splits(str(tmp_path / name)) for name in "ab"]
+    for splits in (*sets, *sets):
+        summaries.print(splits)
+    assert out.getvalue().splitlines() == [
+        f"{tmp_path / 'a'}: 2 images of 2 classes in train, 1 in test",
+        f"{tmp_path / 'b'}: 1 images of 1 class in train",
+    ]
+    assert list(sets[0].opened) == ["test"]  # no split is opened for the line alone

@@ -297,6 +297,6 @@ def test_the_line_on_a_data_set_is_printed_once(tmp_path: Path):
         summaries.print(splits)
     assert out.getvalue().splitlines() == [
         f"{tmp_path / 'a'}: 2 images of 2 classes in train, 1 in test",
-        f"{tmp_path / 'b'}: 1 images of 1 class in train",
+        f"{tmp_path / 'b'}: 1 image of 1 class in train",
     ]
     assert list(sets[0].opened) == ["test"]  # no split is opened for the line alone

@@ -146,7 +146,7 @@ def test_the_record(tmp_path: Path, capsys):
     assert main(arguments) == 0
     told = capsys.readouterr().out
     assert "\nuntrained:test_resnet on scenes, detection: COCO AP 0." in told
-    assert told.count("scenes: images with boxes of 3 classes: 6 in train, 3 in test\n") == 1
+    assert told.count("scenes: images with boxes of 2 classes: 6 in train, 3 in val\n") == 1
     (record,) = json.loads((out / "results.json").read_text())["evaluations"]
     assert record["protocol"] == "detection" and record["model"] == "untrained:test_resnet" and record["seed"] == 0
     assert list(record["metrics"]) == ["COCO AP", "COCO AP50", "COCO AP75", "VOC AP", "VOC AP50", "VOC AP75"]

@@ -19,11 +19,10 @@ def summary(source: Source, *others: Source | None) -> str:
     counts = dict(found.images or {"all": len(source)})
     for other in filter(None, others):
         counts |= {name: count for name, count in other.inventory.images.items() if count is not None}
-    what = f"images {_labelled(source)} "
-    parts = []
-    for name, count in sorted(counts.items(), key=_order):
-        parts.append(f"{what or 'more '}in {name}" if count is None else f"{count:,} {what}in {name}")
-        what = ""
+    (first, number), *rest = sorted(counts.items(), key=_order)
+    images = "images" if number is None else "1 image" if number == 1 else f"{number:,} images"
+    parts = [f"{images} {_labelled(source)} in {first}"]
+    parts += [f"{'more' if count is None else f'{count:,}'} in {name}" for name, count in rest]
     line = [f"{source.name}: {', '.join(parts)}", *found.notes]
     if found.left_out:
         line.append(f"left out: {', '.join(found.left_out)}")

@@ -264,15 +264,6 @@ def test_images_that_changed_are_refused_and_the_same_ones_elsewhere_are_not(kin
     assert (out / "log.jsonl").read_text() == steps
 
 
-@pytest.mark.parametrize("kind", ["folder", "parquet", "tar"])
-def test_images_of_the_same_names_and_sizes_are_taken_for_the_same(kind: str, tmp_path: Path):
-    """The fingerprint reads no image, so that it costs nothing on millions of them."""
-    (a,), (b,) = (images(1, first).values() for first in (100, 101))
-    assert len(a) == len(b) and a != b
-    sources = [open_source(str(written(kind, tmp_path / "images", images(8, first)))) for first in (100, 101)]
-    assert sources[0].fingerprint == sources[1].fingerprint
-
-
 def test_a_shard_of_the_same_size_with_other_labels_or_images_is_another(tmp_path: Path):
     """Tar pads shards to one another's size, so what lies in them is compared."""
     images = {"a.png": png(1, (40, 40)), "a.cls": b"1"}

@@ -1,5 +1,6 @@
 """A folder of images: class sub-folders, or flat; with or without sub-folders for the splits."""
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .contents import fingerprint, of_files
 from .decode import IMAGE_SUFFIXES
-from .raw import SPLITS, choose_split, digest, has_splits, number_names
+from .raw import SPLITS, choose_split, has_splits, number_names
 from .source import DataError
 
 
@@ -18,12 +20,17 @@ class FolderImages:
 
     root: Path
     files: tuple[str, ...]  # relative to root, in sorted order
-    fingerprint: str
     classes: tuple[str, ...] | None
     targets: Tensor | None
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the files' names under the root and of their contents."""
+        contents = of_files([self.root / file for file in self.files])
+        return fingerprint("folder", self.files, contents, classes=self.classes, targets=self.targets)
 
     def encoded(self, index: int) -> Path:
         return self.root / self.files[index]
@@ -52,11 +59,10 @@ def open_folder(folder: Path, split: str) -> FolderImages:
             "For Parquet files or tar shards give the folder that holds them itself."
         )
     files = tuple(file for file, _ in found)
-    fingerprint = digest(("folder", *found))
     if any("/" not in file for file in files):
-        return FolderImages(root, files, fingerprint, None, None)
+        return FolderImages(root, files, None, None)
     targets = number_names((file.split("/", 1)[0] for file in files), classes)
-    return FolderImages(root, files, fingerprint, classes, targets)
+    return FolderImages(root, files, classes, targets)
 
 
 def _splits(folder: Path) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """Hugging Face `datasets`: by name from the Hub (or its cache), and folders that `save_to_disk` wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .raw import as_targets, choose_split, digest, number_names
+from .contents import fingerprint, of_files
+from .raw import as_targets, choose_split, number_names
 from .source import DataError
 
 SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # what `save_to_disk` leaves in a folder
@@ -82,14 +83,25 @@ def _split_of(loaded: Any, split: str, where: str) -> HuggingFaceImages:
     if column is None:
         raise DataError(f"{where} has no column of type Image, only {dict(dataset.features)}.")
     targets, classes = _labels(splits, chosen)
+    images = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
     return HuggingFaceImages(
         where=where,
-        dataset=dataset.select_columns(column).cast_column(column, datasets.Image(decode=False)),
+        dataset=images,
         column=column,
-        fingerprint=digest((where, chosen, len(dataset), b"" if targets is None else targets.numpy().tobytes())),
+        fingerprint=fingerprint(chosen, column, *_contents(images, column), classes=classes, targets=targets),
         classes=classes,
         targets=targets,
     )
+
+
+def _contents(images: Any, column: str) -> Iterator[object]:
+    """What changes with the images: the contents of the files that hold them, and the rows that are in memory."""
+    stored, paths = images.data.column(column).flatten()
+    bare = paths.filter(stored.is_null()).drop_null().to_pylist()
+    tables = [file["filename"] for file in images.cache_files]
+    yield of_files([Path(file) for file in (*tables, *bare)])
+    if not tables:
+        yield from (row.as_py() or b"" for row in stored)
 
 
 def _labels(splits: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .raw import as_targets, choose_split, digest, files_by_split, number_names
+from .contents import fingerprint, of_files
+from .raw import as_targets, choose_split, files_by_split, number_names
 from .source import DataError
 
 COLUMNS = ("image", "label", "label_name", "split")
@@ -72,9 +73,10 @@ def _read(files: Sequence[Path], split: str) -> ParquetImages:
     table, places = _rows(used, columns, rows)
     images, paths = _bytes_and_paths(table["image"], used)
     targets, classes = _labels(table, files)
-    sizes = [(file.name, file.stat().st_size) for file in used]
-    fingerprint = digest(("parquet", sizes, rows, len(table)))
-    return ParquetImages(tuple(used), images, paths, places, fingerprint, classes, targets)
+    read = [*used, *_named_by_rows(used, images, paths, places)]
+    parts = [file.name for file in used], rows, len(table), of_files(read)
+    known_by = fingerprint("parquet", *parts, classes=classes, targets=targets)
+    return ParquetImages(tuple(used), images, paths, places, known_by, classes, targets)
 
 
 def _named(files: Sequence[Path]) -> str:
@@ -152,6 +154,15 @@ def _bytes_and_paths(column: Any, files: Sequence[Path]) -> tuple[Any, Any]:
             "struct<bytes: binary, path: string>."
         )
     return images, paths
+
+
+def _named_by_rows(files: Sequence[Path], images: Any, paths: Any, places: np.ndarray) -> list[Path]:
+    """The files that hold the images of rows without bytes."""
+    if paths is None or not images.null_count:
+        return []
+    bare = np.flatnonzero(images.is_null().to_numpy())
+    named = zip(places[bare, 0], paths.take(bare).to_pylist(), strict=True)
+    return [files[number].parent / path for number, path in named if path]
 
 
 def _labels(table: Any, files: Sequence[Path]) -> tuple[Tensor | None, tuple[str, ...] | None]:

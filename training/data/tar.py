@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .contents import fingerprint, of_files
 from .decode import IMAGE_SUFFIXES
-from .raw import as_targets, choose_split, digest, files_by_split
+from .raw import as_targets, choose_split, files_by_split
 from .source import DataError
 
 
@@ -64,12 +65,13 @@ def open_tar(shards: Sequence[Path], split: str) -> TarImages:
         raise DataError(f"no images found in {chosen[0]}; expected members such as 'KEY.jpg', without another dot.")
     places = torch.tensor([(number, sample.offset, sample.size) for number, sample in samples])
     names = [shard.name for shard in chosen]
+    targets = as_targets([sample.label for _, sample in samples])
     return TarImages(
         shards=tuple(chosen),
         keys=tuple(sample.key for _, sample in samples),
         places=places,
-        fingerprint=digest(("tar", names, *samples)),  # not the shards' sizes: tar pads them to one another's
-        targets=as_targets([sample.label for _, sample in samples]),
+        fingerprint=fingerprint("tar", names, of_files(chosen), classes=None, targets=targets),
+        targets=targets,
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .folder import FolderImages, open_folder
 from .open import open_source
-from .raw import digest, number_names
+from .raw import number_names
 from .source import DataError, NoSuchSplit, Source
 from .streamed import StreamedSource
 from .subset import Part
@@ -125,7 +125,7 @@ def _sun397(root: str, split: str) -> Source:
         targets = number_names((file.rpartition("/")[0] for file in files), names)
     except KeyError as error:
         raise DataError(f"{partition} of {root} has images of {error}, which ClassName.txt lacks.") from error
-    raw = FolderImages(folder, tuple(files), digest(("sun397", partition, *files)), names, targets)
+    raw = FolderImages(folder, tuple(files), names, targets)
     whole = _streamed("sun397", root, raw)
     return whole if split == "test" else _listed(whole, _lists(root, "sun397"), split)
 
@@ -155,7 +155,7 @@ def _of_classes(raw: FolderImages, classes: tuple[str, ...]) -> FolderImages:
     wanted = set(classes)
     files = tuple(file for file in raw.files if file.split("/", 1)[0] in wanted)
     targets = number_names((file.split("/", 1)[0] for file in files), classes)
-    return FolderImages(raw.root, files, digest((raw.fingerprint, *classes)), classes, targets)
+    return FolderImages(raw.root, files, classes, targets)
 
 
 def _streamed(name: str, root: str, raw: FolderImages) -> Source:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .folder import FolderImages, open_folder
+from .intact import intact
 from .open import open_source
 from .raw import number_names
 from .source import DataError, NoSuchSplit, Source
@@ -70,10 +71,10 @@ def open_set(name: str, root: str, split: str) -> Source:
     of_set = SETS[name]
     rule = of_set.conventions.held_out
     if rule is None:
-        return of_set.open(root, split)
+        return intact(of_set.open(root, split))
     if split == "val":
         raise NoSuchSplit(f"{name} has no validation images of its own.")
-    source = of_set.open(root, split)
+    source = intact(of_set.open(root, split))
     if split == "train" and len(source) != rule.train + rule.val:
         raise DataError(
             f"{name} under {root} has {len(source)} training images, but the paper's split is of "

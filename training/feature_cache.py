@@ -25,7 +25,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self._folder, self._computed_by = folder, _computed_by()
 
     def read(self, key: str, count: int) -> Tensor | None:
         """The features of `count` images; None where there are none, or a file that isn't as `write` left it."""
@@ -43,7 +43,7 @@ class FeatureCache:
             save_file({"features": features}, part, {"checksum": _checksum(key, features)})
 
     def _path(self, key: str) -> Path:
-        return self._folder / f"{key}-{_computed_by()}.safetensors"
+        return self._folder / f"{key}-{self._computed_by}.safetensors"
 
 
 def _computed_by() -> str:

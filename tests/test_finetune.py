@@ -29,8 +29,9 @@ from test_many_processes import TWO
 from training import metric
 from training.cli import main, parser
 from training.commands.finetune import settings_of
+from training.data import BadImageWarning, DataError, open_source
 from training.data.splits import Splits
-from training.features import Labelled
+from training.features import Labelled, extract
 from training.finetune import FineTuning
 from training.finetuning.data import open_labelled, stratified
 from training.finetuning.model import Learner, build, build_optimizer
@@ -185,15 +186,23 @@ def test_everything_at_once_runs_and_loads(images: Path, tmp_path: Path, other_p
     assert accuracy_by_timm(tmp_path / "out" / "export", images)._asdict() == found  # measured in float32
 
 
-def test_test_images_that_others_stand_in_for_do_not_count(images: Path, tmp_path: Path, monkeypatch):
-    tuning = FineTuning(tiny(images), tmp_path / "out")
-    assert tuning.test.targets is not None
-    logits = F.one_hot((tuning.test.targets == 0).long(), 3).float()  # right for none
-    logits[5:] = F.one_hot(tuning.test.targets, 3)[5:].float()
-    monkeypatch.setattr("training.finetune.extract", lambda *_: logits)
-    assert tuning._accuracy() == metric.share(logits.argmax(1) == tuning.test.targets)
-    monkeypatch.setattr(type(tuning.test), "bad", (0, 1, 2, 3, 4))
-    assert tuning._accuracy() == metric.share(torch.ones(19, dtype=torch.bool))
+def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path: Path, monkeypatch):
+    """No other image stands in for them under their labels, although images are decoded on access."""
+    folder = coloured(tmp_path / "images", 24, 12)
+    for name in ("train/blue/000.png", "test/blue/000.png", "test/red/005.png"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+    for setting, value in (("cache_bytes", 0), ("max_bad", 0.5)):
+        monkeypatch.setitem(open_source.__kwdefaults__, setting, value)
+    with pytest.warns(BadImageWarning) as told:
+        tuning = FineTuning(tiny(folder), tmp_path / "out")
+    assert len(told) == 2 and (len(tuning.images), len(tuning.test)) == (23, 10)
+    assert tuning._accuracy() == metric.share(
+        extract(tuning._kept, tuning.test, tuning.view).argmax(1) == tuning.test.targets
+    )
+    (folder / "test/red/002.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 images of .*002\.png, but did when they were first tried"):
+        tuning._accuracy()
 
 
 def test_a_set_without_names_of_classes_gives_a_model_without(tmp_path: Path):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from star_zoo import View, save_pretrained
 
+from .data.intact import check_intact
 from .data.splits import Splits
 from .data.summary import summary
 from .data.views import MultiViewDataset, StepBatches, loader
@@ -137,10 +138,8 @@ class FineTuning(Loop):
             hits = extract(self._kept, self.test, self.view).argmax(1) == self.test.targets
         except NotFinite as error:
             raise self.diverged(f"{error} after step {self.step}") from error
-        self.test.check_bad()
-        intact = torch.ones(len(hits), dtype=torch.bool)
-        intact[list(self.test.bad)] = False  # another image stood in for these
-        return share(hits[intact])
+        check_intact(self.test)
+        return share(hits)
 
     @property
     def _kept(self) -> Any:

@@ -3,6 +3,7 @@
 Letters: T tasks, E experts.
 """
 
+import functools
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from star_zoo.heads import StarHeads
 
 from .canonical import correlations
 from .data import Source
+from .data.intact import check_intact, intact
 from .data.subset import spread
 from .embeddings import embed
 from .evals import knn, regression, routing
@@ -26,23 +28,34 @@ class Monitor:
 
     def __init__(self, policy: Policy, train: Source, test: Source | None):
         self.policy = policy
-        self.train = spread(train, _BANK)
-        self.test = None if test is None else spread(test, _QUERIES)
+        self._train = spread(train, _BANK)
+        self._test = None if test is None else spread(test, _QUERIES)
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
         """The metrics by name; {} where there are no held-out labels. The backbone runs in eval mode, in float32."""
-        if self.test is None or self.train.targets is None or self.test.targets is None:
+        if self._images is None:
             return {}
-        numbers = self.train.targets.is_floating_point()
+        train, test = self._images
+        assert train.targets is not None and test.targets is not None
+        numbers = train.targets.is_floating_point()
         preprocess = drawn_view(self.policy, seed=0) if numbers else base_view(self.policy)
-        bank, queries = (extract(backbone, source, preprocess) for source in (self.train, self.test))
+        bank, queries = (extract(backbone, source, preprocess) for source in (train, test))
+        check_intact(train)
+        check_intact(test)
         if numbers:
-            return {"r2": float(regression.r2(bank, self.train.targets, queries, self.test.targets).mean())}
+            return {"r2": float(regression.r2(bank, train.targets, queries, test.targets).mean())}
         return {
-            f"knn{k}": float(knn.hits(bank, self.train.targets, queries, self.test.targets, k).float().mean())
+            f"knn{k}": float(knn.hits(bank, train.targets, queries, test.targets, k).float().mean())
             for k in (1, 20)
             if k <= len(bank)
         }
+
+    @functools.cached_property
+    def _images(self) -> tuple[Source, Source] | None:
+        """The images to learn from and those to measure on, all of which decode; None without labels."""
+        if self._test is None or self._train.targets is None or self._test.targets is None:
+            return None
+        return intact(self._train), intact(self._test)
 
 
 def watch_heads(backbone: nn.Module, objective: Objective, source: Source) -> dict[str, Any]:

@@ -7,15 +7,14 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from star_zoo import Objective, Policy
 from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
-from star_zoo.files import replacing
 
 from .data import Source
+from .data.intact import check_intact, intact
+from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, pixels, timm_view
 from .model_names import called, saved_objective, timm_name
 from .pretrainer import one_line
@@ -39,14 +38,15 @@ class Subject:
         cache: Path | None = None,
     ):
         self.name, self.backbone, self.preprocess, self.objective = name, backbone, preprocess, objective
-        self.cache = cache
+        self.cache = FeatureCache(cache) if cache else None
         self._features: dict[str, Tensor] = {}
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Short hex that changes with any weight of the backbone and with its preprocessing."""
+        """Short hex that changes with the backbone's weights and settings, and with its preprocessing."""
         sha = hashlib.sha256(self.preprocess.key.encode())
-        for name, tensor in self.backbone.state_dict().items():
+        sha.update(repr([(name, *_settings(module)) for name, module in self.backbone.named_modules()]).encode())
+        for name, tensor in (*self.backbone.state_dict().items(), *self.backbone.named_buffers()):
             sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()[:16]
@@ -65,12 +65,18 @@ class Subject:
         """Pooled features of every image as timm evaluates this model: (N, D) float32, extracted once."""
         key = f"{self.fingerprint}-{source.fingerprint}-{len(source)}"
         if key not in self._features:
-            path = self.cache / f"{key}.safetensors" if self.cache else None
-            self._features[key] = _cached(path, len(source), lambda: extract(self.backbone, source, self.preprocess))
+            found = self.cache.read(key, len(source)) if self.cache else None
+            if found is None:
+                found = extract(self.backbone, source, self.preprocess)
+                check_intact(source)
+                if self.cache:
+                    self.cache.write(key, found)
+            self._features[key] = found
         return self._features[key]
 
     def labelled(self, source: Source) -> Labelled:
-        """Features of every image with their labels. Raises ValueError where the data set has none."""
+        """Features of every image that decodes, with its label. Raises ValueError where the data set has none."""
+        source = intact(source)
         if source.targets is None:
             why = source.inventory.unlabelled
             raise ValueError(f"{source.name} has no labels to evaluate with{why and f': {why}'}")
@@ -81,20 +87,18 @@ def _default_policy(size: int, mean: Any, std: Any) -> Policy:
     return Policy((Crop(size), Flip(), ColorJitter(), Grayscale()), mean, std)
 
 
-def _cached(path: Path | None, count: int, make: Any) -> Tensor:
-    """The features in a file, or made and put there; a file that is not whole is made again."""
-    if path is None:
-        return make()
-    try:
-        features = load_file(path)["features"]
-        if len(features) == count:
-            return features
-    except (OSError, KeyError, SafetensorError):
-        pass
-    features = make()
-    with replacing(path) as part:
-        save_file({"features": features}, part)
-    return features
+def _settings(module: nn.Module) -> tuple[object, ...]:
+    """What a module computes with beside weights: its class, its plain attributes, the functions among them by name."""
+    own = {name: value for name, value in vars(module).items() if name not in vars(nn.Module())}
+    plain = {name: value for name, value in own.items() if _is_plain(value)}
+    functions = {name: value.__qualname__ for name, value in own.items() if hasattr(value, "__qualname__")}
+    return type(module).__qualname__, module.extra_repr(), sorted(plain.items()), sorted(functions.items())
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def evaluation_device() -> torch.device:

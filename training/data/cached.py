@@ -1,9 +1,6 @@
 """A `Source` for sets that fit in memory: every image is decoded once, before training."""
 
-import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -11,6 +8,7 @@ from torch import Tensor
 from .decode import UndecodableImage
 from .raw import Raw, Subset, load
 from .source import report_bad
+from .threads import in_threads
 
 _BLOCK = 32  # images that a thread decodes in one go: handing over small ones singly costs more than decoding them
 
@@ -55,16 +53,12 @@ class CachedSource:
 
 def _decoded(raw: Raw, reasons: dict[int, str]) -> Iterator[Tensor]:
     """The images that decode, in order; why the others don't goes to `reasons`."""
-    threads = os.cpu_count() or 1
-    blocks = [range(start, min(start + _BLOCK, len(raw))) for start in range(0, len(raw), _BLOCK)]
-    with ThreadPoolExecutor(threads) as pool:  # PIL decodes outside the interpreter lock
-        for first in range(0, len(blocks), 4 * threads):  # not all at once: bounds what waits outside the buffer
-            for block in pool.map(_load_block, repeat(raw), blocks[first : first + 4 * threads]):
-                for index, image in block:
-                    if isinstance(image, Tensor):
-                        yield image
-                    else:
-                        reasons[index] = image
+    for block in in_threads(lambda indices: _load_block(raw, indices), len(raw), _BLOCK):
+        for index, image in block:
+            if isinstance(image, Tensor):
+                yield image
+            else:
+                reasons[index] = image
 
 
 def _load_block(raw: Raw, indices: range) -> list[tuple[int, Tensor | str]]:

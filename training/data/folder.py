@@ -1,14 +1,15 @@
 """A folder of images: class sub-folders, or flat; with or without sub-folders for the splits."""
 
-import os
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from .contents import fingerprint, of_files
 from .decode import IMAGE_SUFFIXES
 from .layout import children, layout, left_out, walk
-from .raw import digest, number_names
+from .raw import number_names
 from .source import NOT_TAKEN, DataError, Inventory, NoSuchSplit
 from .split_names import choose_split, kind_of
 
@@ -19,13 +20,18 @@ class FolderImages:
 
     root: Path
     files: tuple[str, ...]  # relative to root, in sorted order
-    fingerprint: str
     classes: tuple[str, ...] | None
     targets: Tensor | None
     inventory: Inventory = NOT_TAKEN
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the files' names under the root and of their contents."""
+        contents = of_files([self.root / file for file in self.files])
+        return fingerprint("folder", self.files, contents, classes=self.classes, targets=self.targets)
 
     def encoded(self, index: int) -> Path:
         return self.root / self.files[index]
@@ -58,10 +64,7 @@ def open_folder(folder: Path, split: str) -> FolderImages:
     except NoSuchSplit as error:
         told = f" Left out: {'; '.join(absent)}." if absent else ""
         raise NoSuchSplit(f"{error}{told}") from None
-    root = folder / prefix
-    found = tuple((name, _size(root / name)) for name in _below(tree.images, prefix))
-    files = tuple(file for file, _ in found)
-    fingerprint = digest(("folder", *found))
+    root, files = folder / prefix, tuple(_below(tree.images, prefix))
     counts = {name: len(_below(tree.images, inner)) for name, inner in splits.splits.items()}
     loose = [file for file in files if "/" not in file]
     why = ""
@@ -69,23 +72,15 @@ def open_folder(folder: Path, split: str) -> FolderImages:
         why = f"{len(loose):,} of {len(files):,} images lie beside the class folders, such as {loose[0]}"
     inventory = Inventory(counts, splits.notes, absent, why)
     if loose:
-        return FolderImages(root, files, fingerprint, None, None, inventory)
+        return FolderImages(root, files, None, None, inventory)
     of_splits = {inner for name, inner in splits.splits.items() if kind_of(name)} | {prefix}
     classes = tuple(sorted({name for inner in of_splits for name in children(tree.images, inner)[0]}))
     targets = number_names((file.split("/", 1)[0] for file in files), classes)
-    return FolderImages(root, files, fingerprint, classes, targets, inventory)
+    return FolderImages(root, files, classes, targets, inventory)
 
 
 def _below(images: list[str], prefix: str) -> list[str]:
     return [path[len(prefix) :] for path in images if path.startswith(prefix)]
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file, 0 of a dangling link."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 def _instead(others: dict[str, int]) -> str:

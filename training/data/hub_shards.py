@@ -24,6 +24,7 @@ class HubShards:
 
     @property
     def fingerprint(self) -> str:
+        """That of the name, the split and the number of shards; their contents aren't read."""
         return digest(["hub stream", self.where, self.split, len(self)])
 
     def __len__(self) -> int:

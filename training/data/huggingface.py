@@ -1,6 +1,6 @@
 """Hugging Face `datasets`: by name from the Hub (or its cache), and folders that `save_to_disk` wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from .columns import LABELS, choose
-from .raw import as_targets, digest, number_names, whole_floats
+from .contents import fingerprint, of_files
+from .raw import as_targets, number_names, whole_floats
 from .source import DataError, Inventory
 from .split_names import choose_split
 
@@ -88,17 +89,28 @@ def _split_of(loaded: Any, split: str, where: str) -> HuggingFaceImages:
     column, *more = pictures
     targets, classes, why, note = _labels(splits, chosen)
     notes = [f"column {column} holds the images, not {' or '.join(more)}" if more else "", note, whole_floats(targets)]
+    images = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
     return HuggingFaceImages(
         where=where,
-        dataset=dataset.select_columns(column).cast_column(column, datasets.Image(decode=False)),
+        dataset=images,
         column=column,
-        fingerprint=digest((where, chosen, len(dataset), b"" if targets is None else targets.numpy().tobytes())),
+        fingerprint=fingerprint(chosen, column, *_contents(images, column), classes=classes, targets=targets),
         classes=classes,
         targets=targets,
         inventory=Inventory(
             {name: len(part) for name, part in splits.items()}, tuple(filter(None, notes)), unlabelled=why
         ),
     )
+
+
+def _contents(images: Any, column: str) -> Iterator[object]:
+    """What changes with the images: the contents of the files that hold them, and the rows that are in memory."""
+    stored, paths = images.data.column(column).flatten()
+    bare = paths.filter(stored.is_null()).drop_null().to_pylist()
+    tables = [file["filename"] for file in images.cache_files]
+    yield of_files([Path(file) for file in (*tables, *bare)])
+    if not tables:
+        yield from (row.as_py() or b"" for row in stored)
 
 
 def _labels(splits: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None, str, str]:

@@ -15,7 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from .columns import IMAGES, LABELS, choose, plain
-from .raw import as_targets, digest, number_names, whole_floats
+from .contents import fingerprint, of_files
+from .raw import as_targets, number_names, whole_floats
 from .source import DataError, Inventory
 from .split_names import choose_split
 
@@ -81,11 +82,12 @@ def _read(groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: st
     table, places = _rows(used, columns, rows)
     images, paths = _bytes_and_paths(table["image"], used)
     targets, classes, why = _labels(table, files, columns)
-    sizes = [(file.name, file.stat().st_size) for file in used]
-    fingerprint = digest(("parquet", sizes, rows, len(table)))
+    read = [*used, *_named_by_rows(used, images, paths, places)]
+    parts = [file.name for file in used], rows, len(table), of_files(read)
+    known_by = fingerprint("parquet", *parts, classes=classes, targets=targets)
     notes += tuple(filter(None, [whole_floats(targets)]))
     inventory = Inventory({str(name): count for name, count in counts.items()}, notes, left_out, why)
-    return ParquetImages(tuple(used), images, paths, places, fingerprint, classes, targets, inventory)
+    return ParquetImages(tuple(used), images, paths, places, known_by, classes, targets, inventory)
 
 
 def _named(files: Sequence[Path]) -> str:
@@ -188,6 +190,15 @@ def _bytes_and_paths(column: Any, files: Sequence[Path]) -> tuple[Any, Any]:
             "struct<bytes: binary, path: string>."
         )
     return images, paths
+
+
+def _named_by_rows(files: Sequence[Path], images: Any, paths: Any, places: np.ndarray) -> list[Path]:
+    """The files that hold the images of rows without bytes."""
+    if paths is None or not images.null_count:
+        return []
+    bare = np.flatnonzero(images.is_null().to_numpy())
+    named = zip(places[bare, 0], paths.take(bare).to_pylist(), strict=True)
+    return [files[number].parent / path for number, path in named if path]
 
 
 def _labels(

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, cast
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from .contents import of_files
 from .decode import IMAGE_SUFFIXES
 from .raw import digest
 from .source import DataError
@@ -36,7 +38,7 @@ class Shards(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Short hex that changes with the shards, but is known without reading them."""
+        """Short hex that changes with the shards, as far as their kind can tell without a download."""
 
     def __len__(self) -> int: ...
 
@@ -52,7 +54,10 @@ class TarShards:
 
     @property
     def fingerprint(self) -> str:
-        return digest(["tar stream", *map(_identity, self.names)])
+        """That of the shards' names and of the contents of those on this machine; what a URL leads to isn't read."""
+        names = [without_query(name) if is_remote(name) else os.path.basename(name) for name in self.names]
+        local = [Path(name) for name in self.names if not is_remote(name)]
+        return digest(["tar stream", *names, of_files(local)])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,10 +97,6 @@ def persistent(read: Callable[[], Iterator[Encoded]], name: str) -> Iterator[Enc
                     "times; see that it is there and whole, then go on with --resume."
                 ) from error
             time.sleep(pause)
-
-
-def _identity(name: str) -> object:
-    return without_query(name) if is_remote(name) else (os.path.basename(name), os.path.getsize(name))
 
 
 def _images(name: str) -> Iterator[Encoded]:

@@ -22,7 +22,7 @@ class NoSuchSplit(DataError):
 
 
 class BadImageWarning(UserWarning):
-    """Some images of a data set don't decode and are left out or replaced."""
+    """Some images of a data set don't decode and are left out, or replaced in training."""
 
 
 @dataclass(frozen=True)

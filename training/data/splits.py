@@ -7,6 +7,7 @@ from pathlib import Path
 from star_zoo.names import not_found
 
 from . import transfer
+from .intact import intact
 from .open import open_source
 from .source import DataError, NoSuchSplit, Source
 
@@ -72,4 +73,4 @@ class Splits:
             return transfer.open_set(name, os.path.expanduser(root), split)
         if at and name.isalnum() and not os.path.exists(self.spec):
             raise DataError(not_found("transfer data set", name, transfer.SETS))
-        return open_source(self.spec, split)
+        return intact(open_source(self.spec, split))

@@ -5,6 +5,7 @@ import re
 from itertools import chain, islice
 
 from .hub_shards import open_hub_shards
+from .raw import digest
 from .shards import Shards, TarShards, is_remote
 from .source import DataError, Inventory
 from .streamed import StreamedSource
@@ -17,7 +18,8 @@ _FIRST = 256  # images that can be asked for one by one
 class Stream(StreamedSource):
     """A data set to be read through its `shards`; as a `Source` it has only the first images, at most 256.
 
-    Its fingerprint is that of all shards. Raises DataError where there is no image.
+    Its fingerprint is that of all shards and of the first images' bytes: where shards are remote, all else that changes
+    behind the same names goes unseen. Raises DataError where there is no image.
     """
 
     def __init__(self, name: str, shards: Shards):
@@ -35,7 +37,7 @@ class _First:
         self._images = list(islice(chain.from_iterable(map(shards.read, range(len(shards)))), _FIRST))
         if not self._images:
             raise DataError(f"no images found in {name}; expected members such as 'KEY.jpg'.")
-        self.fingerprint = shards.fingerprint
+        self.fingerprint = digest([shards.fingerprint, *(image.data for image in self._images)])
         self.inventory = Inventory({"train": None}, unlabelled="labels are not read from a stream")
 
     def __len__(self) -> int:

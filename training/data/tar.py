@@ -17,8 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .contents import fingerprint, of_files
 from .decode import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
-from .raw import as_targets, digest
+from .raw import as_targets
 from .source import DataError, Inventory
 from .split_names import choose_split
 
@@ -106,7 +107,7 @@ def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
         shards=tuple(chosen),
         keys=tuple(sample.key for _, sample in samples),
         places=places,
-        fingerprint=digest(("tar", names, *samples)),  # not the shards' sizes: tar pads them to one another's
+        fingerprint=fingerprint("tar", names, of_files(chosen), classes=None, targets=targets),
         targets=targets,
         inventory=Inventory(counts, _together(samples), tuple(absent.told()), why),
     )

@@ -1,18 +1,25 @@
 """The data sets of torchvision, by class name: `torchvision:CIFAR10`, `torchvision:STL10@/data/stl10`."""
 
 import difflib
+import functools
+import hashlib
 import inspect
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from .raw import as_targets, digest, whole_floats
+from .contents import fingerprint, of_files
+from .decode import UndecodableImage
+from .raw import as_targets, digest, load, whole_floats
 from .source import DataError, Inventory, NoSuchSplit
 from .split_names import choose_split, split_names
+from .threads import in_threads
 
 DEFAULT_ROOT = "~/.cache/star_zoo/torchvision"
 
@@ -21,6 +28,7 @@ _OWN_SPLITS = {
     "STL10": {"train": "train+unlabeled", "labeled": "train"},
     "Places365": {"train": "train-standard"},
 }
+_BLOCK = 32  # images that a thread decodes in one go
 _LABELS = ("targets", "labels", "_labels", "y", "_samples")  # attributes that hold all labels, nothing decoded
 
 
@@ -29,11 +37,32 @@ class TorchvisionImages:
     """One split of a torchvision data set; see `open_torchvision`."""
 
     name: str
+    own_split: str
     dataset: Any
-    fingerprint: str
     classes: tuple[str, ...] | None
     targets: Tensor | None
     inventory: Inventory
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the files that the data set lists image by image; where it lists none, of the decoded images."""
+        if files := _files(self.dataset):
+            contents = of_files(files)
+        else:
+            contents = digest(chain.from_iterable(in_threads(self._digests, len(self), _BLOCK)))
+        parts = self.name, self.own_split, len(self), contents
+        return fingerprint(*parts, classes=self.classes, targets=self.targets)
+
+    def _digests(self, indices: range) -> list[bytes]:
+        """Each decoded image's digest; an empty one for an image that doesn't decode."""
+        digests = []
+        for index in indices:
+            try:
+                image = load(self, index).permute(1, 2, 0).numpy()
+                digests.append(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest())
+            except UndecodableImage:
+                digests.append(b"")
+        return digests
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -56,12 +85,12 @@ def open_torchvision(spec: str, split: str) -> TorchvisionImages:
     """
     name, _, root = spec.partition("@")
     maker = _maker(name)
-    dataset, own_split = _make(maker, Path(os.path.expanduser(root or DEFAULT_ROOT)), split)
+    dataset, own_split = _make(maker, Path(os.path.expanduser(root or DEFAULT_ROOT)).absolute(), split)
     targets, why = _targets(dataset)
     return TorchvisionImages(
         name=name,
+        own_split=own_split,
         dataset=dataset,
-        fingerprint=digest((name, own_split, len(dataset), b"" if targets is None else targets.numpy().tobytes())),
         classes=_classes(dataset, targets),
         targets=targets,
         inventory=Inventory({own_split: len(dataset)}, tuple(filter(None, [whole_floats(targets)])), unlabelled=why),
@@ -139,6 +168,23 @@ def _load(maker: type, root: Path, **arguments: Any) -> Any:
             f"Put its files there or name their folder, torchvision:{maker.__name__}@FOLDER; "
             "or use a folder of images or a Parquet file."
         ) from error
+
+
+def _files(dataset: Any) -> list[Path]:
+    """The files that the data set's lists of its samples name; [] where no list names any for each sample."""
+    files: dict[Path, None] = {}  # in order, each once: some data sets have one list by two names
+    for listed in vars(dataset).values():
+        if isinstance(listed, list | tuple) and len(listed) == len(dataset):
+            named = [list(_paths(sample)) for sample in listed]
+            if all(named):
+                files |= dict.fromkeys(chain.from_iterable(named))
+    return list(files)
+
+
+def _paths(sample: Any) -> Iterator[Path]:
+    for part in sample if isinstance(sample, list | tuple) else (sample,):
+        if isinstance(part, str | os.PathLike) and os.path.isabs(part):
+            yield Path(part)
 
 
 def _targets(dataset: Any) -> tuple[Tensor | None, str]:

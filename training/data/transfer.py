@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from .folder import FolderImages, open_folder
+from .intact import intact
 from .open import open_source
-from .raw import digest, number_names
+from .raw import number_names
 from .source import DataError, NoSuchSplit, Source
 from .streamed import StreamedSource
 from .subset import Part
@@ -70,10 +71,10 @@ def open_set(name: str, root: str, split: str) -> Source:
     of_set = SETS[name]
     rule = of_set.conventions.held_out
     if rule is None:
-        return of_set.open(root, split)
+        return intact(of_set.open(root, split))
     if split == "val":
         raise NoSuchSplit(f"{name} has no validation images of its own.")
-    source = of_set.open(root, split)
+    source = intact(of_set.open(root, split))
     if split == "train" and len(source) != rule.train + rule.val:
         raise DataError(
             f"{name} under {root} has {len(source)} training images, but the paper's split is of "
@@ -125,7 +126,7 @@ def _sun397(root: str, split: str) -> Source:
         targets = number_names((file.rpartition("/")[0] for file in files), names)
     except KeyError as error:
         raise DataError(f"{partition} of {root} has images of {error}, which ClassName.txt lacks.") from error
-    raw = FolderImages(folder, tuple(files), digest(("sun397", partition, *files)), names, targets)
+    raw = FolderImages(folder, tuple(files), names, targets)
     whole = _streamed("sun397", root, raw)
     return whole if split == "test" else _listed(whole, _lists(root, "sun397"), split)
 
@@ -155,7 +156,7 @@ def _of_classes(raw: FolderImages, classes: tuple[str, ...]) -> FolderImages:
     wanted = set(classes)
     files = tuple(file for file in raw.files if file.split("/", 1)[0] in wanted)
     targets = number_names((file.split("/", 1)[0] for file in files), classes)
-    return FolderImages(raw.root, files, digest((raw.fingerprint, *classes)), classes, targets)
+    return FolderImages(raw.root, files, classes, targets)
 
 
 def _streamed(name: str, root: str, raw: FolderImages) -> Source:

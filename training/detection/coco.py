@@ -1,7 +1,6 @@
 """The COCO layout: annotations/instances_SPLIT.json, images in images/SPLIT, SPLIT or images."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +62,7 @@ def _picture(folder: Path, image: dict[str, Any], boxes: list[Box]) -> Picture:
     path = folder / name
     if not path.is_file():
         raise DataError(f"{path} doesn't exist, but the annotations name it.")
-    content = f"{name.as_posix()} {os.path.getsize(path)}"
-    return Picture(path, str(path), content, int(image["height"]), int(image["width"]), boxes)
+    return Picture(path, str(path), name.as_posix(), int(image["height"]), int(image["width"]), boxes)
 
 
 def _box(annotation: dict[str, Any], labels: dict[Any, int]) -> Box:

@@ -3,6 +3,7 @@
 Letters: N images, M boxes of all of them, K boxes of one, C classes, H x W pixels.
 """
 
+import functools
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.contents import of_files
 from ..data.decode import UndecodableImage, decode
 from ..data.raw import digest
 from ..data.source import DataError
@@ -36,7 +38,7 @@ class Box(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One image as a reader finds it; `content` changes when the file does."""
+    """One image as a reader finds it; `content` is its name, or changes with its bytes where they are in memory."""
 
     encoded: Path | bytes
     where: str  # for messages
@@ -71,11 +73,12 @@ class DetectionSet:
     def __len__(self) -> int:
         return len(self.encoded)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Short hex that changes with the images, the boxes or the classes, not with where they lie."""
         tensors = [t.numpy().tobytes() for t in (self.sizes, self.ends, *self.all_boxes)]
-        return digest(["detection", self.classes, self.contents, *tensors])
+        files = of_files([image for image in self.encoded if isinstance(image, Path)])
+        return digest(["detection", self.classes, self.contents, files, *tensors])
 
     def target(self, index: int) -> Target:
         """The boxes of image `index`."""

@@ -1,6 +1,5 @@
 """The PASCAL VOC layout: JPEGImages/NAME.jpg, Annotations/NAME.xml, and lists of names in ImageSets/Main/SPLIT.txt."""
 
-import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -28,7 +27,7 @@ def read(root: Path, split: str) -> DetectionSet:
     for name, (height, width, objects) in zip(names, found, strict=True):
         path = _image(root / "JPEGImages", name)
         boxes = [box._replace(label=place[kind]) for kind, box in objects]
-        pictures.append(Picture(path, str(path), f"{name} {os.path.getsize(path)}", height, width, boxes))
+        pictures.append(Picture(path, str(path), name, height, width, boxes))
     return make(root.name, classes, pictures)
 
 

@@ -71,10 +71,8 @@ def record_comparison(path: Path, result: dict[str, Any], specs: Sequence[str] =
         data = result["data_fingerprints"]
         paths = itertools.chain(specs, itertools.repeat(""))
         names = {n: _free(n, found, spec, known) for (n, found), spec in zip(data.items(), paths, strict=False)}
-        by_data = {
-            key: value for key, value in result.items() if isinstance(value, dict) and value.keys() == data.keys()
-        }
-        result = result | {key: {names[name]: value[name] for name in data} for key, value in by_data.items()}
+        by_name = [key for key, value in result.items() if isinstance(value, dict) and value.keys() == data.keys()]
+        result = result | {key: {names[n]: value for n, value in result[key].items()} for key in by_name}
         result["rows"] = [{**row, "data": names.get(row["data"], row["data"])} for row in result["rows"]]
         held["comparisons"] = [*kept, result]
     return result
@@ -94,9 +92,9 @@ def _same_comparison(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _same_data(a: tuple[str, Data], b: tuple[str, Data]) -> bool:
-    """Whether two names with their fingerprints mean the same data: one name is the end of the other."""
-    long, short = sorted((a[0], b[0]), key=len, reverse=True)
-    return (long == short or long.endswith(f"/{short}")) and not _differ(a[1], b[1])
+    """Whether two names with their fingerprints mean the same data: the longer name may be `_free`'s of the other."""
+    short, long = sorted((a[0], b[0]), key=len)
+    return (long == short or long.endswith(f"/{short}") or long.startswith(f"{short} ")) and not _differ(a[1], b[1])
 
 
 def _differ(a: Data, b: Data) -> bool:

@@ -186,7 +186,7 @@ class FineTuning(Loop):
 
     @property
     def _protocol(self) -> str:
-        """Each fraction of the labels is a protocol of its own, since a record replaces an earlier one of its protocol."""
+        """Each fraction of the labels is one of its own, since a record replaces an earlier one of its protocol."""
         fraction = self.settings.data.fraction
         return "finetune" if fraction == 1 else f"finetune {fraction:g}"
 

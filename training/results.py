@@ -31,9 +31,16 @@ def read(path: Path) -> dict[str, Any]:
         if not isinstance(records, list):
             raise _refused(path, f"its {kind} are {type(records).__name__}, not a list")
         for number, record in enumerate(records):
-            if not isinstance(record, dict) or not set(needed) <= record.keys():
+            if not isinstance(record, dict) or not set(needed) <= record.keys() or not _names_data(record):
                 raise _refused(path, f"number {number} of its {kind} is no record with {', '.join(needed)}")
     return found
+
+
+def _names_data(record: dict[str, Any]) -> bool:
+    """Whether the data of a record have a name and, where there are any, fingerprints by split."""
+    by_data = record.get("data_fingerprints", {})
+    fingerprints = [record.get("data_fingerprint", {}), *(by_data.values() if isinstance(by_data, dict) else [None])]
+    return isinstance(record.get("data", ""), str) and all(isinstance(found, dict) for found in fingerprints)
 
 
 def _refused(path: Path, why: str) -> ValueError:

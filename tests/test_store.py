@@ -117,6 +117,7 @@ def kill_everywhere():
             assert store.installed() == [TAG]
         assert code == 0
         counts.append(count)
+    store._GRACE = 600
     return counts
 
 def kill_all():

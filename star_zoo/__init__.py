@@ -1,5 +1,6 @@
 """star-zoo: equivariance-aware self-supervised backbones for timm. Importing it registers the `star_*` models."""
 
+from . import released as released
 from . import star_backbones as star_backbones
 from .augmentations import Policy as Policy
 from .augmentations import View as View

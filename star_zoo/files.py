@@ -1,4 +1,7 @@
-"""Files that are whole or not there: written under a temporary name beside the target, then renamed."""
+"""Files that are whole or not there: written under a temporary name beside the target, then renamed.
+
+Writers that read first what they change take turns by a lock.
+"""
 
 import contextlib
 import json
@@ -7,6 +10,10 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+_PATIENCE = 600  # seconds that a lock is waited for; whoever holds one copies files at most
 
 
 @contextlib.contextmanager
@@ -27,6 +34,25 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)  # a full disk is met while writing to an open file, which has no name
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock, of which `path` is the file: one process at a time is in here, the others wait.
+
+    The file is made where it is missing, and stays; a process that dies lets the lock go. Raises OSError where the
+    file can't be made, or another process doesn't let go for minutes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=_PATIENCE)
+    try:
+        lock.acquire(poll_interval=0.005)  # seconds; a turn may be as short as writing a small file
+    except Timeout as error:
+        raise OSError(f"another process has held {path} for {_PATIENCE} seconds; end it, then try again") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sweep(folder: Path) -> None:

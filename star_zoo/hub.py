@@ -112,7 +112,7 @@ def install(folder: str | Path, tag: str) -> Path:
     folder = Path(folder)
     check(folder)
     architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"].partition(".")[0]
-    if store.folder(tag).name.partition(".")[0] != f"star_{architecture}":
+    if store.place(tag).name.partition(".")[0] != f"star_{architecture}":
         raise ValueError(f"{folder} holds a {architecture}; its tag must be star_{architecture}.NAME, not {tag!r}")
     star_backbones.read_config(folder / "config.json", tag)  # before it takes the place of one that works
     return store.put(tag, [folder / name for name in store.FILES if (folder / name).is_file()])

@@ -99,10 +99,10 @@ def read_config(path: Path, tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
         raise ValueError(f"{path} is no config.json that can be used: {error!r}") from error
 
 
-def _installed(tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
-    """As `read_config`, of a tag in the local store. Raises NotAvailable."""
+def _installed(tag: str, folder: Path) -> tuple[PretrainedCfg, dict[str, Any]]:
+    """As `read_config`, of a tag's folder in the local store. Raises NotAvailable."""
     try:
-        return read_config(store.folder(tag) / "config.json", tag)
+        return read_config(folder / "config.json", tag)
     except (OSError, ValueError) as error:
         raise zoo.NotAvailable(f"{error}; install {tag} again, or remove its folder") from error
 
@@ -141,15 +141,17 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
     ) -> nn.Module:
         by_tag = pretrained_cfg is None or isinstance(pretrained_cfg, str)
         tag = f"{name}.{pretrained_cfg}" if by_tag and pretrained_cfg else full_tag(name)
-        if by_tag and tag in store.installed():
-            pretrained_cfg, arguments = _installed(tag)
+        # asked once for config and weights: an install meanwhile makes another folder the tag's
+        installed = store.folder(tag) if by_tag and tag in store.installed() else None
+        if installed:
+            pretrained_cfg, arguments = _installed(tag, installed)
             kwargs = arguments | kwargs
         # Resolved here, since timm's entrypoint would look our tag up under its own name.
         cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=stock)
         # The stock architecture name goes into config.json when the model is saved: plain timm can load it.
         if not (pretrained and by_tag) or _SOURCES & set(pretrained_cfg_overlay or ()):
             return build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
-        file = _fetch(tag, cache_dir)
+        file = _fetch(tag, installed, cache_dir)
         with _told(tag, file):
             model = build(pretrained=True, pretrained_cfg=replace(cfg, file=str(file)), **kwargs)
             _check_complete(model, cfg, file)
@@ -160,9 +162,11 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
     return star_model
 
 
-def _fetch(tag: str, cache_dir: str | Path | None) -> Path:
+def _fetch(tag: str, installed: Path | None, cache_dir: str | Path | None) -> Path:
     """The file of a tag's weights; timm's own error would name the stock architecture and no way out."""
     try:
+        if installed and (installed / _WEIGHTS).is_file():
+            return installed / _WEIGHTS
         return zoo.fetch(place(tag), _WEIGHTS, cache_dir)
     except (FileNotFoundError, zoo.NotAvailable) as error:
         raise zoo.NotAvailable(
@@ -201,7 +205,7 @@ def _rows() -> dict[str, Any]:
     rows: dict[str, Any] = {tag: _cfg(tag, **row) for tag, row in _TAGS.items()}
     for tag in store.installed():
         with contextlib.suppress(zoo.NotAvailable):  # a broken one says so when it is asked for, not at import
-            rows[tag] = _installed(tag)[0]
+            rows[tag] = _installed(tag, store.folder(tag))[0]
     first = {tag.partition(".")[0]: tag for tag in reversed(rows)}
     return {f"{tag}*" if first[tag.partition(".")[0]] == tag else tag: cfg for tag, cfg in rows.items()}
 

@@ -157,8 +157,12 @@ def test_the_record(tmp_path: Path, capsys):
     assert {"torchvision", "pycocotools"} < set(record["versions"])
     assert main(arguments) == 1
     assert "already holds a run; go on with --resume" in capsys.readouterr().err
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*.*")}
     assert main([*arguments, "--resume"]) == 0
-    assert len(json.loads((out / "results.json").read_text())["evaluations"]) == 1
+    assert f"{out} is finished: nothing was left to do" in capsys.readouterr().out
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*.*")} == before
+    (out / "recipe.json").unlink()
+    assert main(arguments) == 1 and "holds this record already" in capsys.readouterr().err
 
 
 def test_a_saved_model_keeps_its_record_and_starts_from_its_weights(tmp_path: Path):

@@ -56,6 +56,12 @@ def run(code: str, where: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_the_readme_names_of_star_zoo_is_there_after_its_import_alone(tmp_path: Path):
+    names = sorted(set(re.findall(r"\bstar_zoo((?:\.[A-Za-z_]\w*)+)", README.read_text(encoding="utf-8"))))
+    assert ".load_objective" in names and ".released.policy" in names
+    run("import star_zoo\n" + "\n".join(f"star_zoo{name}" for name in names), tmp_path)
+
+
 @pytest.mark.parametrize("snippet", blocks(README.read_text(encoding="utf-8"), "python"))
 def test_a_python_snippet_of_the_readme_runs(snippet: str, saved: Path) -> None:
     run(snippet, saved)

@@ -92,10 +92,10 @@ def test_the_store_comes_before_the_package_and_that_before_the_hub(tmp_path: Pa
         folder = saved(tmp_path / str(seed), seed)
         assert install(folder, TAG) == store.folder(TAG)
         assert torch.equal(loaded(), weights(folder)) and torch.equal(loaded("star_resnet10t"), weights(folder))
-    assert [path.name for path in store.folder(TAG).parent.iterdir()] == [TAG]  # nothing of the first is left
+    assert [path.name for path in store.place(TAG).parent.iterdir()] == [TAG] == store.installed()
     with pytest.raises(FileNotFoundError, match=r"has no heads\.json"):  # the package's don't belong to these weights
         load_objective(TAG)
-    shutil.rmtree(store.folder(TAG))
+    shutil.rmtree(store.place(TAG))
     assert torch.equal(loaded(), weights(zoo.EMBEDDED / TAG))
     monkeypatch.setattr(zoo, "EMBEDDED", tmp_path / "empty")
     error = refused()

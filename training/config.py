@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,8 @@ def name_alone(place: str) -> str:
         return f"stream:{Path(rest.partition('?')[0]).name}"
     if mark and "/" not in kind:  # torchvision:STL10@/data/stl10
         return f"{kind}:{rest.partition('@/')[0]}"
-    return Path(place).name if Path(place).exists() else place
+    # `.` and `..` have no name of their own
+    return Path(os.path.abspath(place)).name if Path(place).exists() else place
 
 
 def _policy(data: Any) -> Policy:

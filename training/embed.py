@@ -23,7 +23,7 @@ def embed(folder: Path, tag: str) -> Path:
     row = rows.get(tag)
     if row is None or not row.license:
         raise ValueError(f"{tag!r} has no row with a licence; add one to star_zoo/star_backbones.py")
-    target = zoo.EMBEDDED / store.folder(tag).name
+    target = zoo.EMBEDDED / store.place(tag).name
     for name in store.FILES:
         if not (folder / name).is_file():
             continue

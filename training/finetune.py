@@ -13,6 +13,7 @@ from torch import Tensor
 
 from star_zoo import View, save_pretrained
 
+from . import results
 from .data.intact import check_intact
 from .data.splits import Splits
 from .data.summary import summary
@@ -28,6 +29,12 @@ from .loop import Loop
 from .metric import Metric, share
 from .schedule import learning_rate
 from .versions import versions
+
+
+def in_words(made: dict[str, Any]) -> str:
+    """A fine-tuning's record on one line."""
+    ((name, found),) = made["metrics"].items()
+    return f"{made['model']} on {made['data']}: {name} {found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
 
 
 class Batch(NamedTuple):
@@ -49,6 +56,8 @@ class FineTuning(Loop):
     def __init__(self, settings: FineTune, out: Path, *, resume: bool = False, tracker: str | None = None):
         super().__init__(settings, settings.precision, settings.run, out, resume, tracker)
         self.settings = settings
+        if self.main and not resume and (models_own := results_file(settings.model)):
+            results.check(models_own)
         self.batch_size, self.clip = settings.batch_size, settings.optimizer.clip
         self.eval_every = settings.run.eval_every or settings.epochs  # the last is always measured
         self.splits = Splits(settings.data.source)
@@ -78,6 +87,8 @@ class FineTuning(Loop):
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        if self.finished:
+            return self.tell_finished()
         self.logbook.say(summary(self.images, self.test))
         try:
             self.run_steps()
@@ -146,23 +157,39 @@ class FineTuning(Loop):
         """The network whose weights are measured and exported."""
         return self.ema.module if self.ema else self.net
 
+    def outcome(self) -> dict[str, Any] | None:
+        export, s = self.out / "export", self.settings
+        records = results.read(export / "results.json").get("evaluations", [])
+        own = {"protocol": self._protocol, "model": s.published()["model"], "seed": s.seed}
+        found = [r for r in records if all(r[key] == value for key, value in own.items())]
+        whole = all((export / name).is_file() for name in ("model.safetensors", "config.json"))
+        return found[0] if whole and found else None
+
     def _export(self) -> dict[str, Any]:
         """Writes the classifier, as plain timm loads it, and what was measured; gives the record."""
         made: dict[str, Any] = {}
         if self.main:
             self.measured = self.measured or self._accuracy()
             made = self._record(self.measured)
+            self.logbook.say(in_words(made))  # first: it isn't lost where recording fails
             names = self.images.classes
             self._kept.pretrained_cfg |= {"num_classes": self.classes, "label_names": list(names) if names else None}
             export = self.out / "export"
             try:
-                save_pretrained(export, self._kept, results={"evaluations": [made]})
+                save_pretrained(export, self._kept)
+                if path := results_file(self.settings.model):  # every evaluation of a model stands in its own folder
+                    record(path, made, self.splits.spec)
+                record(export / "results.json", made)  # last: with it the run is finished
             except (OSError, SafetensorError) as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
-            if path := results_file(self.settings.model):
-                record(path, made)  # as every evaluation of a model stands in its own folder
         self.accelerator.wait_for_everyone()
         return made
+
+    @property
+    def _protocol(self) -> str:
+        """Each fraction of the labels is one of its own, since a record replaces an earlier one of its protocol."""
+        fraction = self.settings.data.fraction
+        return "finetune" if fraction == 1 else f"finetune {fraction:g}"
 
     def _record(self, found: Metric) -> dict[str, Any]:
         """Plain JSON in the form that `training.evaluate` gives a protocol's."""
@@ -172,8 +199,7 @@ class FineTuning(Loop):
         some = "" if fraction == 1 else f", {100 * fraction:g} % of the labels"
         curve = [[e["epoch"], e["top1"]] for e in read(self.out / "log.jsonl") if "top1" in e]
         return {
-            # a record replaces an earlier one of its protocol, and each fraction is a protocol of its own
-            "protocol": "finetune" if fraction == 1 else f"finetune {fraction:g}",
+            "protocol": self._protocol,
             "model": told["model"],
             "model_fingerprint": self.started_from,
             "data": self.splits.name,

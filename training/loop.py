@@ -72,6 +72,7 @@ class Loop(abc.ABC):
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
         """Goes to where a run that is resumed stood; from here on the folder is this run's."""
         self._lock = FolderLock(self.out) if self.main else contextlib.nullcontext()
+        self.finished = False
         self.steps, self.per_epoch = steps, per_epoch
         self.checkpoints = Checkpoints(self.out / "checkpoints", self._intervals.keep)
         self._snapshot, self._writer = Snapshot(), Background()
@@ -82,6 +83,10 @@ class Loop(abc.ABC):
         self._shown: dict[str, str] = {}  # beside the progress bar
         if self._resuming:
             self._resume()
+            self.finished = bool(self._agreed(int(self.main and self.outcome() is not None)))
+        if self.finished:  # nothing is swept or written from here on
+            with self._lock:
+                return
         if self.main:  # only now: a run that could not be set up leaves no folder behind
             if self._resuming:  # or the folder is not known to be a run's
                 for folder in (self.out, self.out / "checkpoints", self.out / "export"):
@@ -112,6 +117,10 @@ class Loop(abc.ABC):
     def fingerprints(self) -> dict[str, tuple[str, str]]:
         """What must be the same when a run is resumed: a name in the checkpoint -> its fingerprint, what it is."""
 
+    @abc.abstractmethod
+    def outcome(self) -> dict[str, Any] | None:
+        """What `train` returned, from the files that a finished run wrote last; None where any of them is missing."""
+
     def updated(self) -> None:
         """Called after each update of the weights."""
 
@@ -129,6 +138,14 @@ class Loop(abc.ABC):
         """Puts back what `more_state` gave."""
 
     # The loop
+
+    def tell_finished(self) -> dict[str, Any]:
+        """Says that a run that is resumed was finished already; returns its outcome."""
+        if self.main:
+            print(f"{self.out} is finished: nothing was left to do, nothing was changed")
+        made = self.outcome()
+        assert made is not None
+        return made
 
     def run_steps(self) -> None:
         """Trains to the end. Raises Diverged, Stopped, OSError, DataError."""

@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from star_zoo import View, save_pretrained
+from star_zoo import View, save_pretrained, store
 
-from . import card
+from . import card, results
 from .config import Recipe
 from .data.stream import Stream
 from .data.summary import summary
@@ -24,6 +24,11 @@ from .preparation import count_steps, open_data, open_lanes, try_out
 from .pretrainer import build
 from .schedule import build_optimizer, check_optimizer, learning_rate
 from .versions import versions
+
+
+def is_whole(export: Path) -> bool:
+    """Whether an export holds every file that a finished run writes."""
+    return all((export / name).is_file() for name in (*store.FILES, "README.md"))
 
 
 class Run(Loop):
@@ -77,6 +82,8 @@ class Run(Loop):
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and exports; gives the results. Raises Diverged, Stopped, OSError, DataError."""
+        if self.finished:
+            return self.tell_finished()
         for note in self.notes:
             self.logbook.say(note)
         try:
@@ -142,8 +149,13 @@ class Run(Loop):
             self.logbook.say(f"frozen features after epoch {epoch:.0f}: {told}")
         self.accelerator.wait_for_everyone()
 
+    def outcome(self) -> dict[str, Any] | None:
+        export = self.out / "export"
+        found = results.read(export / "results.json")  # one that is damaged is found before any step
+        return found if is_whole(export) else None
+
     def _export(self) -> dict[str, Any]:
-        results = self._results()
+        made = self._results()
         if self.main:
             export = self.out / "export"
             try:
@@ -153,13 +165,14 @@ class Run(Loop):
                     self.pretrainer.objective,
                     model_args=self.recipe.backbone_args,
                     recipe=self.recipe.published(),
-                    results=results,
                 )
+                with results.changing(export / "results.json") as held:  # what was measured of these weights stays
+                    held.update(made)
                 card.write(export)
             except (OSError, SafetensorError) as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
-        return results
+        return made
 
     def _results(self) -> dict[str, Any]:
         """What the run cost and started from, and what its online evaluation found: before the first step and last."""

@@ -22,6 +22,8 @@ def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> Non
     if not path.exists():
         if resume:
             raise ValueError(f"{out} holds no run to resume; leave --resume out, or give the run's folder with --out")
+        if (export := out / "export" / "results.json").exists():  # of weights that this run would write over
+            raise ValueError(f"{export.parent} holds a model already; remove it, or choose another folder with --out")
         return
     if not resume:
         raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")

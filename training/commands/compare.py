@@ -21,16 +21,19 @@ def run(arguments: argparse.Namespace) -> None:
     from star_zoo import store
 
     from ..data.found import found
-    from ..data.splits import Splits
+    from ..data.names import told_apart
     from ..data.summary import Summaries
     from ..evaluate import record_comparison, results_file
     from ..paired import as_record, compare
     from ..report.tables import Table, markdown, per_cent
+    from ..results import check
     from ..subject import load
 
+    if out := arguments.out or results_file(arguments.first):
+        check(out)
     cache = store.home() / "features"
     first, second = (load(name, arguments.seed, cache) for name in (arguments.first, arguments.second))
-    data = [Splits(spec) for spec in arguments.data or found()]
+    data = told_apart(arguments.data or found())
     summaries = Summaries(sys.stderr)
     for splits in data:
         summaries.print(splits)
@@ -39,8 +42,10 @@ def run(arguments: argparse.Namespace) -> None:
         [r.metric, r.data, f"{100 * r.first:.1f}", f"{100 * r.second:.1f}", per_cent(r.difference._asdict())]
         for r in rows
     ]
-    print(
-        markdown(Table("", ["metric, %", "data", first.name, second.name, "difference [95 % interval]"], cells)), end=""
-    )
-    if out := arguments.out or results_file(arguments.first):
-        record_comparison(out, as_record(first, second, data, arguments.protocol, arguments.seed, rows))
+    table = Table("", ["metric, %", "data", first.name, second.name, "difference [95 % interval]"], cells)
+    try:
+        print(markdown(table), end="", flush=True)  # first, as in `eval`
+    finally:
+        if out:
+            made = as_record(first, second, data, arguments.protocol, arguments.seed, rows)
+            record_comparison(out, made, [splits.spec for splits in data])

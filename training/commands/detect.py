@@ -32,8 +32,4 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.data:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=arguments.data))
     recipe = override(recipe, arguments.set)
-    run = DetectionRun(recipe, arguments.out, resume=arguments.resume)
-    result = run.train()
-    if run.main:
-        told = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in result["metrics"].items())
-        print(f"{recipe.model} on {result['data']}, detection: {told}")
+    DetectionRun(recipe, arguments.out, resume=arguments.resume).train()

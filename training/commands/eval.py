@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from .. import evals
 
@@ -23,19 +22,22 @@ def run(arguments: argparse.Namespace) -> None:
     from star_zoo import store
 
     from ..data.found import found
-    from ..data.splits import Splits
+    from ..data.names import told_apart
     from ..data.summary import Summaries
-    from ..evaluate import evaluate, record, results_file
+    from ..evaluate import evaluate, in_words, record, results_file
+    from ..results import check
     from ..subject import load
 
     protocols = evals.known() if arguments.protocol == "all" else (arguments.protocol,)
     for name in protocols:
         evals.find(name)  # a wrong name before the model is loaded
-    data = arguments.data or found()
-    subject = load(arguments.model, arguments.seed, store.home() / "features")
+    data = told_apart(arguments.data or found())
     out = arguments.out or results_file(arguments.model)
+    if out:
+        check(out)
+    subject = load(arguments.model, arguments.seed, store.home() / "features")
     summaries = Summaries(sys.stderr)
-    for splits in map(Splits, data):
+    for splits in data:
         for protocol in protocols:
             try:
                 summaries.print(splits)
@@ -45,15 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
                     raise
                 print(f"{protocol} on {splits.name} left out: {error}")
                 continue
-            if out:
-                record(out, result)
-            print(_told(result))
-
-
-def _told(result: dict[str, Any]) -> str:
-    """A record, one line a number."""
-    lines = [f"{result['model']} on {result['data']}, {result['protocol']} ({result['seconds']:.0f} s)"]
-    for name, found in result["metrics"].items():
-        interval = f"  [{found['low']:.4g}, {found['high']:.4g}]" if found["low"] is not None else ""
-        lines.append(f"  {name:50}{found['value']:.4g}{interval}")
-    return "\n".join(lines)
+            try:
+                print(in_words(result), flush=True)  # first: nothing that was measured is lost where recording fails
+            finally:  # nor where nobody reads any more what is printed
+                name = record(out, result, splits.spec)["data"] if out else splits.name
+            if name != splits.name:
+                print(f"recorded as {name}: {out} holds other data under the name {splits.name}")

@@ -30,12 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments)
     out = arguments.out or default_out(settings)
     tuning = FineTuning(settings, out, resume=arguments.resume, tracker=arguments.tracker)
-    made = tuning.train()
+    tuning.train()
     if tuning.main:
-        ((name, found),) = made["metrics"].items()
-        print(
-            f"{made['model']} on {made['data']}: {name} {found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
-        )
         print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
 
 

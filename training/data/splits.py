@@ -28,7 +28,8 @@ class Splits:
         name, at, _ = self.spec.partition("@")
         if name.startswith("torchvision:") or (at and "/" not in name):
             return name.removeprefix("torchvision:")
-        return Path(self.spec).stem if self.spec.endswith(".parquet") else Path(self.spec).name
+        path = Path(os.path.abspath(os.path.expanduser(self.spec)))  # `.` and `..` have no name of their own
+        return (path.stem if self.spec.endswith(".parquet") else path.name) or self.spec
 
     @property
     def per_class(self) -> bool:

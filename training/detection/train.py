@@ -12,7 +12,8 @@ import torchvision
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
-from .. import subject
+from .. import results, subject
+from ..data.splits import Splits
 from ..data.views import StepBatches
 from ..evaluate import record, results_file
 from ..loop import Loop
@@ -27,6 +28,12 @@ from .recipes import DetectionRecipe
 from .views import Example, TrainingViews, loader
 
 
+def in_words(result: dict[str, Any]) -> str:
+    """A detector's record on one line."""
+    told = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in result["metrics"].items())
+    return f"{result['model']} on {result['data']}, detection: {told}"
+
+
 class DetectionRun(Loop):
     """One detector's training in a folder: recipe.json, log.jsonl, checkpoints/, and in the end results.json.
 
@@ -39,6 +46,11 @@ class DetectionRun(Loop):
         pycocotools()  # which the test needs: missed now, not after hours
         super().__init__(recipe, recipe.precision, recipe.run, out, resume, None)
         self.recipe = recipe
+        if self.main and not resume:
+            for path in self._results_files:
+                results.check(path)
+            if self.outcome() is not None:  # of a detector whose recipe.json was removed
+                raise ValueError(f"{out / 'results.json'} holds this record already; remove it, or give another --out")
         self.batch_size, self.clip = recipe.batch_size, recipe.clip
         splits = [open_set(recipe.data.source, split) for split in (recipe.data.train, recipe.data.test)]
         self.images, self.held_out = align(splits)
@@ -61,6 +73,8 @@ class DetectionRun(Loop):
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and tests; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        if self.finished:
+            return self.tell_finished()
         counts = f"{len(self.images):,} in {self.recipe.data.train}, {len(self.held_out):,} in {self.recipe.data.test}"
         self.logbook.say(f"{self.images.name}: images with boxes of {len(self.images.classes):,} classes: {counts}")
         try:
@@ -113,6 +127,18 @@ class DetectionRun(Loop):
             "start": (self.start, f"weights of {self.recipe.model}"),
         }
 
+    @property
+    def _results_files(self) -> list[Path]:
+        """Where the record goes: to the model's own where it has a folder, then to the run's, which ends the run."""
+        models_own = results_file(self.recipe.model)
+        return [*([models_own] if models_own else []), self.out / "results.json"]
+
+    def outcome(self) -> dict[str, Any] | None:
+        told = self.recipe.published()
+        own = {"protocol": "detection", "model": told["model"], "seed": self.recipe.seed}
+        records = results.read(self.out / "results.json").get("evaluations", [])
+        return next((r for r in records if all(r[key] == value for key, value in own.items())), None)
+
     def _test(self) -> dict[str, Any]:
         """Measures on the held-out images, shared by all processes; gives the record that results.json gets."""
         start, recipe, a = time.perf_counter(), self.recipe, self.accelerator
@@ -129,7 +155,7 @@ class DetectionRun(Loop):
             "protocol": "detection",
             "model": told["model"],
             "model_fingerprint": self.start,
-            "data": Path(recipe.data.source).name.removesuffix(".parquet"),
+            "data": Splits(recipe.data.source).name,
             "data_fingerprint": {name: images.fingerprint for name, images in sets.items()},
             "images": {name: len(images) for name, images in sets.items()},
             "seed": recipe.seed,
@@ -141,7 +167,7 @@ class DetectionRun(Loop):
             | {"torchvision": torchvision.__version__, "pycocotools": importlib.metadata.version("pycocotools")},
         }
         if self.main:
-            record(self.out / "results.json", result)
-            if models_own := results_file(recipe.model):
-                record(models_own, result)
+            self.logbook.say(in_words(result))  # first: it isn't lost where recording fails
+            for path in self._results_files:
+                record(path, result, recipe.data.source)
         return result

@@ -1,5 +1,6 @@
 """What a fine-tuning needs before its first step: a count of steps."""
 
+import os
 from pathlib import Path
 
 from ..data.splits import Splits
@@ -25,7 +26,7 @@ def steps_per_epoch(settings: FineTune, images: int, processes: int) -> int:
 
 def default_out(settings: FineTune) -> Path:
     """runs/finetune-MODEL-DATA, with the fraction of the labels where it is not all."""
-    path = Path(settings.model)
+    path = Path(os.path.abspath(settings.model))  # `.` and `..` have no name of their own
     model = path.parent.name if path.name == "export" else path.name
     fraction = "" if settings.data.fraction == 1 else f"-{settings.data.fraction:g}"
     name = f"finetune-{model.replace(':', '-')}-{Splits(settings.data.source).name.replace(':', '-')}{fraction}"

@@ -1,12 +1,12 @@
 """What a page is about: models with their logs and the records of their evaluations."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..logbook import read
 from ..model_names import called, saved_folder
+from ..results import read as read_results
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,15 @@ def _of(name: str) -> Shown:
     folder = saved_folder(name)
     run = folder.parent if folder.name == "export" else folder
     log = run / "log.jsonl"
-    return Shown(called(str(run)), folder, read(log) if log.is_file() else [], _records(folder / "results.json"))
+    return Shown(called(str(run)), folder, read(log) if log.is_file() else [], _evaluations(folder / "results.json"))
 
 
 def _from_file(path: Path) -> list[Shown]:
     by_model: dict[str, list[dict[str, Any]]] = {}
-    for record in _records(path):
+    for record in _evaluations(path):
         by_model.setdefault(record["model"], []).append(record)
     return [Shown(Path(model).name or model, None, [], records) for model, records in by_model.items()]
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("evaluations", [])
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a results.json: {error}") from error
+def _evaluations(path: Path) -> list[dict[str, Any]]:
+    return read_results(path).get("evaluations", [])

@@ -1,6 +1,5 @@
 """One run of a study, from pretraining to the file of its outcome; what is trained or measured isn't so again."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,11 @@ from safetensors import safe_open
 from ..data import DataError
 from ..data.splits import Splits
 from ..evals import knn
-from ..evaluate import evaluate, record, results_file
+from ..evaluate import evaluate, in_words, record, results_file
 from ..features import NotFinite, timm_view
-from ..pretrain import Run
+from ..pretrain import Run, is_whole
 from ..pretrainer import build_backbone
+from ..results import read
 from ..run_folder import check_folder
 from ..study import Method, Study, located
 from ..subject import Subject, evaluation_device, load
@@ -32,7 +32,7 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
     recipe = study.recipe_of(method, seed, folder)
     place = out / name_of(method, seed)
     begun = (place / "recipe.json").exists()
-    if begun and (place / "export" / "results.json").is_file():
+    if begun and is_whole(place / "export"):
         check_folder(recipe, place / "recipe.json", resume=True, anew="another --out")
     else:
         Run(recipe, place, resume=begun).train()
@@ -48,7 +48,7 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
     """Every protocol on its data sets, with seed 0 throughout: runs differ in their pretraining alone."""
     path = results_file(str(place))
     assert path
-    known = json.loads(path.read_text(encoding="utf-8")).get("evaluations", [])
+    known = read(path).get("evaluations", [])
     done = {(record["protocol"], record["data"]) for record in known}
     subject = load(str(place))
     for protocol, data in study.measures:
@@ -62,8 +62,8 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
             except ValueError as error:  # a protocol that the method has nothing for, as routing without experts
                 print(f"{protocol} on {name} left out: {error}", flush=True)
                 continue
-            record(path, found)
-            print(f"{protocol} on {name}: {found['seconds']:.0f} s", flush=True)
+            print(in_words(found), flush=True)
+            record(path, found, splits[name].spec)
 
 
 def _at_step(study: Study, recipe: Any, place: Path, step: int, splits: dict[str, Splits]) -> dict[str, Any]:

@@ -19,17 +19,11 @@ from data_cases import (
     picture,
     png,
     write_folder,
+    write_idx,
 )
 from training.data import DataError, open_source
 
 # torchvision
-
-
-def write_idx(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
-    )
 
 
 def test_torchvision_by_train_flag(tmp_path):

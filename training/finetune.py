@@ -76,6 +76,8 @@ class FineTuning(Loop):
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        if self.splits.note:
+            self.logbook.say(self.splits.note)
         try:
             self.run_steps()
             return self._export()
@@ -181,7 +183,7 @@ class FineTuning(Loop):
             "seed": s.seed,
             "settings": told,
             "metrics": {f"Fine-tuning top-1{some}": found._asdict()},
-            "details": {"top-1 by epoch": curve},
+            "details": {"top-1 by epoch": curve, "test images": self.splits.test_images},
             "seconds": round(self.seconds, 1),
             "versions": versions(),
         }

@@ -29,6 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     cache = store.home() / "features"
     first, second = (load(name, arguments.seed, cache) for name in (arguments.first, arguments.second))
     data = [Splits(spec) for spec in arguments.data or found()]
+    for note in filter(None, (splits.note for splits in data)):
+        print(note)
     rows = compare(first, second, data, arguments.protocol, arguments.seed)
     cells = [
         [r.metric, r.data, f"{100 * r.first:.1f}", f"{100 * r.second:.1f}", per_cent(r.difference._asdict())]

@@ -1,6 +1,7 @@
 """evaluate frozen features"""
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
     subject = load(arguments.model, arguments.seed, store.home() / "features")
     out = arguments.out or results_file(arguments.model)
     for splits in map(Splits, data):
+        with contextlib.suppress(ValueError):  # protocols report it, each in its own way
+            if splits.note:
+                print(splits.note)
         for protocol in protocols:
             try:
                 result = evaluate(protocol, subject, splits, arguments.seed)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from .decode import Encoded, Picture, opened, undecodable
-from .source import NoSuchSplit
+from .source import NoSuchSplit, OneSplit
 
 # The split that a user asks for -> the names it may have in a data set, best first. Other names must match exactly.
 _VAL = ("val", "valid", "validation")
-_SPLIT_NAMES = {"train": ("train",), "val": _VAL, "test": ("test", *_VAL)}
+# "test" is no validation split: which split serves as what where one is missing, `Splits` alone decides.
+_SPLIT_NAMES = {"train": ("train",), "val": _VAL, "test": ("test",)}
 SPLITS = ("train", "test", *_VAL)
 
 
@@ -85,16 +86,20 @@ def digest(parts: Iterable[object]) -> str:
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """The names to look for when a user asks for `split`, best first: "test" is content with a validation split."""
+    """The names to look for when a user asks for `split`, best first."""
     return _SPLIT_NAMES.get(split, (split,))
 
 
 def choose_split(split: str, available: Collection[str], where: str) -> str:
-    """The one of the `available` splits that a user means by `split`; NoSuchSplit if there is none."""
+    """The one of the `available` splits that a user means by `split`.
+
+    Raises NoSuchSplit where there is none, OneSplit where the training split stands alone.
+    """
     for name in split_names(split):
         if name in available:
             return name
-    raise NoSuchSplit(f"no split {split!r} in {where}: it has {', '.join(map(repr, sorted(available))) or 'none'}.")
+    error = OneSplit if set(available) == {"train"} else NoSuchSplit
+    raise error(f"no split {split!r} in {where}: it has {', '.join(map(repr, sorted(available))) or 'none'}.")
 
 
 def has_splits(names: Collection[str]) -> bool:

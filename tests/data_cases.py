@@ -68,6 +68,7 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
             tar.addfile(member, io.BytesIO(data))
     return path
 
+
 def write_idx(path: Path, values: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(

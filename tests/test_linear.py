@@ -137,7 +137,7 @@ def test_the_mean_over_classes_chooses_too():
     ("train", "message"),
     [
         (blobs(1), "given has 1 training images; give two or more"),
-        (Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long)), "given: the images to train on are all of one class"),
+        (Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long)), "given: the images to train on are all of"),
         (blobs(2), "all of one class; give images of two classes or more, and enough of each to hold some out"),
         (Labelled(randn(20, 5), randn(20, 2)), "given has numbers for labels; classification needs classes"),
     ],

@@ -30,7 +30,10 @@ class Monitor:
         self.test = None if test is None else spread(test, _QUERIES)
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
-        """The metrics by name; {} where there are no held-out labels, or one class alone. The backbone runs in eval mode, in float32."""
+        """The metrics by name; {} where there are no held-out labels, or those of one class alone.
+
+        The backbone runs in eval mode, in float32.
+        """
         if self.test is None or self.train.targets is None or self.test.targets is None:
             return {}
         numbers = self.train.targets.is_floating_point()

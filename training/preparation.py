@@ -38,7 +38,7 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
             held_out = open_source(config.source, split, max_bad=config.max_bad)
         except NoSuchSplit:
             continue
-        if held_out.fingerprint == bank.fingerprint:
+        if bank is not train and held_out.fingerprint == bank.fingerprint:
             raise ValueError(f"data.bank={config.bank} is what online evaluation measures on; give another split")
         return train, bank, held_out
     if not config.hold_out:

@@ -69,6 +69,13 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     return path
 
 
+def write_idx(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
+    )
+
+
 # What a file may hold, and what must come out of it (H, W, 3), computed without PIL's conversions.
 
 _GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -47,8 +47,8 @@ def test_flat_or_mixed_folder_is_unlabelled(tmp_path, files):
     ("folders", "found"),
     [
         (["train", "test", "val"], {"train": 0, "test": 1, "val": 2}),
-        (["train", "valid"], {"train": 0, "test": 1, "val": 1, "valid": 1}),
-        (["train", "validation"], {"train": 0, "test": 1, "val": 1}),
+        (["train", "valid"], {"train": 0, "val": 1, "valid": 1}),
+        (["train", "validation"], {"train": 0, "val": 1}),
         (["train", "test"], {"train": 0, "test": 1, "val": None, "extra": None}),
         (["test", "val"], {"train": None, "test": 0, "val": 1}),
     ],

@@ -249,7 +249,7 @@ def test_parquet_folder_splits_by_file_name(tmp_path):
     source = open_source(str(tmp_path))
     assert numbers(source) == [0, 1, 2, 10, 11, 12]
     assert source.describe(4) == "row 1 of train-00001-of-00002.parquet"
-    assert numbers(open_source(str(tmp_path), "test")) == [20, 21, 22]
+    assert numbers(open_source(str(tmp_path), "val")) == [20, 21, 22]
 
 
 def test_parquet_folder_without_split_names_is_train(tmp_path):

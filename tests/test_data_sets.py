@@ -19,17 +19,11 @@ from data_cases import (
     picture,
     png,
     write_folder,
+    write_idx,
 )
 from training.data import DataError, open_source
 
 # torchvision
-
-
-def write_idx(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
-    )
 
 
 def test_torchvision_by_train_flag(tmp_path):
@@ -75,7 +69,7 @@ def test_torchvision_by_image_set(tmp_path):
     write_folder(root, {f"ImageSets/Main/{split}.txt": b"a\n" for split in ("train", "val")})
     source = open_source(f"torchvision:VOCDetection@{tmp_path}")
     assert numbers(source) == [1] and source.targets is None and source.classes is None
-    assert len(open_source(f"torchvision:VOCDetection@{tmp_path}", "test")) == 1  # 2012 has no test: val
+    assert len(open_source(f"torchvision:VOCDetection@{tmp_path}", "val")) == 1
 
 
 def test_torchvision_stl10_pretrains_on_the_unlabelled(tmp_path, monkeypatch):
@@ -178,7 +172,7 @@ def test_saved_to_disk(tmp_path):
     source = open_source(str(tmp_path / "all"))
     assert numbers(source) == [0, 1, 2] and source.targets.tolist() == [1, 0, 1] and source.classes == ("cat", "dog")
     assert source.describe(1) == f"row 1 of {tmp_path / 'all'}"
-    assert numbers(open_source(str(tmp_path / "all"), "test")) == [20]
+    assert numbers(open_source(str(tmp_path / "all"), "val")) == [20]
     hf_splits()["validation"].save_to_disk(tmp_path / "one")
     assert numbers(open_source(str(tmp_path / "one"))) == [20]
     with pytest.raises(DataError, match="no split 'test'"):

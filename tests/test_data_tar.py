@@ -42,7 +42,7 @@ def test_single_shard_and_missing_shard(tmp_path):
 def test_shard_splits_by_file_name(tmp_path):
     for number, name in enumerate(["train-0000", "train-0001", "val-0000"]):
         write_tar(tmp_path / f"{name}.tar", {"a.png": png(number)})
-    assert numbers(open_source(str(tmp_path))) == [0, 1] and numbers(open_source(str(tmp_path), "test")) == [2]
+    assert numbers(open_source(str(tmp_path))) == [0, 1] and numbers(open_source(str(tmp_path), "val")) == [2]
     with pytest.raises(DataError, match="no split 'extra'"):
         open_source(str(tmp_path), "extra")
 

@@ -257,7 +257,7 @@ def labelled(train: Tensor | None, test: Tensor | None) -> Splits:
         (torch.rand(4, 2), torch.rand(4, 2), "the labels of given are numbers; fine-tuning needs classes"),
         (torch.arange(3), torch.arange(5), "has 2 classes that its train split lacks: 3, 4; a classifier can't"),
         (torch.arange(2), torch.arange(9), "has 7 classes that its train split lacks: 2, 3, 4, 5, 6 and 2 more;"),
-        (torch.zeros(3).long(), torch.zeros(3).long(), "given has one class only"),
+        (torch.zeros(3).long(), torch.zeros(3).long(), "given: the images to train on are all of one class"),
     ],
 )
 def test_labels_that_can_not_be_learned_are_refused(train, test, message: str):

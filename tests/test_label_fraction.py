@@ -61,5 +61,5 @@ def test_more_labels_are_better():
 
 def test_numbers_are_refused():
     numbers = Labelled(randn(20, 5), randn(20, 2))
-    with pytest.raises(ValueError, match="given has numbers as targets"):
+    with pytest.raises(ValueError, match="given has numbers for labels"):
         label_fraction.run(Oracle(), splits(numbers, numbers))

@@ -48,5 +48,5 @@ def test_classes_are_no_numbers_and_numbers_no_classes():
     classes, numbers = splits(blobs(30), blobs(30)), splits(*2 * [Labelled(randn(30, 5), randn(30, 2))])
     with pytest.raises(ValueError, match="given has classes for labels; regression needs numbers"):
         regression.run(Oracle(), classes)
-    with pytest.raises(ValueError, match="given has numbers for labels; nearest neighbours vote for classes"):
+    with pytest.raises(ValueError, match="given has numbers for labels; classification needs classes"):
         knn.run(Oracle(), numbers)

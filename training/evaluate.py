@@ -31,7 +31,7 @@ def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> 
         "data_fingerprint": {name: source.fingerprint for name, source in splits.opened.items()},
         "images": {name: len(source) for name, source in splits.opened.items()},
         "seed": seed,
-        "settings": found.settings,
+        "settings": {**found.settings, "test images": splits.test_images},
         "metrics": {name: metric._asdict() for name, metric in found.metrics.items()},
         "details": found.details,
         "seconds": round(time.perf_counter() - start, 1),

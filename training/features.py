@@ -21,15 +21,32 @@ class Labelled(NamedTuple):
     targets: Tensor
 
 
-def check_classes(name: str, train: Labelled, *others: Labelled) -> None:
-    """Raises ValueError where images to choose or measure on are of classes without images to train on."""
-    known = set(train.targets.tolist())
-    if unknown := sorted({label for other in others for label in other.targets.tolist()} - known):
+def check_classes(name: str, train: Tensor, *others: Tensor) -> None:
+    """Raises ValueError where targets, of images to train, choose or measure on, are no task for a classifier.
+
+    They are to be classes, two or more of the images to train on, and no others of the other images.
+    """
+    if any(targets.is_floating_point() for targets in (train, *others)):
+        raise ValueError(f"{name} has numbers for labels; classification needs classes")
+    known = set(train.tolist())
+    if len(known) < 2:
+        raise ValueError(
+            f"{name}: the images to train on are all of one class; give images of two classes or more, "
+            "and enough of each to hold some out"
+        )
+    if unknown := sorted({label for other in others for label in other.tolist()} - known):
         shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise ValueError(
             f"{name}: validation or test images are of {len(unknown)} classes that no training image has ({shown}); "
             "do both splits number their classes alike, and has each class enough images to hold some out?"
         )
+
+
+def as_classes(name: str, train: Labelled, *others: Labelled) -> tuple[Labelled, ...]:
+    """The same with labels 0, 1, ..., C - 1, whatever gaps there were. Raises ValueError as `check_classes`."""
+    check_classes(name, train.targets, *(other.targets for other in others))
+    labels = train.targets.unique()
+    return tuple(Labelled(x, torch.searchsorted(labels, targets)) for x, targets in (train, *others))
 
 
 class NotFinite(ValueError):

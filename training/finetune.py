@@ -90,6 +90,8 @@ class FineTuning(Loop):
         if self.finished:
             return self.tell_finished()
         self.logbook.say(summary(self.images, self.test))
+        if self.splits.note:
+            self.logbook.say(self.splits.note)
         try:
             self.run_steps()
             return self._export()
@@ -208,7 +210,7 @@ class FineTuning(Loop):
             "seed": s.seed,
             "settings": told,
             "metrics": {f"Fine-tuning top-1{some}": found._asdict()},
-            "details": {"top-1 by epoch": curve},
+            "details": {"top-1 by epoch": curve, "test images": self.splits.test_images},
             "seconds": round(self.seconds, 1),
             "versions": versions(),
         }

@@ -99,6 +99,7 @@ def as_record(
         "data_fingerprints": {
             splits.name: {name: source.fingerprint for name, source in splits.opened.items()} for splits in data
         },
+        "test images": {splits.name: splits.test_images for splits in data},
         "seed": seed,
         "interval": "over test images, of these two models alone",
         "rows": [{**row._asdict(), "difference": row.difference._asdict()} for row in rows],

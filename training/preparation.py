@@ -19,8 +19,8 @@ from .pretrainer import Pretrainer, one_line
 def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
     """The images to train on, those whose labels online evaluation learns from, and held-out ones to measure on.
 
-    Held out is the test split, or a part of a labelled training set without one; None where there are no labels, as
-    in a stream.
+    Held out is the test split, else the validation split, else a part of a labelled training set; None where there
+    are no labels, as in a stream.
     """
     config = recipe.data
     if config.source.startswith(PREFIX):
@@ -33,13 +33,18 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
     bank = train if config.bank == "train" else open_source(config.source, config.bank, max_bad=config.max_bad)
     if bank.targets is None:
         return train, bank, None
-    try:
-        return train, bank, open_source(config.source, "test", max_bad=config.max_bad)
-    except NoSuchSplit:
-        if not config.hold_out:
-            return train, bank, None
-        rest, held_out = hold_out(train, config.hold_out, seeded(recipe.seed))
-        return rest, rest, held_out
+    for split in ("test", "val"):
+        try:
+            held_out = open_source(config.source, split, max_bad=config.max_bad)
+        except NoSuchSplit:
+            continue
+        if bank is not train and held_out.fingerprint == bank.fingerprint:
+            raise ValueError(f"data.bank={config.bank} is what online evaluation measures on; give another split")
+        return train, bank, held_out
+    if not config.hold_out:
+        return train, bank, None
+    rest, held_out = hold_out(train, config.hold_out, seeded(recipe.seed))
+    return rest, rest, held_out
 
 
 def _check_stream(config: DataConfig) -> None:

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..evals.linear import STRENGTHS, count_classes, divide, evaluate, hits
-from ..features import Labelled
+from ..evals.linear import STRENGTHS, divide, evaluate, hits
+from ..features import Labelled, as_classes
 from ..logistic import Logistic, with_ones
 
 _EXACT = 1e-16  # gap of the fits that bound the objectives, after which their gradients are next to nothing
@@ -225,5 +225,6 @@ def _features_of(arguments: argparse.Namespace) -> Problem:
     if arguments.images is not None:
         order = torch.randperm(len(train.targets), generator=torch.Generator().manual_seed(arguments.seed))
         train = Labelled(*(part[order[: arguments.images]] for part in train))
-    classes = count_classes(splits, train, val, test)
+    train, val, test = as_classes(splits.name, train, val, test)
+    classes = len(train.targets.unique())
     return Problem(f"{arguments.model} on {splits.name}", train, val, test, classes)

@@ -42,7 +42,7 @@ def open_source(
         spec: a folder of images; a .parquet file or a folder of them; .tar shards (a file, a folder of them, or
             `shard-{0000..0003}.tar`); `torchvision:NAME[@ROOT]`; `hf:NAME[:CONFIG]`, or a folder that `save_to_disk`
             wrote; `spirograph[:N]`.
-        split: "train", "val" or "test" ("test" is content with a validation split), or a split's exact name.
+        split: "train", "val" (also called "valid" or "validation") or "test", or a split's exact name.
         max_bad: fraction of the images that may fail to decode; they are left out (cached) or replaced (streamed).
         cache_bytes: a set whose decoded images take more, judged by up to 256 headers, is decoded on access.
         limit: at most so many images, evenly spaced over the split, chosen before any is decoded.

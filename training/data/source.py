@@ -21,6 +21,10 @@ class NoSuchSplit(DataError):
     """The data set is fine, but has no split of that name."""
 
 
+class OneSplit(NoSuchSplit):
+    """The data set has no splits: all of it is "train", and another split was asked for."""
+
+
 class BadImageWarning(UserWarning):
     """Some images of a data set don't decode and are left out, or replaced in training."""
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from .source import DataError, NoSuchSplit
+from .source import DataError, NoSuchSplit, OneSplit
 
 # What a user asks for -> usual spellings. In any case, and "train_set", "train-images" or "train2017" too.
 _SPELLINGS = {
@@ -13,14 +13,13 @@ _SPELLINGS = {
     "val": ("val", "valid", "validation", "validate", "dev"),
     "test": ("test", "testing"),
 }
-_KINDS = {"train": ("train",), "val": ("val",), "test": ("test", "val")}  # "test" is content with a validation split
 _KIND_OF = {name: kind for kind, names in _SPELLINGS.items() for name in names}
 _NAME = re.compile(rf"({'|'.join(_KIND_OF)})([ _.-]?(set|split|data|images?|imgs?))?([ _.-]?(19|20)\d\d)?", re.ASCII)
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """The names to look for when a user asks for `split`, best first: "test" is content with a validation split."""
-    return tuple(name for kind in _KINDS.get(split, ()) for name in _SPELLINGS[kind]) or (split,)
+    """The names to look for when a user asks for `split`, best first."""
+    return _SPELLINGS.get(split, (split,))
 
 
 def kind_of(name: str) -> str | None:
@@ -48,14 +47,15 @@ def by_kind(names: Iterable[str], where: str) -> dict[str, str]:
 def choose_split(split: str, available: Collection[str], where: str) -> str:
     """The one of the `available` splits that a user means by `split`: by its usual spellings, or its exact name.
 
-    Raises NoSuchSplit if there is none, DataError where two mean the same.
+    "test" is no validation split: which split serves where one is missing, `Splits` alone decides. Raises NoSuchSplit
+    where there is none, OneSplit where the training split stands alone, DataError where two mean the same.
     """
-    if split not in _KINDS and split in available:
+    if split not in _SPELLINGS and split in available:
         return split
-    for kind in _KINDS.get(split, ()):
-        if found := by_kind([name for name in available if kind_of(name) == kind], where):
-            return found[kind]
-    raise NoSuchSplit(f"no split {split!r} in {where}: it has {', '.join(map(repr, sorted(available))) or 'none'}.")
+    if found := by_kind([name for name in available if kind_of(name) == split], where):
+        return found[split]
+    error = OneSplit if set(map(kind_of, available)) == {"train"} else NoSuchSplit
+    raise error(f"no split {split!r} in {where}: it has {', '.join(map(repr, sorted(available))) or 'none'}.")
 
 
 def refuse_pairs(names: Collection[str], where: str) -> None:

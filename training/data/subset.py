@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .decode import Picture
 from .raw import digest, evenly_spaced
-from .source import Opens, Source, open_image
+from .source import DataError, Opens, Source, open_image
 
 T = TypeVar("T")
 
@@ -59,3 +59,23 @@ def hold_out(source: Source, share: float, generator: torch.Generator) -> tuple[
     order = torch.randperm(len(source), generator=generator)
     held = max(1, round(share * len(source)))
     return Part(source, order[held:].sort().values), Part(source, order[:held].sort().values)
+
+
+def hold_out_by_class(source: Source, share: float) -> tuple[Source, Source]:
+    """The rest and a `share` of each class's images, always the same ones, that is held out.
+
+    A class of two images or more has at least one in both; a single image stays with the rest. Images without classes
+    count as of one class. Raises DataError where nothing can be held out.
+    """
+    classes = source.targets
+    if classes is None or classes.is_floating_point():
+        classes = torch.zeros(len(source), dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    held = torch.zeros(len(source), dtype=torch.bool)
+    for label in classes.unique():
+        images = (classes == label).nonzero()[:, 0]
+        count = max(1, round(share * len(images))) if len(images) > 1 else 0
+        held[images[torch.randperm(len(images), generator=generator)[:count]]] = True
+    if not held.any():
+        raise DataError(f"no class of {source.name} has two images, one to train and one to test on; give more images.")
+    return Part(source, (~held).nonzero()[:, 0]), Part(source, held.nonzero()[:, 0])

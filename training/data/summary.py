@@ -56,10 +56,10 @@ class Summaries:
         if splits.spec in self._printed:
             return
         try:
-            source = splits.test  # all protocols use it: nothing is opened in vain
+            source, note = splits.test, splits.note  # all protocols use it: nothing is opened in vain
         except NoSuchSplit:
-            source = splits.train
-        print(summary(source), file=self._file, flush=True)
+            source, note = splits.train, ""
+        print("\n".join(filter(None, (summary(source), one_line(note)))), file=self._file, flush=True)
         self._printed.add(splits.spec)
 
 

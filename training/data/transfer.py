@@ -65,17 +65,13 @@ def conventions(name: str) -> Conventions:
 def open_set(name: str, root: str, split: str) -> Source:
     """A split of a set of the table from the folder that torchvision calls its root. Raises DataError, NoSuchSplit.
 
-    Where validation images are drawn from the training images, "train" has them all and there is no "val"; their
-    number must be the paper's, for with another the drawn images would be others too.
+    Where validation images are drawn from the training images, "train" has them all; their number must be the paper's,
+    because with another the drawn images would be others too.
     """
     of_set = SETS[name]
     rule = of_set.conventions.held_out
-    if rule is None:
-        return intact(of_set.open(root, split))
-    if split == "val":
-        raise NoSuchSplit(f"{name} has no validation images of its own.")
     source = intact(of_set.open(root, split))
-    if split == "train" and len(source) != rule.train + rule.val:
+    if rule is not None and split == "train" and len(source) != rule.train + rule.val:
         raise DataError(
             f"{name} under {root} has {len(source)} training images, but the paper's split is of "
             f"{rule.train + rule.val}: {rule.train} and {rule.val} to validate. Complete it, or for a split in "

@@ -54,6 +54,11 @@ class DetectionRun(Loop):
         self.batch_size, self.clip = recipe.batch_size, recipe.clip
         splits = [open_set(recipe.data.source, split) for split in (recipe.data.train, recipe.data.test)]
         self.images, self.held_out = align(splits)
+        if shared := set(self.images.where) & set(self.held_out.where):
+            raise ValueError(
+                f"data.train={recipe.data.train} and data.test={recipe.data.test} share {len(shared)} images, such as "
+                f"{min(shared)}; give splits that share none"
+            )
         self.views = TrainingViews(self.images, self.images.trainable, recipe.sizes, recipe.longest, recipe.seed)
         per_epoch = self._count_steps()
 

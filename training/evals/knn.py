@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.splits import Splits
-from ..features import check_classes
+from ..features import as_classes
 from ..metric import Hits, Measurement, share
 from ..subject import Subject
 
@@ -16,10 +16,7 @@ _CHUNK = 1024  # queries at once: bounds the (M, N) similarities
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     """Accuracy of 1-NN and of weighted 20-NN on the test images, with the training images as the bank."""
-    bank, queries = subject.labelled(splits.train), subject.labelled(splits.test)
-    if bank.targets.is_floating_point():
-        raise ValueError(f"{splits.name} has numbers for labels; nearest neighbours vote for classes")
-    check_classes(splits.name, bank, queries)
+    bank, queries = as_classes(splits.name, subject.labelled(splits.train), subject.labelled(splits.test))
     ks = [k for k in _KS if k <= len(bank.features)]
     found = {f"{k}-NN top-1": hits(*bank, *queries, k) for k in ks}
     return Measurement(

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..data.splits import Splits
+from ..features import as_classes
 from ..logistic import Logistic
 from ..metric import Measurement, mean
 from ..subject import Subject
-from .linear import PER_CLASS, TOP1, choose, count_classes, divide, hits
+from .linear import PER_CLASS, TOP1, choose, divide, hits
 
 FRACTIONS = {"1 %": 0.01, "10 %": 0.1}
 DRAWS = 5
@@ -22,7 +23,8 @@ DRAWS = 5
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     """Test accuracy by fraction; `seed` draws the images, and the validation images as in the linear protocol."""
     (train, val, rule), test = divide(subject, splits, seed), subject.labelled(splits.test)
-    classes = count_classes(splits, train, val, test)
+    train, val, test = as_classes(splits.name, train, val, test)
+    classes = len(train.targets.unique())
     accuracy = PER_CLASS if splits.per_class else TOP1
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[float]] = {name: [] for name in FRACTIONS}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.splits import Splits
-from ..features import Labelled, check_classes
+from ..features import Labelled, as_classes
 from ..logistic import Fit, Logistic, with_ones
 from ..metric import Hits, Measurement, Metric, class_mean, share
 from ..subject import Subject
@@ -67,18 +67,18 @@ class Linear(NamedTuple):
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     """Test accuracy; `seed` draws the validation images where the data set neither has them nor says how."""
-    divided, test = divide(subject, splits, seed), subject.labelled(splits.test)
+    (train, val, rule), test = divide(subject, splits, seed), subject.labelled(splits.test)
+    train, val, test = as_classes(splits.name, train, val, test)
     accuracy = PER_CLASS if splits.per_class else TOP1
-    classes = count_classes(splits, divided.train, divided.val, test)
-    hits, chosen = evaluate(divided.train, divided.val, test, classes, accuracy)
+    hits, chosen = evaluate(train, val, test, len(train.targets.unique()), accuracy)
     name = f"Linear {accuracy.name}"
     return Measurement(
         {name: accuracy.metric(hits, test.targets)},
         {
             "w": chosen.strength,
-            "train": len(divided.train.targets),
-            "validation": len(divided.val.targets),
-            "validation images": divided.rule,
+            "train": len(train.targets),
+            "validation": len(val.targets),
+            "validation images": rule,
             "gap": _GAP,
         },
         {
@@ -101,17 +101,6 @@ def divide(subject: Subject, splits: Splits, seed: int) -> Divided:
     rest, held = rule.draw(count)
     rest_of, held_of = (Labelled(train.features[part], train.targets[part]) for part in (rest, held))
     return Divided(rest_of, held_of, f"{len(held)} of {count} training images at random, seed {rule.seed}")
-
-
-def count_classes(splits: Splits, *parts: Labelled) -> int:
-    """The number of classes, one more than the largest label. Raises ValueError where there is nothing to learn."""
-    if any(part.targets.is_floating_point() for part in parts):
-        raise ValueError(f"{splits.name} has numbers as targets; a linear evaluation needs classes")
-    if (found := len(parts[0].targets.unique())) < 2:
-        held = "" if splits.val is not None else ", less those held out for validation,"
-        raise ValueError(f"the training images of {splits.name}{held} are of {found} class; two or more are needed")
-    check_classes(splits.name, *parts)
-    return max(int(part.targets.max()) for part in parts) + 1
 
 
 def evaluate(

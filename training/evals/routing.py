@@ -68,7 +68,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
         "neighbours": "by cosine",
     }
     metrics = usage(weights)
-    if source.targets is not None and not source.targets.is_floating_point():
+    if source.targets is not None and not source.targets.is_floating_point() and len(source.targets.unique()) > 1:
         firsts = [outputs[:, int(expert)] for expert in weights.mean(0).argmax(1)]
         metrics |= same_class(dict(zip(TASKS, firsts, strict=True)), source.targets)
     return Measurement(metrics, settings, details)

@@ -13,7 +13,10 @@ from ..data import NoSuchSplit, Source
 from ..data.splits import Splits
 from ..data.subset import Part
 from ..data.views import seeded
+from ..features import check_classes
 from .settings import FineTune, Views
+
+_MOST_CLASSES = 1_000_000  # that a classifier has an output for each: larger labels are ids
 
 
 def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, int]:
@@ -30,9 +33,11 @@ def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, i
             f"the test split of {splits.name} has {len(unseen)} classes that its train split lacks: {told}{more}; "
             "a classifier can't tell what it never saw, so give splits of the same classes"
         )
+    assert train.targets is not None and test.targets is not None
+    check_classes(splits.name, train.targets, test.targets)
     count = max(max(learnt) + 1, len(train.classes or ()))
-    if count < 2:
-        raise ValueError(f"{splits.name} has one class only; a classifier needs two or more")
+    if count > _MOST_CLASSES:
+        raise ValueError(f"the labels of {splits.name} go to {count - 1}; number the classes from 0, without gaps")
     return stratified(train, settings.data.fraction, settings.seed), test, count
 
 

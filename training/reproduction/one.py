@@ -39,6 +39,8 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
     if not PartialState().is_main_process:
         return  # one process measures
     splits = {name: Splits(located(name, folder)) for name in study.data}
+    for note in filter(None, (of_set.note for of_set in splits.values())):
+        print(note, flush=True)
     _measure(study, place, splits)
     over_steps = [_at_step(study, recipe, place, step, splits) for step in study.steps]
     outcome.write(out / "results" / f"{place.name}.json", method.name, seed, place, over_steps)

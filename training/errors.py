@@ -1,0 +1,19 @@
+"""One line about an exception that no message was written for."""
+
+import traceback
+from pathlib import Path
+
+_OWN = tuple(str(Path(__file__).parents[1] / package) for package in ("training", "star_zoo"))
+
+
+def unexpected(error: BaseException) -> str:
+    """Returns class, message and place of an exception: "KeyError: 'a' (training/data/views.py:38)".
+
+    The place is the deepest line of this project on the way to the exception, or the line that raised it.
+    """
+    said = " ".join("".join(traceback.format_exception_only(error)).split())[:500]
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return said
+    frame = next((f for f in reversed(frames) if f.filename.startswith(_OWN)), frames[-1])
+    return f"{said} ({'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno})"

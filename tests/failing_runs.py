@@ -74,7 +74,8 @@ def failing(function: Callable[..., Any], act: Callable[[], object], calls: int,
     @functools.wraps(function)
     def wrapped(*args: Any, **settings: Any) -> Any:
         if next(before, None) is None:
-            moment.write_text(str(time.monotonic()))
+            if not moment.exists():
+                moment.write_text(str(time.time()))
             act()
         return function(*args, **settings)
 
@@ -102,7 +103,8 @@ class Outcome(NamedTuple):
 
     code: int
     lines: list[str]  # of stderr
-    seconds: float  # since it failed
+    told: float  # seconds from the failure to the line
+    ended: float  # and to the end of the process
     left: list[int]  # processes of its group that live on
 
 
@@ -127,13 +129,15 @@ class Runs:
 
     def run(self, place: str, act: str, arguments: list[str]) -> Outcome:
         """Runs a command in which `act` is called from `place`, at most 60 seconds."""
+        (self.place / "moment").unlink(missing_ok=True)
         assert self.process.stdin
         self.process.stdin.write(json.dumps([place, act, arguments, str(self.place)]) + "\n")
         self.process.stdin.flush()
         group = self._read()
         code = self._read()
-        seconds = time.monotonic() - float((self.place / "moment").read_text())
-        return Outcome(code, (self.place / "stderr").read_text().splitlines(), seconds, members(group))
+        errors, moment = self.place / "stderr", float((self.place / "moment").read_text())
+        told, ended = errors.stat().st_mtime - moment, time.time() - moment
+        return Outcome(code, errors.read_text().splitlines(), told, ended, members(group))
 
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout

@@ -51,7 +51,8 @@ def check(ended: Outcome) -> str:
     """That a command failed as it should; gives its line."""
     assert ended.code == 1, ended
     (line,) = ended.lines
-    assert ended.seconds < 10 and ended.left == [], ended
+    # on a busy machine it takes Python a while to unload torch, but nothing waits for anything
+    assert ended.told < 8 and ended.ended < 30 and ended.left == [], ended
     return line
 
 
@@ -93,7 +94,7 @@ def test_an_exception_in_loading_for_an_evaluation(runs: Runs, tmp_path: Path):
 )
 def test_a_process_that_ends_or_can_not_send_its_batch(runs: Runs, tmp_path: Path, name: str, act: str):
     line = check(runs.run("image", act, arguments(name, tmp_path, 1)))
-    assert line.startswith("star-zoo: a process that loads images was killed: DataLoader worker (pid"), line
+    assert line.startswith("star-zoo: a process that loads images was killed or can't be reached ("), line
     assert "/dev/shm" in line and "run.workers=N" in line and "--resume" in line
 
 

@@ -24,6 +24,7 @@ from .source import DataError
 
 T = TypeVar("T")
 
+_END = object()
 _PATIENCE = 1.0  # seconds that a process has to finish its work before it is killed
 
 
@@ -100,12 +101,19 @@ def batches(dataset: Dataset[Any], keys: Iterable[Any] | None, workers: int, pin
     )
     iterator = iter(loader)
     try:
-        for batch in iterator:
+        while (batch := _next(iterator)) is not _END:
             if isinstance(batch, Failure):
                 raise batch.error() from RuntimeError(batch.trace)
             yield batch
     finally:
         _end(iterator)
+
+
+def _next(iterator: Iterator[Any]) -> Any:
+    try:
+        return next(iterator, _END)
+    except Exception as error:  # such as a ConnectionResetError, where a process ended while it sent a batch
+        raise _lost(error) from error
 
 
 @contextlib.contextmanager
@@ -120,11 +128,15 @@ def loading(batches: Generator[T, None, None]) -> Iterator[Generator[T, None, No
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):  # torch has no error of its own for that
             raise
-        short = "memory, shared memory (/dev/shm) or open files (ulimit -n) may be short"
-        raise OSError(
-            f"a process that loads images was killed: {str(error).split('. ')[0]}; {short}: "
-            "give fewer of them with --set run.workers=N, and go on with --resume"
-        ) from error
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> OSError:
+    said = " ".join(str(error).split()).split(". ")[0]  # what torch adds is about its own arguments
+    return OSError(
+        f"a process that loads images was killed or can't be reached ({said}); memory, shared memory (/dev/shm) or "
+        "open files (ulimit -n) may be short: give fewer of them with --set run.workers=N, and go on with --resume"
+    )
 
 
 def _unchanged(batch: T) -> T:

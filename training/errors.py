@@ -1,9 +1,11 @@
 """One line about an exception that no message was written for."""
 
+import os
 import traceback
 from pathlib import Path
 
-_OWN = tuple(str(Path(__file__).parents[1] / package) for package in ("training", "star_zoo"))
+_ROOT = Path(__file__).parents[1]
+_OWN = tuple(str(_ROOT / package) for package in ("training", "star_zoo"))
 
 
 def unexpected(error: BaseException) -> str:
@@ -16,4 +18,4 @@ def unexpected(error: BaseException) -> str:
     if not frames:
         return said
     frame = next((f for f in reversed(frames) if f.filename.startswith(_OWN)), frames[-1])
-    return f"{said} ({'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno})"
+    return f"{said} ({frame.filename.removeprefix(f'{_ROOT}{os.sep}')}:{frame.lineno})"

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,13 +137,18 @@ def test_an_interrupt_before_training_ends_quietly(tmp_path: Path, monkeypatch, 
     assert main(command(tmp_path / "run", "--resume")) == 0
 
 
-def test_an_error_of_our_own_is_no_refusal(tmp_path: Path, monkeypatch):
+def test_an_error_of_our_own_names_its_place_and_has_a_traceback_in_development_mode(tmp_path, monkeypatch, capsys):
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Run, "_checkpoint", broken)
-    with pytest.raises(ZeroDivisionError):  # a traceback is what helps there
-        main(command(tmp_path / "run"))
+    assert main(command(tmp_path / "run")) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"star-zoo: unexpected ZeroDivisionError \(training/loop\.py:\d+\); PYTHONDEVMODE=1 shows", line)
+    flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if name[0] != "_"} | {"dev_mode": True}
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(sys, "flags", SimpleNamespace(**flags))
+        main(command(tmp_path / "other"))
 
 
 def test_python_m_training_is_the_same_command(monkeypatch):

@@ -182,12 +182,16 @@ def test_wrong_voc_folders(tmp_path: Path):
 def test_an_image_that_is_not_what_its_annotation_says(tmp_path: Path):
     root = write_voc(tmp_path, {"test": [1, 2]})
     (root / "Annotations" / "000001.xml").write_text(xml([], (64, 65)))
-    (root / "JPEGImages" / "000002.jpg").write_bytes(BROKEN)
-    images = open_set(str(root), "test")
     with pytest.raises(DataError, match="000001.jpg has 64 x 64 pixels, but its annotation says 64 x 65"):
-        images.image(0)
+        open_set(str(root), "test")
+    (root / "Annotations" / "000001.xml").write_text(xml([], (64, 64)))
+    photo = root / "JPEGImages" / "000002.jpg"
+    photo.write_bytes(photo.read_bytes()[:-500])
     with pytest.raises(DataError, match="000002.jpg doesn't decode"):
-        images.image(1)
+        open_set(str(root), "test").image(1)
+    photo.write_bytes(BROKEN)
+    with pytest.raises(DataError, match="000002.jpg doesn't decode"):
+        open_set(str(root), "test")
 
 
 @pytest.mark.parametrize(

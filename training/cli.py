@@ -7,14 +7,16 @@ import sys
 from collections.abc import Sequence
 
 from . import commands
+from .errors import unexpected
 from .signals import Stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; gives the exit code. What a user can mend ends in one line, not in a traceback."""
+    """Runs one command; gives the exit code. An error ends in one line, unless Python runs in development mode."""
     arguments = parser().parse_args(argv)
     from star_zoo import NotAvailable
 
+    from .data.workers import LoadingError
     from .loop import Diverged  # after argument errors: they are told at once
 
     try:
@@ -30,6 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, OSError, ImportError, NotAvailable, Diverged) as error:
         print(f"star-zoo: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        said = error if isinstance(error, LoadingError) else f"unexpected {unexpected(error)}"
+        print(f"star-zoo: {said}; PYTHONDEVMODE=1 shows the traceback", file=sys.stderr)
         return 1
     return 0
 

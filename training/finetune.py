@@ -1,6 +1,7 @@
 """Full fine-tuning: labelled views and their loss in the common loop, test accuracy, export of the classifier."""
 
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,9 +104,9 @@ class FineTuning(Loop):
         assert self.images.targets is not None
         dataset = MultiViewDataset(self.images, self.policy, one_view, s.seed)
         keys = StepBatches(len(self.images), s.batch_size, 1, s.seed, steps, a.process_index, a.num_processes)
-        views = loader(dataset, keys, s.run.workers, pin=a.device.type == "cuda")
-        for batch, view in zip(keys, views, strict=True):
-            yield Batch(view, self.images.targets[[index for _, index in batch]])
+        with closing(loader(dataset, keys, s.run.workers, pin=a.device.type == "cuda")) as views:
+            for batch, view in zip(keys, views, strict=True):
+                yield Batch(view, self.images.targets[[index for _, index in batch]])
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         parts = batch.view.image[:, 0], batch.view.params[:, 0], batch.labels

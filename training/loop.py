@@ -15,6 +15,7 @@ from star_zoo.files import sweep, write_json
 from .allocator import keep_large_blocks
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
+from .data.workers import loading
 from .logbook import Logbook
 from .preparation import make_accelerator
 from .run_folder import FolderLock, check_folder
@@ -148,11 +149,10 @@ class Loop(abc.ABC):
         return made
 
     def run_steps(self) -> None:
-        """Trains to the end. Raises Diverged, Stopped, OSError, DataError."""
+        """Trains to the end. Raises Diverged, Stopped, OSError, DataError, LoadingError."""
         self.module.train()
-        # closed, or the workers would live on as long as anyone keeps the exception that ended the run
         todo = range(self.step, self.steps)
-        with self._lock, StopRequest() as stop, self._writer, contextlib.closing(self.batches(todo)) as batches:
+        with self._lock, StopRequest() as stop, self._writer, loading(self.batches(todo)) as batches:
             self._mark = time.perf_counter()
             while self.step < self.steps:
                 self._train_step(batches)
@@ -162,7 +162,7 @@ class Loop(abc.ABC):
         """One optimiser step: `accumulate` losses, their mean gradient, one update."""
         for k in range(self.accumulate):
             before = time.perf_counter()
-            batch = _next(batches)
+            batch = next(batches)
             self._waited += max(time.perf_counter() - before, 0.0)
             # gradients are averaged over processes with the last loss only
             last = k == self.accumulate - 1
@@ -284,13 +284,3 @@ class Loop(abc.ABC):
         restore(found.tensors, found.state, self.module, self.optimizer, self.accelerator)
         self.take_more_state(found.tensors)
         self.step, self.seconds = found.step, found.state["seconds"]
-
-
-def _next(batches: Generator[Any, None, None]) -> Any:
-    try:
-        return next(batches)
-    except RuntimeError as error:  # torch has no error of its own for that
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        told = "a process that loads images was killed, by the system if memory is short"
-        raise OSError(f"{told}; give fewer of them with --set run.workers=N, and go on with --resume") from error

@@ -37,10 +37,10 @@ class UndecodableImage(Exception):
 
 @contextmanager
 def undecodable() -> Iterator[None]:
-    """Turns every error raised inside into `UndecodableImage`."""
+    """Turns every error raised inside into `UndecodableImage`, but one: the image is no cause of a lack of memory."""
     try:
         yield
-    except UndecodableImage:
+    except (UndecodableImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise UndecodableImage("not recognised as an image") from error

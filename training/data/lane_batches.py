@@ -8,19 +8,22 @@ P parameters.
 """
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from itertools import islice
 from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from star_zoo import Policy, View
 
 from .decode import Picture, UndecodableImage, opened
 from .lanes import Deal, Drawn, Place
 from .source import DataError, Opens, Source, report_bad
-from .views import MultiViewDataset, Plan, leave_signals
+from .views import MultiViewDataset, Plan
+from .workers import Failure
+from .workers import batches as loaded
 
 T = TypeVar("T")
 
@@ -79,25 +82,14 @@ class Lanes:
         More workers than lanes would have nothing to do and are not started.
         """
         workers = min(workers, len(self.own))
-        parts = iter(
-            DataLoader(
-                _Parts(self, count, MultiViewDataset(cast(Source, _Held()), policy, plan, self.deal.seed)),
-                batch_size=None,
-                num_workers=workers,
-                worker_init_fn=leave_signals,
-                generator=torch.Generator(),  # as in `views.loader`
-            )
-        )
-        for _ in range(count):
-            batch = []
-            for part in islice(parts, max(1, workers)):
-                if isinstance(part, DataError):
-                    raise part
-                batch.append(part)
-            view = View(_joined([p.image for p in batch], pin), _joined([p.params for p in batch], pin))
-            self._state[self.own.start : self.own.stop] = torch.cat([p.state for p in batch])
-            self._examples += [told for p in batch for told in p.bad][: 3 - len(self._examples)]
-            yield View(view.image.permute(0, 1, 4, 2, 3), view.params)
+        dataset = MultiViewDataset(cast(Source, _Held()), policy, plan, self.deal.seed)
+        with closing(loaded(_Parts(self, count, dataset), None, workers, pin=False)) as parts:
+            for _ in range(count):
+                batch: list[Part] = list(islice(parts, max(1, workers)))
+                view = View(_joined([p.image for p in batch], pin), _joined([p.params for p in batch], pin))
+                self._state[self.own.start : self.own.stop] = torch.cat([p.state for p in batch])
+                self._examples += [told for p in batch for told in p.bad][: 3 - len(self._examples)]
+                yield View(view.image.permute(0, 1, 4, 2, 3), view.params)
 
 
 def count_lanes(wanted: int, shards: int, batch_size: int, processes: int) -> int:
@@ -123,13 +115,13 @@ def _joined(parts: list[Tensor], pin: bool) -> Tensor:
     return torch.cat(parts, out=torch.empty(rows, *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin))
 
 
-class _Parts(IterableDataset[Part | DataError]):
-    """This worker's parts of `count` batches; an error comes in place of a part, so that it stays one line."""
+class _Parts(IterableDataset[Part | Failure]):
+    """This worker's parts of `count` batches; a `Failure` stands in place of a part that could not be made."""
 
     def __init__(self, lanes: Lanes, count: int, dataset: MultiViewDataset):
         self.lanes, self.count, self.dataset = lanes, count, dataset
 
-    def __iter__(self) -> Iterator[Part | DataError]:
+    def __iter__(self) -> Iterator[Part | Failure]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         own = self.lanes.own
@@ -137,8 +129,8 @@ class _Parts(IterableDataset[Part | DataError]):
         states = self.lanes.state.tolist()
         try:
             yield from self._parts([_Reader(self.lanes, lane, states[lane], self.dataset) for lane in mine])
-        except DataError as error:
-            yield error
+        except Exception as error:
+            yield Failure.of(error, cast(_Held, self.dataset.source).where)
 
     def _parts(self, readers: list["_Reader"]) -> Iterator[Part]:
         for _ in range(self.count):
@@ -153,6 +145,7 @@ class _Held(Opens):
     """The encoded image whose views are drawn, whatever its number."""
 
     data = b""
+    where = ""  # for messages, while it is decoded
 
     def open(self, index: int, use: Callable[[Picture], T]) -> T:
         """What `use` makes of it. Raises UndecodableImage."""
@@ -188,8 +181,11 @@ class _Reader:
                 self._check(in_a_row)
 
     def _views(self, drawn: Drawn) -> View:
-        cast(_Held, self._dataset.source).data = drawn.data
-        return self._dataset[drawn.lap, (drawn.shard + 1 << 32) + drawn.position]
+        held = cast(_Held, self._dataset.source)
+        held.data, held.where = drawn.data, drawn.where
+        views = self._dataset[drawn.lap, (drawn.shard + 1 << 32) + drawn.position]
+        held.where = ""  # this image is not the cause of a failure from here on
+        return views
 
     def _check(self, in_a_row: int) -> None:
         """Ends what would otherwise go on looking for a good image for ever."""

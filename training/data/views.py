@@ -4,17 +4,18 @@ Letters: B images on this process, V views of an image, S view size, P parameter
 """
 
 import hashlib
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from star_zoo import Policy, View
 
 from .decode import Picture
 from .source import Source, open_image
+from .workers import Batches
+from .workers import batches as loaded
 
 Plan = Callable[[Policy, int, int, torch.Generator], Tensor]
 
@@ -49,6 +50,10 @@ class MultiViewDataset(Dataset[View]):
 
         return open_image(self.source, index, views)
 
+    def describe(self, key: tuple[int, int]) -> str:
+        """Returns the place of the key's image, for messages."""
+        return self.source.describe(key[1])
+
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """This process's (epoch, index) lists for a range of steps: the share `rank` of `world` of each global batch.
@@ -78,25 +83,11 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
                 yield [(epoch, index) for index in order[first : first + share].tolist()]
 
 
-def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: bool) -> DataLoader[View]:
-    """A loader over the batches: image (B, V, 3, S, S) uint8, params (B, V, P)."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=_collate,
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=leave_signals,
-        generator=torch.Generator(),  # or it would draw from the global one, and a resumed run's dropout would differ
-    )
+def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: bool) -> Generator[View, None, None]:
+    """Yields the batches: image (B, V, 3, S, S) uint8, params (B, V, P). Raises DataError, LoadingError."""
+    return loaded(Batches(dataset, _collate), batches, workers, pin)
 
 
 def _collate(views: list[View]) -> View:
     images = default_collate([view.image.permute(0, 2, 3, 1) for view in views])
     return View(images.permute(0, 1, 4, 2, 3), default_collate([view.params for view in views]))
-
-
-def leave_signals(worker: int) -> None:
-    """A signal for the whole process group must not kill the workers while the run finishes its step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -7,6 +7,7 @@ from typing import Any
 from ..data.source import DataError, NoSuchSplit
 from ..data.split_names import split_names
 from .data import Box, DetectionSet, Picture, make
+from .orientation import settle
 
 ANNOTATIONS = "annotations"
 _PREFIX = "instances_"
@@ -32,7 +33,8 @@ def read(root: Path, split: str) -> DetectionSet:
         raise DataError(f"{file} is no COCO annotation: {error} is missing or means nothing there.") from error
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"can't read the annotations {file}: {error}.") from error
-    return make(f"{root.name} {full}", names, pictures)
+    name = f"{root.name} {full}"
+    return make(name, names, settle(name, pictures))
 
 
 def _choose(folder: Path, split: str) -> Path:

@@ -22,7 +22,7 @@ _THINNEST = 1e-3  # pixels; the side of a box below which its logarithm, which i
 
 
 class BoxWarning(UserWarning):
-    """Some boxes of a data set are empty or lie outside their image, and are left out."""
+    """Some boxes of a data set are left out, because they are empty or outside their image, or may be misplaced."""
 
 
 class Box(NamedTuple):
@@ -46,6 +46,7 @@ class Picture(NamedTuple):
     height: int
     width: int
     boxes: Sequence[Box]
+    orientation: int = 1  # of EXIF, 2 to 8 where the boxes lie on the upright image and the file holds another
 
 
 class Target(NamedTuple):
@@ -69,6 +70,7 @@ class DetectionSet:
     sizes: Tensor  # (N, 2) int64: height, width
     all_boxes: Target  # the boxes of all images in a row, (M, ...)
     ends: Tensor  # (N,) int64: where each image's boxes end in that row
+    orientations: Tensor  # (N,) int64: see `Picture`
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -88,7 +90,7 @@ class DetectionSet:
     def image(self, index: int) -> Tensor:
         """Image `index`, uint8 (3, H, W). Raises DataError where it doesn't decode or isn't of the size it should."""
         try:
-            image = decode(self.encoded[index])
+            image = turn(decode(self.encoded[index]), int(self.orientations[index]))
         except UndecodableImage as error:
             raise DataError(f"{self.where[index]} doesn't decode ({error}); repair it or take it out.") from error
         height, width = self.sizes[index].tolist()
@@ -139,7 +141,20 @@ def make(name: str, classes: Sequence[str], pictures: Iterable[Picture]) -> Dete
             torch.tensor([box.crowd for box in kept], dtype=torch.bool),
         ),
         ends=torch.tensor(ends),
+        orientations=torch.tensor([p.orientation for p in pictures]),
     )
+
+
+def turn(image: Tensor, orientation: int) -> Tensor:
+    """Returns the upright image (3, h, w) of stored pixels (3, H, W), given the EXIF orientation, 1 to 8."""
+    if orientation >= 5:
+        image = image.transpose(1, 2)
+    # the number says which stored corner is shown top left
+    if orientation in (3, 4, 7, 8):
+        image = image.flip(1)
+    if orientation in (2, 3, 6, 7):
+        image = image.flip(2)
+    return image
 
 
 def join(sets: Sequence[DetectionSet]) -> DetectionSet:
@@ -157,6 +172,7 @@ def join(sets: Sequence[DetectionSet]) -> DetectionSet:
         sizes=torch.cat([s.sizes for s in sets]),
         all_boxes=Target(*(torch.cat(parts) for parts in zip(*(s.all_boxes for s in sets), strict=True))),
         ends=torch.cat([s.ends + shift for s, shift in zip(sets, shifts, strict=True)]),
+        orientations=torch.cat([s.orientations for s in sets]),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import results, subject
 from ..data.splits import Splits
 from ..data.views import StepBatches
+from ..data.workers import loading
 from ..evaluate import record, results_file
 from ..loop import Loop
 from ..pretrainer import one_line
@@ -148,8 +149,9 @@ class DetectionRun(Loop):
         """Measures on the held-out images, shared by all processes; gives the record that results.json gets."""
         start, recipe, a = time.perf_counter(), self.recipe, self.accelerator
         if recipe.norm_batches:
-            with settling(self.detector):
-                for batch in self.batches(range(recipe.steps, recipe.steps + recipe.norm_batches)):
+            batches = self.batches(range(recipe.steps, recipe.steps + recipe.norm_batches))
+            with settling(self.detector), loading(batches):
+                for batch in batches:
                     self.losses(batch)
         own = range(a.process_index, len(self.held_out), a.num_processes)
         found = predict(self.detector, self.held_out, own, recipe.test_size, recipe.longest)

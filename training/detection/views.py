@@ -3,14 +3,17 @@
 Which image, size and side are pure functions of the seed. Letters: K boxes, H x W pixels of the file, h x w shown.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Generator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import resize
 
-from ..data.views import StepBatches, leave_signals, seeded
+from ..data.views import StepBatches, seeded
+from ..data.workers import Batches
+from ..data.workers import batches as loaded
 from .data import DetectionSet
 
 
@@ -60,15 +63,11 @@ class TrainingViews(Dataset[Example]):
             boxes = torch.stack([image.shape[2] - right, top, image.shape[2] - left, bottom], 1)
         return Example(image, boxes, found.labels[~found.crowd])
 
+    def describe(self, key: tuple[int, int]) -> str:
+        """Returns the place of the key's image, for messages."""
+        return self.images.where[self.kept[key[1]]]
 
-def loader(views: TrainingViews, batches: StepBatches, workers: int, pin: bool) -> "DataLoader[Any]":
-    """A loader over the batches: each a list of examples, not a tensor, for their sizes differ."""
-    return DataLoader(
-        views,
-        batch_sampler=batches,
-        collate_fn=list,
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=leave_signals,
-        generator=torch.Generator(),  # or it would draw from the global one, and a resumed run's samples would differ
-    )
+
+def loader(views: TrainingViews, batches: StepBatches, workers: int, pin: bool) -> Generator[list[Example], None, None]:
+    """Yields the batches: each a list of examples, not a tensor, because their sizes differ."""
+    return loaded(Batches(views, list), batches, workers, pin)

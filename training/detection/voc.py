@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 from ..data.source import DataError
 from ..data.split_names import choose_split
 from .data import Box, DetectionSet, Picture, make
+from .orientation import settle
 
 LISTS = Path("ImageSets", "Main")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -28,7 +29,7 @@ def read(root: Path, split: str) -> DetectionSet:
         path = _image(root / "JPEGImages", name)
         boxes = [box._replace(label=place[kind]) for kind, box in objects]
         pictures.append(Picture(path, str(path), name, height, width, boxes))
-    return make(root.name, classes, pictures)
+    return make(root.name, classes, settle(root.name, pictures))
 
 
 def _image(folder: Path, name: str) -> Path:

@@ -223,7 +223,7 @@ def test_parquet_of_two_columns_that_could_be_meant_the_first_is_named(tmp_path)
 def test_parquet_rows_without_a_split_are_counted(tmp_path):
     path = write_parquet(tmp_path / "x.parquet", image=[png(k) for k in range(3)], split=["train", None, "extra"])
     assert (
-        "1 images without labels (there is no column 'label') in train, 1 in extra; left out: 1 row without a split"
+        "1 image without labels (there is no column 'label') in train, 1 in extra; left out: 1 row without a split"
         in (summary(open_source(str(path))))
     )
     assert numbers(open_source(str(path), "extra")) == [2]

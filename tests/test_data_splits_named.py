@@ -34,7 +34,7 @@ def folder(root: Path, *names: str) -> str:
 
 
 def train_and_test(spec: object) -> tuple[list[int], list[int]]:
-    return numbers(open_source(str(spec))), numbers(open_source(str(spec), "test"))
+    return numbers(open_source(str(spec))), numbers(Splits(str(spec)).test)
 
 
 # Every kind of source understands the same names
@@ -93,7 +93,7 @@ def test_two_names_of_one_split_are_refused(tmp_path: Path):
             open_source(str(spec))
     assert choose_split("Train", ["Train", "train"], "here") == "Train"  # asked for by its exact name
     with pytest.raises(DataError, match="both 'val' and 'valid'"):
-        choose_split("test", ["train", "val", "valid"], "here")
+        choose_split("val", ["train", "val", "valid"], "here")
 
 
 # Folders
@@ -290,13 +290,14 @@ def test_in_any_folder_each_image_is_in_one_split_or_named_as_left_out(folders: 
 
 def test_the_line_on_a_data_set_is_printed_once(tmp_path: Path):
     folder(tmp_path / "a", "train/cat/a.png", "train/dog/a.png", "test/dog/a.png")
-    folder(tmp_path / "b", "cat/a.png")
+    folder(tmp_path / "b", "cat/a.png", "cat/b.png")
     out = io.StringIO()
     summaries, sets = Summaries(out), [Splits(str(tmp_path / name)) for name in "ab"]
     for splits in (*sets, *sets):
         summaries.print(splits)
     assert out.getvalue().splitlines() == [
         f"{tmp_path / 'a'}: 2 images of 2 classes in train, 1 in test",
-        f"{tmp_path / 'b'}: 1 image of 1 class in train",
+        f"{tmp_path / 'b'}: 2 images of 1 class in train",
+        "b: the test images are 1 of 2 images, a fifth of each class, since there are no splits",
     ]
     assert list(sets[0].opened) == ["test"]  # no split is opened for the line alone

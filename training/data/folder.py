@@ -63,7 +63,7 @@ def open_folder(folder: Path, split: str) -> FolderImages:
         prefix = splits.splits[choose_split(split, splits.splits, str(folder))]
     except NoSuchSplit as error:
         told = f" Left out: {'; '.join(absent)}." if absent else ""
-        raise NoSuchSplit(f"{error}{told}") from None
+        raise type(error)(f"{error}{told}") from None
     root, files = folder / prefix, tuple(_below(tree.images, prefix))
     counts = {name: len(_below(tree.images, inner)) for name, inner in splits.splits.items()}
     loose = [file for file in files if "/" not in file]

@@ -317,6 +317,13 @@ def test_the_papers_recipe_is_mocos():
         recipes.find("voc", "x")
 
 
+def test_images_to_train_and_to_test_on_are_others(tmp_path: Path):
+    with pytest.raises(
+        ValueError, match=r"data.train=train and data.test=train share 6 images, such as row 0 of scenes"
+    ):
+        DetectionRun(tiny(tmp_path, "data.test=train"), tmp_path / "run")
+
+
 def test_every_recipe_is_explained():
     assert set(recipes.known()) == {"coco256", "voc0712_c4"}
     assert all(line.endswith((".", "!")) for line in recipes.known().values())

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from PIL import Image
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from data_cases import write_parquet
+from data_cases import png, write_parquet
 from eval_cases import Given
-from runs import entries, finish, pictures, start
+from runs import entries, finish, start
 from star_zoo import Policy, save_pretrained
 from star_zoo.augmentations import Crop
 from test_many_processes import TWO
@@ -467,9 +466,9 @@ def test_what_can_not_be_fine_tuned_ends_in_one_line(images: Path, tmp_path: Pat
         capsys, "untrained:test_resnet", *data, *small, "--set", "optimizer.name=adamww"
     )
     assert "'missing' doesn't exist" in told(capsys, "untrained:test_resnet", "--data", "missing")
-    flat = pictures(tmp_path / "flat", 9)
-    assert "is measured on a test split" in told(capsys, "untrained:test_resnet", "--data", str(flat), *small)
-    shutil.rmtree(flat)
+    pack = write_parquet(tmp_path / "x.parquet", image=[png(1)], label=[0], split=["test"])
+    assert "is measured on a test split" in told(capsys, "untrained:test_resnet", "--data", str(pack), *small)
+    pack.unlink()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from star_zoo import View, save_pretrained
 from .data.splits import Splits
 from .data.views import MultiViewDataset, StepBatches, loader
 from .evaluate import record, results_file
-from .features import NotFinite, extract, timm_view
+from .features import NotFinite, evaluating, extract, timm_view
 from .finetuning.data import one_view, open_labelled, training_policy
 from .finetuning.model import Learner, build, build_optimizer
 from .finetuning.preparation import steps_per_epoch
@@ -24,6 +24,7 @@ from .finetuning.settings import FineTune
 from .logbook import read
 from .loop import Loop
 from .metric import Metric, share
+from .numerics.layout import Convolutions
 from .schedule import learning_rate
 from .versions import versions
 
@@ -70,12 +71,17 @@ class FineTuning(Loop):
         device, ema = self.accelerator.device, self.settings.ema
         if self.accelerator.num_processes > 1 and device.type == "cuda":
             convert_sync_batchnorm(self.net)  # in place; on CUDA only, it has no CPU kernel
-        self.learner = Learner(self.net, self.policy, self.settings, self.classes).to(device)
+        with evaluating(self.net), Convolutions() as seen:
+            self.net(torch.zeros(2, 3, self.policy.size, self.policy.size))
+        self.choose_layout(seen.found)
+        self.learner = Learner(self.net, self.policy, self.settings, self.classes, self.channels_last).to(device)
         self.ema = ModelEmaV3(self.net, decay=ema, use_warmup=True) if ema else None
         self.prepare(self.learner, build_optimizer(self.settings, self.net, device))
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        for note in self.notes:
+            self.logbook.say(note)
         try:
             self.run_steps()
             return self._export()

@@ -36,11 +36,44 @@ def test_it_is_a_pass_for_each_view(name: str, checkpointed: bool):
     features = ViewNorms(one)(images, VIEWS)
     expected = torch.cat([three(view) for view in images.chunk(VIEWS)])
     torch.testing.assert_close(features, expected)
-    # now: what is computed again for the gradients counts once more, and in another order
     torch.testing.assert_close(dict(one.named_buffers()), dict(three.named_buffers()))
     for found in (features, expected):
         (found * weights).sum().backward()
     torch.testing.assert_close(gradients(one), gradients(three))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_statistics_count_a_batch_once_though_its_activations_are_computed_twice(
+    name: str, reentrant: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("timm.layers.config._USE_REENTRANT_CKPT", reentrant)
+    plain = backbone(name)
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.set_grad_checkpointing(True)
+    images = randn(VIEWS * IMAGES, 3, 48, 48).double()
+    again = Again()
+    for norm in checkpointed.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.register_forward_hook(again)
+    for model in (plain, checkpointed):
+        by_view = ViewNorms(model)
+        for part in images.chunk(2):  # two batches make a step
+            by_view(part.clone().requires_grad_(), VIEWS).square().sum().backward()
+    assert again.count > 0
+    kept, counted = dict(plain.named_buffers()), dict(checkpointed.named_buffers())
+    assert any("running_var" in buffer for buffer in kept)
+    assert [buffer for buffer in kept if not torch.equal(kept[buffer], counted[buffer])] == []
+    torch.testing.assert_close(gradients(plain), gradients(checkpointed))
+
+
+class Again:
+    """Counts forward passes that a backward pass makes."""
+
+    count = 0
+
+    def __call__(self, *_: object) -> None:
+        self.count += torch._C._current_graph_task_id() != -1
 
 
 def test_it_matters():

@@ -20,7 +20,7 @@ from .data.splits import Splits
 from .data.summary import summary
 from .data.views import MultiViewDataset, StepBatches, loader
 from .evaluate import record, results_file
-from .features import NotFinite, extract, timm_view
+from .features import NotFinite, evaluating, extract, timm_view
 from .finetuning.data import one_view, open_labelled, training_policy
 from .finetuning.model import Learner, build, build_optimizer
 from .finetuning.preparation import steps_per_epoch
@@ -28,6 +28,7 @@ from .finetuning.settings import FineTune
 from .logbook import read
 from .loop import Loop
 from .metric import Metric, share
+from .numerics.layout import Convolutions
 from .schedule import learning_rate
 from .versions import versions
 
@@ -82,7 +83,10 @@ class FineTuning(Loop):
         device, ema = self.accelerator.device, self.settings.ema
         if self.accelerator.num_processes > 1 and device.type == "cuda":
             convert_sync_batchnorm(self.net)  # in place; on CUDA only, it has no CPU kernel
-        self.learner = Learner(self.net, self.policy, self.settings, self.classes).to(device)
+        with evaluating(self.net), Convolutions() as seen:
+            self.net(torch.zeros(2, 3, self.policy.size, self.policy.size))
+        self.choose_layout(seen.found)
+        self.learner = Learner(self.net, self.policy, self.settings, self.classes, self.channels_last).to(device)
         self.ema = ModelEmaV3(self.net, decay=ema, use_warmup=True) if ema else None
         self.prepare(self.learner, build_optimizer(self.settings, self.net, device))
 
@@ -91,8 +95,8 @@ class FineTuning(Loop):
         if self.finished:
             return self.tell_finished()
         self.logbook.say(summary(self.images, self.test))
-        if self.splits.note:
-            self.logbook.say(self.splits.note)
+        for note in filter(None, (self.splits.note, *self.notes)):
+            self.logbook.say(note)
         try:
             self.run_steps()
             return self._export()

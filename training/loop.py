@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
 
+import accelerate
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .data.workers import loading
 from .logbook import Logbook
+from .numerics import layout
+from .numerics.trial import Convolution
 from .preparation import make_accelerator
 from .run_folder import FolderLock, check_folder
 from .run_state import capture, restore
@@ -55,6 +58,8 @@ class Loop(abc.ABC):
         self.out, self._settings, self._intervals, self._resuming = out, settings, run, resume
         self.accelerator = make_accelerator(precision, out, tracker)
         self.main = self.accelerator.is_main_process
+        self.notes: list[str] = []  # for the reader, before the first step
+        self.channels_last = True
         if self.accelerator.device.type == "cpu":
             keep_large_blocks()
         if self.main:
@@ -69,6 +74,18 @@ class Loop(abc.ABC):
         """Takes up a module and its optimiser as Accelerate wraps them: device, precision, all processes."""
         self.module = module
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
+
+    def choose_layout(self, convolutions: list[Convolution], wanted: bool = True) -> None:
+        """Sets `channels_last`: not where a CPU fails at a convolution in it, nor where the run began without."""
+        if wanted and self._resuming and (found := Checkpoints(self.out / "checkpoints", 1).newest()):
+            wanted = found.state.get("channels_last", True)  # the other layout rounds differently
+        faults: list[str | None] = [None]
+        if wanted and self.main and self.accelerator.device.type == "cpu":
+            faults = [layout.fault(convolutions, self.accelerator.mixed_precision)]
+        accelerate.utils.broadcast_object_list(faults)
+        if faults[0]:
+            self.notes.append(f"training in contiguous layout: {faults[0]}")
+        self.channels_last = wanted and not faults[0]
 
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
         """Goes to where a run that is resumed stood; from here on the folder is this run's."""
@@ -256,7 +273,7 @@ class Loop(abc.ABC):
         self._writer.finish()  # one at a time
         tensors, state = capture(self.module, self.optimizer, self.accelerator)
         if self.main:
-            state |= {"seconds": self.seconds}
+            state |= {"seconds": self.seconds, "channels_last": self.channels_last}
             state |= {name: fingerprint for name, (fingerprint, _) in self.fingerprints().items()}
             copied = self._snapshot.take({**tensors, **self.more_state()})
             step = self.step

@@ -13,6 +13,8 @@ from .data.stream import PREFIX, Stream, open_stream
 from .data.subset import hold_out
 from .data.views import MultiViewDataset, seeded
 from .features import evaluating
+from .numerics.layout import Convolutions
+from .numerics.trial import Convolution
 from .pretrainer import Pretrainer, one_line
 
 
@@ -82,16 +84,20 @@ def open_lanes(recipe: Recipe, stream: Stream, accelerator: accelerate.Accelerat
     )
 
 
-def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torch.device) -> None:
-    """Computes the loss of one image's views, so that settings that don't fit together end a run before it begins."""
+def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torch.device) -> list[Convolution]:
+    """Computes the loss of one image's views, so that settings that don't fit together end a run before it begins.
+
+    Returns the convolutions that took part.
+    """
     try:
         views = MultiViewDataset(source, recipe.policy, pretrainer.objective.plan, recipe.seed)[0, 0]
-        with evaluating(pretrainer):
+        with evaluating(pretrainer), Convolutions() as seen:
             # two, since a contrast needs a negative; forward itself is never the compiled one
             pretrainer.forward(*(part.expand(2, *part.shape).to(device) for part in views))
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         told = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
         raise ValueError(f"{told}: {one_line(error)}") from error
+    return seen.found
 
 
 def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:

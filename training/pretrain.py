@@ -51,8 +51,8 @@ class Run(Loop):
         self._lanes_state: dict[str, Tensor] = {}  # where all processes' lanes stand
 
         torch.manual_seed(recipe.seed)
-        self.pretrainer, self.notes = build(recipe)
-        self.notes.insert(0, summary(self.source, held_out))
+        self.pretrainer, notes = build(recipe)
+        self.notes += [summary(self.source, held_out), *notes]
         self.start = start_of(recipe.init_from) if recipe.init_from else None
         self.monitor = Monitor(recipe.policy, bank, held_out)
         if held_out is None:
@@ -69,11 +69,13 @@ class Run(Loop):
         check_optimizer(recipe.optimizer, device)
         if self.accelerator.num_processes > 1 and device.type == "cuda":
             self.pretrainer.synchronise_norms()
+        convolutions = try_out(self.pretrainer.to(device), recipe, self.source, device)
+        self.choose_layout(convolutions, recipe.channels_last)
+        self.pretrainer.use_layout(self.channels_last)
         optimizer = build_optimizer(recipe.optimizer, self.pretrainer)
         if recipe.compile:
             self.pretrainer.compile()  # in place: names in the state dict stay as they are
         self.prepare(self.pretrainer, optimizer)
-        try_out(self.pretrainer, recipe, self.source, device)
         torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
 
     @property

@@ -25,10 +25,15 @@ class Pretrainer(nn.Module):
 
     def __init__(self, backbone: nn.Module, objective: Objective, channels_last: bool = True):
         super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.backbone = backbone.to(memory_format=self.memory_format)
+        self.backbone = backbone
+        self.use_layout(channels_last)
         self.objective = objective
         self._by_view = ViewNorms(self.backbone)
+
+    def use_layout(self, channels_last: bool) -> None:
+        """Lays out weights and views with channels last in memory, or contiguously."""
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone.to(memory_format=self.memory_format)
 
     def synchronise_norms(self) -> None:
         """Makes batch norm see the images of all processes; in place, and on CUDA only, for it has no CPU kernel."""

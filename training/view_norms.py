@@ -1,10 +1,13 @@
 """Batch norm that sees each view on its own, though all views pass through the backbone at once.
 
 One pass over the views of a batch is faster than a pass for each, and where batch norm's statistics are each view's own
-it computes the same. Letters: B images, V views of an image.
+it computes the same. Gradient checkpointing computes the activations again during the backward pass; the running
+statistics don't count that second pass. Letters: B images, V views of an image.
 """
 
+import contextlib
 import types
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +37,25 @@ class ViewNorms:
         forward = type(norm).forward
 
         def by_view(norm: nn.Module, x: Tensor) -> Tensor:
-            if not norm.training or self._views == 1:
-                return forward(norm, x)
-            return torch.cat([forward(norm, view) for view in x.chunk(self._views)])
+            with _uncounted(norm) if _recomputing() else contextlib.nullcontext():
+                if not norm.training or self._views == 1:
+                    return forward(norm, x)
+                return torch.cat([forward(norm, view) for view in x.chunk(self._views)])
 
         norm.forward = types.MethodType(by_view, norm)
+
+
+def _recomputing() -> bool:
+    """Whether a backward pass runs this forward pass. A compiled graph changes no buffer then."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+@contextlib.contextmanager
+def _uncounted(norm: nn.Module) -> Iterator[None]:
+    """Inside, a batch norm updates copies of its running statistics, which are lost."""
+    kept = dict(norm._buffers)
+    norm._buffers.update({name: buffer if buffer is None else buffer.clone() for name, buffer in kept.items()})
+    try:
+        yield
+    finally:
+        norm._buffers.update(kept)

@@ -84,9 +84,10 @@ def build_optimizer(settings: FineTune, model: nn.Module, device: torch.device) 
 class Learner(nn.Module):
     """The classifier with its loss as one module, so that one forward is all that a wrapper sees."""
 
-    def __init__(self, net: nn.Module, policy: Policy, settings: FineTune, classes: int):
+    def __init__(self, net: nn.Module, policy: Policy, settings: FineTune, classes: int, channels_last: bool = True):
         super().__init__()
-        self.net = net.to(memory_format=torch.channels_last)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
         self.policy, self.smoothing, self.seed = policy, settings.smoothing, settings.seed
         self.mix = None
         if settings.mixup or settings.cutmix:
@@ -101,7 +102,7 @@ class Learner(nn.Module):
     def batch(self, images: Tensor, params: Tensor, labels: Tensor, step: int, rank: int) -> tuple[Tensor, Tensor]:
         """Normalised views (B, 3, S, S) with labels (B,), or with mixtures (B, C) that are smoothed already."""
         with torch.autocast(images.device.type, enabled=False):  # params carry more digits than bfloat16 keeps
-            x = self.policy.apply(images, params).contiguous(memory_format=torch.channels_last)
+            x = self.policy.apply(images, params).contiguous(memory_format=self.memory_format)
         if self.mix is None:
             return x, labels
         with _numpy_seeded(self.seed, step, rank):

@@ -1,0 +1,109 @@
+"""Whether convolutions may run in channels_last on this CPU.
+
+Some kernels write beyond their memory or compute other gradients in this layout, which ends in a crash or in wrong
+weights. A trial in a process of its own finds out, and the verdict is kept on this machine.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from star_zoo.files import write_json
+from star_zoo.store import home
+
+from . import trial
+
+_SECONDS = 600  # after which a trial has failed
+
+
+class Convolutions(TorchDispatchMode):
+    """Collects the two-dimensional convolutions that run inside, each kind once, as `trial` takes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[trial.Convolution] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.convolution.default and args[0].ndim == 4:
+            tensors, settings = args[:3], args[3:]
+            convolution = [None if t is None else list(t.shape) for t in tensors] + list(settings)
+            if convolution not in self.found:
+                self.found.append(convolution)
+        return function(*args, **(kwargs or {}))
+
+
+def fault(convolutions: list[trial.Convolution], precision: str) -> str | None:
+    """Says which convolution fails how in channels_last on this CPU; None where all are right."""
+    dtype = "bfloat16" if precision == "bf16" else "float32"
+    asked = {"threads": torch.get_num_threads(), "dtype": dtype, "convolutions": convolutions}
+    path = home() / "layouts" / f"{_key(asked)}.json"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # no verdict yet, or a damaged one
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(kept["fault"], str | None):
+            return kept["fault"]
+    code, printed = _try(asked)
+    if code and (not printed):
+        return "channels_last could not be tried on this CPU"
+    found = None
+    if code:
+        how = {trial.WRONG: "gives wrong numbers", trial.HANGS: "hangs"}.get(code, "crashes")
+        found = f"{_named(convolutions[int(printed.split()[-1])])} {how} in channels_last on this CPU"
+    with contextlib.suppress(OSError):  # then the next run tries again
+        write_json(path, {"fault": found, **asked})
+    return found
+
+
+def _key(asked: dict[str, Any]) -> str:
+    """What a verdict depends on: convolutions, torch, processor, the trial itself."""
+    backend = {name: value for name, value in os.environ.items() if name.startswith(("DNNL_", "ONEDNN_"))}
+    source = Path(trial.__file__).read_text(encoding="utf-8")
+    parts = [asked, torch.__version__, torch.backends.cpu.get_cpu_capability(), _processor(), backend, source]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _processor() -> list[str]:
+    """The processor's model, and what it can do where the system says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    except OSError:
+        return [platform.machine(), platform.processor()]
+
+
+def _try(asked: dict[str, Any]) -> tuple[int, str]:
+    """The exit code of a trial, and the output."""
+    # memory that is read before it was written holds no zeros; threads that wait leave the processor to others
+    environment = os.environ | {"MALLOC_PERTURB_": "85", "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, trial.__file__]
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return trial.HANGS, (error.stdout or b"").decode()
+    except OSError:  # no Python to start, or no memory
+        return 1, ""
+    return done.returncode, done.stdout
+
+
+def _named(convolution: trial.Convolution) -> str:
+    """A convolution in words."""
+    shape, weight, _, stride, padding = convolution[:5]
+    kernel = "x".join(map(str, weight[2:]))
+    settings = f"{shape[1]} to {weight[0]} channels, stride {stride[0]}, padding {padding[0]}"
+    return f"a {kernel} convolution ({settings}) on maps {shape}"

@@ -10,9 +10,9 @@ import pyarrow
 import pyarrow.parquet
 
 from data_cases import png, write_folder, write_tar
-from training.data import decode, open_source
-from training.data.source import Source
-from training.data.stream import open_stream
+from star_training.data import decode, open_source
+from star_training.data.sources.base import Source
+from star_training.data.streaming.stream import open_stream
 
 
 class Row(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data_cases import encoded, write_parquet
-from training.detection.data import Box, DetectionSet, Picture, make
+from star_training.detection.datasets.base import Box, DetectionSet, Picture, make
 
 CLASSES = ("brick", "leaf")
 _COLOURS = ((220, 40, 40), (40, 200, 40))

@@ -6,11 +6,11 @@ Letters: N images, D features.
 import torch
 from torch import Tensor, nn
 
+from star_training.data import Source
+from star_training.data.eval_sets.dataset import Splits
+from star_training.evaluation.features import Labelled, pixels
+from star_training.evaluation.frozen_model import Subject
 from star_zoo import Objective
-from training.data import Source
-from training.data.splits import Splits
-from training.features import Labelled, pixels
-from training.subject import Subject
 from twins import randn
 
 

@@ -19,13 +19,9 @@ from typing import Any, NamedTuple
 
 import torch.utils.data
 
-import training.commands.eval
-import training.detection.train
-import training.finetune
-import training.pretrain
-from training.cli import main
-from training.data import cached, views
-from training.detection import views as detection_views
+from star_training.cli.main import main
+from star_training.data import cached, views
+from star_training.detection import views as detection_views
 
 
 class Strange(Exception):
@@ -94,7 +90,7 @@ def put_in(place: str, act: str, moment: Path) -> None:
     elif place == "load":
         cached.load = failing(cached.load, do, 2, moment)
     elif place == "decode":
-        decode = sys.modules["training.data.decode"]  # a function has this name in the package
+        decode = sys.modules["star_training.data.decode"]  # a function has this name in the package
         decode._pixels = failing(decode._pixels, do, 3, moment)
 
 

@@ -17,11 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training import pretrain, recipes
-from training.config import Recipe
-from training.pretrain import Run
-from training.settings import override
-from training.signals import Stopped
+from star_training import recipes
+from star_training.engine.signals import Stopped
+from star_training.pretraining import run as pretrain
+from star_training.pretraining.recipe import Recipe
+from star_training.pretraining.run import Run
+from star_training.settings.base import override
 
 STEPS, EPOCH, EVERY = 8, 4, 3  # optimiser steps in all, in an epoch, between checkpoints
 TINY = (
@@ -59,9 +60,9 @@ def command(out: Path, *arguments: str, settings: tuple[str, ...] = ()) -> list[
 
 
 def start(
-    arguments: list[str], *, program: tuple[str, ...] = ("-m", "training"), warnings: str = "error"
+    arguments: list[str], *, program: tuple[str, ...] = ("-m", "star_training"), warnings: str = "error"
 ) -> subprocess.Popen:
-    """A real process, leader of a group of its own, that runs `python -m training`; every warning is an error."""
+    """A real process, leader of a group of its own, that runs `python -m star_training`; every warning is an error."""
     # but the advice against more workers than processors: a small machine must run the tests too
     settings = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": f"{warnings},ignore:This DataLoader will create"}
     return subprocess.Popen(

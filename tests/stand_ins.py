@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 
 from data_cases import encoded, write_folder
-from training.data.transfer import SETS
+from star_training.data.eval_sets.transfer import SETS
 
 TWO = ("abbey", "zoo")  # classes, for sets whose names of classes mean nothing here
 

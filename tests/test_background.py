@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from runs import STEPS, assert_equal, at_step, exported, tiny
-from training.background import Background
-from training.checkpoint import Checkpoints, Snapshot
-from training.pretrain import Run
+from star_training.engine.background import Background
+from star_training.engine.checkpoint import Checkpoints, Snapshot
+from star_training.pretraining.run import Run
 
 
 def test_work_goes_on_beside_and_its_end_is_waited_for():

@@ -11,11 +11,11 @@ import pytest
 
 from data_cases import BROKEN, FILES, png, write_folder
 from runs import entries, exported, finish, pictures, start, tiny
-from training import preparation
-from training.cli import main
-from training.data import BadImageWarning, open_source
-from training.preparation import count_steps
-from training.spirograph import Spirographs
+from star_training.cli.main import main
+from star_training.data import BadImageWarning, open_source
+from star_training.data.sources.spirograph import Spirographs
+from star_training.pretraining import setup as preparation
+from star_training.pretraining.setup import count_steps
 
 SMALL = (
     "backbone=test_resnet",

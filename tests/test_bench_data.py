@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training import benchmarks
-from training.benchmarks import data as bench
-from training.cli import main
+from star_training import benchmarks
+from star_training.benchmarks import data as bench
+from star_training.cli.main import main
 
 
 def test_it_is_found_by_name():

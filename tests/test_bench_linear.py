@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import benchmarks
-from training.benchmarks import linear as bench
-from training.cli import main
-from training.evals.linear import STRENGTHS
+from star_training import benchmarks
+from star_training.benchmarks import linear as bench
+from star_training.cli.main import main
+from star_training.evaluation.protocols.linear import STRENGTHS
 
 
 def test_benchmarks_are_found_by_name():

@@ -21,22 +21,22 @@ from torch.testing import assert_close
 from torchvision.transforms.functional import to_pil_image
 
 from runs import STEPS, assert_equal, tiny
+from star_training import benchmarks
+from star_training.benchmarks import imports
+from star_training.benchmarks.pretrain import SIZES, clock, limit, released_views
+from star_training.benchmarks.pretrain.clock import PARTS
+from star_training.benchmarks.pretrain.memory import peak_resident, saved_bytes
+from star_training.benchmarks.pretrain.ours import Ours
+from star_training.benchmarks.pretrain.released_style import Network
+from star_training.benchmarks.pretrain.rounds import ratio, take_turns
+from star_training.benchmarks.pretrain.sizes import PHOTO, Size, policy, write_images
+from star_training.cli.main import main
+from star_training.data import open_source
+from star_training.data.cached import CachedSource
+from star_training.data.lazy import StreamedSource
+from star_training.pretraining.module import Pretrainer
+from star_training.pretraining.run import Run
 from star_zoo import Policy, objectives, released
-from training import benchmarks
-from training.benchmarks import imports
-from training.benchmarks.pretrain import SIZES, clock, limit, released_views
-from training.benchmarks.pretrain.clock import PARTS
-from training.benchmarks.pretrain.memory import peak_resident, saved_bytes
-from training.benchmarks.pretrain.ours import Ours
-from training.benchmarks.pretrain.released_style import Network
-from training.benchmarks.pretrain.rounds import ratio, take_turns
-from training.benchmarks.pretrain.sizes import PHOTO, Size, policy, write_images
-from training.cli import main
-from training.data import open_source
-from training.data.cached import CachedSource
-from training.data.streamed import StreamedSource
-from training.pretrain import Run
-from training.pretrainer import Pretrainer
 from twins import generator, photos, randn
 
 B, E, S = 6, 3, 32
@@ -267,9 +267,9 @@ def test_benchmarks_are_packages_too():
 
 
 def test_declaring_the_benchmarks_imports_nothing_heavy():
-    program = "import sys, training.benchmarks.pretrain, training.benchmarks.imports; print(*sys.modules)"
+    program = "import sys, star_training.benchmarks.pretrain, star_training.benchmarks.imports; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "training.benchmarks.pretrain" in done.stdout.split()
+    assert "star_training.benchmarks.pretrain" in done.stdout.split()
     assert not {"accelerate", "matplotlib", "timm", "torch"} & set(done.stdout.split())
 
 

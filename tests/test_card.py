@@ -20,12 +20,15 @@ from hypothesis import strategies as st
 from loopback_client import client
 from loopback_hub import LoopbackHub
 from runs import tiny
+from star_training import recipes
+from star_training.cli import main as cli
+from star_training.cli.train import pretrain
+from star_training.pretraining.run import Run
+from star_training.publishing import card, card_results
+from star_training.publishing import dataset_terms as provenance
+from star_training.publishing.convert import convert
 from star_zoo import objectives, save_pretrained
 from test_released_checkpoints import Theirs
-from training import card, card_results, cli, provenance, recipes
-from training.commands import pretrain
-from training.convert import convert
-from training.pretrain import Run
 from twins import POLICY, backbone, repeatable
 
 RECORD = {

@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 
+from star_training.cli.main import main
+from star_training.publishing.listing import _row, rows
 from star_zoo import install, objectives, save_pretrained, star_backbones, store, zoo
-from training.catalogue import _row, rows
-from training.cli import main
 from twins import POLICY
 
 EMBEDDED = {

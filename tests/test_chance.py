@@ -12,21 +12,22 @@ from torch import nn
 
 import chance_cases
 from chance_cases import CASES, CLASSES, LAYOUTS, SIDE, folder, noise, parquet
+from star_training import recipes
+from star_training.data.eval_sets.dataset import Splits
+from star_training.evaluation import protocols as evals
+from star_training.evaluation.features import pixels
+from star_training.evaluation.frozen_model import Subject
+from star_training.evaluation.metrics import Measurement
+from star_training.evaluation.paired_comparison import as_record, compare
+from star_training.evaluation.protocols import few_shot, label_fraction
+from star_training.evaluation.record import evaluate
+from star_training.finetuning.config import FineTune, LabelledData
+from star_training.finetuning.run import FineTuning
+from star_training.settings.base import override
+from star_training.studies import one_run as one
+from star_training.studies.study import Images, Measure, Study
 from star_zoo import Policy, save_pretrained
 from star_zoo.augmentations import ColorJitter, Crop
-from training import evals, recipes
-from training.data.splits import Splits
-from training.evals import few_shot, label_fraction
-from training.evaluate import evaluate
-from training.features import pixels
-from training.finetune import FineTuning
-from training.finetuning.settings import FineTune, LabelledData
-from training.metric import Measurement
-from training.paired import as_record, compare
-from training.reproduction import one
-from training.settings import override
-from training.study import Images, Measure, Study
-from training.subject import Subject
 from twins import backbone
 
 CHANCE = 1 / CLASSES

@@ -19,9 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from training.checkpoint import Checkpoint, Checkpoints, CheckpointWarning, pack_optimizer, unpack_optimizer
-from training.config import OptimizerConfig
-from training.schedule import build_optimizer, check_optimizer
+from star_training.engine.checkpoint import Checkpoint, Checkpoints, CheckpointWarning, pack_optimizer, unpack_optimizer
+from star_training.engine.optim import build_optimizer, check_optimizer
+from star_training.pretraining.recipe import OptimizerConfig
 
 STATE = {"optimizer": {"lr": 0.03}, "data": "abc", "seconds": 1.5}
 

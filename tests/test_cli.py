@@ -13,12 +13,13 @@ import pytest
 import timm
 
 from runs import TINY, at_step, command, entries, tiny
+from star_training import recipes
+from star_training.cli import main as cli
+from star_training.cli.main import main, parser
+from star_training.cli.train.pretrain import recipe_of
+from star_training.pretraining.recipe import Recipe
+from star_training.pretraining.run import Run
 from star_zoo import objectives
-from training import cli, recipes
-from training.cli import main, parser
-from training.commands.pretrain import recipe_of
-from training.config import Recipe
-from training.pretrain import Run
 
 
 def typed(*arguments: str) -> Recipe:
@@ -144,7 +145,10 @@ def test_an_error_of_our_own_names_its_place_and_has_a_traceback_in_development_
     monkeypatch.setattr(Run, "_checkpoint", broken)
     assert main(command(tmp_path / "run")) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.match(r"star-zoo: unexpected ZeroDivisionError \(training/loop\.py:\d+\); PYTHONDEVMODE=1 shows", line)
+    assert re.match(
+        r"star-zoo: unexpected ZeroDivisionError \(training/star_training/engine/trainer.py\.py:\d+\); PYTHONDEVMODE=1 shows",
+        line,
+    )
     flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if name[0] != "_"} | {"dev_mode": True}
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(sys, "flags", SimpleNamespace(**flags))
@@ -155,7 +159,7 @@ def test_python_m_training_is_the_same_command(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["training"])
     monkeypatch.setattr(cli, "main", lambda: 7)
     with pytest.raises(SystemExit) as ended:
-        import training.__main__  # noqa: F401
+        import star_training.__main__  # noqa: F401
     assert ended.value.code == 7
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from star_training import recipes
+from star_training.pretraining.recipe import DataConfig, OptimizerConfig, Recipe, RunConfig
+from star_training.settings.base import differences, override
 from star_zoo import Policy, objectives
-from training import recipes
-from training.config import DataConfig, OptimizerConfig, Recipe, RunConfig
-from training.settings import differences, override
 
 FOLDER = recipes.folder()
 

@@ -13,8 +13,8 @@ import torch
 from content_cases import KINDS, opened, overwrite, rows
 from data_cases import flat_folder, png, write_parquet
 from detection_cases import write_coco, write_voc
-from training.data import contents, open_source
-from training.detection.open import open_set
+from star_training.data import contents, open_source
+from star_training.detection.datasets.open import open_set
 
 
 def changes() -> dict[str, list]:

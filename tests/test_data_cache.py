@@ -20,10 +20,10 @@ from data_cases import (
     write_parquet,
     write_shards,
 )
-from training.data import BadImageWarning, DataError, decode, open_source
-from training.data.cached import CachedSource
-from training.data.folder import open_folder
-from training.data.streamed import StreamedSource
+from star_training.data import BadImageWarning, DataError, decode, open_source
+from star_training.data.cached import CachedSource
+from star_training.data.lazy import StreamedSource
+from star_training.data.sources.folder import open_folder
 
 FORK = multiprocessing.get_context("fork")
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # said from Python 3.12 on

@@ -17,8 +17,8 @@ from data_cases import (
     picture,
     png,
 )
-from training.data import UndecodableImage, decode
-from training.data.decode import opened
+from star_training.data import UndecodableImage, decode
+from star_training.data.decode import opened
 
 
 @pytest.mark.parametrize("name", FILES)

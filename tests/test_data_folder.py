@@ -13,8 +13,8 @@ from data_cases import (
     png,
     write_folder,
 )
-from training.data import BadImageWarning, DataError, open_source
-from training.data.folder import open_folder
+from star_training.data import BadImageWarning, DataError, open_source
+from star_training.data.sources.folder import open_folder
 
 
 def test_class_folders(tmp_path):

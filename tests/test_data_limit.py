@@ -15,8 +15,8 @@ from data_cases import (
     write_parquet,
     write_tar,
 )
-from training.data import open_source
-from training.data.raw import evenly_spaced
+from star_training.data import open_source
+from star_training.data.sources.raw import evenly_spaced
 
 
 def test_limit_is_evenly_spaced_and_chosen_before_decoding(tmp_path):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from data_cases import encoded, write_tar
+from star_training.data import open_source
+from star_training.data.lazy import StreamedSource
+from star_training.data.views import MultiViewDataset, StepBatches, loader
 from star_zoo import objectives
-from training.data import open_source
-from training.data.streamed import StreamedSource
-from training.data.views import MultiViewDataset, StepBatches, loader
 from twins import every_operation, photos
 
 SHARDS, PER_SHARD, BATCH = 8, 2500, 50

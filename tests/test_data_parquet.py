@@ -17,8 +17,8 @@ from data_cases import (
     write_folder,
     write_parquet,
 )
-from training.data import BadImageWarning, DataError, decode, open_source
-from training.data.summary import summary
+from star_training.data import BadImageWarning, DataError, decode, open_source
+from star_training.data.summary import summary
 
 PACKS = Path(__file__).parents[2] / "shared" / "data"
 

@@ -18,17 +18,17 @@ from torch import Tensor
 
 from data_cases import BROKEN, encoded, png, write_folder
 from runs import assert_equal, exported, stopped_at, tiny
+from star_training.data import BadImageWarning, DataError, open_source
+from star_training.data.cached import CachedSource
+from star_training.data.decode import Decoded, Jpeg
+from star_training.data.lazy import StreamedSource
+from star_training.data.sources.base import Opens, open_image
+from star_training.data.sources.spirograph import Spirographs
+from star_training.data.sources.subset import Part
+from star_training.data.views import MultiViewDataset, StepBatches, loader, seeded
+from star_training.pretraining.run import Run
 from star_zoo import objectives
 from star_zoo.augmentations import Crop, Policy, Spirograph
-from training.data import BadImageWarning, DataError, open_source
-from training.data.cached import CachedSource
-from training.data.decode import Decoded, Jpeg
-from training.data.source import Opens, open_image
-from training.data.streamed import StreamedSource
-from training.data.subset import Part
-from training.data.views import MultiViewDataset, StepBatches, loader, seeded
-from training.pretrain import Run
-from training.spirograph import Spirographs
 from twins import MEAN, STD, every_operation, randn, repeatable
 
 few_processors = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # fewer than workers
@@ -274,11 +274,13 @@ def test_workers_and_a_later_start_change_nothing(tmp_path, workers, first):
         assert torch.equal(image, image0) and torch.equal(params, params0)
 
 
-@pytest.mark.filterwarnings("ignore::training.data.BadImageWarning")
+@pytest.mark.filterwarnings("ignore::star_training.data.BadImageWarning")
 def test_a_stopped_run_over_shrunk_images_goes_on_bit_for_bit(tmp_path, monkeypatch):
     files = with_broken_ones() | {f"x{n}.jpg": jpeg(260 + 9 * n, 250, seed=n) for n in range(8)}
     write_folder(tmp_path / "images", files)
-    monkeypatch.setattr("training.data.open._expected_bytes", lambda spec, raw: 2**60)  # too large to keep decoded
+    monkeypatch.setattr(
+        "star_training.data.sources.open._expected_bytes", lambda spec, raw: 2**60
+    )  # too large to keep decoded
     settings = (f"data.source={tmp_path / 'images'}", "data.max_bad=0.5", "batch_size=4")
     recipe = dataclasses.replace(tiny(*settings), policy=POLICY)
     taken, shrunk = set(), Jpeg.shrunk

@@ -21,7 +21,7 @@ from data_cases import (
     write_folder,
     write_idx,
 )
-from training.data import DataError, open_source
+from star_training.data import DataError, open_source
 
 # torchvision
 

@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_cases import numbers, png, write_folder, write_parquet, write_tar
-from training.data import DataError, NoSuchSplit, open_source
-from training.data.layout import layout, walk
-from training.data.split_names import choose_split, kind_of
-from training.data.splits import Splits
-from training.data.summary import Summaries, summary
+from star_training.data import DataError, NoSuchSplit, open_source
+from star_training.data.eval_sets.dataset import Splits
+from star_training.data.sources.layout import layout, walk
+from star_training.data.split_names import choose_split, kind_of
+from star_training.data.summary import Summaries, summary
 
 SPELLINGS = [
     ("train", "test"),

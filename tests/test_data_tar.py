@@ -17,10 +17,10 @@ from data_cases import (
     write_shards,
     write_tar,
 )
-from training.cli import main
-from training.data import DataError, open_source
-from training.data.stream import open_stream
-from training.data.summary import summary
+from star_training.cli.main import main
+from star_training.data import DataError, open_source
+from star_training.data.streaming.stream import open_stream
+from star_training.data.summary import summary
 
 
 @pytest.mark.parametrize("spec", ["shard-{0000..0001}.tar", ".", "shard-{0000,0001}.tar"])

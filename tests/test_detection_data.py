@@ -9,11 +9,11 @@ import torch
 
 from data_cases import BROKEN, png, write_parquet
 from detection_cases import CLASSES, given, scene, write_coco, write_pack, write_voc, xml
-from training.data.decode import decode
-from training.data.source import DataError, NoSuchSplit
-from training.detection.data import Box, BoxWarning, DetectionSet, Picture, align, make
-from training.detection.open import open_set
-from training.detection.views import TrainingViews, fit
+from star_training.data.decode import decode
+from star_training.data.sources.base import DataError, NoSuchSplit
+from star_training.detection.datasets.base import Box, BoxWarning, DetectionSet, Picture, align, make
+from star_training.detection.datasets.open import open_set
+from star_training.detection.views import TrainingViews, fit
 
 NUMBERS = [0, 1, 2, 5]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from detection_cases import given
-from training.detection import bootstrap
-from training.detection.data import Box, DetectionSet
-from training.detection.evaluate import Detections, _evaluated, measure
+from star_training.detection import bootstrap
+from star_training.detection.average_precision import Detections, _evaluated, measure
+from star_training.detection.datasets.base import Box, DetectionSet
 
 ONE = pytest.approx(1)  # pycocotools divides by a little more than it counts
 NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from detection_cases import write_pack
-from training.detection.evaluate import predict
-from training.detection.model import build, parameter_groups
-from training.detection.norms import settling
-from training.detection.open import open_set
+from star_training.detection.average_precision import predict
+from star_training.detection.datasets.open import open_set
+from star_training.detection.model import build, parameter_groups
+from star_training.detection.precise_bn import settling
 from twins import randn
 
 BACKBONES = {"c4": ["test_resnet"], "fpn": ["test_resnet", "test_convnext", "test_efficientnet"]}

@@ -9,11 +9,11 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from detection_cases import xml
-from training.cli import main
-from training.data.decode import decode
-from training.data.source import DataError
-from training.detection.data import Box, BoxWarning, DetectionSet, turn
-from training.detection.open import open_set
+from star_training.cli.main import main
+from star_training.data.decode import decode
+from star_training.data.sources.base import DataError
+from star_training.detection.datasets.base import Box, BoxWarning, DetectionSet, turn
+from star_training.detection.datasets.open import open_set
 
 UPRIGHT, STORED = "upright", "stored"
 SETTLING = [5, 6, 7, 8]  # orientations that swap the sides

@@ -15,15 +15,15 @@ import torch
 
 from detection_cases import CLASSES, write_coco, write_pack, write_voc
 from runs import assert_equal, finish, start
-from training.checkpoint import Checkpoints
-from training.cli import main
-from training.data.source import DataError
-from training.detection import recipes
-from training.detection.recipes import DetectionRecipe
-from training.detection.train import DetectionRun
-from training.loop import Diverged
-from training.settings import override
-from training.signals import Stopped
+from star_training.cli.main import main
+from star_training.data.sources.base import DataError
+from star_training.detection import recipes
+from star_training.detection.recipes import DetectionRecipe
+from star_training.detection.run import DetectionRun
+from star_training.engine.checkpoint import Checkpoints
+from star_training.engine.signals import Stopped
+from star_training.engine.trainer import Diverged
+from star_training.settings.base import override
 
 STEPS = 6
 TINY = (
@@ -202,7 +202,7 @@ def test_two_processes_test_together(tmp_path: Path):
     recipe = tiny(tmp_path, "steps=2", "norm_batches=1")
     settings = [part for setting in (*TINY, "steps=2", "norm_batches=1") for part in ("--set", setting)]
     arguments = ["detect", recipe.model, "--data", recipe.data.source, "--out", str(tmp_path / "run"), *settings]
-    program = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training")
+    program = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "star_training")
     code, out, err = finish(start(arguments, program=program))
     assert code == 0, err
     assert out.count("detection: COCO AP") == 1

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from runs import tiny
+from star_training.pretraining.module import Pretrainer, build
+from star_training.pretraining.run import Run
 from star_zoo import objectives
 from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
-from training.pretrain import Run
-from training.pretrainer import Pretrainer, build
 from twins import Kernels, photos
 
 # each of these makes the processor wait until the device has computed a number

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 import test_finetune_examples
+from star_training import recipes
+from star_training.cli import main as cli
+from star_training.cli.train import pretrain
+from star_training.evaluation import protocols as evals
+from star_training.pretraining.module import build
+from star_training.publishing import card
 from star_zoo import save_pretrained
 from test_finetune import coloured
-from training import card, cli, evals, recipes
-from training.commands import pretrain
-from training.pretrainer import build
 
 README = Path(__file__).parent.parent / "README.md"
 EXPORT = Path("star-zoo-quickstart/export")  # the folder that README and quickstart name

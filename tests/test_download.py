@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from loopback_client import client
 from loopback_hub import LoopbackHub
+from star_training.recipes import stl10_resnet18
 from star_zoo import load_objective, objectives, save_pretrained
-from training.recipes import stl10_resnet18
 from twins import randn
 
 TAG, REPOSITORY = "star_resnet18.stl10", "star-zoo/star_resnet18.stl10"
@@ -211,9 +211,9 @@ def test_what_cannot_be_had_is_told_in_a_line_and_leaves_nothing(
     hub.corrupt = {f"damaged/star_resnet18.stl10/{name}" for name in ("model.safetensors", "heads.json")}
     code = """
     import star_zoo, timm
-    from training.pretrainer import build
-    from training.recipes import stl10_resnet18
-    from training.settings import override
+    from star_training.pretraining.module import build
+    from star_training.recipes import stl10_resnet18
+    from star_training.settings.base import override
     errors = {}
     for owner in sys.argv[1:]:
         os.environ["STAR_ZOO_HUB_ORG"] = owner
@@ -279,9 +279,9 @@ def test_nothing_but_safetensors_is_taken_from_a_repository(hub: LoopbackHub, tm
     hub.put("named/star_resnet18.stl10", {**files, "model.safetensors": pickled, "heads.safetensors": pickled})
     code = """
     import pickle, star_zoo, timm
-    from training.settings import override
-    from training.pretrainer import build
-    from training.recipes import stl10_resnet18
+    from star_training.settings.base import override
+    from star_training.pretraining.module import build
+    from star_training.recipes import stl10_resnet18
     errors = []
     for owner in ("pickled", "named"):
         os.environ["STAR_ZOO_HUB_ORG"] = owner

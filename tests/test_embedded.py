@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from loopback_client import client
 from loopback_hub import LoopbackHub
+from star_training.cli import main as cli
+from star_training.cli.train import pretrain
+from star_training.pretraining.recipe import Recipe
+from star_training.publishing import card
 from star_zoo import objectives, save_pretrained, zoo
 from test_card import blocks
-from training import card, cli
-from training.commands import pretrain
-from training.config import Recipe
 from twins import POLICY
 
 CARDS = Path(__file__).parent.parent / "hub_cards"

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from star_training.data.views import seeded
+from star_training.evaluation import embeddings
+from star_training.evaluation.embeddings import base, base_all_and_each, base_and_drawn, columns, embed, view
+from star_training.evaluation.features import NotFinite, evaluating
 from star_zoo import objectives
 from star_zoo.augmentations import Crop, Flip, Policy
-from training import embeddings
-from training.data.views import seeded
-from training.embeddings import base, base_all_and_each, base_and_drawn, columns, embed, view
-from training.features import NotFinite, evaluating
 from twins import MEAN, POLICY, STD, build, generator, randn
 from view_cases import Eye, Photos, Sees, blind, unchanged
 

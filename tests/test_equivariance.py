@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from star_training.evaluation.embeddings import Viewed, base_all_and_each, columns, view
+from star_training.evaluation.features import NotFinite
+from star_training.evaluation.protocols import equivariance
+from star_training.evaluation.protocols.equivariance import found, travelled
+from star_training.evaluation.record import evaluate
 from star_zoo import objectives
 from star_zoo.augmentations import Crop, Flip, Policy
-from training.embeddings import Viewed, base_all_and_each, columns, view
-from training.evals import equivariance
-from training.evals.equivariance import found, travelled
-from training.evaluate import evaluate
-from training.features import NotFinite
 from twins import MEAN, POLICY, STD, build, randn
 from view_cases import Eye, Photos, Sees, blind, data, unchanged
 

@@ -10,10 +10,11 @@ import torch
 
 from eval_cases import Oracle, blobs, splits
 from runs import pictures
-from training import evals, metric
-from training.data.splits import Splits
-from training.evaluate import evaluate, record
-from training.subject import load
+from star_training.data.eval_sets.dataset import Splits
+from star_training.evaluation import metrics as metric
+from star_training.evaluation import protocols as evals
+from star_training.evaluation.frozen_model import load
+from star_training.evaluation.record import evaluate, record
 from twins import randn
 
 # Protocols

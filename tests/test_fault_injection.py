@@ -19,9 +19,9 @@ import pytest
 from safetensors.torch import load_file
 
 from runs import NOISY, assert_equal, command, entries, exported
-from training import pretrain
-from training.checkpoint import Checkpoints
-from training.cli import main
+from star_training.cli.main import main
+from star_training.engine.checkpoint import Checkpoints
+from star_training.pretraining import run as pretrain
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +29,8 @@ KILLS, STEPS = 30, 24
 SETTINGS = (*NOISY, "epochs=6", "run.checkpoint_every=1", "run.eval_every=3")
 WARM = """
 import json, os, sys
-import training.pretrain
-from training.cli import main
+import star_training.pretraining.run
+from star_training.cli.main import main
 
 for line in sys.stdin:
     life = os.fork()

@@ -19,10 +19,10 @@ import pytest
 from content_cases import KINDS, overwrite, rows
 from data_cases import png, write_tar
 from runs import NOISY, STEPS, assert_equal, at_step, command, entries, exported, stopped_at, tiny
-from training import pretrain
-from training.cli import main
-from training.data import open_source
-from training.pretrain import Run
+from star_training.cli.main import main
+from star_training.data import open_source
+from star_training.pretraining import run as pretrain
+from star_training.pretraining.run import Run
 
 SAVED = (*NOISY, "run.checkpoint_every=1", "run.eval_every=0")
 

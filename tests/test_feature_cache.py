@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from content_cases import KINDS, overwrite, rows
 from runs import pictures
-from training import feature_cache
-from training.data import contents
-from training.data.splits import Splits
-from training.features import pixels
-from training.subject import Subject, load
+from star_training.data import contents
+from star_training.data.eval_sets.dataset import Splits
+from star_training.evaluation import feature_cache
+from star_training.evaluation.features import pixels
+from star_training.evaluation.frozen_model import Subject, load
 from twins import randn
 
 KEY = "model-data-12"

@@ -10,11 +10,11 @@ from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 
 from runs import pictures, tiny
-from training.data import open_source
-from training.features import NotFinite, base_view, drawn_view, evaluating, extract, pixels, timm_view
-from training.monitor import Monitor
-from training.pretrainer import build
-from training.spirograph import Spirographs
+from star_training.data import open_source
+from star_training.data.sources.spirograph import Spirographs
+from star_training.evaluation.features import NotFinite, base_view, drawn_view, evaluating, extract, pixels, timm_view
+from star_training.pretraining.module import build
+from star_training.pretraining.online_eval import Monitor
 from twins import every_operation
 
 POLICY = tiny().policy

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from data_cases import png, write_parquet
 from eval_cases import Oracle, blobs, splits
-from training import metric
-from training.data.splits import Splits
-from training.data.views import seeded
-from training.evals import few_shot
-from training.features import Labelled
-from training.subject import load
+from star_training.data.eval_sets.dataset import Splits
+from star_training.data.views import seeded
+from star_training.evaluation import metrics as metric
+from star_training.evaluation.features import Labelled
+from star_training.evaluation.frozen_model import load
+from star_training.evaluation.protocols import few_shot
 from twins import randn
 
 

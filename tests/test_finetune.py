@@ -22,22 +22,22 @@ from torch import Tensor, nn
 from data_cases import png, write_parquet
 from eval_cases import Given
 from runs import entries, finish, start
+from star_training.cli.main import main, parser
+from star_training.cli.train.finetune import settings_of
+from star_training.data import BadImageWarning, DataError, open_source
+from star_training.data.eval_sets.dataset import Splits
+from star_training.engine.optim import learning_rate
+from star_training.evaluation import metrics as metric
+from star_training.evaluation.features import Labelled, extract
+from star_training.finetuning.config import FineTune, LabelledData
+from star_training.finetuning.data import open_labelled, stratified
+from star_training.finetuning.model import Learner, build, build_optimizer
+from star_training.finetuning.run import FineTuning
+from star_training.finetuning.setup import default_out, steps_per_epoch
+from star_training.settings.base import override
 from star_zoo import Policy, save_pretrained
 from star_zoo.augmentations import Crop
 from test_many_processes import TWO
-from training import metric
-from training.cli import main, parser
-from training.commands.finetune import settings_of
-from training.data import BadImageWarning, DataError, open_source
-from training.data.splits import Splits
-from training.features import Labelled, extract
-from training.finetune import FineTuning
-from training.finetuning.data import open_labelled, stratified
-from training.finetuning.model import Learner, build, build_optimizer
-from training.finetuning.preparation import default_out, steps_per_epoch
-from training.finetuning.settings import FineTune, LabelledData
-from training.schedule import learning_rate
-from training.settings import override
 from twins import photos, randn
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -129,7 +129,7 @@ def test_the_record_stands_in_the_export_and_in_the_models_own_folder(finished, 
 
 
 def test_the_record_knows_the_model_by_the_fingerprint_that_evaluations_give_it(finished):
-    from training.subject import load
+    from star_training.evaluation.frozen_model import load
 
     where, made = finished
     assert made["model_fingerprint"] == load(str(where / "start")).fingerprint
@@ -370,7 +370,7 @@ def test_two_processes_compute_what_one_does(images: Path, tmp_path: Path):
     arguments = ["finetune", "untrained:test_vit", "--data", str(images), "--out", str(tmp_path / "two")]
     for change in changes:
         arguments += ["--set", change]
-    process = start(arguments, program=(*TWO, "-m", "training"))
+    process = start(arguments, program=(*TWO, "-m", "star_training"))
     FineTuning(tiny(images, *changes, model="untrained:test_vit"), tmp_path / "one").train()
     code, told, err = finish(process)
     assert code == 0, err

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from runs import assert_equal, entries, finish, start
+from star_training.cli.main import main
+from star_training.engine.checkpoint import CheckpointWarning
+from star_training.engine.signals import Stopped
+from star_training.finetuning.config import FineTune
+from star_training.finetuning.run import FineTuning
 from test_finetune import coloured, tiny
-from training.checkpoint import CheckpointWarning
-from training.cli import main
-from training.finetune import FineTuning
-from training.finetuning.settings import FineTune
-from training.signals import Stopped
 
 STEPS, EPOCH, EVERY = 12, 6, 5  # steps in all, in an epoch, between checkpoints
 NOISY = (

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from runs import assert_equal, command, exported, tiny
+from star_training.cli.main import main
+from star_training.pretraining.run import Run, is_whole
 from star_zoo.files import write_json
 from test_finetune import coloured
-from training.cli import main
-from training.pretrain import Run, is_whole
 
 MEASURED = {
     "evaluations": [{"protocol": "knn", "model": "run", "data": "birds", "seed": 0, "metrics": {}, "images": {}}],

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from runs import pictures
-from training.cli import main
-from training.data import DataError
-from training.data.found import found, home
+from star_training.cli.main import main
+from star_training.data import DataError
+from star_training.data.eval_sets.local import found, home
 
 
 def test_files_and_folders_are_found_and_sets_of_the_paper_by_their_name(tmp_path: Path, monkeypatch):

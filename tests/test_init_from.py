@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from runs import assert_equal, command, exported, tiny
+from star_training.cli.main import main
+from star_training.models.lineage import start_of
+from star_training.models.resolve import model_folder
+from star_training.pretraining.module import Pretrainer, build
+from star_training.pretraining.recipe import Recipe
+from star_training.pretraining.run import Run
 from star_zoo import load_objective, objectives, save_pretrained
-from training.cli import main
-from training.config import Recipe
-from training.lineage import start_of
-from training.model_names import model_folder
-from training.pretrain import Run
-from training.pretrainer import Pretrainer, build
 
 QUIET = ("run.eval_every=0", "epochs=1", "data.limit=16")
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from data_cases import encoded, numbers, picture, png, write_folder
+from star_training.data import BadImageWarning, DataError, Source, open_source
+from star_training.data.eval_sets.dataset import Splits
+from star_training.data.intact import Intact, check_intact, intact
+from star_training.data.sources.subset import Part, spread
+from star_training.evaluation.frozen_model import load
+from star_training.evaluation.record import evaluate
+from star_training.pretraining.online_eval import Monitor
 from star_zoo import Policy
 from star_zoo.augmentations import Crop
-from training.data import BadImageWarning, DataError, Source, open_source
-from training.data.intact import Intact, check_intact, intact
-from training.data.splits import Splits
-from training.data.subset import Part, spread
-from training.evaluate import evaluate
-from training.monitor import Monitor
-from training.subject import load
 
 
 def jpeg(number: int, whole: bool = True) -> bytes:
@@ -97,7 +97,7 @@ def test_online_evaluation_leaves_them_out_and_training_does_not(tmp_path: Path)
 def test_images_are_tried_once_although_another_process_asks(tmp_path: Path, monkeypatch):
     write_folder(tmp_path, {f"{k}.png": png(k) for k in range(6)})
     source = intact(open_source(str(tmp_path), cache_bytes=0))
-    monkeypatch.setattr("training.data.intact._tried", set())  # as in another process
+    monkeypatch.setattr("star_training.data.intact._tried", set())  # as in another process
     monkeypatch.setattr(type(source), "open", lambda *_: pytest.fail("an image is decoded"))
     again = open_source(str(tmp_path), cache_bytes=0)
     assert intact(again) is again

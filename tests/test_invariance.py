@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from star_training.evaluation.features import NotFinite
+from star_training.evaluation.protocols import invariance
+from star_training.evaluation.protocols.invariance.probes import TRANSFORMATIONS, noise, rotate, scale, translate
+from star_training.evaluation.record import evaluate
+from star_training.evaluation.solvers.whitening import ledoit_wolf, whitening
 from star_zoo import objectives
-from training.evals import invariance
-from training.evaluate import evaluate
-from training.features import NotFinite
-from training.transforms import TRANSFORMATIONS, noise, rotate, scale, translate
-from training.whitening import ledoit_wolf, whitening
 from twins import build, photos, randn
 from view_cases import Eye, Photos, Sees, blind, data, unchanged
 

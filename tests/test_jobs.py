@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from training.reproduction.jobs import Failed, Job, run
-from training.signals import Stopped
+from star_training.engine.signals import Stopped
+from star_training.studies.jobs import Failed, Job, run
 
 WAIT = """
 import pathlib, sys, time

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from eval_cases import Oracle, blobs, splits
-from training.evals import knn
+from star_training.evaluation.protocols import knn
 
 
 def accuracy(*args: Any) -> float:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from eval_cases import Oracle, blobs, splits
-from training import metric
-from training.evals import label_fraction
-from training.features import Labelled
-from training.logistic import Logistic
+from star_training.evaluation import metrics as metric
+from star_training.evaluation.features import Labelled
+from star_training.evaluation.protocols import label_fraction
+from star_training.evaluation.solvers.logistic import Logistic
 from twins import randn
 
 

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType
 
 import training
 from runs import STEPS, TINY, entries, exported
-from training.cli import parser
+from star_training.cli.main import parser
 
 LAUNCH = Path(training.__file__).parent / "launch"
 GPUS = {"gpus_1.yaml": (1, 1), "gpus_4.yaml": (1, 4), "gpus_8.yaml": (1, 8), "nodes.yaml": (2, 16)}
@@ -60,7 +60,9 @@ def test_accelerate_reads_its_configurations(name: str):
 @pytest.mark.parametrize("name", GPUS)
 def test_the_command_that_a_configuration_shows_can_be_given(name: str):
     text = " ".join(line.removeprefix("#") for line in (LAUNCH / name).read_text().splitlines() if line[0] == "#")
-    (given,) = re.findall(r"accelerate launch --config_file (\S+) .*?-m training (pretrain RECIPE --out RUN)", text)
+    (given,) = re.findall(
+        r"accelerate launch --config_file (\S+) .*?-m star_training (pretrain RECIPE --out RUN)", text
+    )
     assert Path(given[0]).parts[-2:] == ("launch", name)
     assert parser().parse_args(given[1].split()).out == Path("RUN")
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from runs import assert_equal, exported, stopped_at, tiny
-from training.numerics import layout, trial
-from training.pretrain import Run
+from star_training.numerics import layout, trial
+from star_training.pretraining.run import Run
 
 PLAIN = [[6, 3, 16, 16], [8, 3, 3, 3], None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1]
 TRIAL = Path(trial.__file__).read_text()

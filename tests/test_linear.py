@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from eval_cases import Oracle, blobs, splits
-from training import metric
-from training.data.splits import Splits
-from training.data.transfer import HeldOut
-from training.evals import linear
-from training.features import Labelled
-from training.logistic import with_ones
+from star_training.data.eval_sets.dataset import Splits
+from star_training.data.eval_sets.transfer import HeldOut
+from star_training.evaluation import metrics as metric
+from star_training.evaluation.features import Labelled
+from star_training.evaluation.protocols import linear
+from star_training.evaluation.solvers.logistic import with_ones
 from twins import randn
 
 

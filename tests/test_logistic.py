@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eval_cases import blobs
-from training import logistic
-from training.benchmarks.linear import objective
-from training.evals.linear import STRENGTHS
-from training.features import Labelled
-from training.logistic import Logistic, with_ones
+from star_training.benchmarks.linear import objective
+from star_training.evaluation.features import Labelled
+from star_training.evaluation.protocols.linear import STRENGTHS
+from star_training.evaluation.solvers import logistic
+from star_training.evaluation.solvers.logistic import Logistic, with_ones
 from twins import randn
 
 

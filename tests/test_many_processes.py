@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from runs import EPOCH, NOISY, STEPS, assert_equal, command, entries, exported, finish, start, tiny
+from star_training.data.sources.spirograph import Spirographs
+from star_training.engine.checkpoint import Checkpoints
+from star_training.pretraining.run import Run
+from star_training.pretraining.setup import count_steps
 from star_zoo import load_objective
-from training.checkpoint import Checkpoints
-from training.preparation import count_steps
-from training.pretrain import Run
-from training.spirograph import Spirographs
 
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 # batch norm sees one process's images only, on CPUs; in eval mode it sees none
@@ -25,7 +25,7 @@ STILL = """
 import sys
 from torch import nn
 nn.BatchNorm1d.train = lambda self, mode=True: nn.Module.train(self, False)
-from training.cli import main
+from star_training.cli.main import main
 sys.exit(main())
 """
 
@@ -34,7 +34,7 @@ sys.exit(main())
 def whole(tmp_path_factory) -> Path:
     """A finished run of two processes, with dropout that differs between them."""
     out = tmp_path_factory.mktemp("two") / "run"
-    process = start(command(out, settings=(*NOISY, "run.workers=1")), program=(*TWO, "-m", "training"))
+    process = start(command(out, settings=(*NOISY, "run.workers=1")), program=(*TWO, "-m", "star_training"))
     code, stdout, stderr = finish(process)
     assert code == 0, stderr
     assert stderr.strip() == ""
@@ -71,7 +71,7 @@ def test_their_export_loads_and_is_finite(whole: Path):
 def test_two_processes_stop_together_and_go_on_to_the_same_bits(whole: Path, tmp_path: Path):
     out = tmp_path / "run"
     settings = (*NOISY, "run.workers=1")
-    process = start(command(out, settings=settings), program=(*TWO, "-m", "training"))
+    process = start(command(out, settings=settings), program=(*TWO, "-m", "star_training"))
     deadline = time.monotonic() + 120
     while not ((out / "log.jsonl").exists() and entries(out)):
         assert process.poll() is None and time.monotonic() < deadline
@@ -81,7 +81,7 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bits(whole: Path, tmp
     steps = re.findall(r"stopped by SIGTERM after step (\d+)", stderr)
     assert len(steps) == 2 and len(set(steps)) == 1 and int(steps[0]) < STEPS, stderr
     assert sorted((out / "checkpoints").iterdir())[-1].name == f"step-{int(steps[0]):09d}.safetensors"
-    process = start(command(out, "--resume", settings=settings), program=(*TWO, "-m", "training"))
+    process = start(command(out, "--resume", settings=settings), program=(*TWO, "-m", "star_training"))
     code, _, stderr = finish(process)
     assert code == 0, stderr
     assert_equal(exported(out), exported(whole))

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from data_cases import birds
+from star_training import recipes
+from star_training.cli import main as cli
+from star_training.detection.recipes import DetectionData, coco256
+from star_training.models.resolve import called
+from star_training.pretraining.recipe import Recipe
 from star_zoo import save_pretrained
-from training import cli, recipes
-from training.config import Recipe
-from training.detection.recipes import DetectionData, coco256
-from training.model_names import called
 from twins import backbone
 
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from star_training.pretraining import online_eval as monitor
+from star_training.pretraining.online_eval import watch_heads
 from star_zoo import objectives
 from star_zoo.heads import FixedRouter
-from training import monitor
-from training.monitor import watch_heads
 from twins import build
 from view_cases import Photos, Sees
 

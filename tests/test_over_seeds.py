@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from training import studies
-from training.metric import of_runs
-from training.report.tables import compare
-from training.reproduction import curves, outcome, over_seeds
-from training.reproduction.outcome import Outcome
-from training.study import MEAN, Claim, Comparison, Method, Place, Study
+from star_training.evaluation.metrics import of_runs
+from star_training.reports.tables import compare
+from star_training.studies import aggregate as over_seeds
+from star_training.studies import curves, outcome
+from star_training.studies import known as studies
+from star_training.studies.outcome import Outcome
+from star_training.studies.study import MEAN, Claim, Comparison, Method, Place, Study
 
 SETS = ("a", "b")
 

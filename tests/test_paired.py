@@ -10,10 +10,11 @@ from torch import Tensor
 from data_cases import birds
 from eval_cases import Oracle, blobs, splits
 from runs import finish, start
+from star_training.cli import main as cli
+from star_training.evaluation.metrics import Hits, Metric
+from star_training.evaluation.paired_comparison import MEAN, as_record, compare, difference, mean
+from star_training.publishing import card
 from star_zoo import save_pretrained
-from training import card, cli
-from training.metric import Hits, Metric
-from training.paired import MEAN, as_record, compare, difference, mean
 from twins import backbone
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 import stand_ins
-from training import reproduction, studies
-from training.data import DataError
-from training.evals import equivariance, few_shot
-from training.report.tables import Table
-from training.reproduction import jobs
-from training.settings import override
-from training.study import MEAN, Study
+from star_training.data import DataError
+from star_training.evaluation.protocols import equivariance, few_shot
+from star_training.reports.tables import Table
+from star_training.settings.base import override
+from star_training.studies import jobs
+from star_training.studies import known as studies
+from star_training.studies import run as reproduction
+from star_training.studies.study import MEAN, Study
 
 # four steps of a small backbone, under the study's own policy but for its views' size
 SMALL = (
@@ -59,7 +60,9 @@ def times(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::training.evals.redundancy.FewImagesWarning")  # which a dry run may have
+@pytest.mark.filterwarnings(
+    "ignore::star_training.evaluation.protocols.redundancy.FewImagesWarning"
+)  # which a dry run may have
 @pytest.mark.parametrize("name", NAMES)
 def test_a_study_of_the_paper_fills_its_table(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     study, out = small(name), tmp_path / "out"

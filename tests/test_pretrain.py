@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from runs import EPOCH, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny
+from star_training.cli.main import main
+from star_training.data.views import MultiViewDataset, StepBatches, loader
+from star_training.engine.checkpoint import Checkpoints
+from star_training.engine.trainer import Diverged
+from star_training.pretraining.module import Pretrainer, build
+from star_training.pretraining.run import Run
 from star_zoo import View, load_objective, objectives
-from training.checkpoint import Checkpoints
-from training.cli import main
-from training.data.views import MultiViewDataset, StepBatches, loader
-from training.loop import Diverged
-from training.pretrain import Run
-from training.pretrainer import Pretrainer, build
 
 QUIET = ("run.eval_every=0", "epochs=1")
 

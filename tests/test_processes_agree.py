@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from runs import NOISY, STEPS, assert_equal, command, entries, exported, finish, start
+from star_training.data.views import StepBatches
 from star_zoo import objectives
 from still_runs import gradients, run_all, still
-from training.data.views import StepBatches
 
 TWO = (
     "-m",

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from loopback_client import client
 from loopback_hub import LoopbackHub
 from runs import exported, tiny
+from star_training.cli.main import main
+from star_training.pretraining.run import Run
+from star_training.publishing import card
+from star_training.publishing.upload import stage
 from star_zoo import save_pretrained
 from test_card import RECORD, blocks
-from training import card
-from training.cli import main
-from training.pretrain import Run
-from training.publish import stage
 from twins import backbone
 
 QUIET = ("run.eval_every=0", "epochs=1", "data.limit=16")
@@ -27,7 +27,7 @@ REPOSITORY = "me/star_test_resnet.spiro"
 CLIS = """
 import contextlib, io, json, sys, time
 time.sleep = lambda seconds: None
-from training.cli import main
+from star_training.cli.main import main
 told = []
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
@@ -186,7 +186,7 @@ def test_what_was_published_is_what_was_trained(hub: LoopbackHub, finished: Run,
     import star_zoo, timm, torch
     from safetensors.torch import load_file
     from runs import tiny
-    from training.pretrainer import build
+    from star_training.pretraining.module import build
     _, pinned, where = sys.argv[:3]
     batch = load_file(Path(where) / "batch")
     torch.manual_seed(123)
@@ -198,7 +198,7 @@ def test_what_was_published_is_what_was_trained(hub: LoopbackHub, finished: Run,
     for name, term in terms.items():
         assert torch.equal(term, batch[f"term:{name}"]), (name, term.item(), batch[f"term:{name}"].item())
 
-    from training.cli import main
+    from star_training.cli.main import main
     from runs import command
     start = f"hf-hub:{pinned.partition('@')[0]}"
     raise SystemExit(main(command(Path(where) / "next", "--init-from", start, settings=settings)))
@@ -218,9 +218,9 @@ def test_a_tag_is_a_start_for_pretraining(hub: LoopbackHub, tmp_path: Path):
     code = """
     import os, sys, torch, timm
     from safetensors.torch import load_file
-    from training.settings import override
-    from training.pretrainer import build
-    from training.recipes import stl10_resnet18
+    from star_training.settings.base import override
+    from star_training.pretraining.module import build
+    from star_training.recipes import stl10_resnet18
     module, notes = build(override(stl10_resnet18(), ["init_from=star_resnet18.stl10"]))
     assert notes == ["backbone from star_resnet18.stl10"], notes
     state = load_file(sys.argv[1])

@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from star_training.reports import tables
+from star_training.reports.loading import Shown
+from star_training.studies import known as studies
+from star_training.studies import run as reproduction
 from star_zoo import zoo
-from training import reproduction, studies
-from training.report import tables
-from training.report.shown import Shown
 
 README = Path(__file__).parent.parent / "README.md"
 

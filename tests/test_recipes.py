@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runs import EPOCH, STEPS, entries, tiny
+from star_training import recipes
+from star_training.engine.optim import build_optimizer, learning_rate
+from star_training.pretraining.module import build
+from star_training.pretraining.recipe import OptimizerConfig
+from star_training.pretraining.run import Run
 from star_zoo import objectives
-from training import recipes
-from training.config import OptimizerConfig
-from training.pretrain import Run
-from training.pretrainer import build
-from training.schedule import build_optimizer, learning_rate
 
 # Recipes
 

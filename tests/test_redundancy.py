@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from star_training.evaluation.features import NotFinite
+from star_training.evaluation.protocols import redundancy
+from star_training.evaluation.record import evaluate
+from star_training.evaluation.solvers.cca import correlations, jackknife, rank_me
 from star_zoo import objectives
-from training.canonical import correlations, jackknife, rank_me
-from training.evals import redundancy
-from training.evaluate import evaluate
-from training.features import NotFinite
 from twins import build, randn
 from view_cases import Sees, blind, data, unchanged
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from eval_cases import Oracle, blobs, splits
-from training.evals import knn, regression
-from training.features import Labelled
+from star_training.evaluation.features import Labelled
+from star_training.evaluation.protocols import knn, regression
 from twins import randn
 
 

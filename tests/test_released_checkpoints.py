@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import star_zoo
+from star_training import recipes
+from star_training.cli.main import main
+from star_training.publishing.convert import convert, convert_back
 from star_zoo import released
-from training import recipes
-from training.cli import main
-from training.convert import convert, convert_back
 from twins import randn
 
 EXPERTS, BATCH, D, O = 3, 4, 512, 128  # noqa: E741

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from runs import pictures
+from star_training.cli.main import main
+from star_training.data.eval_sets.dataset import Splits
+from star_training.reports.loading import gather
 from star_zoo import objectives, save_pretrained
-from training.cli import main
-from training.data.splits import Splits
-from training.report.shown import gather
 from twins import POLICY, backbone
 
 WORDS = {"training", "features", "experts", "embeddings", "augmentation", "invariant", "neighbours"}  # of the titles
@@ -27,7 +27,7 @@ def number(value: float, low: float | None = None, high: float | None = None) ->
 
 
 def records(data: Splits, accuracy: float) -> list[dict[str, Any]]:
-    """One of every kind that the page draws from, as training/evaluate.py writes them."""
+    """One of every kind that the page draws from, as training/star_training/evaluation/record.py writes them."""
     shared = {"model": "m", "data": data.name, "seed": 0, "images": {"test": 16}}
     shared |= {"data_fingerprint": {"test": data.test.fingerprint}}
     curve = {"strengths": [0.5, 1.5], "unit": "x", "cosine": [0.25, 0.75], "mahalanobis": [1, 2]}

@@ -11,12 +11,12 @@ import pytest
 
 import training
 from runs import pictures
+from star_training.cli.main import main
+from star_training.data.eval_sets.dataset import Splits
+from star_training.data.eval_sets.names import ends, told_apart
+from star_training.engine import results
+from star_training.evaluation.record import record, record_comparison
 from star_zoo.files import write_json
-from training import results
-from training.cli import main
-from training.data.names import ends, told_apart
-from training.data.splits import Splits
-from training.evaluate import record, record_comparison
 
 
 def images(folder: Path, size: int = 40) -> Path:
@@ -38,7 +38,7 @@ def names(path: Path) -> list[str]:
 
 _TWO = """
 import os, sys, pathlib
-from training.evaluate import record
+from star_training.evaluation.record import record
 
 def add(who):
     made = {"protocol": "knn", "model": "m", "data": who, "data_fingerprint": {}}

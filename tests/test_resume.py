@@ -28,11 +28,11 @@ from runs import (
     stopped_at,
     tiny,
 )
-from training.checkpoint import CheckpointWarning
-from training.cli import main
-from training.config import Recipe
-from training.pretrain import Run
-from training.signals import StopRequest
+from star_training.cli.main import main
+from star_training.engine.checkpoint import CheckpointWarning
+from star_training.engine.signals import StopRequest
+from star_training.pretraining.recipe import Recipe
+from star_training.pretraining.run import Run
 
 VARIANTS = {
     "one worker": ("run.workers=1", "optimizer.clip=0.5"),

@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
+from star_training.data.sources.raw import evenly_spaced
+from star_training.evaluation.embeddings import base, view
+from star_training.evaluation.features import NotFinite, evaluating
+from star_training.evaluation.protocols import routing
+from star_training.evaluation.protocols.routing import entropy, largest, neighbours, same_class, usage
+from star_training.evaluation.record import evaluate
 from star_zoo import objectives
 from star_zoo.heads import StarHeads
-from training.data.raw import evenly_spaced
-from training.embeddings import base, view
-from training.evals import routing
-from training.evals.routing import entropy, largest, neighbours, same_class, usage
-from training.evaluate import evaluate
-from training.features import NotFinite, evaluating
 from twins import build, randn
 from view_cases import Photos, Sees, blind, data, unchanged
 

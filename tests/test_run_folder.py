@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from runs import at_step, command, entries, finish, start, stopped_at, tiny
-from training.pretrain import Run
-from training.run_folder import FolderLock
+from star_training.engine.run_dir import FolderLock
+from star_training.pretraining.run import Run
 
 
 def test_a_second_process_is_refused_and_disturbs_nothing(tmp_path: Path):
@@ -74,7 +74,7 @@ def test_processes_that_were_forked_hold_no_lock(tmp_path: Path):
     """As those that load images: neither while the one that trained lives, nor for a moment after it was killed."""
     code = """if True:
         import os, sys, time, pathlib
-        from training.run_folder import FolderLock
+        from star_training.engine.run_dir import FolderLock
         lock = FolderLock(pathlib.Path(sys.argv[1]))
         if child := os.fork():
             time.sleep(0.5)  # until the child has begun

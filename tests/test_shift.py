@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import retrieval, ridge, shift
-from training.embeddings import Viewed
-from training.parameters import r2, tell
+from star_training.evaluation.embeddings import Viewed
+from star_training.evaluation.protocols.equivariance import displacement as shift
+from star_training.evaluation.protocols.equivariance import retrieval
+from star_training.evaluation.protocols.equivariance.params_r2 import r2, tell
+from star_training.evaluation.solvers import ridge
 from twins import build, draws, randn
 
 # Ridge

@@ -8,17 +8,17 @@ import torch
 from data_cases import numbers, png, write_folder, write_parquet
 from eval_cases import Given
 from runs import pictures, tiny
+from star_training.data import DataError
+from star_training.data.eval_sets.dataset import Splits
+from star_training.data.sources.subset import hold_out_by_class
+from star_training.evaluation.features import Labelled
+from star_training.evaluation.frozen_model import load
+from star_training.evaluation.protocols import knn
+from star_training.finetuning.config import FineTune, LabelledData
+from star_training.finetuning.data import open_labelled
+from star_training.pretraining.online_eval import Monitor
+from star_training.pretraining.setup import open_data
 from test_transfer import small
-from training.data import DataError
-from training.data.splits import Splits
-from training.data.subset import hold_out_by_class
-from training.evals import knn
-from training.features import Labelled
-from training.finetuning.data import open_labelled
-from training.finetuning.settings import FineTune, LabelledData
-from training.monitor import Monitor
-from training.preparation import open_data
-from training.subject import load
 from twins import backbone, randn
 
 

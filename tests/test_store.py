@@ -41,11 +41,11 @@ _LIVES = """
 import json, os, random, signal, sys, time, warnings
 from pathlib import Path
 import timm, torch
-import training.paired, training.subject, training.evals.knn, training.report.tables
+import star_training.evaluation.paired_comparison, star_training.evaluation.frozen_model, star_training.evaluation.protocols.knn, star_training.reports.tables
 from safetensors.torch import load_file
 from star_zoo import load_objective, store
 from training import results
-from training.cli import main
+from star_training.cli.main import main
 
 torch.set_num_threads(1)
 TAG, folders, data, kills = sys.argv[1], [Path(f) for f in sys.argv[2:4]], sys.argv[4], int(sys.argv[5])

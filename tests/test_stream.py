@@ -17,10 +17,10 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data_cases import BROKEN, numbers, png, write_parquet, write_tar
 from runs import tiny
+from star_training.data import DataError, open_source
+from star_training.data.streaming import shards as shards_module
+from star_training.data.streaming.stream import Stream, open_stream
 from stream_cases import Site, served, shards
-from training.data import DataError, open_source
-from training.data import shards as shards_module
-from training.data.stream import Stream, open_stream
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_shards_are_read_as_webdataset_reads_them(tmp_path: Path):
 
 
 def test_as_a_source_a_stream_is_its_first_images(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("training.data.stream._FIRST", 9)
+    monkeypatch.setattr("star_training.data.streaming.stream._FIRST", 9)
     stream = open_stream(f"stream:{shards(tmp_path, [7, 5], broken=(2,))}")
     assert len(stream) == 9 and stream.targets is None and stream.classes is None
     assert numbers(stream) == [0, 1, 3, 3, 4, 5, 6, 7, 8]

@@ -14,19 +14,19 @@ from torch import Tensor
 
 from data_cases import BROKEN, png
 from runs import EPOCH, NOISY, STEPS, assert_equal, command, entries, exported, finish, start, stopped_at, tiny
+from star_training.cli.main import main
+from star_training.data import BadImageWarning, DataError
+from star_training.data.streaming import shards as shards_module
+from star_training.data.streaming.loader import Lanes, count_lanes
+from star_training.data.streaming.shard_order import Deal, Drawn, Place, shuffled
+from star_training.data.streaming.shards import Encoded
+from star_training.data.views import seeded
+from star_training.engine.checkpoint import Checkpoints
+from star_training.pretraining.run import Run
+from star_training.settings.base import override
 from star_zoo import Policy, View
 from star_zoo.augmentations import Crop
 from stream_cases import served, shards
-from training.checkpoint import Checkpoints
-from training.cli import main
-from training.data import BadImageWarning, DataError
-from training.data import shards as shards_module
-from training.data.lane_batches import Lanes, count_lanes
-from training.data.lanes import Deal, Drawn, Place, shuffled
-from training.data.shards import Encoded
-from training.data.views import seeded
-from training.pretrain import Run
-from training.settings import override
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on small machines
 POLICY = Policy((Crop(size=4),), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
@@ -318,7 +318,7 @@ def test_other_shards_are_refused_on_resume_as_are_other_lanes(source, tmp_path:
 @pytest.mark.slow
 def test_two_processes_save_where_all_lanes_stand(source, tmp_path: Path):
     settings = (*STREAMED, source, "run.workers=1")
-    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "training")
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "star_training")
     code, _, stderr = finish(start(command(tmp_path / "two", settings=settings), program=two), 300)
     assert code == 0, stderr
     Run(tiny(*settings), tmp_path / "one").train()

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from star_training.data import DataError
+from star_training.evaluation import protocols as evals
+from star_training.pretraining.module import build
+from star_training.pretraining.recipe import Recipe
+from star_training.studies import known as studies
+from star_training.studies.study import Images, Method, Study, located
 from star_zoo.heads import StarHeads
-from training import evals, studies
-from training.config import Recipe
-from training.data import DataError
-from training.pretrainer import build
-from training.study import Images, Method, Study, located
 
 PACK = "{name}.parquet"
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save
 
 import star_zoo
 import training
+from star_training.cli.main import main
 from star_zoo import NotAvailable, install, load_objective, objectives, save_pretrained, store, zoo
-from training.cli import main
 from twins import POLICY, backbone
 
 TAG = "star_test_resnet.mine"

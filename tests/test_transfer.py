@@ -12,9 +12,9 @@ import torch
 import torchvision
 
 from data_cases import numbers, png, write_folder, write_parquet
-from training.data import DataError
-from training.data.splits import Splits
-from training.data.transfer import SETS, HeldOut, conventions
+from star_training.data import DataError
+from star_training.data.eval_sets.dataset import Splits
+from star_training.data.eval_sets.transfer import SETS, HeldOut, conventions
 
 
 def opened(name: str, root: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import timm
 import torch
 
 import star_zoo
-from training import versions as module
-from training.versions import versions
+from star_training.engine import environment as module
+from star_training.engine.environment import versions
 
 
 def test_versions_are_those_of_the_packages():

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from star_training.data.sources.spirograph import Spirographs
+from star_training.data.sources.subset import Part, hold_out, spread
+from star_training.data.views import MultiViewDataset, StepBatches, loader, seeded
 from star_zoo import objectives
-from training.data.subset import Part, hold_out, spread
-from training.data.views import MultiViewDataset, StepBatches, loader, seeded
-from training.spirograph import Spirographs
 from twins import every_operation, photos
 
 few_processors = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # fewer than workers

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 where = Path(sys.argv[1])
 assert {Path(package.__file__).parents[1] for package in (star_zoo, training)} == {where / "target"}
 
-from training.cli import main
+from star_training.cli.main import main
 
 def star_zoo_says(*words):
     out = io.StringIO()

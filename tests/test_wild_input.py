@@ -18,11 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_cases import png, write_parquet, write_tar
+from star_training import recipes
+from star_training.pretraining.recipe import Recipe
+from star_training.settings.base import override
 from star_zoo import load_objective, objectives, save_pretrained
 from star_zoo.hub import check
-from training import recipes
-from training.config import Recipe
-from training.settings import override
 from twins import POLICY, backbone
 
 wild = settings(derandomize=True, deadline=None)
@@ -185,7 +185,7 @@ def test_a_damaged_backbone_is_refused_or_right(saved: Path, folder: Path, name:
 READER = """
 import resource, sys, warnings
 import torch
-from training.data import BadImageWarning, DataError, open_source
+from star_training.data import BadImageWarning, DataError, open_source
 
 resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))  # as much memory as it takes would be an end too
 warnings.simplefilter("error")

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from loopback_client import client
 from loopback_hub import LoopbackHub
+from star_training.cli.main import main
 from star_zoo import NotAvailable, Policy, hub, install, load_objective, objectives, save_pretrained, store, zoo
 from test_released_checkpoints import Theirs
-from training.cli import main
 from twins import POLICY, backbone
 
 TAG = "star_resnet10t.cifar10"  # the one in the package
@@ -130,7 +130,7 @@ def test_what_is_no_name_of_a_repository(name: str):
 def test_a_model_of_a_new_architecture_is_known_to_a_new_process(tiny: Path, tmp_path: Path, home: Path):
     code = """
     import sys
-    from training.cli import main
+    from star_training.cli.main import main
     raise SystemExit(main(["install", *sys.argv[1:]]))
     """
     with LoopbackHub() as nothing:
@@ -312,7 +312,7 @@ def test_a_broken_entry_breaks_nothing_else_and_says_so_when_it_is_asked_for(tin
                 timm.create_model(name, pretrained=pretrained)
             except Exception as error:
                 errors[f"{name} {pretrained}"] = f"{type(error).__name__}: {error}"
-    from training.cli import main
+    from star_training.cli.main import main
     main(["list"])
     print(json.dumps([errors, timm.list_pretrained("star_*")]))
     """

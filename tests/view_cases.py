@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from star_training.data.eval_sets.dataset import Splits
+from star_training.evaluation.features import pixels
+from star_training.evaluation.frozen_model import Subject
 from star_zoo import Objective, Policy
-from training.data.splits import Splits
-from training.features import pixels
-from training.subject import Subject
 from twins import NUM_FEATURES, POLICY, photos
 
 

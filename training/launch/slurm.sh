@@ -31,7 +31,7 @@ trap : TERM                                                   # Slurm tells the 
 srun --kill-on-bad-exit=1 bash -c '
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
     export LOCAL_WORLD_SIZE=$SLURM_NTASKS_PER_NODE
-    exec python -m training pretrain "$@"
+    exec python -m star_training pretrain "$@"
 ' task "$recipe" --out "$out" "${resume[@]}" "$@" &
 tasks=$!
 while kill -0 "$tasks" 2> /dev/null; do wait "$tasks"; done # a trap ends a wait

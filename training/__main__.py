@@ -1,7 +1,0 @@
-"""`python -m training` is `star-zoo`."""
-
-import sys
-
-from .cli import main
-
-sys.exit(main())

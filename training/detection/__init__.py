@@ -1,4 +1,0 @@
-"""Object detection on a backbone: data sets with boxes, Faster R-CNN, the loop that trains it, and average precision.
-
-`star-zoo detect` runs a recipe of `recipes.py`. Unlike the protocols in `training/evals/` it trains the backbone too.
-"""

@@ -1,1 +1,0 @@
-"""What full fine-tuning is made of: its settings, its model, its labelled images. The loop is `training.finetune`."""

@@ -1,0 +1,152 @@
+"""The data path: from encoded JPEG to uint8 views and their params, ours against PIL's plain way; one thread.
+
+Letters: V views of an image, S view size, P augmentation parameters.
+
+Both make the views of the `folder` recipe's policy and of STAR: the base view and two random resized crops. PIL's way
+is that of many data loaders: open, convert to RGB, and for each view crop, resize (bilinear), turn into a tensor. They
+take turns on the same images, and neither turns axes: pixels stay channels last in memory. Seconds are this process's
+own on the processor, for other processes' work makes the clock's useless.
+"""
+
+import argparse
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import pil_to_tensor, resized_crop
+
+from star_zoo import Policy, objectives
+from star_zoo.augmentations import Crop
+
+from .. import recipes
+from ..data.lazy import StreamedSource
+from ..data.sources.base import NOT_TAKEN
+from ..data.views import MultiViewDataset
+
+SIZES = ((500, 375), (500, 500), (2000, 1500))  # width and height
+QUALITY = 90
+T = TypeVar("T")
+_NOISE = 8.0  # standard deviation of each pixel's own noise, so that a pixel costs the bytes of a photo's
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """Made-up JPEGs, all of one size, in memory."""
+
+    files: tuple[bytes, ...]
+    fingerprint: str = "made up"
+    classes: None = None
+    targets: None = None
+    inventory = NOT_TAKEN
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def encoded(self, index: int) -> bytes:
+        return self.files[index]
+
+    def describe(self, index: int) -> str:
+        return f"made-up photo {index}"
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the benchmark's arguments."""
+    add = parser.add_argument
+    add("--images", type=int, default=16, help="images of each size (%(default)s)")
+    add("--rounds", type=int, default=9, help="times that each way goes over them, in turn (%(default)s)")
+    add("--view", type=int, default=224, help="side of a view in pixels (%(default)s)")
+    add("--seed", type=int, default=0, help="of what is random (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Prints and gives the comparison, by image size."""
+    if min(arguments.images, arguments.rounds, arguments.view) < 1:
+        raise ValueError("--images, --rounds and --view need at least 1 each")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(arguments.seed)
+            return {f"{w} x {h}": _compared(w, h, arguments) for w, h in SIZES}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compared(width: int, height: int, arguments: argparse.Namespace) -> dict[str, float]:
+    files = tuple(photo(width, height, arguments.seed + k) for k in range(arguments.images))
+    ours = _ours(files, policy(arguments.view), arguments.seed)
+    seconds: dict[str, list[float]] = {"ours": [], "pil": []}
+    for epoch in range(arguments.rounds + 1):  # each with boxes of its own
+        took = {
+            "ours": _seconds(ours.__getitem__, [(epoch, index) for index in range(len(files))]),
+            "pil": _seconds(functools.partial(plain, view=arguments.view), files),
+        }
+        for way, value in took.items():
+            seconds[way] += [value] if epoch else []  # the first only warms up
+    rate = {way: len(files) / statistics.median(values) for way, values in seconds.items()}
+    told = {
+        "bytes": statistics.mean(map(len, files)),
+        "ours, images/s": rate["ours"],
+        "pil, images/s": rate["pil"],
+        "ratio": statistics.median(p / o for p, o in zip(seconds["pil"], seconds["ours"], strict=True)),
+    }
+    print(
+        f"{width} x {height} px, {told['bytes'] / 1000:.0f} kB: ours {rate['ours']:.0f} images/s, "
+        f"PIL's plain way {rate['pil']:.0f} images/s, {told['ratio']:.2f} times as fast",
+        flush=True,
+    )
+    return told
+
+
+def _seconds(make: Callable[[T], object], images: Sequence[T]) -> float:
+    """Processor seconds to make the views of all images."""
+    start = time.process_time()
+    for image in images:
+        make(image)
+    return time.process_time() - start
+
+
+def policy(view: int) -> Policy:
+    """The `folder` recipe's policy, with views of that many pixels."""
+    of_recipe = recipes.folder().policy
+    return dataclasses.replace(of_recipe, augmentations=(Crop(view), *of_recipe.augmentations[1:]))
+
+
+def _ours(files: tuple[bytes, ...], policy: Policy, seed: int) -> MultiViewDataset:
+    """(epoch, index) -> image (3, 3, S, S) uint8, params (3, P)."""
+    source = StreamedSource("made-up photos", _Photos(files), max_bad=0)
+    return MultiViewDataset(source, policy, objectives.build("star", 8, policy, num_experts=2).plan, seed)
+
+
+def plain(file: bytes, view: int) -> Tensor:
+    """PIL's plain way: image (3, 3, S, S) uint8."""
+    image = Image.open(BytesIO(file)).convert("RGB")
+    side = min(image.size)
+    boxes = [[(image.height - side) // 2, (image.width - side) // 2, side, side]]
+    boxes += [RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(2)]
+    return torch.stack([pil_to_tensor(resized_crop(image, *box, [view, view])) for box in boxes])
+
+
+def photo(width: int, height: int, seed: int) -> bytes:
+    """A made-up photo as JPEG: random fields, the finer the fainter, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.full((1, 3, height, width), 128.0)
+    for cells in (4, 8, 16, 32, 64):
+        field = torch.randn(1, 3, cells, cells, generator=generator) * 255 / cells
+        image += F.interpolate(field, size=(height, width), mode="bicubic")
+    image += _NOISE * torch.randn(image.shape, generator=generator)
+    file = BytesIO()
+    pixels = np.ascontiguousarray(image.clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy())
+    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

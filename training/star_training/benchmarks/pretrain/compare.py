@@ -1,0 +1,83 @@
+"""The three side by side: rounds in which each takes its turn, then parts and memory of a step of ours."""
+
+import contextlib
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from star_zoo import Policy
+
+from ...pretraining.run import Run
+from .elsewhere import Elsewhere
+from .limit import VIEWS, Limit, head_multiply_adds
+from .memory import peak_resident, saved_bytes
+from .ours import Ours
+from .released_style import Network, ReleasedStyle
+from .rounds import ratio, take_turns
+from .sizes import Size, recipe, write_images
+
+
+def compare(name: str, size: Size, rounds: int, steps: int, precision: str, workers: int) -> dict[str, Any]:
+    """Everything that is measured of a size, as plain data: raw seconds by round, rates, ratios, parts, bytes."""
+    with tempfile.TemporaryDirectory(prefix="star-zoo-bench-") as folder, contextlib.ExitStack() as stack:
+        files = write_images(size, Path(folder) / "images")
+        told = recipe(name, size, Path(folder) / "images", workers, precision)
+        run = Run(told, Path(folder) / "run")
+        device = run.accelerator.device
+        ours = stack.enter_context(Ours(run))
+        multiply_adds = head_multiply_adds(run.pretrainer.objective)
+        # where memory is as the system's allocator has it: `Run` changes that, which is a part of what it gains
+        twin = stack.enter_context(Elsewhere(ReleasedStyle.name, _twin, size, told.policy, files, workers, device))
+        limit = stack.enter_context(Elsewhere(Limit.name, _limit, size, multiply_adds, precision, device))
+        seconds = take_turns([ours, twin, limit], rounds, steps)
+        return {
+            "backbone": size.backbone,
+            "pixels": size.pixels,
+            "batch": size.batch,
+            "experts": size.experts,
+            "steps": steps,
+            "seconds": seconds,
+            "samples per second": {
+                variant: statistics.median(steps * size.batch / each[variant] for each in seconds)
+                for variant in seconds[0]
+            },
+            "share of the limit": ratio(seconds, limit.name, ours.name),
+            "times the released style": ratio(seconds, twin.name, ours.name),
+            "parts": ours.parts(steps),
+            "checkpoint": ours.checkpoint() | {"every": run.recipe.run.checkpoint_every},
+            "multiply-adds per second": limit.tell("rates"),
+            "head multiply-adds a step": limit.tell("multiply_adds"),
+            "saved for backward": _saved(ours, _network(size, told.policy, device), size.batch),
+            "peak resident": peak_resident(),
+        }
+
+
+def _network(size: Size, policy: Policy, device: torch.device) -> Network:
+    backbone: Any = timm.create_model(size.backbone, num_classes=0)
+    return Network(backbone, backbone.num_features, size.experts, policy.field_statistics).to(device)
+
+
+def _twin(size: Size, policy: Policy, files: list[Path], workers: int, device: torch.device) -> ReleasedStyle:
+    return ReleasedStyle(_network(size, policy, device), size, policy, files, workers)
+
+
+def _limit(size: Size, multiply_adds: int, precision: str, device: torch.device) -> Limit:
+    backbone: Any = timm.create_model(size.backbone, num_classes=0)
+    return Limit(backbone.to(device), multiply_adds, size.batch, size.pixels, precision)
+
+
+def _saved(ours: Ours, network: Network, batch: int) -> dict[str, int]:
+    """What heads and loss keep for the backward pass, in ours and in the twin, from the same features on."""
+    objective, device = ours.run.pretrainer.objective, ours.run.accelerator.device
+    width, fields = objective.config["num_features"], len(objective.policy.fields)
+    features = list(torch.randn(VIEWS, batch, width, device=device).requires_grad_())
+    params = list(torch.randn(VIEWS, batch, fields, device=device))
+    there = [*objective.state_dict().values(), *network.state_dict().values()]
+    return {
+        ours.name: saved_bytes(lambda: ours.loss(features, params), there),
+        ReleasedStyle.name: saved_bytes(lambda: network.loss(features, params[1:]), there),
+    }

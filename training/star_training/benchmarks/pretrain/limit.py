@@ -1,0 +1,72 @@
+"""The least that a step can take here: the backbone on ready tensors, and the heads' products at this machine's rate.
+
+Letters: B images, S view size.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...evaluation.features import evaluating
+from .clock import now
+
+VIEWS = 3
+_FORWARD_AND_BACKWARD = 3  # times the forward: a product's two gradients are two products of the same size
+_SIDE = 2048  # of the square matrices whose product tells the machine's rate
+
+
+class Limit:
+    """Three passes of B images through a backbone and back, channels last; and the heads as if they were one product.
+
+    No data, augmentation, loss or optimiser. `precision` "bf16" computes both in bfloat16, as training does then.
+    """
+
+    name = "limit"
+
+    def __init__(self, backbone: Any, multiply_adds: int, batch: int, pixels: int, precision: str):
+        self.device = next(backbone.parameters()).device
+        self.backbone = backbone.to(memory_format=torch.channels_last).train()
+        self.multiply_adds = multiply_adds * batch * _FORWARD_AND_BACKWARD  # of a step
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        images = torch.randn(VIEWS, batch, 3, pixels, pixels, device=self.device)
+        self.views = [x.contiguous(memory_format=torch.channels_last) for x in images]
+        self.rates: list[float] = []  # multiply-adds a second, as they were found
+
+    def seconds(self, steps: int) -> float:
+        """What some steps would take."""
+        start = now(self.device)
+        for _ in range(steps):
+            self._through_the_backbone()
+        passed = now(self.device) - start
+        self.rates.append(product_rate(self.dtype, self.device))
+        return passed + steps * self.multiply_adds / self.rates[-1]
+
+    def _through_the_backbone(self) -> None:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            features = [self.backbone(x) for x in self.views]
+        torch.autograd.backward(features, [torch.ones_like(f) for f in features])
+        self.backbone.zero_grad()
+
+
+def product_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Multiply-adds a second of a large square matrix product, the better of two."""
+    a, b = torch.rand(2, _SIDE, _SIDE, device=device).to(dtype)
+    found = []
+    for _ in range(2):
+        start = now(device)
+        torch.mm(a, b)
+        found.append(_SIDE**3 / (now(device) - start))
+    return max(found)
+
+
+def head_multiply_adds(objective: Any) -> int:
+    """Those of one image's heads forward: experts, router and mix of three views, the shift predictor of two."""
+    device = next(objective.parameters()).device
+    features = torch.zeros(1, objective.config["num_features"], device=device)
+    params = torch.zeros(1, len(objective.policy.fields), device=device)
+    with evaluating(objective), FlopCounterMode(display=False) as counter:
+        z_eq = [objective.heads(features)[1] for _ in range(VIEWS)]
+        for _ in range(VIEWS - 1):
+            objective.shift_predictor(z_eq[0], params)
+    return counter.get_total_flops() // 2

@@ -1,0 +1,65 @@
+"""Our full step, from data to optimiser: a real run, driven step by step. Letters: B images, V views, P parameters."""
+
+import statistics
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from ...pretraining.run import Run
+from .clock import now, time_parts
+
+_CHECKPOINTS = 3
+
+
+class Ours:
+    """The steps of a `Run` whenever they are asked for; all that touches the run's own loop is here and in clock.py."""
+
+    name = "ours"
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.batches = run.batches(range(run.step, run.steps))
+        run.module.train()
+        run._mark = now(run.accelerator.device)
+
+    def __enter__(self) -> "Ours":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.batches.close()
+        self.run.logbook.close()
+
+    def seconds(self, steps: int) -> float:
+        """What some steps take, the log entries that are due between them included."""
+        run, device = self.run, self.run.accelerator.device
+        start = now(device)
+        for _ in range(steps):
+            run._train_step(self.batches)
+            if run.step % run.recipe.run.log_every == 0:
+                run._log()
+        return now(device) - start
+
+    def parts(self, steps: int) -> dict[str, float]:
+        """Mean seconds of each part of a step."""
+        return time_parts(self.run, self.batches, steps)
+
+    def checkpoint(self) -> dict[str, float]:
+        """What a checkpoint costs: seconds that the loop stands still, and of a step beside and without its writing."""
+        run, device = self.run, self.run.accelerator.device
+        run._checkpoint(wait=True)  # takes the memory that is used again from now on
+        found: list[dict[str, float]] = []
+        for _ in range(_CHECKPOINTS):
+            without = self.seconds(1)
+            start = now(device)
+            run._checkpoint(wait=False)
+            stall = now(device) - start
+            beside = self.seconds(1)
+            run._writer.finish()
+            found.append({"stall": stall, "step beside": beside, "step": without})
+        return {name: statistics.median(each[name] for each in found) for name in found[0]}
+
+    def loss(self, features: list[Tensor], params: list[Tensor]) -> Any:
+        """The objective's terms of V features (B, D) and raw params (B, P), in the run's precision."""
+        with self.run.accelerator.autocast():
+            return self.run.pretrainer.objective(features, params)

@@ -1,0 +1,91 @@
+"""What is measured: three sizes of the method, each with its recipe and made-up images for it.
+
+Letters: S view size, P augmentation parameters.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from star_zoo import Policy
+
+    from ...pretraining.recipe import Recipe
+
+PHOTO = (500, 375)  # width and height of ImageNet's most common picture
+_SMALL_BATCHES = 4  # batches of small images that are made; they are decoded once and kept
+_PHOTOS, _NAMES = 64, 4096  # files that are made, and names under which they lie: too many to be kept decoded
+_EPOCHS = 1000  # a run never gets to its end here
+_BLOCK = 25  # pixels between a photo's independent colours
+_NOISE = 6  # standard deviation of the noise on them, of 255: a JPEG of about 90 kB
+
+
+@dataclass(frozen=True)
+class Size:
+    """A backbone, its heads and its batch."""
+
+    backbone: str
+    pixels: int  # S
+    batch: int  # images of a step
+    experts: int
+    blur: int | None  # pixels of the kernel; None: no blur, as usual for small images
+    photos: bool  # JPEGs of 500 x 375 that are decoded on access; or images of S x S that are kept in memory
+    steps: int  # of each variant in a round, so that a round takes seconds
+
+
+SIZES = {
+    "r18-32": Size("star_resnet18", 32, 128, 16, None, False, 3),
+    "r18-96": Size("star_resnet18", 96, 64, 16, 9, False, 1),
+    "r50-224": Size("star_resnet50", 224, 16, 8, 23, True, 1),
+}
+
+
+def policy(size: Size) -> "Policy":
+    """The released policy: crops told in pixels, kornia's colours, ImageNet's pixel statistics."""
+    from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
+    from star_zoo.star_backbones import IMAGENET
+
+    colours = (ColorJitter(style="released"), Grayscale(style="released"))
+    blur = () if size.blur is None else (Blur(size.blur),)
+    return Policy((Crop(size.pixels, unit="pixel"), Flip(), *colours, *blur), IMAGENET["mean"], IMAGENET["std"])
+
+
+def recipe(name: str, size: Size, images: Path, workers: int, precision: str) -> "Recipe":
+    """STAR with the released optimiser, SGD with momentum, on a folder of images."""
+    from ...pretraining.recipe import DataConfig, Recipe, RunConfig
+
+    return Recipe(
+        name=name,
+        backbone=size.backbone,
+        policy=policy(size),
+        data=DataConfig(source=str(images)),
+        objective_args={"num_experts": size.experts},
+        epochs=_EPOCHS,
+        batch_size=size.batch,
+        precision=precision,
+        run=RunConfig(workers=workers, eval_every=0),
+    )
+
+
+def write_images(size: Size, folder: Path) -> list[Path]:
+    """Fills a new folder with the images of a size and gives their files, in order."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    if not size.photos:
+        shape = (size.pixels, size.pixels, 3)
+        for k in range(_SMALL_BATCHES * size.batch):
+            Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{k:05d}.png")
+        return sorted(folder.iterdir())
+    width, height = PHOTO
+    for k in range(_PHOTOS):  # soft blotches under a little noise, so that decoding costs what a photo's does
+        coarse = random.integers(0, 256, (height // _BLOCK, width // _BLOCK, 3), dtype=np.uint8)
+        soft = np.asarray(Image.fromarray(coarse).resize(PHOTO, Image.Resampling.BICUBIC), np.float32)
+        noisy = (soft + random.normal(0, _NOISE, soft.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{k:05d}.jpg", quality=92)
+    for k in range(_PHOTOS, _NAMES):
+        os.link(folder / f"{k % _PHOTOS:05d}.jpg", folder / f"{k:05d}.jpg")
+    return sorted(folder.iterdir())

@@ -1,0 +1,57 @@
+"""The command line: star-zoo COMMAND, one file each in `commands/`."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import cli as commands
+from ..engine.signals import Stopped
+from .errors import unexpected
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; gives the exit code. An error ends in one line, unless Python runs in development mode."""
+    arguments = parser().parse_args(argv)
+    from star_zoo import NotAvailable
+
+    from ..data.workers import LoadingError
+    from ..engine.trainer import Diverged  # after argument errors: they are told at once
+
+    try:
+        arguments.module.run(arguments)
+    except Stopped as stopped:
+        print(f"\n{stopped}; {arguments.module.GO_ON}", file=sys.stderr)
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` had enough; not an error
+        return 0
+    except (ValueError, OSError, ImportError, NotAvailable, Diverged) as error:
+        print(f"star-zoo: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        said = error if isinstance(error, LoadingError) else f"unexpected {unexpected(error)}"
+        print(f"star-zoo: {said}; PYTHONDEVMODE=1 shows the traceback", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each names its module as `module`."""
+    top = argparse.ArgumentParser(
+        prog="star-zoo", description="Pretrain, evaluate, publish and keep image backbones with their heads."
+    )
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
+    for name in commands.NAMES:
+        module = importlib.import_module(f"{commands.__name__}.{name}")
+        assert module.__doc__
+        command = subparsers.add_parser(name, help=module.__doc__, description=module.__doc__)
+        module.declare(command)
+        command.set_defaults(module=module)
+    return top

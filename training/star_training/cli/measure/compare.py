@@ -1,0 +1,51 @@
+"""compare two models on the same test images"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add = parser.add_argument
+    add("first", help="a run, a saved folder, a zoo tag, any timm name, untrained:NAME, or pixels")
+    add("second", help="another, whose numbers are taken from the first's")
+    add("--data", nargs="+", help="data sets with train and test splits (all that lie in STAR_ZOO_DATA)")
+    add("--protocol", nargs="+", default=["linear", "knn"], help="linear, knn or both (%(default)s)")
+    add("--seed", type=int, default=0, help="of random splits (%(default)s)")
+    add("--out", type=Path, help="a results.json to add to (the first model's own, where it is a folder)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command says."""
+    from star_zoo import store
+
+    from ...data.eval_sets.local import found
+    from ...data.eval_sets.names import told_apart
+    from ...data.summary import Summaries
+    from ...engine.results import check
+    from ...evaluation.frozen_model import load
+    from ...evaluation.paired_comparison import as_record, compare
+    from ...evaluation.record import record_comparison, results_file
+    from ...reports.tables import Table, markdown, per_cent
+
+    if out := arguments.out or results_file(arguments.first):
+        check(out)
+    cache = store.home() / "features"
+    first, second = (load(name, arguments.seed, cache) for name in (arguments.first, arguments.second))
+    data = told_apart(arguments.data or found())
+    summaries = Summaries(sys.stderr)
+    for splits in data:
+        summaries.print(splits)
+    rows = compare(first, second, data, arguments.protocol, arguments.seed)
+    cells = [
+        [r.metric, r.data, f"{100 * r.first:.1f}", f"{100 * r.second:.1f}", per_cent(r.difference._asdict())]
+        for r in rows
+    ]
+    table = Table("", ["metric, %", "data", first.name, second.name, "difference [95 % interval]"], cells)
+    try:
+        print(markdown(table), end="", flush=True)  # first, as in `eval`
+    finally:
+        if out:
+            made = as_record(first, second, data, arguments.protocol, arguments.seed, rows)
+            record_comparison(out, made, [splits.spec for splits in data])

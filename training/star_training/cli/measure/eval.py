@@ -1,0 +1,55 @@
+"""evaluate frozen features"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ...evaluation import protocols as evals
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add = parser.add_argument
+    add("protocol", help=f"all, or one of {', '.join(evals.known())}")
+    add("model", help="a run, a saved folder, a zoo tag, any timm name, untrained:NAME, or pixels")
+    add("--data", nargs="+", help="data sets with train and test splits (all that lie in STAR_ZOO_DATA)")
+    add("--seed", type=int, default=0, help="of random splits and random weights (%(default)s)")
+    add("--out", type=Path, help="a results.json to add to (the model's own, where it is a folder)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command says."""
+    from star_zoo import store
+
+    from ...data.eval_sets.local import found
+    from ...data.eval_sets.names import told_apart
+    from ...data.summary import Summaries
+    from ...engine.results import check
+    from ...evaluation.frozen_model import load
+    from ...evaluation.record import evaluate, in_words, record, results_file
+
+    protocols = evals.known() if arguments.protocol == "all" else (arguments.protocol,)
+    for name in protocols:
+        evals.find(name)  # a wrong name before the model is loaded
+    data = told_apart(arguments.data or found())
+    out = arguments.out or results_file(arguments.model)
+    if out:
+        check(out)
+    subject = load(arguments.model, arguments.seed, store.home() / "features")
+    summaries = Summaries(sys.stderr)
+    for splits in data:
+        for protocol in protocols:
+            try:
+                summaries.print(splits)
+                result = evaluate(protocol, subject, splits, arguments.seed)
+            except ValueError as error:
+                if arguments.protocol != "all" and arguments.data:
+                    raise
+                print(f"{protocol} on {splits.name} left out: {error}")
+                continue
+            try:
+                print(in_words(result), flush=True)  # first: nothing that was measured is lost where recording fails
+            finally:  # nor where nobody reads any more what is printed
+                name = record(out, result, splits.spec)["data"] if out else splits.name
+            if name != splits.name:
+                print(f"recorded as {name}: {out} holds other data under the name {splits.name}")

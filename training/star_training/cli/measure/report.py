@@ -1,0 +1,20 @@
+"""write one page with tables and figures about runs"""
+
+import argparse
+from pathlib import Path
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("models", nargs="+", help="runs, saved folders, results.json files")
+    parser.add_argument("--data", nargs="+", default=[], help="data sets whose images to show, as nearest neighbours")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command says."""
+    from ...reports import report
+
+    for title in report(arguments.models, arguments.out, arguments.data):
+        print(title)
+    print(arguments.out)

@@ -1,0 +1,20 @@
+"""write the card of a run or a saved folder; print that of a tag"""
+
+import argparse
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("model", help="a run, a saved folder, or a tag whose weights are on this machine")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command says."""
+    from ...models.resolve import model_folder, saved_folder, tag_folder
+    from ...publishing import card
+
+    tag = None if model_folder(arguments.model) else tag_folder(arguments.model)
+    if tag:  # others write into that folder
+        print(card.render(tag, arguments.model), end="")
+    else:
+        print(card.write(saved_folder(arguments.model)))

@@ -1,0 +1,22 @@
+"""put a run or a saved folder into the local store, under a tag"""
+
+import argparse
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("model", help="a run or a saved folder")
+    parser.add_argument("tag", help="star_ARCHITECTURE.NAME, such as star_resnet18.mine")
+    parser.add_argument("--embed", action="store_true", help="into the package, in half precision; for maintainers")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command says."""
+    from star_zoo import install
+
+    from ...models.resolve import saved_folder
+    from ...publishing.bundle import embed
+
+    folder = saved_folder(arguments.model)
+    where = embed(folder, arguments.tag) if arguments.embed else install(folder, arguments.tag)
+    print(f'{where}\nimport timm, star_zoo\nmodel = timm.create_model("{arguments.tag}", pretrained=True)')

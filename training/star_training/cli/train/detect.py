@@ -1,0 +1,35 @@
+"""train a detector on a backbone and test it"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from ...detection import recipes
+from ...settings import registry as named
+
+GO_ON = "go on with --resume"
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.epilog = f"recipes:\n{named.listed(recipes.known())}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("model", help="a run, a saved folder, a zoo tag, any timm name, or untrained:NAME")
+    add("--recipe", default="coco256", help="a recipe's name (%(default)s)")
+    add("--data", help="images with boxes: *.parquet, a VOC folder, a VOCdevkit, or a COCO folder")
+    add("--out", type=Path, required=True, help="the run's folder")
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. head=c4, data.test=test2017")
+    add("--resume", action="store_true", help="go on from the newest intact checkpoint")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command says."""
+    from ...detection.run import DetectionRun
+    from ...settings.base import override
+
+    recipe = recipes.find(arguments.recipe, arguments.model)
+    if arguments.data:
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=arguments.data))
+    recipe = override(recipe, arguments.set)
+    DetectionRun(recipe, arguments.out, resume=arguments.resume).train()

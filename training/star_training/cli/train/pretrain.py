@@ -1,0 +1,53 @@
+"""run a recipe"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from ... import recipes
+from ...pretraining.recipe import Recipe
+from ...settings import registry as named
+from ...settings.base import override
+
+GO_ON = "go on with --resume"
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.epilog = f"recipes:\n{named.listed(recipes.known())}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("recipe", help="a recipe's name")
+    add("--objective", help="another objective for the recipe (star, star_ss, equimod, simclr, ...)")
+    add(
+        "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
+    )
+    add("--out", type=Path, help="the run's folder (runs/RECIPE-OBJECTIVE)")
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. optimizer.lr=0.06")
+    add("--resume", action="store_true", help="go on from the newest intact checkpoint")
+    add("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME, a zoo tag or hf-hub:ORG/NAME")
+    add("--max-bad", type=float, help="share of images that may fail to decode (0.01)")
+    add("--tracker", help="tensorboard, wandb or another tracker that Accelerate knows")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what the command says."""
+    from ...pretraining.run import Run
+
+    recipe = recipe_of(arguments)
+    out = arguments.out or Path("runs") / f"{recipe.name}-{recipe.objective}"
+    run = Run(recipe, out, resume=arguments.resume, tracker=arguments.tracker)
+    run.train()
+    if run.main:
+        print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """The named recipe with what the command line changes in it."""
+    recipe = recipes.find(arguments.recipe)
+    if arguments.objective:
+        recipe = recipe.with_objective(arguments.objective)
+    changes = {"source": arguments.data, "max_bad": arguments.max_bad}
+    data = dataclasses.replace(recipe.data, **{k: v for k, v in changes.items() if v is not None})
+    recipe = dataclasses.replace(recipe, data=data, init_from=arguments.init_from or recipe.init_from)
+    return override(recipe, arguments.set)

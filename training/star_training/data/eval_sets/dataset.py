@@ -1,0 +1,127 @@
+"""The splits of one data set, each opened when it is first asked for, and its conventions for evaluation.
+
+Which images are trained on and which are measured on is decided here and nowhere else: none of them is in both.
+"""
+
+import functools
+import os
+from pathlib import Path
+
+from star_zoo.names import not_found
+
+from ..intact import intact
+from ..sources.base import DataError, NoSuchSplit, OneSplit, Source
+from ..sources.open import open_source
+from ..sources.subset import hold_out_by_class
+from . import transfer
+
+_TEST_SHARE = 0.2  # of a data set without splits
+_OWN = "the data set's own"
+
+
+class Splits:
+    """The `train`, `val` and `test` images of a data set that a user named.
+
+    `open_source` says what names there are; besides, `pets@ROOT` is a set of `transfer.SETS` with the paper's split.
+    A pack, folder or torchvision set whose name is in that table has its conventions too.
+
+    Where there is no test split, the validation split is the test split, and validation images are held out of the
+    training images. A data set without splits has a fifth of each class's images held out as its test images, the
+    same ones each time. NAME@ROOT has to have its test split, because without it the numbers aren't the protocol's.
+    """
+
+    def __init__(self, spec: str):
+        self.spec = spec
+        self.test_images = _OWN  # where the test images come from: known when they are opened
+
+    @property
+    def name(self) -> str:
+        """The data set's name in tables: `cifar10` for `packs/cifar10.parquet`, `pets` for `pets@ROOT`."""
+        name, at, _ = self.spec.partition("@")
+        if name.startswith("torchvision:") or (at and "/" not in name):
+            return name.removeprefix("torchvision:")
+        path = Path(os.path.abspath(os.path.expanduser(self.spec)))  # `.` and `..` have no name of their own
+        return (path.stem if self.spec.endswith(".parquet") else path.name) or self.spec
+
+    @property
+    def per_class(self) -> bool:
+        """Whether accuracy on this set is by convention the mean over classes, and not over images."""
+        return self._conventions.per_class
+
+    def held_out(self, seed: int) -> transfer.HeldOut:
+        """Which training images validate where there is no `val`: the set's own rule, else a tenth drawn by `seed`."""
+        return self._conventions.held_out or transfer.HeldOut(9, 1, seed)
+
+    @functools.cached_property
+    def train(self) -> Source:
+        """The training images, those to hold out for validation among them."""
+        return self._open("train") if self._given_test is not None else self._divided[0]
+
+    @functools.cached_property
+    def val(self) -> Source | None:
+        """The validation images; None where they are to be held out of the training images."""
+        if self._in_table and self._conventions.held_out:
+            return None
+        return None if self._given_test is self._given_val else self._given_val
+
+    @functools.cached_property
+    def test(self) -> Source:
+        """The test images."""
+        return self._given_test if self._given_test is not None else self._divided[1]
+
+    @functools.cached_property
+    def _given_val(self) -> Source | None:
+        try:
+            return self._open("val")
+        except NoSuchSplit:
+            return None
+
+    @functools.cached_property
+    def _given_test(self) -> Source | None:
+        """The split that serves as test split, None where the data set has no splits."""
+        try:
+            return self._open("test")
+        except NoSuchSplit as error:
+            if self._given_val is not None:
+                self.test_images = "the validation split, since there is no test split"
+                return self._given_val
+            if self._in_table or not isinstance(error, OneSplit):
+                raise
+            return None
+
+    @functools.cached_property
+    def _divided(self) -> tuple[Source, Source]:
+        """The training images and the test images of a data set without splits."""
+        whole = self._open("train")
+        parts = hold_out_by_class(whole, _TEST_SHARE)
+        self.test_images = f"{len(parts[1])} of {len(whole)} images, a fifth of each class, since there are no splits"
+        return parts
+
+    @property
+    def note(self) -> str:
+        """One line for users whose data set has no test split, else "". Opens the test images."""
+        _ = self.test
+        return "" if self.test_images == _OWN else f"{self.name}: the test images are {self.test_images}"
+
+    @property
+    def opened(self) -> dict[str, Source]:
+        """The splits that were asked for so far and exist, by name."""
+        found = {name: self.__dict__.get(name) for name in ("train", "val", "test")}
+        return {name: source for name, source in found.items() if source is not None}
+
+    @property
+    def _conventions(self) -> transfer.Conventions:
+        return transfer.conventions(self.name.lower())
+
+    @property
+    def _in_table(self) -> bool:
+        name, at, _ = self.spec.partition("@")
+        return bool(at) and name in transfer.SETS
+
+    def _open(self, split: str) -> Source:
+        name, at, root = self.spec.partition("@")
+        if self._in_table:
+            return transfer.open_set(name, os.path.expanduser(root), split)
+        if at and name.isalnum() and not os.path.exists(self.spec):
+            raise DataError(not_found("transfer data set", name, transfer.SETS))
+        return intact(open_source(self.spec, split))

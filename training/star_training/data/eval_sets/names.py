@@ -1,0 +1,56 @@
+"""Names of data sets that are told apart: two folders of one name are two data sets."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import transfer
+from .dataset import Splits
+
+
+class Named(Splits):
+    """A data set under a longer name than its folder's."""
+
+    def __init__(self, spec: str, name: str):
+        super().__init__(spec)
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def _conventions(self) -> transfer.Conventions:
+        return transfer.conventions(Splits(self.spec).name.lower())
+
+
+def ends(spec: str) -> list[str]:
+    """Returns what a data set may be called, the shortest first: its name, then with the folders around it."""
+    name = Splits(spec).name
+    scheme, colon, rest = spec.partition(":")
+    place = rest if colon and "/" not in scheme else spec  # hf:OWNER/NAME has an owner
+    _, at, root = place.partition("@")
+    around: tuple[str, ...] = ()
+    if at and not os.path.exists(spec):  # pets@ROOT, torchvision:NAME@ROOT
+        around = Path(os.path.abspath(os.path.expanduser(root))).parts
+    elif place == spec:
+        around = Path(os.path.abspath(os.path.expanduser(spec))).parts[:-1]
+    elif "/" in place:
+        around = tuple(place.split("/")[:-1])
+    around = tuple(part for part in around if part != os.sep)
+    return ["/".join((*around[len(around) - count :], name)) for count in range(len(around) + 1)]
+
+
+def told_apart(specs: Sequence[str]) -> list[Splits]:
+    """Returns the data sets of one command, each under the shortest end of its path that no other of them has.
+
+    A place that is given twice is one data set.
+    """
+    places = {os.path.abspath(spec) if os.path.exists(spec) else spec: spec for spec in specs}
+    known = {spec: ends(spec) for spec in places.values()}
+    named: list[Splits] = []
+    for spec, names in known.items():
+        taken = {name for other, theirs in known.items() if other != spec for name in theirs}
+        name = next((name for name in names if name not in taken), spec)
+        named.append(Splits(spec) if name == names[0] else Named(spec, name))
+    return named

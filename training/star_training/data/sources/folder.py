@@ -1,0 +1,88 @@
+"""A folder of images: class sub-folders, or flat; with or without sub-folders for the splits."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..contents import fingerprint, of_files
+from ..decode import IMAGE_SUFFIXES
+from ..split_names import choose_split, kind_of
+from .base import NOT_TAKEN, DataError, Inventory, NoSuchSplit
+from .layout import children, layout, left_out, walk
+from .raw import number_names
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The image files of one split; see `open_folder`."""
+
+    root: Path
+    files: tuple[str, ...]  # relative to root, in sorted order
+    classes: tuple[str, ...] | None
+    targets: Tensor | None
+    inventory: Inventory = NOT_TAKEN
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the files' names under the root and of their contents."""
+        contents = of_files([self.root / file for file in self.files])
+        return fingerprint("folder", self.files, contents, classes=self.classes, targets=self.targets)
+
+    def encoded(self, index: int) -> Path:
+        return self.root / self.files[index]
+
+    def describe(self, index: int) -> str:
+        return str(self.root / self.files[index])
+
+
+def open_folder(folder: Path, split: str) -> FolderImages:
+    """The images of one split of a folder. Raises DataError where there are none, or where splits are doubtful.
+
+    Sub-folders named as splits are splits (see `layout`); without them all is "train". Inside a split, the sub-folders
+    that hold images are classes: their sorted names, over all splits, number the labels. Images that lie beside the
+    sub-folders leave the split unlabelled. Hidden entries and `__MACOSX` are ignored, links followed.
+    """
+    try:
+        tree = walk(folder)
+    except OSError as error:
+        raise DataError(f"can't read the folder {folder}: {error}.") from error
+    if not tree.images:
+        raise DataError(
+            f"no images found in {folder}; expected class sub-folders or images "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}){_instead(tree.others)}. "
+            "For Parquet files or tar shards give the folder that holds them itself."
+        )
+    splits = layout(tree.images, folder)
+    absent = tuple(left_out(tree, splits))
+    try:
+        prefix = splits.splits[choose_split(split, splits.splits, str(folder))]
+    except NoSuchSplit as error:
+        told = f" Left out: {'; '.join(absent)}." if absent else ""
+        raise type(error)(f"{error}{told}") from None
+    root, files = folder / prefix, tuple(_below(tree.images, prefix))
+    counts = {name: len(_below(tree.images, inner)) for name, inner in splits.splits.items()}
+    loose = [file for file in files if "/" not in file]
+    why = ""
+    if loose and len(loose) < len(files):
+        why = f"{len(loose):,} of {len(files):,} images lie beside the class folders, such as {loose[0]}"
+    inventory = Inventory(counts, splits.notes, absent, why)
+    if loose:
+        return FolderImages(root, files, None, None, inventory)
+    of_splits = {inner for name, inner in splits.splits.items() if kind_of(name)} | {prefix}
+    classes = tuple(sorted({name for inner in of_splits for name in children(tree.images, inner)[0]}))
+    targets = number_names((file.split("/", 1)[0] for file in files), classes)
+    return FolderImages(root, files, classes, targets, inventory)
+
+
+def _below(images: list[str], prefix: str) -> list[str]:
+    return [path[len(prefix) :] for path in images if path.startswith(prefix)]
+
+
+def _instead(others: dict[str, int]) -> str:
+    found = ", ".join(suffix or "no suffix" for suffix in sorted(others)[:5])
+    return f", found only files of other kinds ({found})" if found else ""

@@ -1,0 +1,135 @@
+"""Hugging Face `datasets`: by name from the Hub (or its cache), and folders that `save_to_disk` wrote."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from ..contents import fingerprint, of_files
+from ..split_names import choose_split
+from .base import DataError, Inventory
+from .columns import LABELS, choose
+from .raw import as_targets, number_names, whole_floats
+
+SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # what `save_to_disk` leaves in a folder
+
+
+@dataclass(frozen=True)
+class HuggingFaceImages:
+    """One split of a Hugging Face data set; see `open_hub`."""
+
+    where: str
+    dataset: Any
+    column: str
+    fingerprint: str
+    classes: tuple[str, ...] | None
+    targets: Tensor | None
+    inventory: Inventory
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def encoded(self, index: int) -> bytes | Path:
+        image = self.dataset[index][self.column] or {}
+        return image.get("bytes") or (Path(image["path"]) if image.get("path") else b"")
+
+    def describe(self, index: int) -> str:
+        return f"row {index} of {self.where}"
+
+
+def open_hub(spec: str, split: str) -> HuggingFaceImages:
+    """A split of `NAME` or `NAME:CONFIG`, downloaded unless cached. Raises DataError.
+
+    The images are the first column of type Image; the labels that of the first of the names in `columns.LABELS`, or the
+    first ClassLabel column, if any.
+    """
+    name, _, config = spec.partition(":")
+    datasets = import_datasets(spec)
+    try:
+        loaded = datasets.load_dataset(name, config or None)
+    except Exception as error:  # the library's own errors share no base
+        raise DataError(
+            f"can't load {spec!r} with Hugging Face datasets ({type(error).__name__}: {error}). Check the name and the "
+            "connection; or download its Parquet files and give their folder."
+        ) from error
+    return _split_of(loaded, split, spec)
+
+
+def open_saved(folder: Path, split: str) -> HuggingFaceImages:
+    """A split of a folder that `save_to_disk` wrote; a single data set there is "train". Raises DataError."""
+    datasets = import_datasets(str(folder))
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(f"can't load {folder}, which save_to_disk seems to have written: {error}") from error
+    return _split_of(loaded, split, str(folder))
+
+
+def import_datasets(wanted: str) -> ModuleType:
+    """Hugging Face's library. Raises DataError, saying what it was wanted for, where it isn't installed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"reading {wanted} needs Hugging Face datasets: pip install datasets.") from error
+    return datasets
+
+
+def _split_of(loaded: Any, split: str, where: str) -> HuggingFaceImages:
+    import datasets
+
+    splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    chosen = choose_split(split, splits, where)
+    dataset = splits[chosen]
+    pictures = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    if not pictures:
+        raise DataError(f"{where} has no column of type Image, only {dict(dataset.features)}.")
+    column, *more = pictures
+    targets, classes, why, note = _labels(splits, chosen)
+    notes = [f"column {column} holds the images, not {' or '.join(more)}" if more else "", note, whole_floats(targets)]
+    images = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
+    return HuggingFaceImages(
+        where=where,
+        dataset=images,
+        column=column,
+        fingerprint=fingerprint(chosen, column, *_contents(images, column), classes=classes, targets=targets),
+        classes=classes,
+        targets=targets,
+        inventory=Inventory(
+            {name: len(part) for name, part in splits.items()}, tuple(filter(None, notes)), unlabelled=why
+        ),
+    )
+
+
+def _contents(images: Any, column: str) -> Iterator[object]:
+    """What changes with the images: the contents of the files that hold them, and the rows that are in memory."""
+    stored, paths = images.data.column(column).flatten()
+    bare = paths.filter(stored.is_null()).drop_null().to_pylist()
+    tables = [file["filename"] for file in images.cache_files]
+    yield of_files([Path(file) for file in (*tables, *bare)])
+    if not tables:
+        yield from (row.as_py() or b"" for row in stored)
+
+
+def _labels(splits: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None, str, str]:
+    """(targets, classes, why there are none, a note) of one split; classes given as text are numbered over all."""
+    import datasets
+
+    features = splits[split].features
+    column, note = choose(LABELS, list(features))
+    if column is None:
+        column = next((name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)), None)
+        if column is None:
+            return None, None, "there is no column 'label'", ""
+        note = f"column {column} is taken for label"
+    values = splits[split].select_columns(column)[:][column]
+    if isinstance(features[column], datasets.ClassLabel):
+        targets, why = as_targets(values)
+        return targets, tuple(features[column].names), why, note
+    if all(isinstance(value, str) for value in values):
+        names = tuple(sorted({str(name) for part in splits.values() for name in part.unique(column)}))
+        return number_names(values, names), names, "", note
+    targets, why = as_targets(values)
+    return targets, None, why, note

@@ -1,0 +1,166 @@
+"""What the sub-folders of a folder of images are: splits, classes, or a wrapper around them."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..decode import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from ..split_names import by_kind, kind_of, refuse_pairs
+from .base import DataError
+
+_FORKS = "__MACOSX"  # resource forks, which macOS puts beside the files that it packs
+
+
+@dataclass
+class Tree:
+    """The visible files below a folder; paths are relative to it."""
+
+    images: list[str] = field(default_factory=list)  # sorted, folder by folder
+    skipped: list[str] = field(default_factory=list)  # folders that were not looked into
+    bare: list[str] = field(default_factory=list)  # folders without an image in them or below
+    others: Counter[str] = field(default_factory=Counter)  # by suffix, the files that are not read
+
+
+def walk(folder: Path) -> Tree:
+    """All below a folder. Hidden entries are left out, links followed but not in circles. Raises OSError."""
+    tree = Tree()
+    _walk(folder, "", (), tree)
+    return tree
+
+
+def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: Tree) -> None:
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:  # a link back to a folder that leads here
+        return
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        path, suffix = within + entry.name, os.path.splitext(entry.name)[1].lower()
+        if entry.is_dir():
+            if entry.name.startswith(".") or entry.name == _FORKS:
+                tree.skipped.append(path)
+                continue
+            images, bare = len(tree.images), len(tree.bare)
+            _walk(folder / entry.name, f"{path}/", (*above, here), tree)
+            if len(tree.images) == images:
+                tree.bare[bare:] = [path]  # in place of the empty ones below it
+        elif entry.name.startswith("."):
+            continue
+        # a dangling link counts as a bad image: data not fetched should not go unseen
+        elif suffix in IMAGE_SUFFIXES and (entry.is_file() or not os.path.exists(entry.path)):
+            tree.images.append(path)
+        elif suffix not in IMAGE_SUFFIXES:
+            tree.others[suffix] += 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The splits of a folder, each with the path below which its images lie: "" or "train/"."""
+
+    splits: dict[str, str]
+    notes: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()  # of the splits, the folders whose names are none's; to be had by their exact name
+    loose: int = 0  # images beside the folders of splits, which are in none
+
+
+def layout(images: Sequence[str], folder: Path) -> Layout:
+    """What the folders that hold the images mean. Raises DataError where that is doubtful.
+
+    A folder named as a split is that split, also if it is alone. Where other folders or images lie beside it, there
+    must be a train split and one held out, or it could be a class. Folders around the splits, or around all classes,
+    are seen through, if nothing else holds images.
+    """
+    prefix = _wrapper(images)
+    folders, loose = children(images, prefix)
+    place = folder / prefix
+    notes = (f"its folder {prefix.rstrip('/')} holds all images and is taken for the data set",) if prefix else ()
+    kinds = by_kind(folders, str(place))
+    if not kinds:
+        refuse_pairs(folders, str(place))
+        _refuse_splits_below(images, folder)
+        return Layout({"train": prefix}, notes)
+    others = tuple(name for name in folders if kind_of(name) is None)
+    if (others or loose) and not ("train" in kinds and len(kinds) > 1):
+        name = next(iter(kinds.values()))
+        beside = f"{others[0]!r}" + (f" and {len(others) - 1} more" if len(others) > 1 else "") if others else "images"
+        raise DataError(
+            f"{place} holds {name!r}, named as a split, beside {beside}: give the folder to use, such as "
+            f"{place / name}; or put all classes into a folder 'train' there, if {name!r} is one of them."
+        )
+    splits = {name: _inner(images, f"{prefix}{name}/") for name in folders}
+    return Layout(splits, notes, others, loose)
+
+
+def children(images: Sequence[str], prefix: str) -> tuple[list[str], int]:
+    """The folders directly below `prefix` that lead to images, in order, and the number of images beside them."""
+    below = [path[len(prefix) :].split("/", 1) for path in images if path.startswith(prefix)]
+    return list(dict.fromkeys(parts[0] for parts in below if len(parts) > 1)), sum(len(p) == 1 for p in below)
+
+
+def _wrapper(images: Sequence[str]) -> str:
+    """The path of folders around the splits or around two or more classes, each alone in the one above; else ""."""
+    prefix = ""
+    while True:
+        folders, loose = children(images, prefix)
+        if loose or not folders:
+            return ""  # of a single class the top folder is the class
+        if len(folders) > 1 or kind_of(folders[0]):
+            return prefix
+        prefix += f"{folders[0]}/"
+
+
+def _inner(images: Sequence[str], prefix: str) -> str:
+    """The path of a split, with all in it that repeats its name as its only folder: `train/train/`."""
+    while True:
+        folders, loose = children(images, prefix)
+        again = len(folders) == 1 and not loose and kind_of(folders[0])
+        if not again or again != kind_of(prefix.rstrip("/").rpartition("/")[2]):
+            return prefix
+        prefix += f"{folders[0]}/"
+
+
+def _refuse_splits_below(images: Sequence[str], folder: Path) -> None:
+    """Raises DataError where folders of several splits lie side by side somewhere below: one would mix them."""
+    kinds: dict[str, dict[str, str]] = defaultdict(dict)
+    for path in {path.rpartition("/")[0] for path in images}:
+        parts = path.split("/")
+        for depth, name in enumerate(parts):
+            if kind := kind_of(name):
+                kinds["/".join(parts[:depth])][kind] = name
+    for parent, found in sorted(kinds.items()):
+        if len(found) > 1:
+            told = " and ".join(map(repr, sorted(found.values())))
+            raise DataError(
+                f"{folder / parent} holds the splits {told}, but images lie outside them too: give {folder / parent} "
+                f"itself, or order {folder} as train/CLASS and test/CLASS."
+            )
+
+
+def left_out(tree: Tree, found: Layout) -> Iterator[str]:
+    """Everything below a folder that is in none of its splits, with the reason."""
+    for suffix in sorted(UNREADABLE_SUFFIXES & tree.others.keys()):
+        yield f"{_count(tree.others[suffix], f'{suffix} file')} (not readable here)"
+    other = sorted(tree.others.keys() - UNREADABLE_SUFFIXES)
+    if other:
+        count = sum(tree.others[suffix] for suffix in other)
+        yield f"{_count(count, 'other file')} ({named([suffix or 'no suffix' for suffix in other])})"
+    if found.beside:
+        yield f"{named(found.beside)} (no usual name of a split)"
+    if found.loose:
+        yield f"{_count(found.loose, 'image')} beside the splits"
+    if tree.skipped:
+        yield f"{named(tree.skipped)} (hidden or of the system)"
+    if tree.bare:
+        yield f"{named(tree.bare)} (no images)"
+
+
+def named(names: Sequence[str]) -> str:
+    """Up to three names and the number of the rest."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,157 @@
+"""From what the user typed to a `Source`."""
+
+import math
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from ..cached import CachedSource
+from ..decode import IMAGE_SUFFIXES, UndecodableImage, decoded_size, undecodable
+from ..lazy import StreamedSource
+from ..split_names import files_by_split
+from .base import DataError, Source
+from .folder import open_folder
+from .huggingface import SAVED_FILES, open_hub, open_saved
+from .layout import named
+from .parquet import ParquetImages, open_parquet
+from .raw import Raw, Subset, evenly_spaced
+from .tar import TarImages, expand_braces, open_tar
+from .torchvision import open_torchvision
+
+KINDS = (
+    "a folder of images, a .parquet file or a folder of them, .tar shards (a file, a folder of them, "
+    "'shard-{0000..0003}.tar'), 'torchvision:NAME', 'hf:NAME' or 'spirograph'"
+)
+_Files = TypeVar("_Files", ParquetImages, TarImages)
+_SAMPLE = 256  # images whose headers tell how much memory all of them would take
+
+
+def open_source(
+    spec: str,
+    split: str = "train",
+    *,
+    max_bad: float = 0.01,
+    cache_bytes: int = 2 * 1024**3,
+    limit: int | None = None,
+) -> Source:
+    """The images of one split of a data set, decoded beforehand if they fit in `cache_bytes`.
+
+    Args:
+        spec: a folder of images; a .parquet file or a folder of them; .tar shards (a file, a folder of them, or
+            `shard-{0000..0003}.tar`); `torchvision:NAME[@ROOT]`; `hf:NAME[:CONFIG]`, or a folder that `save_to_disk`
+            wrote; `spirograph[:N]`.
+        split: "train", "val" (also called "valid" or "validation") or "test", or a split's exact name.
+        max_bad: fraction of the images that may fail to decode; they are left out (cached) or replaced (streamed).
+        cache_bytes: a set whose decoded images take more, judged by up to 256 headers, is decoded on access.
+        limit: at most so many images, evenly spaced over the split, chosen before any is decoded.
+
+    Raises `DataError` for whatever can't be used; warns `BadImageWarning` of bad images.
+    """
+    if not 0 <= max_bad <= 1:
+        raise DataError(f"max_bad = {max_bad:g} is no fraction of the images: give 0 to 1.")
+    if limit is not None and limit < 1:
+        raise DataError(f"limit = {limit} leaves no image: give 1 or more, or None for all.")
+    if re.fullmatch(r"spirograph(:.*)?", spec):
+        return _spirographs(spec, split, limit)
+    raw = _open_raw(spec, split)
+    if limit is not None and limit < len(raw):
+        raw = Subset(raw, evenly_spaced(len(raw), limit))
+    decoded_bytes = _expected_bytes(spec, raw)
+    if decoded_bytes <= cache_bytes:
+        return CachedSource(spec, raw, max_bad, decoded_bytes)
+    return StreamedSource(spec, raw, max_bad)
+
+
+def _spirographs(spec: str, split: str, limit: int | None) -> Source:
+    from .spirograph import Spirographs
+
+    if split not in ("train", "val", "test"):
+        raise DataError(f"no split {split!r} of {spec!r}: give 'train', 'val' or 'test'.")
+    typed = spec.partition(":")[2]
+    if typed and not re.fullmatch("0*[1-9][0-9]*", typed):
+        raise DataError(f"{spec!r}: {typed!r} is no number of images; give one above 0, such as 'spirograph:1000'.")
+    count = int(typed) if typed else 100_000 if split == "train" else 20_000  # as in Foster et al., ICLR 2021
+    return Spirographs(count if limit is None else min(limit, count), split)
+
+
+def _open_raw(spec: str, split: str) -> Raw:
+    kind, _, rest = spec.partition(":")
+    if kind == "stream":
+        raise DataError(f"{spec!r} can't be read in any order, as is needed here; give files on this machine.")
+    if kind == "pipe" or rest.startswith("//"):
+        raise DataError(
+            f"{spec!r} is remote; only local files are read. Download it and give its path; what shards hold can be "
+            "pretrained on without: 'stream:https://...'."
+        )
+    if kind == "torchvision":
+        return open_torchvision(rest, split)
+    if kind == "hf":
+        return open_hub(rest, split)
+    path = Path(os.path.expanduser(spec))  # which, unlike Path.expanduser, leaves an unknown ~name alone
+    if not spec or not os.path.exists(path):
+        if "{" in spec:
+            shards = [_shard(name, spec) for name in expand_braces(str(path))]
+            groups = files_by_split(shards, spec)
+            return open_tar(groups if len(groups) > 1 else {"train": shards}, split)  # as asked for: no name decides
+        raise DataError(f"{spec!r} doesn't exist or can't be reached; give {KINDS}.")
+    return _open_folder(path, split) if path.is_dir() else _open_file(path, split)
+
+
+def _shard(name: str, pattern: str) -> Path:
+    if not Path(name).is_file():
+        raise DataError(f"the shard {name} of {pattern!r} doesn't exist; give a range of shards that are all there.")
+    return Path(name)
+
+
+def _open_file(path: Path, split: str) -> Raw:
+    if path.suffix.lower() == ".parquet":
+        return open_parquet({"train": [path]}, split)
+    if path.suffix.lower() == ".tar":
+        return open_tar({"train": [path]}, split)
+    raise DataError(f"{path} is of unknown type {path.suffix!r}; unpack archives, and give {KINDS}.")
+
+
+def _open_folder(folder: Path, split: str) -> Raw:
+    if any((folder / name).exists() for name in SAVED_FILES):
+        return open_saved(folder, split)
+    if packs := _files(folder, ".parquet"):
+        return _beside(open_parquet(files_by_split(packs, str(folder)), split), folder, ".parquet")
+    if shards := _files(folder, ".tar"):
+        return _beside(open_tar(files_by_split(shards, str(folder)), split), folder, ".tar")
+    return open_folder(folder, split)
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    return [file for file in folder.glob("[!.]*") if file.suffix.lower() == suffix and file.is_file()]
+
+
+def _beside(raw: _Files, folder: Path, suffix: str) -> _Files:
+    """The same images, with an inventory that names everything else in the folder that could hold some."""
+    names = [
+        name
+        for name in sorted(os.listdir(folder))
+        if not name.startswith((".", "__MACOSX"))
+        if (folder / name).is_dir() or os.path.splitext(name)[1].lower() in {".tar", *IMAGE_SUFFIXES} - {suffix}
+    ]
+    if not names:
+        return raw
+    told = f"{named(names)} (beside the {suffix} files)"
+    return replace(raw, inventory=replace(raw.inventory, left_out=(*raw.inventory.left_out, told)))
+
+
+def _expected_bytes(spec: str, raw: Raw) -> int:
+    """What the decoded images would take, judged by the headers of a sample."""
+    if not len(raw):
+        raise DataError(f"{spec} has no images in this split.")
+    sizes, example = [], ""
+    for index in evenly_spaced(len(raw), _SAMPLE).tolist():
+        try:
+            with undecodable():
+                sizes.append(decoded_size(raw.encoded(index)))
+        except UndecodableImage as error:
+            example = f"{raw.describe(index)} ({error})"
+    if not sizes:
+        raise DataError(f"none of the {len(raw)} images of {spec} can be read, such as {example}.")
+    return math.ceil(sum(sizes) / len(sizes) * len(raw))

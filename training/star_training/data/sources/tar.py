@@ -1,0 +1,250 @@
+"""WebDataset shards: tar files in which the members of one sample share a key.
+
+The headers are read once to learn where each image lies; then every image is read by offset. That is random access,
+so an interrupted run resumes at exactly the next image, and it needs no open file that forked workers would share.
+"""
+
+import os
+import posixpath
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..contents import fingerprint, of_files
+from ..decode import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from ..split_names import choose_split
+from .base import DataError, Inventory
+from .raw import as_targets
+
+_LINKS = 40  # that are followed one after the other, as Linux does
+
+
+class _Sample(NamedTuple):
+    key: str
+    offset: int  # bytes from the start of the shard to those of the image
+    size: int  # bytes
+    label: int | None
+
+
+@dataclass(frozen=True)
+class TarImages:
+    """The images in some shards; see `open_tar`."""
+
+    shards: tuple[Path, ...]
+    keys: tuple[str, ...]
+    places: Tensor  # (N, 3) int64: number of the shard, offset, size
+    fingerprint: str
+    targets: Tensor | None
+    inventory: Inventory
+    classes: None = None  # shards don't hold names
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def encoded(self, index: int) -> bytes:
+        shard, offset, size = self.places[index].tolist()
+        with open(self.shards[shard], "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def describe(self, index: int) -> str:
+        return f"{self.keys[index]} in {self.shards[int(self.places[index, 0])]}"
+
+
+@dataclass
+class _LeftOut:
+    """Members of the shards that could have been images, with examples of them."""
+
+    more: list[str] = field(default_factory=list)  # further images of a sample
+    links: list[str] = field(default_factory=list)  # to what is not in the shard
+    sparse: list[str] = field(default_factory=list)
+    unreadable: Counter[str] = field(default_factory=Counter)  # by suffix
+
+    def told(self) -> Iterator[str]:
+        """Each kind with the reason."""
+        for suffix, count in sorted(self.unreadable.items()):
+            yield f"{count:,} {suffix} file{'s' * (count > 1)} (not readable here)"
+        for names, kind, why in (
+            (self.more, "further image", "of samples that have one"),
+            (self.links, "link", "to no file in the shard"),
+            (self.sparse, "sparse file", "not readable here"),
+        ):
+            if names:
+                yield f"{len(names):,} {kind}{'s' * (len(names) > 1)} ({why}), such as {names[0]}"
+
+
+def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
+    """The images of one split of some shards, which are given by split. Raises DataError.
+
+    An image is a member whose last extension is that of an image, `KEY.jpg`, or a link to one in the same shard; dots
+    in KEY don't matter. Of each sample it is the first: `KEY.seg.png` belongs to the sample of `KEY.jpg`, where that is
+    there, and is an image of its own where it is not. The label is an integer in `KEY.cls`, or in the member of that
+    name up to the first dot of KEY; unless all images have one, all are unlabelled.
+    """
+    where = str(next(iter(groups.values()))[0].parent)
+    name = choose_split(split, groups, where)
+    chosen, absent = groups[name], _LeftOut()
+    samples = [(number, sample) for number, shard in enumerate(chosen) for sample in _index(shard, absent)]
+    if not samples:
+        told = f" Left out: {'; '.join(absent.told())}." if any(absent.told()) else ""
+        raise DataError(f"no images found in {chosen[0]}; expected members such as 'KEY.jpg'.{told}")
+    places = torch.tensor([(number, sample.offset, sample.size) for number, sample in samples])
+    names = [shard.name for shard in chosen]
+    unlabelled = [sample.key for _, sample in samples if sample.label is None]
+    targets, why = as_targets([sample.label for _, sample in samples])
+    if unlabelled:
+        lacking = f"{len(unlabelled):,} of {len(samples):,} images have no .cls, the first is {unlabelled[0]}"
+        why = lacking if len(unlabelled) < len(samples) else "no image has a .cls"
+    counts = {group: len(samples) if group == name else None for group in groups}
+    return TarImages(
+        shards=tuple(chosen),
+        keys=tuple(sample.key for _, sample in samples),
+        places=places,
+        fingerprint=fingerprint("tar", names, of_files(chosen), classes=None, targets=targets),
+        targets=targets,
+        inventory=Inventory(counts, _together(samples), tuple(absent.told()), why),
+    )
+
+
+def _together(samples: Sequence[tuple[int, _Sample]]) -> tuple[str, ...]:
+    """The note where images would be one sample if a key ended at the first dot, as WebDataset has it."""
+    keys = Counter((shard, webdataset_key(sample.key)) for shard, sample in samples)
+    shared = [sample.key for shard, sample in samples if keys[shard, webdataset_key(sample.key)] > 1]
+    if not shared:
+        return ()
+    told = f"{len(shared):,} images share their name up to its first dot, such as {shared[0]} and {shared[1]}"
+    return (f"{told}: each counts as an image",)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`shard-{0000..0003}.tar` and `{train,extra}.tar` spelt out, in order; leading zeros are kept."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if not match:
+        return [pattern]
+    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if bounds:
+        first, last = bounds.groups()
+        inner = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        inner = match[1].split(",")
+    tails = expand_braces(pattern[match.end() :])
+    return [pattern[: match.start()] + middle + tail for middle in inner for tail in tails]
+
+
+def _index(shard: Path, absent: _LeftOut) -> list[_Sample]:
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            members = list(tar)
+            _check_end(shard, tar.offset)
+            images, labels = _sorted_out(members, absent)
+            samples = []
+            for key, (name, image) in images.items():
+                if belongs_to(key, images):
+                    absent.more.append(name)
+                    continue
+                label = labels.get(key) or labels.get(webdataset_key(key))
+                number = None if label is None else _label(shard, tar, label)
+                samples.append(_Sample(key, image.offset_data, image.size, number))
+            return samples
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"{shard} is not a whole, uncompressed tar file: {error}. Copy or write it again.") from error
+
+
+def _sorted_out(
+    members: Sequence[tarfile.TarInfo], absent: _LeftOut
+) -> tuple[dict[str, tuple[str, tarfile.TarInfo]], dict[str, tarfile.TarInfo]]:
+    """The first image of each key, with the name of its member, and the labels by key; the rest goes to `absent`."""
+    images: dict[str, tuple[str, tarfile.TarInfo]] = {}
+    labels: dict[str, tarfile.TarInfo] = {}
+    by_name: dict[str, tarfile.TarInfo] = {}
+    if any(member.islnk() or member.issym() for member in members):
+        by_name = {posixpath.normpath(member.name): member for member in members}
+    for member in members:
+        key, extension = key_and_extension(member.name)
+        suffix = f".{extension}"
+        if member.isdir() or is_hidden(member.name) or suffix not in IMAGE_SUFFIXES | _OTHERS:
+            continue
+        file = _followed(member, by_name)
+        if file is None or file.issparse():
+            (absent.links if file is None else absent.sparse).append(member.name)
+        elif extension == "cls":
+            labels[key] = file
+        elif suffix in UNREADABLE_SUFFIXES:
+            absent.unreadable[suffix] += 1
+        elif key in images:
+            absent.more.append(member.name)
+        else:
+            images[key] = member.name, file
+    return images, labels
+
+
+_OTHERS = UNREADABLE_SUFFIXES | {".cls"}  # of members that are looked at, beside those of images
+
+
+def _followed(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The file that a member is or links to within the shard; None where there is none."""
+    for _ in range(_LINKS):
+        if member.isreg():
+            return member
+        if not (member.islnk() or member.issym()):
+            return None
+        folder = posixpath.dirname(member.name) if member.issym() else ""  # hard links are named from the top
+        target = by_name.get(posixpath.normpath(posixpath.join(folder, member.linkname)))
+        if target is None:
+            return None
+        member = target
+    return None  # a circle
+
+
+def key_and_extension(name: str) -> tuple[str, str]:
+    """The key of a member's sample, and its extension in lower case: that after the last dot of the last part."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.rpartition(".")
+    return (folder + slash + stem, extension.lower()) if dot else (name, "")
+
+
+def webdataset_key(key: str) -> str:
+    """The key up to the first dot of its last part, where WebDataset ends all keys."""
+    folder, slash, base = key.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def belongs_to(key: str, keys: Collection[str]) -> bool:
+    """Whether an image is a further one of another's sample: `a.seg` of `a`, cut at a dot of the last part."""
+    shortest = len(webdataset_key(key))
+    while (dot := key.rfind(".")) >= shortest:
+        key = key[:dot]
+        if key in keys:
+            return True
+    return False
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a member is of a hidden file, as `._a.jpg`, or what macOS adds to an archive."""
+    *folders, base = name.split("/")
+    return base.startswith(".") or "__MACOSX" in folders
+
+
+def _label(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
+    file = tar.extractfile(member)
+    text = file.read() if file else b""
+    try:
+        return int(text)
+    except ValueError:
+        raise DataError(f"{member.name} in {shard} holds {text[:40]!r}; a .cls member must hold one integer.") from None
+
+
+def _check_end(shard: Path, end: int) -> None:
+    """tarfile takes a cut or damaged header for the end of the archive; a whole one ends in blocks of zeros."""
+    with open(shard, "rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            size = os.path.getsize(shard)
+            raise tarfile.ReadError(f"cut or damaged at byte {end} of {size}, where the end mark should be")

@@ -1,0 +1,76 @@
+"""Hugging Face data sets as shards that are read from front to back, without a download beforehand."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..sources.base import DataError
+from ..sources.huggingface import import_datasets
+from ..sources.raw import digest
+from ..split_names import choose_split
+from .shards import Encoded, persistent
+
+_ROWS = 16  # that the library reads at once
+
+
+@dataclass(frozen=True)
+class HubShards:
+    """The shards of a split as `datasets` tells them apart, mostly a file each; see `open_hub_shards`."""
+
+    where: str
+    split: str
+    dataset: Any  # an IterableDataset
+    column: str
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the name, the split and the number of shards; their contents aren't read."""
+        return digest(["hub stream", self.where, self.split, len(self)])
+
+    def __len__(self) -> int:
+        return self.dataset.num_shards
+
+    def read(self, shard: int) -> Iterator[Encoded]:
+        """The images in the order of the rows; a shard that breaks off is read anew up to there."""
+        return persistent(lambda: self._images(shard), f"shard {shard} of {self.where}")
+
+    def _images(self, shard: int) -> Iterator[Encoded]:
+        part, row = self.dataset.shard(num_shards=len(self), index=shard), 0
+        # not iter(part): in a loader's worker that leaves out what it thinks the other workers read
+        for rows in part.iter(batch_size=_ROWS):
+            for image in rows[self.column]:
+                yield Encoded(f"row {row} of shard {shard} of {self.where}", _bytes(image or {}))
+                row += 1
+
+
+def open_hub_shards(spec: str) -> HubShards:
+    """The training split of `NAME` or `NAME:CONFIG`, to be read over the network. Raises DataError.
+
+    The images are the first column of type Image.
+    """
+    name, _, config = spec.partition(":")
+    datasets = import_datasets(spec)
+    try:
+        loaded = datasets.load_dataset(name, config or None, streaming=True)
+    except Exception as error:  # the library's own errors share no base
+        raise DataError(
+            f"can't stream {spec!r} with Hugging Face datasets ({type(error).__name__}: {error}). Check the name and "
+            "the connection."
+        ) from error
+    split = choose_split("train", loaded, spec)
+    features = loaded[split].features or {}
+    column = next((name for name, feature in features.items() if isinstance(feature, datasets.Image)), None)
+    if column is None:
+        raise DataError(f"{spec} has no column of type Image, only {dict(features)}.")
+    images = loaded[split].select_columns(column).cast_column(column, datasets.Image(decode=False))
+    return HubShards(spec, split, images, column)
+
+
+def _bytes(image: dict[str, Any]) -> bytes:
+    """The bytes of an image; where the row has only the place where they lie, from there. Raises OSError."""
+    if image.get("bytes") or not image.get("path"):
+        return image.get("bytes") or b""
+    import fsspec
+
+    with fsspec.open(image["path"], "rb") as file:
+        return file.read()

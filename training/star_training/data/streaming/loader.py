@@ -1,0 +1,197 @@
+"""Batches from lanes: each takes its share from every lane, whoever reads them, so that all orders are one.
+
+A process owns lanes that lie side by side, and in it a worker does. A worker makes its part of each batch; with it
+travels where its lanes then stand, so that what is saved is where images were used, not where reading has come to.
+
+Letters: L lanes, l of them in a part, B images of a process's batch, b of them in a part, V views, S view size,
+P parameters.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import islice
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from star_zoo import Policy, View
+
+from ..decode import Picture, UndecodableImage, opened
+from ..sources.base import DataError, Opens, Source, report_bad
+from ..views import MultiViewDataset, Plan
+from ..workers import Failure
+from ..workers import batches as loaded
+from .shard_order import Deal, Drawn, Place
+
+T = TypeVar("T")
+
+_COLUMNS = 5  # of a lane's state: lap, number, taken as in Place; images drawn, and of these bad
+
+
+class Part(NamedTuple):
+    """A worker's part of a batch."""
+
+    image: Tensor  # (b, V, S, S, 3) uint8
+    params: Tensor  # (b, V, P)
+    state: Tensor  # (l, 5) int64 of its lanes after it
+    bad: list[str]  # which images were passed over for it, and why: some of them
+
+
+class Lanes:
+    """The lanes of one process, `rank` of `world`: its share of each global batch, and how far they were used.
+
+    Args:
+        deal: the order of the images; the same for all processes.
+        images: how many make an epoch: of so many, and of all that were drawn, the share `max_bad` may not decode.
+        batch_size: global; see `count_lanes`.
+    """
+
+    def __init__(self, deal: Deal, name: str, images: int, max_bad: float, batch_size: int, rank: int, world: int):
+        self.deal, self.name, self.images, self.max_bad = deal, name, images, max_bad
+        self.each = batch_size // deal.lanes  # images of a lane in a batch
+        self.own = range(deal.lanes * rank // world, deal.lanes * (rank + 1) // world)
+        self._state = torch.zeros(deal.lanes, _COLUMNS, dtype=torch.int64)
+        self._told, self._examples = 0, list[str]()
+
+    @property
+    def state(self) -> Tensor:
+        """(L, 5) int64 of this process's lanes, 0 for others: the sum over the processes is that of the run."""
+        mine = torch.zeros_like(self._state)
+        mine[self.own.start : self.own.stop] = self._state[self.own.start : self.own.stop]
+        return mine
+
+    def go_to(self, state: Tensor) -> None:
+        """Goes on where a run of any number of processes stood, given the sum of their states (L, 5)."""
+        self._state.copy_(state)
+        self._told = int(state[:, 4].sum())
+
+    def check_bad(self, state: Tensor) -> None:
+        """Warns of new bad images, given the sum of all states; DataError above `max_bad`."""
+        drawn, bad = state[:, 3:].sum(0).tolist()
+        if bad > self._told:
+            self._told = bad
+            examples = self._examples[:3] or ["those that other processes name"]
+            self._examples = []
+            report_bad(self.name, examples, bad, max(drawn, self.images), self.max_bad)
+
+    def batches(self, count: int, policy: Policy, plan: Plan, workers: int, pin: bool) -> Generator[View, None, None]:
+        """The next batches: image (B, V, 3, S, S) uint8, params (B, V, P). Raises DataError.
+
+        More workers than lanes would have nothing to do and are not started.
+        """
+        workers = min(workers, len(self.own))
+        dataset = MultiViewDataset(cast(Source, _Held()), policy, plan, self.deal.seed)
+        with closing(loaded(_Parts(self, count, dataset), None, workers, pin=False)) as parts:
+            for _ in range(count):
+                batch: list[Part] = list(islice(parts, max(1, workers)))
+                view = View(_joined([p.image for p in batch], pin), _joined([p.params for p in batch], pin))
+                self._state[self.own.start : self.own.stop] = torch.cat([p.state for p in batch])
+                self._examples += [told for p in batch for told in p.bad][: 3 - len(self._examples)]
+                yield View(view.image.permute(0, 1, 4, 2, 3), view.params)
+
+
+def count_lanes(wanted: int, shards: int, batch_size: int, processes: int) -> int:
+    """How many lanes read `shards` shards: as many as wanted, at most one a shard.
+
+    Raises ValueError where they can't share the batch or the processes can't share them.
+    """
+    lanes = min(wanted, shards)
+    if batch_size % lanes == 0 and lanes % processes == 0:
+        return lanes
+    fitting = [n for n in range(1, shards + 1) if batch_size % n == 0 and n % processes == 0]
+    best = max((n for n in fitting if n <= wanted), default=min(fitting, default=None))
+    way_out = f"--set data.lanes={best}" if best else "fewer processes, more shards or another batch_size"
+    raise ValueError(
+        f"{shards} shards make {lanes} lanes (data.lanes={wanted}), but batch_size {batch_size} must be a multiple of "
+        f"the lanes, and the lanes one of the {processes} processes; give {way_out}"
+    )
+
+
+def _joined(parts: list[Tensor], pin: bool) -> Tensor:
+    """The parts one below the other, in pinned memory if they are to go to a GPU."""
+    rows = sum(map(len, parts))
+    return torch.cat(parts, out=torch.empty(rows, *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin))
+
+
+class _Parts(IterableDataset[Part | Failure]):
+    """This worker's parts of `count` batches; a `Failure` stands in place of a part that could not be made."""
+
+    def __init__(self, lanes: Lanes, count: int, dataset: MultiViewDataset):
+        self.lanes, self.count, self.dataset = lanes, count, dataset
+
+    def __iter__(self) -> Iterator[Part | Failure]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        own = self.lanes.own
+        mine = own[len(own) * number // workers : len(own) * (number + 1) // workers]
+        states = self.lanes.state.tolist()
+        try:
+            yield from self._parts([_Reader(self.lanes, lane, states[lane], self.dataset) for lane in mine])
+        except Exception as error:
+            yield Failure.of(error, cast(_Held, self.dataset.source).where)
+
+    def _parts(self, readers: list["_Reader"]) -> Iterator[Part]:
+        for _ in range(self.count):
+            views = [next(reader) for reader in readers for _ in range(self.lanes.each)]
+            image = torch.stack([view.image.permute(0, 2, 3, 1) for view in views])
+            bad = [told for reader in readers for told in reader.told()]
+            state = torch.tensor([reader.state for reader in readers])
+            yield Part(image, torch.stack([view.params for view in views]), state, bad)
+
+
+class _Held(Opens):
+    """The encoded image whose views are drawn, whatever its number."""
+
+    data = b""
+    where = ""  # for messages, while it is decoded
+
+    def open(self, index: int, use: Callable[[Picture], T]) -> T:
+        """What `use` makes of it. Raises UndecodableImage."""
+        return use(opened(self.data))
+
+
+class _Reader:
+    """The views of a lane's images from where it stands; the next good image stands in for a bad one."""
+
+    def __init__(self, lanes: Lanes, lane: int, state: list[int], dataset: MultiViewDataset):
+        self.state = state
+        self._lanes, self._dataset = lanes, dataset
+        self._images = lanes.deal.images(lane, Place(*state[:3]))
+        self._bad: list[str] = []
+
+    def told(self) -> list[str]:
+        """Bad images since the last call."""
+        told, self._bad = self._bad, []
+        return told
+
+    def __next__(self) -> View:
+        in_a_row = 0
+        while True:
+            drawn = next(self._images)
+            self.state[:3] = drawn.after
+            self.state[3] += 1
+            try:
+                return self._views(drawn)
+            except UndecodableImage as error:
+                in_a_row += 1
+                self.state[4] += 1
+                self._bad.append(f"{drawn.where} ({error})")
+                self._check(in_a_row)
+
+    def _views(self, drawn: Drawn) -> View:
+        held = cast(_Held, self._dataset.source)
+        held.data, held.where = drawn.data, drawn.where
+        views = self._dataset[drawn.lap, (drawn.shard + 1 << 32) + drawn.position]
+        held.where = ""  # this image is not the cause of a failure from here on
+        return views
+
+    def _check(self, in_a_row: int) -> None:
+        """Ends what would otherwise go on looking for a good image for ever."""
+        lanes = self._lanes
+        if in_a_row > lanes.max_bad * lanes.images:
+            raise DataError(
+                f"{in_a_row} images of {lanes.name} in a row don't decode, the last {self._bad[-1]}. max_bad = "
+                f"{lanes.max_bad:g} of the {lanes.images} of an epoch is allowed: repair or remove them, or raise it."
+            )

@@ -1,0 +1,68 @@
+"""One line on a data set before anything runs on it: images, splits, classes, and all that is left out."""
+
+from typing import TextIO
+
+from .eval_sets.dataset import Splits
+from .sources.base import NoSuchSplit, Source
+from .split_names import kind_of
+
+
+def summary(source: Source, *others: Source | None) -> str:
+    """The line on the whole data set of a source; its labels are those of the source's split.
+
+    Other splits that are open are given for their counts, which a source knows of its own split alone if counting takes
+    a pass over the data.
+
+    "photos: 1,250 images of 12 classes in train, 300 in test; left out: 3 .heic files (not readable here)"
+    """
+    found = source.inventory
+    counts = dict(found.images or {"all": len(source)})
+    for other in filter(None, others):
+        counts |= {name: count for name, count in other.inventory.images.items() if count is not None}
+    (first, number), *rest = sorted(counts.items(), key=_order)
+    images = "images" if number is None else "1 image" if number == 1 else f"{number:,} images"
+    parts = [f"{images} {_labelled(source)} in {first}"]
+    parts += [f"{'more' if count is None else f'{count:,}'} in {name}" for name, count in rest]
+    line = [f"{source.name}: {', '.join(parts)}", *found.notes]
+    if found.left_out:
+        line.append(f"left out: {', '.join(found.left_out)}")
+    return one_line("; ".join(line))
+
+
+def _order(split: tuple[str, int | None]) -> tuple[int, str]:
+    kinds = ("train", "val", "test", None)
+    return kinds.index(kind_of(split[0])), split[0]
+
+
+def _labelled(source: Source) -> str:
+    if source.targets is None:
+        why = source.inventory.unlabelled
+        return f"without labels ({why})" if why else "without labels"
+    if source.targets.is_floating_point():
+        return "with numbers to predict"
+    count = len(source.classes or ()) or len(source.targets.unique())
+    return f"of {count:,} class{'es' if count != 1 else ''}"
+
+
+class Summaries:
+    """Prints the line of each data set, once, before its first use."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+        self._printed: set[str] = set()
+
+    def print(self, splits: Splits) -> None:
+        """The line of a data set, unless it was printed. Raises DataError where no split can be opened."""
+        if splits.spec in self._printed:
+            return
+        try:
+            source, note = splits.test, splits.note  # all protocols use it: nothing is opened in vain
+        except NoSuchSplit:
+            source, note = splits.train, ""
+        print("\n".join(filter(None, (summary(source), one_line(note)))), file=self._file, flush=True)
+        self._printed.add(splits.spec)
+
+
+def one_line(text: str) -> str:
+    """The text with what would break the line or the terminal escaped: names of files may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

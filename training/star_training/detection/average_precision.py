@@ -1,0 +1,151 @@
+"""How good detections are: COCO's and VOC's average precision, counted by pycocotools, with intervals over images.
+
+Letters: N images, K detections of one, T overlaps, R recalls, C classes.
+"""
+
+import contextlib
+import functools
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..evaluation.features import evaluating
+from ..evaluation.metrics import Measurement, Metric
+from . import bootstrap
+from .datasets.base import DetectionSet
+from .views import fit, rescale
+
+_RESAMPLES = 200
+_Z = 1.959963984540054  # the standard normal's 97.5 % quantile
+
+
+class Detections(NamedTuple):
+    """What a detector found in one image."""
+
+    boxes: Tensor  # (K, 4) float32: left, top, right, bottom in pixels of the image
+    labels: Tensor  # (K,) int64, from 0
+    scores: Tensor  # (K,) float32
+
+
+def predict(
+    detector: nn.Module, images: DetectionSet, indices: Sequence[int], short: int, long: int
+) -> list[Detections]:
+    """What a detector of `model.build` finds in some images, each shown by itself, `short` pixels high or wide."""
+    device = next(detector.parameters()).device
+    found = []
+    with evaluating(detector):
+        for index in indices:
+            whole = images.image(index)
+            image = fit(whole, short, long)
+            (told,) = detector([image.to(device).float() / 255])
+            boxes = rescale(told["boxes"].float().cpu(), image, whole)
+            found.append(Detections(boxes, told["labels"].cpu() - 1, told["scores"].float().cpu()))
+    return found
+
+
+def measure(images: DetectionSet, detections: Sequence[Detections]) -> Measurement:
+    """Average precision of what was found in each image of a set, in its order; the details hold that of each class.
+
+    "COCO AP" is the mean over ten overlaps from 0.5 to 0.95 and over 101 recalls, AP50 and AP75 are those of one
+    overlap. "VOC" is VOC07's mean over 11 recalls, which detectron2 reports for VOC07; the matching is COCO's in both.
+    Intervals are 1.96 standard errors wide to both sides, those of the mean over 200 bootstrap resamples of the images;
+    they hold the trained detector fixed. Raises ValueError for a set without boxes, ImportError without pycocotools.
+    """
+    evaluated = _evaluated(images, detections)
+    curves = evaluated.eval["precision"][..., 0, 0]  # (T, R, C)
+    curves = np.where(curves < 0, np.nan, curves)
+    if np.isnan(curves).all():
+        raise ValueError(f"{images.name} has no boxes to be found; average precision means nothing there")
+    classes, recalls = bootstrap.matches(evaluated, len(images)), evaluated.params.recThrs
+    draws = np.random.default_rng(0).multinomial(len(images), np.full(len(images), 1 / len(images)), _RESAMPLES)
+    drawn = [_averages(bootstrap.precision(classes, weights, recalls)) for weights in draws]
+    metrics = {}
+    for name, value in _averages(curves).items():
+        half = _Z * float(np.nanstd([averages[name] for averages in drawn], ddof=1))
+        one = len(images) == 1  # which has no spread
+        metrics[name] = Metric(value) if one else Metric(value, max(0.0, value - half), min(1.0, value + half))
+    each = {name: float(ap) for name, ap in zip(images.classes, curves.mean((0, 1)), strict=True) if not np.isnan(ap)}
+    return Measurement(metrics, details={"COCO AP by class": each})
+
+
+def pycocotools() -> tuple[Any, Any]:
+    """Its classes COCO and COCOeval. Raises ImportError saying what to install."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError("average precision needs pycocotools: pip install pycocotools") from error
+    return COCO, COCOeval
+
+
+def _averages(curves: np.ndarray) -> dict[str, float]:
+    """The metrics of precision curves (T, R, C), NaN for a class without objects; all NaN where no class has any."""
+    named = {"COCO": curves, "VOC": curves[:, ::10]}
+    present = ~np.isnan(curves[0, 0])
+    return {
+        f"{kind} {name}": float(part[..., present].mean()) if present.any() else float("nan")
+        for kind, all_ in named.items()
+        for name, part in (("AP", all_), ("AP50", all_[:1]), ("AP75", all_[5:6]))
+    }
+
+
+def _evaluated(images: DetectionSet, detections: Sequence[Detections]) -> Any:
+    """A COCOeval that has evaluated and accumulated, over boxes of all sizes and 100 detections an image."""
+    COCO, COCOeval = pycocotools()
+    truth = [
+        {**thing, "crowd": int(crowd), "iscrowd": int(crowd or difficult)}
+        for index in range(len(images))
+        for target in [images.target(index)]
+        for thing, difficult, crowd in zip(
+            _things(index, target.boxes, target.labels), target.difficult.tolist(), target.crowd.tolist(), strict=True
+        )
+    ]
+    found = [
+        {**thing, "score": score}
+        for index, told in enumerate(detections)
+        for thing, score in zip(_things(index, told.boxes, told.labels), told.scores.tolist(), strict=True)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells every step
+        tables = []
+        for things in (truth, found):
+            table = COCO()
+            table.dataset = {
+                "images": [{"id": index} for index in range(len(images))],
+                "categories": [{"id": label} for label in range(len(images.classes))],
+                # numbered from 1: it takes the number 0 for no match
+                "annotations": [{**thing, "id": number} for number, thing in enumerate(things, 1)],
+            }
+            table.createIndex()
+            tables.append(table)
+        evaluated = COCOeval(*tables, "bbox")
+        evaluated.computeIoU = functools.partial(_overlaps, evaluated, evaluated.computeIoU)
+        evaluated.params.areaRng, evaluated.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluated.params.maxDets = [100]
+        evaluated.evaluate()
+        evaluated.accumulate()
+    return evaluated
+
+
+def _overlaps(evaluated: Any, compute: Any, image: int, category: int) -> Any:
+    """COCO's overlaps, where VOC's difficult objects are overlapped as any object, though they are ignored as a crowd:
+    of a crowd it is the share of the detection inside it that counts."""
+    objects = evaluated._gts[image, category]
+    for thing in objects:
+        thing["iscrowd"] = thing["crowd"]
+    overlaps = compute(image, category)
+    for thing in objects:
+        thing["iscrowd"] = thing["ignore"]
+    return overlaps
+
+
+def _things(image: int, boxes: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """Boxes of one image as pycocotools wants them: left, top, width and height."""
+    sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).double()
+    return [
+        {"image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for box, label in zip(sides.tolist(), labels.tolist(), strict=True)
+    ]

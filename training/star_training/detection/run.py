@@ -1,0 +1,181 @@
+"""Training of a detector: images and boxes in the common loop, and the test at its end."""
+
+import importlib.metadata
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+import torchvision
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor
+
+from ..data.eval_sets.dataset import Splits
+from ..data.views import StepBatches
+from ..data.workers import loading
+from ..engine import results
+from ..engine.environment import versions
+from ..engine.trainer import Loop
+from ..evaluation import frozen_model as subject
+from ..evaluation.record import record, results_file
+from ..pretraining.module import one_line
+from .average_precision import measure, predict, pycocotools
+from .datasets.base import align
+from .datasets.open import open_set
+from .model import build, parameter_groups
+from .precise_bn import settling
+from .recipes import DetectionRecipe
+from .views import Example, TrainingViews, loader
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """A detector's record on one line."""
+    told = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in result["metrics"].items())
+    return f"{result['model']} on {result['data']}, detection: {told}"
+
+
+class DetectionRun(Loop):
+    """One detector's training in a folder: recipe.json, log.jsonl, checkpoints/, and in the end results.json.
+
+    Raises ValueError where the folder holds another run, or one that differs in what decides the weights.
+    """
+
+    advice = "a lower lr, clip=10, or a longer warmup"
+
+    def __init__(self, recipe: DetectionRecipe, out: Path, *, resume: bool = False):
+        pycocotools()  # which the test needs: missed now, not after hours
+        super().__init__(recipe, recipe.precision, recipe.run, out, resume, None)
+        self.recipe = recipe
+        if self.main and not resume:
+            for path in self._results_files:
+                results.check(path)
+            if self.outcome() is not None:  # of a detector whose recipe.json was removed
+                raise ValueError(f"{out / 'results.json'} holds this record already; remove it, or give another --out")
+        self.batch_size, self.clip = recipe.batch_size, recipe.clip
+        splits = [open_set(recipe.data.source, split) for split in (recipe.data.train, recipe.data.test)]
+        self.images, self.held_out = align(splits)
+        if shared := set(self.images.where) & set(self.held_out.where):
+            raise ValueError(
+                f"data.train={recipe.data.train} and data.test={recipe.data.test} share {len(shared)} images, such as "
+                f"{min(shared)}; give splits that share none"
+            )
+        self.views = TrainingViews(self.images, self.images.trainable, recipe.sizes, recipe.longest, recipe.seed)
+        per_epoch = self._count_steps()
+
+        start = subject.load(recipe.model, recipe.seed)
+        self.start = start.fingerprint  # before the detector takes the backbone apart
+        torch.manual_seed(recipe.seed)
+        self.detector = build(
+            start.backbone.cpu(), recipe.head, len(self.images.classes), recipe.anchor, recipe.regions
+        )
+        if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":
+            convert_sync_batchnorm(self.detector)  # in place; on CUDA only, it has no CPU kernel
+        groups = parameter_groups(self.detector, recipe.weight_decay)
+        self.prepare(self.detector, torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum))
+        self._try_out()
+        torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # sampled regions differ between processes
+        self.begin(recipe.steps, per_epoch, recipe.name)
+
+    def train(self) -> dict[str, Any]:
+        """Trains to the end and tests; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        if self.finished:
+            return self.tell_finished()
+        counts = f"{len(self.images):,} in {self.recipe.data.train}, {len(self.held_out):,} in {self.recipe.data.test}"
+        self.logbook.say(f"{self.images.name}: images with boxes of {len(self.images.classes):,} classes: {counts}")
+        try:
+            self.run_steps()
+            return self._test()
+        finally:
+            self.logbook.close()
+
+    def _count_steps(self) -> int:
+        """Steps in an epoch. Raises ValueError where there are too few images for one."""
+        size, processes = self.recipe.batch_size, self.accelerator.num_processes
+        if size % processes:
+            raise ValueError(f"batch_size {size} is shared by {processes} processes; it must be a multiple")
+        if len(self.views.kept) < size:
+            told = f"{len(self.views.kept)} images of {self.images.name} have boxes"
+            raise ValueError(f"{told}, too few for a step of {size}; give a smaller batch_size")
+        return len(self.views.kept) // size
+
+    def _try_out(self) -> None:
+        """Shows the detector one image, so that settings that don't fit together end a run before it begins."""
+        recipe = self.recipe
+        try:
+            predict(self.detector, self.images, [0], recipe.sizes[0], recipe.longest)
+        except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+            told = f"{recipe.model} and head {recipe.head!r} can't see images of {recipe.sizes[0]} pixels"
+            raise ValueError(f"{told}: {one_line(error)}") from error
+
+    def batches(self, steps: range) -> Generator[list[Example], None, None]:
+        a, recipe = self.accelerator, self.recipe
+        batches = StepBatches(
+            len(self.views.kept), recipe.batch_size, 1, recipe.seed, steps, a.process_index, a.num_processes
+        )
+        yield from loader(self.views, batches, recipe.run.workers, pin=a.device.type == "cuda")
+
+    def losses(self, batch: list[Example]) -> dict[str, Tensor]:
+        """The loss and its four terms."""
+        device = self.accelerator.device
+        images = [example.image.to(device, non_blocking=True).float() / 255 for example in batch]
+        # torchvision keeps label 0 for the background
+        targets = [{"boxes": e.boxes.to(device), "labels": e.labels.to(device) + 1} for e in batch]
+        terms = self.model(images, targets)
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+    def learning_rate(self, step: int) -> float:
+        return self.recipe.learning_rate(step)
+
+    def fingerprints(self) -> dict[str, tuple[str, str]]:
+        return {
+            "data": (self.images.fingerprint, f"images or boxes of {self.images.name}"),
+            "start": (self.start, f"weights of {self.recipe.model}"),
+        }
+
+    @property
+    def _results_files(self) -> list[Path]:
+        """Where the record goes: to the model's own where it has a folder, then to the run's, which ends the run."""
+        models_own = results_file(self.recipe.model)
+        return [*([models_own] if models_own else []), self.out / "results.json"]
+
+    def outcome(self) -> dict[str, Any] | None:
+        told = self.recipe.published()
+        own = {"protocol": "detection", "model": told["model"], "seed": self.recipe.seed}
+        records = results.read(self.out / "results.json").get("evaluations", [])
+        return next((r for r in records if all(r[key] == value for key, value in own.items())), None)
+
+    def _test(self) -> dict[str, Any]:
+        """Measures on the held-out images, shared by all processes; gives the record that results.json gets."""
+        start, recipe, a = time.perf_counter(), self.recipe, self.accelerator
+        if recipe.norm_batches:
+            batches = self.batches(range(recipe.steps, recipe.steps + recipe.norm_batches))
+            with settling(self.detector), loading(batches):
+                for batch in batches:
+                    self.losses(batch)
+        own = range(a.process_index, len(self.held_out), a.num_processes)
+        found = predict(self.detector, self.held_out, own, recipe.test_size, recipe.longest)
+        everyones = dict(accelerate.utils.gather_object(list(zip(own, found, strict=True))))
+        measured = measure(self.held_out, [everyones[index] for index in range(len(self.held_out))])
+        sets, told = {"train": self.images, "test": self.held_out}, recipe.published()
+        result = {
+            "protocol": "detection",
+            "model": told["model"],
+            "model_fingerprint": self.start,
+            "data": Splits(recipe.data.source).name,
+            "data_fingerprint": {name: images.fingerprint for name, images in sets.items()},
+            "images": {name: len(images) for name, images in sets.items()},
+            "seed": recipe.seed,
+            "settings": told,
+            "metrics": {name: metric._asdict() for name, metric in measured.metrics.items()},
+            "details": measured.details,
+            "seconds": round(self.seconds + time.perf_counter() - start, 1),
+            "versions": versions()
+            | {"torchvision": torchvision.__version__, "pycocotools": importlib.metadata.version("pycocotools")},
+        }
+        if self.main:
+            self.logbook.say(in_words(result))  # first: it isn't lost where recording fails
+            for path in self._results_files:
+                record(path, result, recipe.data.source)
+        return result

@@ -1,0 +1,136 @@
+"""Features of a frozen backbone. Letters: N images, B of them at once, D features, S image size."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize, to_pil_image
+
+from star_zoo import Policy
+
+from ..data import Source
+
+
+class Labelled(NamedTuple):
+    """Features (N, D) float32 with their targets: (N,) int64 classes or (N, K) float32 numbers."""
+
+    features: Tensor
+    targets: Tensor
+
+
+def check_classes(name: str, train: Tensor, *others: Tensor) -> None:
+    """Raises ValueError where targets, of images to train, choose or measure on, are no task for a classifier.
+
+    They are to be classes, two or more of the images to train on, and no others of the other images.
+    """
+    if any(targets.is_floating_point() for targets in (train, *others)):
+        raise ValueError(f"{name} has numbers for labels; classification needs classes")
+    known = set(train.tolist())
+    if len(known) < 2:
+        raise ValueError(
+            f"{name}: the images to train on are all of one class; give images of two classes or more, "
+            "and enough of each to hold some out"
+        )
+    if unknown := sorted({label for other in others for label in other.tolist()} - known):
+        shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise ValueError(
+            f"{name}: validation or test images are of {len(unknown)} classes that no training image has ({shown}); "
+            "do both splits number their classes alike, and has each class enough images to hold some out?"
+        )
+
+
+def as_classes(name: str, train: Labelled, *others: Labelled) -> tuple[Labelled, ...]:
+    """The same with labels 0, 1, ..., C - 1, whatever gaps there were. Raises ValueError as `check_classes`."""
+    check_classes(name, train.targets, *(other.targets for other in others))
+    labels = train.targets.unique()
+    return tuple(Labelled(x, torch.searchsorted(labels, targets)) for x, targets in (train, *others))
+
+
+class NotFinite(ValueError):
+    """Features are infinite or not a number."""
+
+
+class Preprocess(NamedTuple):
+    """What turns images, as their data set gives them, into a backbone's input (B, 3, S, S)."""
+
+    apply: Callable[[Sequence[Tensor]], Tensor]
+    key: str  # says in full what `apply` does: equal keys, equal inputs
+
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        return self.apply(images)
+
+
+def base_view(policy: Policy) -> Preprocess:
+    """The images' base views under a pretraining policy."""
+    return _views(policy, policy.base, "base")
+
+
+def drawn_view(policy: Policy, seed: int) -> Preprocess:
+    """One augmented view of each image, drawn in their order: for sets whose images exist only as views."""
+    generator = torch.Generator().manual_seed(seed)
+    return _views(policy, lambda height, width: policy.draw(height, width, generator), f"drawn {seed}")
+
+
+def _views(policy: Policy, choose: Callable[[int, int], Tensor], kind: str) -> Preprocess:
+    def apply(images: Sequence[Tensor]) -> Tensor:
+        params = [choose(*image.shape[-2:]) for image in images]
+        views = [policy.crop(image, p) for image, p in zip(images, params, strict=True)]
+        return policy.apply(torch.stack(views), torch.stack(params))
+
+    return Preprocess(apply, f"{kind} {policy.to_dict()}")
+
+
+def timm_view(backbone: nn.Module) -> Preprocess:
+    """What timm does to an image before this model in evaluation: resize, centre crop, normalise."""
+    config = timm.data.resolve_model_data_config(backbone)
+    transform = timm.data.create_transform(**config)
+    size, normalise = config["input_size"], transform.transforms[-1]
+    keeps_size = config["crop_pct"] == 1  # then an image of the right size is neither resized nor cropped
+
+    def one(image: Tensor) -> Tensor:
+        if keeps_size and image.shape == size:
+            return normalise(image.float() / 255)
+        return transform(to_pil_image(image))
+
+    return Preprocess(lambda images: torch.stack([one(image) for image in images]), f"timm {config}")
+
+
+def pixels(size: int) -> Preprocess:
+    """The images themselves, resized to `size` x `size`, values in [0, 1]: what any features must beat."""
+
+    def apply(images: Sequence[Tensor]) -> Tensor:
+        return torch.stack([resize(image, [size, size], antialias=True).float() / 255 for image in images])
+
+    return Preprocess(apply, f"pixels {size}")
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradient inside; every submodule comes back in the mode it came in."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def extract(backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256) -> Tensor:
+    """Pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite where they are not."""
+    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    parts = []
+    with evaluating(backbone):
+        for start in range(0, len(source), batch_size):
+            images = [source[i] for i in range(start, min(start + batch_size, len(source)))]
+            batch = preprocess(images).to(device, memory_format=torch.channels_last)
+            parts.append(backbone(batch).float().cpu())
+    features = torch.cat(parts)
+    if not features.isfinite().all():
+        bad = int((~features.isfinite().all(1)).sum())
+        raise NotFinite(f"{bad} of {len(features)} images of {source.name} have features that are not finite")
+    return features

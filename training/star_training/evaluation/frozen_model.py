@@ -1,0 +1,125 @@
+"""A frozen model under evaluation. Letters: N images, D features, S image size."""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from star_zoo import Objective, Policy
+from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
+
+from ..data import Source
+from ..data.intact import check_intact, intact
+from ..models.resolve import called, saved_objective, timm_name
+from ..pretraining.module import one_line
+from .feature_cache import FeatureCache
+from .features import Labelled, Preprocess, extract, pixels, timm_view
+
+_PIXELS = 32  # side of the images that are their own features
+
+
+class Subject:
+    """A backbone, what turns images into its input, and the objective it was trained with, if there is one.
+
+    `cache` is a folder in which features are kept, by model, data and preprocessing; None keeps them for this
+    object's life only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backbone: nn.Module,
+        preprocess: Preprocess,
+        objective: Objective | None = None,
+        cache: Path | None = None,
+    ):
+        self.name, self.backbone, self.preprocess, self.objective = name, backbone, preprocess, objective
+        self.cache = FeatureCache(cache) if cache else None
+        self._features: dict[str, Tensor] = {}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Short hex that changes with the backbone's weights and settings, and with its preprocessing."""
+        sha = hashlib.sha256(self.preprocess.key.encode())
+        sha.update(repr([(name, *_settings(module)) for name, module in self.backbone.named_modules()]).encode())
+        for name, tensor in (*self.backbone.state_dict().items(), *self.backbone.named_buffers()):
+            sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return sha.hexdigest()[:16]
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        """The objective's policy; without an objective our default one at the backbone's size and statistics."""
+        if self.objective is not None:
+            return self.objective.policy
+        if isinstance(self.backbone, nn.Flatten):  # pixels
+            return _default_policy(_PIXELS, (0.0,) * 3, (1.0,) * 3)
+        config = timm.data.resolve_model_data_config(self.backbone)
+        return _default_policy(config["input_size"][-1], config["mean"], config["std"])
+
+    def features(self, source: Source) -> Tensor:
+        """Pooled features of every image as timm evaluates this model: (N, D) float32, extracted once."""
+        key = f"{self.fingerprint}-{source.fingerprint}-{len(source)}"
+        if key not in self._features:
+            found = self.cache.read(key, len(source)) if self.cache else None
+            if found is None:
+                found = extract(self.backbone, source, self.preprocess)
+                check_intact(source)
+                if self.cache:
+                    self.cache.write(key, found)
+            self._features[key] = found
+        return self._features[key]
+
+    def labelled(self, source: Source) -> Labelled:
+        """Features of every image that decodes, with its label. Raises ValueError where the data set has none."""
+        source = intact(source)
+        if source.targets is None:
+            why = source.inventory.unlabelled
+            raise ValueError(f"{source.name} has no labels to evaluate with{why and f': {why}'}")
+        return Labelled(self.features(source), source.targets)
+
+
+def _default_policy(size: int, mean: Any, std: Any) -> Policy:
+    return Policy((Crop(size), Flip(), ColorJitter(), Grayscale()), mean, std)
+
+
+def _settings(module: nn.Module) -> tuple[object, ...]:
+    """What a module computes with beside weights: its class, its plain attributes, the functions among them by name."""
+    own = {name: value for name, value in vars(module).items() if name not in vars(nn.Module())}
+    plain = {name: value for name, value in own.items() if _is_plain(value)}
+    functions = {name: value.__qualname__ for name, value in own.items() if hasattr(value, "__qualname__")}
+    return type(module).__qualname__, module.extra_repr(), sorted(plain.items()), sorted(functions.items())
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
+
+
+def evaluation_device() -> torch.device:
+    """Where models are evaluated: the accelerator that torch finds, or the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def load(name: str, seed: int = 0, cache: Path | None = None) -> Subject:
+    """A model by name: a run, a saved folder, a zoo tag, any timm name or hub id, `untrained:NAME` (random weights
+    from `seed`), or `pixels` for the images themselves. Raises ValueError for what can't be loaded."""
+    if name == "pixels":
+        return Subject(name, nn.Flatten(), pixels(_PIXELS), cache=cache)
+    untrained = name.startswith("untrained:")
+    if untrained:
+        torch.manual_seed(seed)
+    try:
+        known_as = timm_name(name.removeprefix("untrained:"))
+        backbone = timm.create_model(known_as, pretrained=not untrained, num_classes=0)
+    except (AssertionError, LookupError, OSError, RuntimeError) as error:
+        raise ValueError(f"model {name!r} can't be loaded: {one_line(error)}") from error
+    objective = None if untrained else saved_objective(name)
+    device = evaluation_device()
+    return Subject(called(name), backbone.to(device), timm_view(backbone), objective and objective.to(device), cache)

@@ -1,0 +1,133 @@
+"""What is known of the augmentation: its parameters from features and embeddings, and a view from its base view.
+
+Letters: N images, V views of an image, P augmentation parameters, D features.
+
+Three questions, asked of any backbone; a number's name says its formula.
+  R2         How well does a linear map of one view, or of base view and view, tell the view's params?
+  MRR, H@k,  Given the base view and a view's params: is the view found among the views of its image (SIE), and how far
+  PRE        from the params asked for are those of the nearest of all views (0 perfect, 2 chance)?
+  absolute,  How far does the prediction go from the base view to the view, for each augmentation acting alone?
+  relative   EquiMod's measures, our reconstruction: 0 as good as invariance, relative 1 perfect.
+Who predicts: the objective's own shift predictor, where it has one, and for every model a linear one that is fitted to
+its features in the same way.
+"""
+
+from torch import Tensor
+
+from ....data.eval_sets.dataset import Splits
+from ....data.sources.base import Source
+from ....data.sources.subset import spread
+from ...embeddings import Viewed, base_all_and_each, base_and_drawn, columns, embed, view
+from ...frozen_model import Subject
+from ...metrics import Measurement, Metric, mean
+from . import displacement as shift
+from . import retrieval
+from .params_r2 import tell
+
+_TRAIN, _TEST, _SEARCHED = 6000, 1000, 200  # images: to fit on, for R2 and each augmentation alone, to find views of
+_VIEWS = 50  # of an image that is searched, base view included, as SIE has them
+_FEWEST = 20  # images of a split
+_SETTINGS = {
+    "R2": "ridge, strength by generalised cross-validation; mean over params of sklearn's R2",
+    "R2 by one mean": "of standardised params, deviations from one scalar mean: SIE's formula",
+    "absolute": "mean of cos(predicted, view) - cos(base, view): our reconstruction of EquiMod's",
+    "relative": "absolute / mean of 1 - cos(base, view): our reconstruction of EquiMod's, as a ratio of means",
+    "own predictor, saved": "eval mode: batch norms with the running statistics of all views together",
+    "own predictor, recalibrated": "batch norms with statistics of training images' base and drawn views apart",
+    "fitted predictor": "base + W [q, q x 64 principal components of base], q = params' differences and their "
+    "squares; ridge on training images; cosines from the mean of features",
+}
+
+
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """All three, on views of test images; what is fitted is fitted to views of training images."""
+    training, held_out = _enough(splits.train, "training"), _enough(splits.test, "test")
+    test = view(subject, spread(held_out, _TEST), base_all_and_each, seed, 1)
+    train = view(subject, spread(training, _TRAIN), base_and_drawn(1), seed, 0)
+    searched = view(subject, spread(held_out, _SEARCHED), base_and_drawn(_VIEWS - 1), seed, 2)
+    varied = train.params[:, 1].std(0) > 0  # (P,)
+    fields = [name for name, varies in zip(subject.policy.fields, varied.tolist(), strict=True) if varies]
+    if not fields:
+        raise ValueError("no parameter of the policy varies, so there is nothing to be equivariant to")
+
+    metrics, told = _params(subject, train, test, varied, seed)
+    errors = {}
+    for name, predictor in _predictors(subject, train).items():
+        measured, errors[name] = found(predictor, searched, varied)
+        measured |= travelled(predictor, test, list(columns(subject.policy)))
+        metrics |= {f"{what}, {name}": metric for what, metric in measured.items()}
+    settings = {
+        "images": {"training": len(train.params), "test": len(test.params), "searched": len(searched.params)},
+        "views of a searched image": _VIEWS,
+        "params": fields,
+        "chance": {"R2": 0.0, **retrieval.chance(_VIEWS), "PRE": 2.0, "absolute": 0.0, "relative": 0.0},
+        **_SETTINGS,
+    }
+    return Measurement(metrics, settings, {"params": fields, "R2": told, "PRE": errors})
+
+
+def _enough(source: Source, which: str) -> Source:
+    if len(source) < _FEWEST:
+        raise ValueError(f"{source.name} has {len(source)} {which} images; equivariance needs at least {_FEWEST}")
+    return source
+
+
+def _params(
+    subject: Subject, train: Viewed, test: Viewed, varied: Tensor, seed: int
+) -> tuple[dict[str, Metric], dict[str, list[float]]]:
+    """R2 of drawn views' params from one view and from pairs, of features and each embedding; then R2 by param."""
+    targets, truth = train.params[:, 1, varied], test.params[:, 1, varied]
+    pairs, asked = train.features, test.features[:, :2]
+    representations = {"features": (pairs, asked)}
+    known = embed(subject.objective, asked)
+    representations |= {name: (z, known[name]) for name, z in embed(subject.objective, pairs).items()}
+    metrics: dict[str, Metric] = {}
+    by_param: dict[str, list[float]] = {}
+    for name, (x, held_out) in representations.items():
+        inputs = {f"one view, {name}": (x[:, 1], held_out[:, 1]), f"pair, {name}": (x.flatten(1), held_out.flatten(1))}
+        for what, (fitted, measured) in inputs.items():
+            told = tell(fitted, targets, measured, truth, seed)
+            metrics |= {f"R2, {what}": told.mean, f"R2 by one mean, {what}": told.one_mean}
+            by_param[what] = told.each.tolist()
+    return metrics, by_param
+
+
+def _predictors(subject: Subject, train: Viewed) -> dict[str, shift.Predictor]:
+    """Who predicts, by name."""
+    (base, drawn), (base_params, params) = train.features.unbind(1), train.params.unbind(1)
+    made: dict[str, shift.Predictor] = {}
+    if subject.objective is not None and hasattr(subject.objective, "shift_predictor"):
+        saved = shift.own(subject.objective)
+        made["own predictor, saved"] = saved
+        made["own predictor, recalibrated"] = shift.recalibrated(saved, base, drawn, params)
+    made["fitted predictor, features"] = shift.fit(base, drawn, base_params, params)
+    return made
+
+
+def found(predictor: shift.Predictor, searched: Viewed, varied: Tensor) -> tuple[dict[str, Metric], list[float]]:
+    """MRR, H@1, H@5 and PRE over every view of every image, each predicted from the base view; then PRE by param."""
+    views, predicted = shift.predict_all(predictor, searched)
+    ranks = retrieval.ranks(predicted, views)
+    params = searched.params[..., varied]
+    standardised = (params - params.mean((0, 1))) / params.flatten(0, 1).std(0).clamp(min=1e-12)
+    errors = retrieval.parameter_errors(predicted.flatten(0, 1), views.flatten(0, 1), standardised.flatten(0, 1))
+    of_views = {
+        "MRR": ranks.reciprocal(),
+        "H@1": ranks.hits(1),
+        "H@5": ranks.hits(5),
+        "PRE": errors.mean(1).view(ranks.better.shape),
+    }
+    # images are independent, the views of one are not
+    return {name: mean(values.mean(1)) for name, values in of_views.items()}, errors.mean(0).tolist()
+
+
+def travelled(predictor: shift.Predictor, test: Viewed, augmentations: list[str]) -> dict[str, Metric]:
+    """The absolute and the relative measure for all augmentations together and for each that acts alone."""
+    views, predicted = shift.predict_all(predictor, test)
+    metrics = {}
+    for k, augmentation in enumerate(("all", *augmentations), start=1):
+        if not test.params[:, k].equal(test.params[:, 0]):  # else it never acts
+            way = shift.way(predicted[:, k], views[:, 0], views[:, k])
+            metrics[f"absolute, {augmentation}"] = mean(way.gained)
+            metrics[f"relative, {augmentation}"] = way.relative()
+    return metrics

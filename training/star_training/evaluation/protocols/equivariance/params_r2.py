@@ -1,0 +1,57 @@
+"""How well a linear map of a representation tells the params of views.
+
+Letters: N images, F params that vary, K inputs, R resamples.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...metrics import Metric
+from ...solvers import ridge
+
+_RESAMPLES = 200  # of the bootstrap
+
+
+class Told(NamedTuple):
+    """R2 of params on test images, with intervals from a bootstrap over them; what was fitted is held fixed."""
+
+    each: Tensor  # (F,), sklearn's R2 of each param
+    mean: Metric  # of `each`
+    one_mean: Metric  # SIE's R2, by one scalar mean over all params, which are standardised
+
+
+def tell(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, seed: int) -> Told:
+    """Fits a ridge regression from train (N, K) to targets (N, F) and measures it on test images."""
+    centre, unit = targets.mean(0), targets.std(0)
+    predicted = ridge.fit(train, (targets - centre) / unit)(test)
+    truth = (truth - centre) / unit
+    each, one_mean = r2(truth, predicted, torch.ones(1, len(truth)))
+    resampled, resampled_one_mean = r2(truth, predicted, _resamples(len(truth), seed))
+    return Told(each[0], _metric(each[0].mean(), resampled.mean(1)), _metric(one_mean[0], resampled_one_mean))
+
+
+def r2(truth: Tensor, predicted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - squared error / squared deviation of truth (N, F), for each of R weightings `counts` (R, N) of the rows.
+
+    First of each column, from its own mean, as sklearn does: (R, F). Then of all columns together, from one scalar
+    mean, as SIE's released code does: (R,).
+    """
+    truth, predicted, counts = truth.double(), predicted.double(), counts.double()
+    error = counts @ (truth - predicted).square()
+    first, second, rows = counts @ truth, counts @ truth.square(), counts.sum(1, keepdim=True)
+    each = 1 - error / (second - first.square() / rows)
+    deviation = second.sum(1) - first.sum(1).square() / (rows[:, 0] * truth.shape[1])
+    return each, 1 - error.sum(1) / deviation
+
+
+def _resamples(count: int, seed: int) -> Tensor:
+    """How often each row is drawn in each resample: (R, N)."""
+    drawn = torch.randint(count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
+
+
+def _metric(value: Tensor, resampled: Tensor) -> Metric:
+    low, high = resampled.quantile(resampled.new_tensor([0.025, 0.975])).tolist()
+    return Metric(float(value), low, high)

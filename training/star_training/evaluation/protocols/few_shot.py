@@ -1,0 +1,167 @@
+"""Few-shot classification: many small tasks on classes of a handful of labelled images each.
+
+Letters: T tasks at once, W classes of a task, K labelled images a class, n = W * K, Q queries a class, D features.
+
+Source: the released few_shot.py of STAR and AugSelf, in words: W = 5, K = 1 and 5, Q = 16, 2000 tasks; a classifier on
+raw features that is scikit-learn's LogisticRegression(solver="liblinear") with its defaults, that is, one against the
+rest, minimising |w|^2 / 2 + sum log(1 + exp(-y w.x)) where x ends in a constant 1, so that the intercept is punished
+too. Classes of no more than K images are left out; one with fewer than K + Q has queries drawn with replacement.
+The originals draw without a seed; here a task is a function of the seed, K and its number.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...data.eval_sets.dataset import Splits
+from ...data.views import seeded
+from ..features import Labelled
+from ..frozen_model import Subject
+from ..metrics import Measurement, Metric, mean
+
+WAYS, SHOTS, QUERIES, TASKS = 5, (1, 5), 16, 2000
+# Benchmarks by the column of a Parquet file that says which of their parts, train, val or test, a row's class is in.
+BENCHMARKS = {"cifarfs": "CIFAR-FS", "fc100": "FC100"}
+_CHUNK = 50  # tasks at once: bounds the (T, n + W Q, D) features that are gathered
+_SMALL = 1e-10  # a step that promises to lower the loss by this share is the last: Newton's method doubles its digits
+
+
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """Mean accuracy of the tasks, with the interval over them, for 1 and 5 labelled images a class.
+
+    A file with the columns of CIFAR-FS and FC100 is measured on their novel classes, each with all of its images,
+    training and test, as those benchmarks have it; every other data set on all classes of its test images.
+    """
+    benchmarks = benchmark_classes(splits)
+    whole = _both(subject, splits) if benchmarks else subject.labelled(splits.test)
+    if whole.targets.is_floating_point():
+        raise ValueError(f"{splits.name} has numbers for labels; few-shot tasks need classes")
+    metrics: dict[str, Metric] = {}
+    for name, classes in (benchmarks or {"": whole.targets.unique()}).items():
+        of_these = torch.isin(whole.targets, classes)
+        part = Labelled(whole.features[of_these], whole.targets[of_these])
+        for shots in SHOTS:
+            title = f"{name} {WAYS}-way {shots}-shot".lstrip()
+            metrics[title] = mean(accuracies(part, shots, seed, name or splits.name))
+    settings = {
+        "ways": WAYS, "shots": list(SHOTS), "queries": QUERIES, "tasks": TASKS,
+        "images": "train and test" if benchmarks else "test",
+        "classifier": "one-vs-rest logistic regression on raw features, C = 1, intercept regularised",
+    }  # fmt: skip
+    return Measurement(metrics, settings)
+
+
+def benchmark_classes(splits: Splits) -> dict[str, Tensor]:
+    """The novel classes (C,) of each benchmark that a Parquet file has a column of; {} for other data sets."""
+    path = Path(os.path.expanduser(splits.spec))
+    files = sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
+    if not files:
+        return {}
+    from pyarrow.parquet import read_schema, read_table
+
+    columns = [c for c in BENCHMARKS if c in read_schema(files[0]).names]
+    if not columns:
+        return {}
+    table = read_table(files, columns=["label", *columns])
+    names = splits.test.classes or ()
+    labels = [names.index(label) if isinstance(label, str) else label for label in table["label"].to_pylist()]
+    novel = {c: {n for n, part in zip(labels, table[c].to_pylist(), strict=True) if part == "test"} for c in columns}
+    return {BENCHMARKS[c]: torch.tensor(sorted(numbers)) for c, numbers in novel.items()}
+
+
+def _both(subject: Subject, splits: Splits) -> Labelled:
+    parts = [subject.labelled(source) for source in (splits.train, splits.test)]
+    return Labelled(torch.cat([p.features for p in parts]), torch.cat([p.targets for p in parts]))
+
+
+def accuracies(labelled: Labelled, shots: int, seed: int, name: str, tasks: int = TASKS) -> Tensor:
+    """The share of hits among each task's queries: (tasks,) float64. Raises ValueError where classes are too few."""
+    members = [(labelled.targets == label).nonzero().flatten() for label in labelled.targets.unique()]
+    usable = [images for images in members if len(images) > shots]
+    if len(usable) < WAYS:
+        raise ValueError(
+            f"{name} has {len(usable)} classes of more than {shots} images to test on; "
+            f"{WAYS}-way {shots}-shot needs {WAYS} of them"
+        )
+    generator = seeded(seed, shots)
+    drawn = torch.stack([draw(usable, shots, generator) for _ in range(tasks)])  # (tasks, W, K + Q)
+    return torch.cat([hits(labelled.features[part], shots).double().mean((1, 2)) for part in drawn.split(_CHUNK)])
+
+
+def draw(members: list[Tensor], shots: int, generator: torch.Generator) -> Tensor:
+    """One task's images, those to learn from first: (W, K + Q) indices; `members` are each class's images."""
+    rows = []
+    for label in torch.randperm(len(members), generator=generator)[:WAYS].tolist():
+        images = members[label][torch.randperm(len(members[label]), generator=generator)]
+        support, rest = images[:shots], images[shots:]
+        if len(rest) < QUERIES:
+            rest = rest[torch.randint(len(rest), (QUERIES,), generator=generator)]
+        rows.append(torch.cat((support, rest[:QUERIES])))
+    return torch.stack(rows)
+
+
+def hits(features: Tensor, shots: int) -> Tensor:
+    """Which queries the classifiers of their tasks get right: features (T, W, K + Q, D) -> (T, W, Q) bool."""
+    features = features.double()
+    support, queries = (part.flatten(1, 2) for part in features.split([shots, features.shape[2] - shots], 2))
+    ways = features.shape[1]
+    coefficients = fit(support @ support.mT + 1, ways)  # + 1: the constant feature, whose weight is the intercept
+    scores = (queries @ support.mT + 1) @ coefficients
+    truth = torch.arange(ways).repeat_interleave(features.shape[2] - shots)
+    return (scores.argmax(-1) == truth).unflatten(1, (ways, -1))
+
+
+def fit(gram: Tensor, ways: int) -> Tensor:
+    """Logistic regression of each of W classes against the rest, by inner products of the n images.
+
+    gram (T, n, n), the images in the order of their classes -> coefficients (T, n, W): class c scores an image of
+    inner products k (n,) with k @ coefficients[:, c]. The optimum lies in the span of the images, w = sum a_i x_i, so
+    Newton's method runs in n dimensions however wide the features are. Its system is (I + S G S) with S the root of
+    the curvature, whose eigenvalues are at least 1 (Rasmussen and Williams 2006, algorithm 3.1).
+    """
+    size = gram.shape[-1]
+    y = (2 * F.one_hot(torch.arange(ways).repeat_interleave(size // ways), ways) - 1).T.to(gram)  # (W, n)
+    gram, y = gram[:, None], y.expand(len(gram), ways, size)  # problems (T, W)
+    a = torch.zeros_like(y)
+    scores, loss = torch.zeros_like(y), _loss(a, torch.zeros_like(y), y)
+    for _ in range(200):
+        slope = y * torch.sigmoid(-y * scores)  # at the optimum this is a itself
+        curvature = torch.sigmoid(scores) * torch.sigmoid(-scores)
+        root = curvature.sqrt()
+        system = torch.eye(size, dtype=gram.dtype) + root[..., :, None] * gram * root[..., None, :]
+        target = curvature * scores + slope
+        inner = torch.cholesky_solve((root * _times(gram, target))[..., None], torch.linalg.cholesky(system))[..., 0]
+        step = target - root * inner - a
+        move = _times(gram, step)
+        promised = (step * move + curvature * move.square()).sum(-1)
+        a, scores, loss = _shortened(a, scores, loss, step, move, y)
+        if (promised <= _SMALL * loss).all():
+            return a.mT
+    raise ValueError("few-shot classifiers don't converge on these features; their scale may be out of all proportion")
+
+
+def _times(gram: Tensor, vectors: Tensor) -> Tensor:
+    return (gram @ vectors[..., None])[..., 0]
+
+
+def _loss(a: Tensor, scores: Tensor, y: Tensor) -> Tensor:
+    """|w|^2 / 2 plus the logistic losses, of each problem: (T, W, n) coefficients, scores and signs -> (T, W)."""
+    return (a * scores).sum(-1) / 2 + F.softplus(-y * scores).sum(-1)
+
+
+def _shortened(
+    a: Tensor, scores: Tensor, loss: Tensor, step: Tensor, move: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The step, halved for the problems where it would make the loss larger: new coefficients, scores, losses."""
+    length = torch.ones_like(loss)[..., None]
+    for _ in range(30):
+        ahead = a + length * step, scores + length * move
+        found = _loss(*ahead, y)
+        worse = found > loss + _SMALL * loss  # so much is rounding
+        if not worse.any():
+            break
+        length = torch.where(worse[..., None], length / 2, length)
+    return *ahead, found

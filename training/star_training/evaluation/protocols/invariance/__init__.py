@@ -1,0 +1,75 @@
+"""What features are invariant to: how far they move when an image is rotated, flipped, blurred, recoloured, ...
+
+Letters: N test images, M of them that are transformed, S view size, D features, R dimensions that vary.
+Source: Ericsson, Gouk & Hospedales (arXiv 2111.11398): cosine and Mahalanobis distance of features whitened by the
+clean test images.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ....data.eval_sets.dataset import Splits
+from ....data.sources.base import Source
+from ....data.sources.subset import spread
+from ...embeddings import base, extract_views, view
+from ...frozen_model import Subject
+from ...metrics import Measurement, Metric, mean
+from ...solvers.whitening import whitening
+from .probes import TRANSFORMATIONS
+
+_CLEAN = 10_000  # images behind the covariance
+_MOVED = 500  # images that are transformed
+_FEWEST = 20
+
+
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """Cosine (1 invariant) and Mahalanobis distance (0 invariant) by transformation, means over strengths and images.
+
+    Base views are what is transformed, before they are normalised.
+    """
+    source = spread(splits.test, _CLEAN)
+    if len(source) < _FEWEST:
+        raise ValueError(f"{source.name} has {len(source)} test images; invariance needs at least {_FEWEST}")
+    clean = view(subject, source, base, seed).features[:, 0]
+    whiten = whitening(clean)
+    chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:_MOVED].sort().values
+    images, params = _base_views(subject, source, chosen)
+    before = whiten(extract_views(subject, images, params))
+
+    metrics: dict[str, Metric] = {}
+    curves: dict[str, Any] = {}
+    for name, transformation in TRANSFORMATIONS.items():
+        moved = (transformation.apply(images, strength) for strength in transformation.strengths)
+        found = [compare(before, whiten(extract_views(subject, x, params))) for x in moved]
+        cosine, distance = (torch.stack(parts, 1) for parts in zip(*found, strict=True))  # (M, strengths)
+        metrics |= {f"cosine, {name}": mean(cosine.mean(1)), f"Mahalanobis, {name}": mean(distance.mean(1))}
+        curves[name] = {
+            "strengths": list(transformation.strengths),
+            "unit": transformation.unit,
+            "cosine": cosine.mean(0).tolist(),
+            "mahalanobis": distance.mean(0).tolist(),
+        }
+    others = compare(before, before.roll(1, 0))
+    settings = {
+        "images": {"transformed": len(chosen), "covariance": len(clean)},
+        "view": "base view",
+        "dimensions": whiten.axes.shape[1],
+        "covariance": f"Ledoit-Wolf, shrinkage {whiten.shrinkage:.4g}" if whiten.shrinkage else "sample",
+        "two different images": {"cosine": float(others[0].mean()), "Mahalanobis": float(others[1].mean())},
+    }
+    return Measurement(metrics, settings, {"curves": curves})
+
+
+def _base_views(subject: Subject, source: Source, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen images cropped as base views (M, 3, S, S) uint8, and their params (M, P)."""
+    images = [source[index] for index in chosen.tolist()]
+    params = torch.stack([subject.policy.base(*image.shape[-2:]) for image in images])
+    return torch.stack([subject.policy.crop(image, row) for image, row in zip(images, params, strict=True)]), params
+
+
+def compare(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and distance of whitened features (M, R) and (M, R): (M,) each, float64."""
+    return F.cosine_similarity(before, after), (before - after).norm(dim=1)

@@ -1,0 +1,55 @@
+"""Linear evaluation with few labels. Letters: N training images, n of them with labels, C classes.
+
+1 % and 10 % of the training images of each class, at least one, keep their labels, as in Chen et al. (SimCLR, ICML
+2020), and train the linear protocol's classifier. Its w is chosen on the data set's validation images, all of them;
+these are not fitted too, for their labels would be more than the fraction's. Mean over five draws, with the interval
+over draws.
+"""
+
+import torch
+from torch import Tensor
+
+from ...data.eval_sets.dataset import Splits
+from ..features import as_classes
+from ..frozen_model import Subject
+from ..metrics import Measurement, mean
+from ..solvers.logistic import Logistic
+from .linear import PER_CLASS, TOP1, choose, divide, hits
+
+FRACTIONS = {"1 %": 0.01, "10 %": 0.1}
+DRAWS = 5
+
+
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """Test accuracy by fraction; `seed` draws the images, and the validation images as in the linear protocol."""
+    (train, val, rule), test = divide(subject, splits, seed), subject.labelled(splits.test)
+    train, val, test = as_classes(splits.name, train, val, test)
+    classes = len(train.targets.unique())
+    accuracy = PER_CLASS if splits.per_class else TOP1
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, list[float]] = {name: [] for name in FRACTIONS}
+    strengths: dict[str, list[float]] = {name: [] for name in FRACTIONS}
+    labels: dict[str, int] = {}
+    for name, fraction in FRACTIONS.items():
+        for _ in range(DRAWS):
+            drawn = draw(train.targets, fraction, generator)
+            labels[name] = len(drawn)
+            problem = Logistic(train.features[drawn], train.targets[drawn], classes)
+            chosen = choose(problem, val, accuracy)
+            strengths[name].append(chosen.strength)
+            found[name].append(accuracy.metric(hits(chosen.fit, *test), test.targets).value)
+    return Measurement(
+        {f"Linear {accuracy.name}, {name} of labels": mean(values) for name, values in found.items()},
+        {"draws": DRAWS, "labels": labels, "validation": len(val.targets), "validation images": rule},
+        {"by draw": found, "w by draw": strengths},
+    )
+
+
+def draw(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """Indices (n,) of a fraction of the images of each class, rounded, at least one: labels (N,)."""
+    parts = []
+    for label in labels.unique():
+        of_class = (labels == label).nonzero()[:, 0]
+        count = max(1, round(fraction * len(of_class)))
+        parts.append(of_class[torch.randperm(len(of_class), generator=generator)[:count]])
+    return torch.cat(parts)

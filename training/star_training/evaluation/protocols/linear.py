@@ -1,0 +1,167 @@
+"""Linear evaluation as AugSelf and STAR do it. Letters: N training images, M others, D features, C classes, R = D + 1.
+
+Source: AugSelf's released protocol (arXiv 2111.09613): multinomial logistic regression on frozen, raw features, with
+the sum of cross entropies plus w times the squared norm of weights and bias; w from 45 values chosen on validation
+images, then refitted on training and validation images together. Top-1, or the mean over classes where a data set's
+convention says so. What the protocol finds by L-BFGS from a random start, a strictly convex problem's only optimum,
+`star_training.evaluation.solvers.logistic` finds faster and to a known distance.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...data.eval_sets.dataset import Splits
+from ..features import Labelled, as_classes
+from ..frozen_model import Subject
+from ..metrics import Hits, Measurement, Metric, class_mean, share
+from ..solvers.logistic import Fit, Logistic, with_ones
+
+STRENGTHS: tuple[float, ...] = tuple(torch.logspace(-6, 5, 45).tolist())
+_GAP = 1e-6  # of the objective, for every strength: an estimate, up to twice too low; 1e-5 is asked for
+_FINER = (1e-8, 1e-10)  # of those that might be chosen, step by step; after the last hardly an image is undecided
+_SURE = 10  # logits this many `Fit.spread`s apart don't change their order
+
+
+class Accuracy(NamedTuple):
+    """A way to count hits."""
+
+    name: str
+    weights: Callable[[Tensor], Tensor]  # of the images with targets (M,), as a share of their sum
+    metric: Callable[[Tensor, Tensor], Metric]  # of hits (M,) bool and targets (M,)
+
+
+TOP1 = Accuracy("top-1", lambda targets: torch.ones(len(targets)).double(), lambda hits, _: share(hits))
+PER_CLASS = Accuracy("mean per class", lambda targets: 1 / targets.bincount()[targets].double(), class_mean)
+
+
+class Divided(NamedTuple):
+    """Labelled features of a data set, and how its validation images were come by."""
+
+    train: Labelled
+    val: Labelled
+    rule: str
+
+
+class Chosen(NamedTuple):
+    """The strength that does best on the validation images."""
+
+    strength: float
+    fits: dict[float, Fit]  # by strength
+    validation: dict[float, float]  # accuracy on the validation images by strength
+
+    @property
+    def fit(self) -> Fit:
+        """The best one."""
+        return self.fits[self.strength]
+
+
+class Linear(NamedTuple):
+    """What a linear evaluation found."""
+
+    hits: Tensor  # which test images are classified right: (M,) bool
+    chosen: Chosen
+
+
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """Test accuracy; `seed` draws the validation images where the data set neither has them nor says how."""
+    (train, val, rule), test = divide(subject, splits, seed), subject.labelled(splits.test)
+    train, val, test = as_classes(splits.name, train, val, test)
+    accuracy = PER_CLASS if splits.per_class else TOP1
+    hits, chosen = evaluate(train, val, test, len(train.targets.unique()), accuracy)
+    name = f"Linear {accuracy.name}"
+    return Measurement(
+        {name: accuracy.metric(hits, test.targets)},
+        {
+            "w": chosen.strength,
+            "train": len(train.targets),
+            "validation": len(val.targets),
+            "validation images": rule,
+            "gap": _GAP,
+        },
+        {
+            f"validation {accuracy.name}": chosen.validation[chosen.strength],
+            f"validation {accuracy.name} by w": [list(pair) for pair in chosen.validation.items()],
+            "largest gap": max(fit.gap / fit.objective for fit in chosen.fits.values()),
+        },
+        {name: Hits(hits, accuracy.weights(test.targets))},
+    )
+
+
+def divide(subject: Subject, splits: Splits, seed: int) -> Divided:
+    """Training and validation images: the data set's own, or some of the training images held out by its rule."""
+    train = subject.labelled(splits.train)
+    if splits.val is not None:
+        return Divided(train, subject.labelled(splits.val), "the data set's own")
+    rule, count = splits.held_out(seed), len(train.targets)
+    if count < 2:
+        raise ValueError(f"{splits.name} has {count} training images; give two or more, or a validation split")
+    rest, held = rule.draw(count)
+    rest_of, held_of = (Labelled(train.features[part], train.targets[part]) for part in (rest, held))
+    return Divided(rest_of, held_of, f"{len(held)} of {count} training images at random, seed {rule.seed}")
+
+
+def evaluate(
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    classes: int,
+    accuracy: Accuracy = TOP1,
+) -> Linear:
+    """Fits on `train`, chooses w on `val`, refits on both, measures on `test`; each is features (N, D), labels (N,).
+
+    Test images of a class without training images are misses.
+    """
+    both = Logistic(torch.cat((train[0], val[0])), torch.cat((train[1], val[1])), classes)
+    chosen = choose(both.first(len(train[1])), val, accuracy)
+    return Linear(_settled(both, chosen, test), chosen)
+
+
+def choose(problem: Logistic, val: tuple[Tensor, Tensor], accuracy: Accuracy = TOP1) -> Chosen:
+    """The strength that does best on the validation images; of equals the smallest.
+
+    Fits that might be the best, were the logits of close images a little different, are made finer first.
+    """
+    weights = accuracy.weights(val[1])
+
+    def score(hit: Tensor) -> float:
+        return round(float((weights * hit).sum() / weights.sum()), 12)  # equal scores, whichever images are hit
+
+    inputs, labels = with_ones(val[0]), val[1]
+    fits = problem.path(STRENGTHS, _GAP)
+    logits = {w: inputs @ fit.weights.T for w, fit in fits.items()}
+    for finer in _FINER:
+        margins = {w: _margins(logits[w], labels) / (_SURE * fits[w].spread + 1e-30) for w in STRENGTHS}
+        low, high = ({w: score(margins[w] > end) for w in STRENGTHS} for end in (1, -1))
+        may_win = [w for w in STRENGTHS if all(high[w] > low[v] or (w <= v and high[w] == low[v]) for v in STRENGTHS)]
+        for w in may_win if len(may_win) > 1 else ():
+            fits[w] = problem.fit(w, fits[w].weights, finer)
+            logits[w] = inputs @ fits[w].weights.T
+    validation = {w: score(logits[w].argmax(1) == labels) for w in STRENGTHS}
+    return Chosen(max(STRENGTHS, key=lambda w: validation[w]), fits, validation)  # the first of equals
+
+
+def _settled(problem: Logistic, chosen: Chosen, test: tuple[Tensor, Tensor]) -> Tensor:
+    """Which test images the refit classifies right, as fine as it takes to tell: (M,) bool."""
+    inputs, w = with_ones(test[0]), chosen.strength
+    # from the largest w down: the fit without the validation images is far off on them where w is small
+    fit = problem.path(STRENGTHS[STRENGTHS.index(w) :: 4], 0.01)[w]
+    for finer in (_GAP, *_FINER):
+        fit = problem.fit(w, fit.weights, finer)
+        logits = inputs @ fit.weights.T
+        if bool((_margins(logits, test[1]).abs() > _SURE * fit.spread).all()):
+            break
+    return logits.argmax(1) == test[1]
+
+
+def hits(fit: Fit, features: Tensor, labels: Tensor) -> Tensor:
+    """Which images a fit classifies right: (M,) bool."""
+    return (with_ones(features) @ fit.weights.T).argmax(1) == labels
+
+
+def _margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far each image's own logit is above the highest other one: logits (M, C), labels (M,) -> (M,)."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)

@@ -1,0 +1,86 @@
+"""How much the two embeddings share: canonical correlations of z_inv and z_eq; and how many dimensions are used.
+
+Letters: N images, D features, O embedding size.
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...data.eval_sets.dataset import Splits
+from ...data.sources.subset import spread
+from ..embeddings import base, embed, view
+from ..frozen_model import Subject
+from ..metrics import Measurement
+from ..solvers.cca import correlations, jackknife, rank_me
+
+_IMAGES = 10_000
+_KEPT = 0.99  # share of each embedding's variance for SVCCA
+_ENOUGH = 10  # images a dimension
+_KINDS = {"canonical correlation": 1.0, "SVCCA correlation": _KEPT}  # by the share of variance that is kept
+
+
+class FewImagesWarning(UserWarning):
+    """So few images that canonical correlations are high whatever the embeddings."""
+
+
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """On base views of test images, in eval mode: RankMe of features and embeddings, mean CCA and SVCCA of the two.
+
+    Both embeddings are centred, QR of each gives Q1 and Q2, the correlations are the singular values of Q1^T Q2. Which
+    images STAR took, and what share of the variance it kept, isn't known.
+    """
+    source = spread(splits.test, _IMAGES)
+    features = view(subject, source, base, seed).features[:, 0]
+    representations = {"features": features, **embed(subject.objective, features)}
+    settings: dict[str, Any] = {
+        "images": len(features),
+        "view": "base view",
+        "interval": "jackknife that leaves out one of 20 random groups of images at a time",
+    }
+    metrics = {
+        f"RankMe of {name}": jackknife(functools.partial(_rank_of, x), len(x), seed)
+        for name, x in representations.items()
+    }
+    if "z_eq" not in representations:
+        return Measurement(metrics, settings)
+
+    z_inv, z_eq = representations["z_inv"], representations["z_eq"]
+    settings |= _count_settings(source.name, len(features), z_inv.shape[1], z_eq.shape[1])
+    shuffled = z_eq[torch.randperm(len(z_eq), generator=torch.Generator().manual_seed(seed))]
+    details = {}
+    for kind, kept in _KINDS.items():
+        measure = functools.partial(_mean_correlation, z_inv, z_eq, kept)
+        metrics[f"mean {kind} of z_inv and z_eq"] = jackknife(measure, len(features), seed)
+        settings[f"mean {kind} of shuffled pairs"] = float(correlations(z_inv, shuffled, kept).mean())
+        details[f"{kind}s"] = correlations(z_inv, z_eq, kept).tolist()
+    return Measurement(metrics, settings | {"SVCCA keeps": _KEPT}, details)
+
+
+def _rank_of(x: Tensor, rows: Tensor) -> Tensor:
+    return rank_me(x[rows])
+
+
+def _mean_correlation(a: Tensor, b: Tensor, kept: float, rows: Tensor) -> Tensor:
+    return correlations(a[rows], b[rows], kept).mean()
+
+
+def _count_settings(name: str, images: int, *widths: int) -> dict[str, str]:
+    """{} for enough images, a warning for few; raises ValueError where correlations are 1 by construction."""
+    if images <= sum(widths):
+        raise ValueError(
+            f"{name} has {images} test images for embeddings of {widths[0]} and {widths[1]} dimensions: no more images "
+            f"than dimensions make canonical correlations of 1 whatever the model; give at least {sum(widths) + 1}, "
+            f"better {_ENOUGH * max(widths)}"
+        )
+    if images >= _ENOUGH * max(widths):
+        return {}
+    told = (
+        f"{images} test images for embeddings of {max(widths)} dimensions: with fewer than {_ENOUGH} images a "
+        "dimension canonical correlations come out too high; compare them with those of shuffled pairs"
+    )
+    warnings.warn(told, FewImagesWarning, stacklevel=3)
+    return {"warning": told}

@@ -1,0 +1,35 @@
+"""Ridge regression of known numbers from features. Letters: N training images, M test images, D features, K numbers."""
+
+import torch
+from torch import Tensor
+
+from ...data.eval_sets.dataset import Splits
+from ..frozen_model import Subject
+from ..metrics import Measurement, Metric
+
+_STRENGTH = 1e-3
+
+
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """R2 of each target number, and their mean; nothing is random."""
+    train, test = subject.labelled(splits.train), subject.labelled(splits.test)
+    if not train.targets.is_floating_point():
+        raise ValueError(f"{splits.name} has classes for labels; regression needs numbers")
+    each = r2(*train, *test)
+    metrics = {"R2": Metric(float(each.mean()))} | {f"R2 of target {k}": Metric(float(v)) for k, v in enumerate(each)}
+    return Measurement(metrics, {"ridge per image": _STRENGTH})
+
+
+def r2(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, strength: float = _STRENGTH) -> Tensor:
+    """Share of each number's variance that a linear map of the features explains on the test set: (K,).
+
+    train (N, D), targets (N, K), test (M, D), truth (M, K); features are standardised by the training set, the ridge
+    is `strength` per image. 1 is perfect, 0 as good as the training mean, and below 0 worse than that.
+    """
+    mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
+    x, y = ((train - mean) / std).double(), (targets - targets.mean(0)).double()
+    gram = x.T @ x + strength * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+    weights = torch.linalg.solve(gram, x.T @ y)
+    predicted = ((test - mean) / std).double() @ weights + targets.mean(0)
+    residual = (truth - predicted).square().sum(0)
+    return (1 - residual / (truth - targets.mean(0)).square().sum(0)).float()

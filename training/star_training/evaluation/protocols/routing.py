@@ -1,0 +1,134 @@
+"""Which experts each task uses, and what the experts see alike.
+
+Letters: N images, Q of them that are looked up, K neighbours, D features, E experts, O embedding size, T tasks.
+Source: the expert analysis of STAR (arXiv 2510.27222): mean routing weights, neighbours in single experts' outputs.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from star_zoo.heads import StarHeads
+
+from ...data.eval_sets.dataset import Splits
+from ...data.sources.raw import evenly_spaced
+from ...data.sources.subset import spread
+from ..embeddings import base, device, embed, view
+from ..features import evaluating
+from ..frozen_model import Subject
+from ..metrics import Measurement, Metric, mean
+
+TASKS = ("invariant", "equivariant")
+_IMAGES = 10_000
+_QUERIES, _NEIGHBOURS = 8, 8
+_BATCH = 1000
+
+
+def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+    """Mean weights, their entropies and their overlap between tasks, on base views of test images; nothing is random.
+
+    A fixed router's weights are shares of its table's row, as if they summed to 1. Raises ValueError for a model
+    without experts.
+    """
+    heads = getattr(subject.objective, "heads", None)
+    if not isinstance(heads, StarHeads):
+        raise ValueError(f"{subject.name} has no experts to route to: routing needs heads that star or its kin trained")
+    source = spread(splits.test, _IMAGES)
+    if len(source) <= _NEIGHBOURS:
+        raise ValueError(f"{source.name} has {len(source)} test images; routing needs at least {_NEIGHBOURS + 1}")
+    features = view(subject, source, base, seed).features[:, 0]
+    weights, outputs = routed(heads, features)
+    queries = evenly_spaced(len(source), _QUERIES)
+    of_test = evenly_spaced(len(splits.test), len(source))  # where `spread` took the images from
+    found = embed(subject.objective, features)
+
+    def alike(embeddings: Tensor) -> list[list[int]]:
+        return of_test[neighbours(embeddings, queries, _NEIGHBOURS)].tolist()
+
+    details: dict[str, Any] = {
+        "tasks": list(TASKS),
+        "weights": weights.mean(0).tolist(),
+        "largest weight": largest(weights).tolist(),
+        "neighbours": {
+            "split": "test",
+            "queries": of_test[queries].tolist(),
+            "invariant": alike(found["z_inv"]),
+            "equivariant": alike(found["z_eq"]),
+            "experts": [alike(outputs[:, e]) for e in range(outputs.shape[1])],
+        },
+    }
+    settings = {
+        "images": len(features),
+        "view": "base view",
+        "experts": weights.shape[2],
+        "entropy": "in nats; log(experts) is an even use of all",
+        "overlap": "sum over experts of the smaller of the two tasks' mean weights: 1 the same use, 0 no shared expert",
+        "neighbours": "by cosine",
+    }
+    metrics = usage(weights)
+    if source.targets is not None and not source.targets.is_floating_point() and len(source.targets.unique()) > 1:
+        firsts = [outputs[:, int(expert)] for expert in weights.mean(0).argmax(1)]
+        metrics |= same_class(dict(zip(TASKS, firsts, strict=True)), source.targets)
+    return Measurement(metrics, settings, details)
+
+
+def routed(heads: StarHeads, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Each task's shares of the experts, (N, T, E) summing to 1, and each expert's output (N, E, O), of (N, D)."""
+    weights, outputs = [], []
+    with evaluating(heads):
+        for rows in features.split(_BATCH):
+            weights.append(heads.router(rows.to(device(heads))).cpu())
+            outputs.append(heads.experts(rows.to(device(heads))).float().cpu())
+    table = torch.cat(weights).double()
+    return table / table.sum(2, keepdim=True), torch.cat(outputs)
+
+
+def usage(weights: Tensor) -> dict[str, Metric]:
+    """What the shares (N, T, E) say: how evenly one image and all images use the experts, and whether tasks share."""
+    average = weights.mean(0)
+    metrics = {}
+    for task, of_images, of_mean in zip(TASKS, entropy(weights).unbind(1), entropy(average), strict=True):
+        metrics[f"entropy of an image's weights, {task}"] = mean(of_images)
+        metrics[f"entropy of mean weights, {task}"] = Metric(float(of_mean))
+    metrics["overlap of the tasks' mean weights"] = Metric(float(average.amin(0).sum()))
+    return metrics
+
+
+def entropy(weights: Tensor) -> Tensor:
+    """(..., E) -> (...), in nats; 0 log 0 is 0."""
+    return torch.special.entr(weights).sum(-1)
+
+
+def largest(weights: Tensor) -> Tensor:
+    """The share of images that give each expert their largest weight: (N, T, E) -> (T, E); ties are shared."""
+    tops = (weights == weights.amax(2, keepdim=True)).double()
+    return (tops / tops.sum(2, keepdim=True)).mean(0)
+
+
+def same_class(by_task: dict[str, Tensor], targets: Tensor) -> dict[str, Metric]:
+    """How often an image's nearest neighbours are of its class, in the outputs (N, O) of each task's first expert.
+
+    The first expert is the one that the task weighs most on average; last comes the difference of the two, by image.
+    """
+    found = {task: _same_class(outputs, targets) for task, outputs in by_task.items()}
+    told = {f"same class among neighbours, by the {task} task's expert": mean(hits) for task, hits in found.items()}
+    invariant, equivariant = found.values()
+    less = "same class among neighbours, by the invariant task's expert less by the equivariant task's"
+    return {**told, less: mean(invariant - equivariant)}
+
+
+def _same_class(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(N, O), (N,) -> the share of each image's neighbours that have its class: (N,)."""
+    parts = torch.arange(len(outputs)).split(_BATCH)  # bounds the (Q, N) cosines
+    nearest = torch.cat([neighbours(outputs, part, _NEIGHBOURS) for part in parts])
+    return (targets[nearest] == targets[:, None]).double().mean(1)
+
+
+def neighbours(embeddings: Tensor, queries: Tensor, count: int) -> Tensor:
+    """The `count` nearest other images by cosine, nearest first: (N, O), indices (Q,) -> indices (Q, count)."""
+    unit = F.normalize(embeddings.float(), dim=1)
+    similarity = unit[queries] @ unit.T
+    similarity[torch.arange(len(queries)), queries] = -torch.inf
+    return similarity.topk(count, dim=1).indices

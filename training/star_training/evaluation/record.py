@@ -1,0 +1,136 @@
+"""Evaluating a model on a data set by a protocol, and the records of it in a `results.json`."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.eval_sets.dataset import Splits
+from ..data.eval_sets.names import ends
+from ..engine import results
+from ..engine.environment import versions
+from ..models.resolve import model_folder
+from . import protocols as evals
+from .frozen_model import Subject
+
+_ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
+
+Data = dict[str, str]  # the fingerprint of each split
+
+
+def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> dict[str, Any]:
+    """Runs a protocol; gives its record, plain JSON. Raises ValueError for what can't be evaluated."""
+    run = evals.find(protocol)
+    start = time.perf_counter()
+    found = run(subject, splits, seed)
+    return {
+        "protocol": protocol,
+        "model": subject.name,
+        "model_fingerprint": subject.fingerprint,
+        "data": splits.name,
+        "data_fingerprint": {name: source.fingerprint for name, source in splits.opened.items()},
+        "images": {name: len(source) for name, source in splits.opened.items()},
+        "seed": seed,
+        "settings": {**found.settings, "test images": splits.test_images},
+        "metrics": {name: metric._asdict() for name, metric in found.metrics.items()},
+        "details": found.details,
+        "seconds": round(time.perf_counter() - start, 1),
+        "versions": versions(),
+    }
+
+
+def results_file(model: str) -> Path | None:
+    """Where records of a model are kept by default: the results.json of its folder; None for other names."""
+    folder = None if model.startswith("untrained:") else model_folder(model)
+    return folder and folder / "results.json"
+
+
+def record(path: Path, result: dict[str, Any], spec: str = "") -> dict[str, Any]:
+    """Adds a record to the `evaluations` of a results.json, in place of an earlier one of the same; returns it.
+
+    The same is what has the protocol, model and seed, and the data by name and content. Where other data stand under
+    the name already, the record gets a longer one, from the path `spec` of its data.
+    """
+    with results.changing(path) as held:
+        kept = [r for r in held.get("evaluations", []) if not _same_evaluation(r, result)]
+        known = list(_data_of(held | {"evaluations": kept}, result["protocol"]))
+        result = {**result, "data": _free(result["data"], result["data_fingerprint"], spec, known)}
+        held["evaluations"] = [*kept, result]
+    return result
+
+
+def record_comparison(path: Path, result: dict[str, Any], specs: Sequence[str] = ()) -> dict[str, Any]:
+    """Adds one to the `comparisons` of a results.json, in place of an earlier one of the same; returns it.
+
+    The same is what has the models, protocols and seed, and the same data. `specs` are the paths of the data, which
+    get longer names where other data stand under one of theirs.
+    """
+    with results.changing(path) as held:
+        kept = [r for r in held.get("comparisons", []) if not _same_comparison(r, result)]
+        known = list(_data_of(held | {"comparisons": kept}, "linear"))
+        data = result["data_fingerprints"]
+        paths = itertools.chain(specs, itertools.repeat(""))
+        names = {n: _free(n, found, spec, known) for (n, found), spec in zip(data.items(), paths, strict=False)}
+        by_name = [key for key, value in result.items() if isinstance(value, dict) and value.keys() == data.keys()]
+        result = result | {key: {names[n]: value for n, value in result[key].items()} for key in by_name}
+        result["rows"] = [{**row, "data": names.get(row["data"], row["data"])} for row in result["rows"]]
+        held["comparisons"] = [*kept, result]
+    return result
+
+
+def _same_evaluation(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return all(a[k] == b[k] for k in ("protocol", "model", "seed")) and _same_data(
+        (a["data"], a.get("data_fingerprint", {})), (b["data"], b.get("data_fingerprint", {}))
+    )
+
+
+def _same_comparison(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    if any(a.get(k) != b.get(k) for k in ("model", "other", "seed", "protocols")):
+        return False
+    ours, theirs = (list(r.get("data_fingerprints", {}).items()) for r in (a, b))
+    return len(ours) == len(theirs) and all(any(_same_data(x, y) for y in theirs) for x in ours)
+
+
+def _same_data(a: tuple[str, Data], b: tuple[str, Data]) -> bool:
+    """Whether two names with their fingerprints mean the same data: the longer name may be `_free`'s of the other."""
+    short, long = sorted((a[0], b[0]), key=len)
+    return (long == short or long.endswith(f"/{short}") or long.startswith(f"{short} ")) and not _differ(a[1], b[1])
+
+
+def _differ(a: Data, b: Data) -> bool:
+    return any(a[split] != b[split] for split in a.keys() & b.keys())
+
+
+def _data_of(held: dict[str, Any], protocol: str) -> Iterator[tuple[str, Data]]:
+    """The data that records speak of, by name, of those records whose fingerprints compare with a protocol's.
+
+    Detection and fine-tuning choose their images, and their fingerprints, in their own way.
+    """
+    for r in held.get("evaluations", []):
+        if r["protocol"] == protocol or {r["protocol"], protocol} <= set(evals.known()):
+            yield r["data"], r.get("data_fingerprint", {})
+    if protocol in evals.known():
+        for r in held.get("comparisons", []):
+            yield from r.get("data_fingerprints", {}).items()
+
+
+def _free(name: str, data: Data, spec: str, known: list[tuple[str, Data]]) -> str:
+    """The name, or the first longer one under which no other data stand."""
+    longer = [end for end in ends(spec) if end.endswith(f"/{name}")] if spec else []
+    marked = f"{name} {'-'.join(found[:8] for found in data.values())}"  # where what a path held before has them all
+    return next((n for n in (name, *longer) if not any(n == k and _differ(data, d) for k, d in known)), marked)
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """A record in words, one line a number."""
+    lines = [f"{record['model']} on {record['data']}, {record['protocol']} ({record['seconds']:.0f} s)"]
+    for name, found in record["metrics"].items():
+        interval = f"  [{found['low']:.4g}, {found['high']:.4g}]" if found["low"] is not None else ""
+        lines.append(f"  {name:50}{found['value']:.4g}{interval}")
+    return "\n".join(lines)
+
+
+def tells_accuracy(record: dict[str, Any]) -> bool:
+    """Whether a record says how well a task is done; other records describe the features themselves."""
+    return record["protocol"].partition(" ")[0] in _ACCURACY  # "finetune 0.1" is one of a share of the labels

@@ -1,0 +1,94 @@
+"""What a fine-tuning computes, as frozen dataclasses: changed by `--set path=value`, saved as JSON."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..models.resolve import called
+from ..pretraining.recipe import OptimizerConfig, RunConfig, name_alone
+from ..settings.base import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """Which labelled images. See `star_training.data.open_source` for what `source` may be."""
+
+    source: str
+    fraction: float = 1.0  # of each class's training images, at least one of them; the protocol's 0.01 and 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The training views. Test images are prepared as timm evaluates the model."""
+
+    size: int | None = None  # pixels, of training and test images; None: the size that the model was trained with
+    scale: tuple[float, float] = (0.35, 1.0)  # share of the area that a random crop takes
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of it
+    flip: float = 0.5  # probability; 0 where left and right tell classes apart
+    jitter: float = 0.0  # strength of brightness, contrast and saturation; 0 for none
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneOptimizer(OptimizerConfig):
+    """The optimiser by timm's name and its cosine schedule; the defaults are for convolutional networks.
+
+    Vision transformers take lr=1e-3 and a layer_decay of 0.65 to 0.75 since BEiT (arXiv 2106.08254).
+    """
+
+    name: str = "adamw"
+    lr: float = 8e-3  # of the classifier, for 256 images a step; scaled linearly with batch_size
+    weight_decay: float = 0.05
+    decay_norms: bool = False
+    warmup_epochs: float = 2.0
+    clip: float | None = 1.0
+    layer_decay: float | None = None  # each layer learns so many times as fast as the next; None: all alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(Settings):
+    """Everything that decides what a fine-tuning computes."""
+
+    model: str  # what to start from: a run, a saved folder, a zoo tag, any timm name, untrained:NAME
+    data: LabelledData
+    backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model
+    views: Views = field(default_factory=Views)
+    epochs: int = 30
+    batch_size: int = 64  # images in one step, over all processes
+    mixup: float = 0.0  # alpha of mixup; 0 for none
+    cutmix: float = 0.0  # alpha of CutMix; with both, each batch gets one of them
+    smoothing: float = 0.1  # share of the label that is spread over all classes
+    ema: float | None = None  # decay of averaged weights, reached slowly; they are what is measured and exported
+    optimizer: FineTuneOptimizer = field(default_factory=FineTuneOptimizer)
+    precision: str = "no"  # "no" (float32), "bf16" or "fp16"
+    seed: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"precision is {self.precision!r}; known: 'no', 'bf16', 'fp16'")
+        optimizer, share = self.optimizer, self.data.fraction
+        decay, clip, warmup = optimizer.layer_decay, optimizer.clip, optimizer.warmup_epochs
+        rules = [
+            ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size, self.batch_size >= 2, "at least 2"),
+            ("data.fraction", share, 0 < share <= 1, "a share of the labels above 0, up to 1"),
+            ("mixup", self.mixup, self.mixup >= 0, "at least 0"),
+            ("cutmix", self.cutmix, self.cutmix >= 0, "at least 0"),
+            ("smoothing", self.smoothing, 0 <= self.smoothing < 1, "from 0 to below 1"),
+            ("ema", self.ema, self.ema is None or 0 < self.ema < 1, "between 0 and 1, or null for none"),
+            ("views.flip", self.views.flip, 0 <= self.views.flip <= 1, "from 0 to 1"),
+            ("views.jitter", self.views.jitter, 0 <= self.views.jitter <= 1, "from 0 to 1"),
+            ("optimizer.layer_decay", decay, decay is None or 0 < decay <= 1, "above 0, up to 1, or null for none"),
+            ("optimizer.warmup_epochs", warmup, warmup >= 0, "at least 0"),
+            ("optimizer.clip", clip, clip is None or clip > 0, "a norm above 0, or null for none"),
+        ]
+        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("workers", 0), ("eval_every", 0)):
+            value = getattr(self.run, name)
+            rules.append((f"run.{name}", value, value >= least, f"at least {least}"))
+        for name, given, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"{name} is {given}; it must be {rule}")
+
+    def published(self) -> dict[str, Any]:
+        """As `to_dict`, without the folders of this machine."""
+        data = replace(self.data, source=name_alone(self.data.source))
+        return replace(self, model=called(self.model), data=data).to_dict()

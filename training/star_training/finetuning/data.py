@@ -1,0 +1,81 @@
+"""The labelled images of a fine-tuning: checked, a stratified fraction of them, as views.
+
+Letters: N images, P augmentation parameters.
+"""
+
+import torch
+from torch import Tensor
+
+from star_zoo import Policy
+from star_zoo.augmentations import Augmentation, ColorJitter, Crop, Flip
+
+from ..data import NoSuchSplit, Source
+from ..data.eval_sets.dataset import Splits
+from ..data.sources.subset import Part
+from ..data.views import seeded
+from ..evaluation.features import check_classes
+from .config import FineTune, Views
+
+_MOST_CLASSES = 1_000_000  # that a classifier has an output for each: larger labels are ids
+
+
+def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, int]:
+    """The images to train on, those to measure on, the number of classes. Raises ValueError where they don't fit."""
+    try:
+        train, test = splits.train, splits.test
+    except NoSuchSplit as error:
+        raise ValueError(f"{error} Fine-tuning learns from a train split and is measured on a test split.") from error
+    learnt = _classes(train, "train")
+    if unseen := sorted(_classes(test, "test") - learnt):
+        told = ", ".join(test.classes[label] if test.classes else str(label) for label in unseen[:5])
+        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        raise ValueError(
+            f"the test split of {splits.name} has {len(unseen)} classes that its train split lacks: {told}{more}; "
+            "a classifier can't tell what it never saw, so give splits of the same classes"
+        )
+    assert train.targets is not None and test.targets is not None
+    check_classes(splits.name, train.targets, test.targets)
+    count = max(max(learnt) + 1, len(train.classes or ()))
+    if count > _MOST_CLASSES:
+        raise ValueError(f"the labels of {splits.name} go to {count - 1}; number the classes from 0, without gaps")
+    return stratified(train, settings.data.fraction, settings.seed), test, count
+
+
+def _classes(source: Source, split: str) -> set[int]:
+    if source.targets is None:
+        why = source.inventory.unlabelled
+        told = f"the {split} split of {source.name} has no labels to fine-tune with{why and f' ({why})'}"
+        raise ValueError(f"{told}; give labelled images")
+    if source.targets.is_floating_point():
+        raise ValueError(f"the labels of {source.name} are numbers; fine-tuning needs classes")
+    return set(source.targets.tolist())
+
+
+def stratified(source: Source, fraction: float, seed: int) -> Source:
+    """The same share of each class's images, at least one of each, chosen by the seed alone."""
+    assert source.targets is not None
+    if fraction == 1:
+        return source
+    kept = []
+    for label in source.targets.unique():
+        images = (source.targets == label).nonzero().flatten()
+        order = torch.randperm(len(images), generator=seeded(seed, int(label)))
+        kept.append(images[order[: max(1, round(fraction * len(images)))]])
+    return Part(source, torch.cat(kept).sort().values)
+
+
+def training_policy(
+    views: Views, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Policy:
+    """The augmentations of the training views."""
+    augmentations: list[Augmentation] = [Crop(size, scale=views.scale, ratio=views.ratio)]
+    if views.flip:
+        augmentations.append(Flip(views.flip))
+    if views.jitter:
+        augmentations.append(ColorJitter(views.jitter, views.jitter, views.jitter, 0.0, p=1.0))
+    return Policy(tuple(augmentations), mean, std)
+
+
+def one_view(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """The view plan of a classifier: a single drawn view, (1, P)."""
+    return policy.draw(height, width, generator)[None]

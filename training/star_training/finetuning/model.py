@@ -1,0 +1,120 @@
+"""The classifier that is fine-tuned: any timm model with a fresh head, and its optimiser.
+
+Letters: B images, S view size, P augmentation parameters, C classes.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from star_zoo import Policy
+
+from ..engine.optim import check_optimizer
+from ..evaluation.features import timm_view
+from ..evaluation.frozen_model import Subject
+from ..models.resolve import timm_name
+from ..pretraining.module import one_line
+from .config import FineTune
+
+
+def build(settings: FineTune, classes: int) -> tuple[Any, str]:
+    """The model with a fresh classifier (B, 3, S, S) -> (B, C), and the fingerprint of what it starts from.
+
+    Raises ValueError for a name or settings that timm doesn't know, or a size that the model doesn't take.
+    """
+    name = settings.model
+    if name == "pixels":
+        raise ValueError("pixels have no weights to fine-tune; give a model")
+    untrained = name.startswith("untrained:")
+    size = settings.views.size
+    overlay = {"input_size": (3, size, size), "pool_size": None} if size else None
+    try:
+        model: Any = timm.create_model(
+            timm_name(name.removeprefix("untrained:")),
+            pretrained=not untrained,
+            num_classes=0,
+            pretrained_cfg_overlay=overlay,
+            **settings.backbone_args,
+        )
+    except (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"model {name!r} can't be loaded: {one_line(error)}") from error
+    fingerprint = Subject(name, model, timm_view(model)).fingerprint
+    model.reset_classifier(classes)
+    _try_out(model, name)
+    return model, fingerprint
+
+
+def _try_out(model: Any, name: str) -> None:
+    """Sees that the model takes images of its size, before anything is trained."""
+    size = timm.data.resolve_model_data_config(model)["input_size"]
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"model {name!r} doesn't take images of {size[-1]} pixels; choose another views.size, or tell the model "
+            f'with --set backbone_args={{"img_size": {size[-1]}}} where it knows that: {one_line(error)}'
+        ) from error
+
+
+def build_optimizer(settings: FineTune, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """timm's optimiser over the model's layers. Raises ValueError for one that is unknown or can't be used here."""
+    config = settings.optimizer
+    check_optimizer(config, device)
+    return create_optimizer_v2(
+        model,
+        opt=config.name,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        filter_bias_and_bn=not config.decay_norms,
+        layer_decay=config.layer_decay,
+    )
+
+
+class Learner(nn.Module):
+    """The classifier with its loss as one module, so that one forward is all that a wrapper sees."""
+
+    def __init__(self, net: nn.Module, policy: Policy, settings: FineTune, classes: int, channels_last: bool = True):
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
+        self.policy, self.smoothing, self.seed = policy, settings.smoothing, settings.seed
+        self.mix = None
+        if settings.mixup or settings.cutmix:
+            self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
+
+    def forward(self, images: Tensor, params: Tensor, labels: Tensor, step: int, rank: int) -> Tensor:
+        """(B, 3, S, S) uint8, (B, P), (B,) -> the mean cross entropy; what is mixed how depends on seed, step, rank."""
+        x, wanted = self.batch(images, params, labels, step, rank)
+        return F.cross_entropy(self.net(x).float(), wanted, label_smoothing=0.0 if self.mix else self.smoothing)
+
+    @torch.no_grad()
+    def batch(self, images: Tensor, params: Tensor, labels: Tensor, step: int, rank: int) -> tuple[Tensor, Tensor]:
+        """Normalised views (B, 3, S, S) with labels (B,), or with mixtures (B, C) that are smoothed already."""
+        with torch.autocast(images.device.type, enabled=False):  # params carry more digits than bfloat16 keeps
+            x = self.policy.apply(images, params).contiguous(memory_format=self.memory_format)
+        if self.mix is None:
+            return x, labels
+        with _numpy_seeded(self.seed, step, rank):
+            return self.mix(x, labels)
+
+
+@contextlib.contextmanager
+def _numpy_seeded(*key: int) -> Iterator[None]:
+    """Inside, numpy's global generator, which timm draws from, is a function of the numbers given."""
+    before = np.random.get_state()
+    np.random.seed(np.random.SeedSequence(key).generate_state(4))
+    try:
+        yield
+    finally:
+        np.random.set_state(before)

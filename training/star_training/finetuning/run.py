@@ -1,0 +1,221 @@
+"""Full fine-tuning: labelled views and their loss in the common loop, test accuracy, export of the classifier."""
+
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.layers import convert_sync_batchnorm
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from star_zoo import View, save_pretrained
+
+from ..data.eval_sets.dataset import Splits
+from ..data.intact import check_intact
+from ..data.summary import summary
+from ..data.views import MultiViewDataset, StepBatches, loader
+from ..engine import results
+from ..engine.environment import versions
+from ..engine.logging import read
+from ..engine.optim import learning_rate
+from ..engine.trainer import Loop
+from ..evaluation.features import NotFinite, evaluating, extract, timm_view
+from ..evaluation.metrics import Metric, share
+from ..evaluation.record import record, results_file
+from ..numerics.layout import Convolutions
+from .config import FineTune
+from .data import one_view, open_labelled, training_policy
+from .model import Learner, build, build_optimizer
+from .setup import steps_per_epoch
+
+
+def in_words(made: dict[str, Any]) -> str:
+    """A fine-tuning's record on one line."""
+    ((name, found),) = made["metrics"].items()
+    return f"{made['model']} on {made['data']}: {name} {found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
+
+
+class Batch(NamedTuple):
+    """One process's share of a step."""
+
+    view: View
+    labels: Tensor  # (B,) int64
+
+
+class FineTuning(Loop):
+    """One fine-tuning in a folder: finetune.json, log.jsonl, checkpoints/, and in the end export/.
+
+    Raises ValueError where the folder holds another one, or one that differs in what decides the weights.
+    """
+
+    settings_file = "finetune.json"
+    advice = "a lower optimizer.lr or precision=no"
+
+    def __init__(self, settings: FineTune, out: Path, *, resume: bool = False, tracker: str | None = None):
+        super().__init__(settings, settings.precision, settings.run, out, resume, tracker)
+        self.settings = settings
+        if self.main and not resume and (models_own := results_file(settings.model)):
+            results.check(models_own)
+        self.batch_size, self.clip = settings.batch_size, settings.optimizer.clip
+        self.eval_every = settings.run.eval_every or settings.epochs  # the last is always measured
+        self.splits = Splits(settings.data.source)
+        self.images, self.test, self.classes = open_labelled(settings, self.splits)
+        per_epoch = steps_per_epoch(settings, len(self.images), self.accelerator.num_processes)
+
+        torch.manual_seed(settings.seed)
+        self.net, self.started_from = build(settings, self.classes)
+        self.view = timm_view(self.net)
+        config = timm.data.resolve_model_data_config(self.net)
+        self.policy = training_policy(settings.views, config["input_size"][-1], config["mean"], config["std"])
+        self.peak = settings.optimizer.lr * settings.batch_size / 256
+        self.warmup = round(settings.optimizer.warmup_epochs * per_epoch)
+        self.measured: Metric | None = None  # test accuracy of the weights as they are
+        self._prepare()
+        torch.manual_seed(settings.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
+        self.begin(per_epoch * settings.epochs, per_epoch, out.name)
+
+    def _prepare(self) -> None:
+        """The learner, its optimiser and averaged weights on their device."""
+        device, ema = self.accelerator.device, self.settings.ema
+        if self.accelerator.num_processes > 1 and device.type == "cuda":
+            convert_sync_batchnorm(self.net)  # in place; on CUDA only, it has no CPU kernel
+        with evaluating(self.net), Convolutions() as seen:
+            self.net(torch.zeros(2, 3, self.policy.size, self.policy.size))
+        self.choose_layout(seen.found)
+        self.learner = Learner(self.net, self.policy, self.settings, self.classes, self.channels_last).to(device)
+        self.ema = ModelEmaV3(self.net, decay=ema, use_warmup=True) if ema else None
+        self.prepare(self.learner, build_optimizer(self.settings, self.net, device))
+
+    def train(self) -> dict[str, Any]:
+        """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        if self.finished:
+            return self.tell_finished()
+        self.logbook.say(summary(self.images, self.test))
+        for note in filter(None, (self.splits.note, *self.notes)):
+            self.logbook.say(note)
+        try:
+            self.run_steps()
+            return self._export()
+        finally:
+            self.logbook.close()
+
+    def batches(self, steps: range) -> Generator[Batch, None, None]:
+        a, s = self.accelerator, self.settings
+        assert self.images.targets is not None
+        dataset = MultiViewDataset(self.images, self.policy, one_view, s.seed)
+        keys = StepBatches(len(self.images), s.batch_size, 1, s.seed, steps, a.process_index, a.num_processes)
+        with closing(loader(dataset, keys, s.run.workers, pin=a.device.type == "cuda")) as views:
+            for batch, view in zip(keys, views, strict=True):
+                yield Batch(view, self.images.targets[[index for _, index in batch]])
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        parts = batch.view.image[:, 0], batch.view.params[:, 0], batch.labels
+        on_device = (part.to(self.accelerator.device, non_blocking=True) for part in parts)
+        return {"loss": self.model(*on_device, self.step, self.accelerator.process_index)}
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.steps, self.warmup, self.peak)
+
+    def fingerprints(self) -> dict[str, tuple[str, str]]:
+        return {"data": (self.images.fingerprint, f"images of {self.images.name}")}
+
+    def check_data(self) -> None:
+        self.images.check_bad()
+
+    def updated(self) -> None:
+        if self.ema:
+            self.ema.update(self.net, step=self.step)
+        self.measured = None
+
+    def more_state(self) -> dict[str, Tensor]:
+        return {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()} if self.ema else {}
+
+    def take_more_state(self, tensors: dict[str, Tensor]) -> None:
+        if self.ema:
+            prefix = "ema."
+            averaged = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self.ema.module.load_state_dict(averaged)
+
+    def evaluate(self) -> None:
+        """Logs the test accuracy of the weights that would be exported."""
+        if self.main:
+            self.measured = self._accuracy()
+            epoch = self.step / self.per_epoch
+            self._shown["top1"] = f"{self.measured.value:.3f}"
+            self.logbook.write(self.step, {"epoch": epoch, "top1": self.measured.value})
+            self.logbook.say(f"epoch {epoch:.0f} of {self.settings.epochs}: test top-1 {self.measured.value:.4f}")
+        self.accelerator.wait_for_everyone()
+
+    def _accuracy(self) -> Metric:
+        assert self.test.targets is not None
+        try:
+            hits = extract(self._kept, self.test, self.view).argmax(1) == self.test.targets
+        except NotFinite as error:
+            raise self.diverged(f"{error} after step {self.step}") from error
+        check_intact(self.test)
+        return share(hits)
+
+    @property
+    def _kept(self) -> Any:
+        """The network whose weights are measured and exported."""
+        return self.ema.module if self.ema else self.net
+
+    def outcome(self) -> dict[str, Any] | None:
+        export, s = self.out / "export", self.settings
+        records = results.read(export / "results.json").get("evaluations", [])
+        own = {"protocol": self._protocol, "model": s.published()["model"], "seed": s.seed}
+        found = [r for r in records if all(r[key] == value for key, value in own.items())]
+        whole = all((export / name).is_file() for name in ("model.safetensors", "config.json"))
+        return found[0] if whole and found else None
+
+    def _export(self) -> dict[str, Any]:
+        """Writes the classifier, as plain timm loads it, and what was measured; gives the record."""
+        made: dict[str, Any] = {}
+        if self.main:
+            self.measured = self.measured or self._accuracy()
+            made = self._record(self.measured)
+            self.logbook.say(in_words(made))  # first: it isn't lost where recording fails
+            names = self.images.classes
+            self._kept.pretrained_cfg |= {"num_classes": self.classes, "label_names": list(names) if names else None}
+            export = self.out / "export"
+            try:
+                save_pretrained(export, self._kept)
+                if path := results_file(self.settings.model):  # every evaluation of a model stands in its own folder
+                    record(path, made, self.splits.spec)
+                record(export / "results.json", made)  # last: with it the run is finished
+            except (OSError, SafetensorError) as error:
+                raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
+        self.accelerator.wait_for_everyone()
+        return made
+
+    @property
+    def _protocol(self) -> str:
+        """Each fraction of the labels is one of its own, since a record replaces an earlier one of its protocol."""
+        fraction = self.settings.data.fraction
+        return "finetune" if fraction == 1 else f"finetune {fraction:g}"
+
+    def _record(self, found: Metric) -> dict[str, Any]:
+        """Plain JSON in the form that `star_training.evaluation.record` gives a protocol's."""
+        s, images = self.settings, {"train": self.images, "test": self.test}
+        told = s.published()
+        fraction = s.data.fraction
+        some = "" if fraction == 1 else f", {100 * fraction:g} % of the labels"
+        curve = [[e["epoch"], e["top1"]] for e in read(self.out / "log.jsonl") if "top1" in e]
+        return {
+            "protocol": self._protocol,
+            "model": told["model"],
+            "model_fingerprint": self.started_from,
+            "data": self.splits.name,
+            "data_fingerprint": {name: source.fingerprint for name, source in images.items()},
+            "images": {name: len(source) for name, source in images.items()},
+            "seed": s.seed,
+            "settings": told,
+            "metrics": {f"Fine-tuning top-1{some}": found._asdict()},
+            "details": {"top-1 by epoch": curve, "test images": self.splits.test_images},
+            "seconds": round(self.seconds, 1),
+            "versions": versions(),
+        }

@@ -1,0 +1,85 @@
+"""What becomes of a model while it is trained: a few numbers from some of its images, in seconds.
+
+Letters: T tasks, E experts.
+"""
+
+import functools
+from typing import Any
+
+from torch import nn
+
+from star_zoo import Objective, Policy
+from star_zoo.heads import StarHeads
+
+from ..data import Source
+from ..data.intact import check_intact, intact
+from ..data.sources.subset import spread
+from ..evaluation.embeddings import embed
+from ..evaluation.features import base_view, drawn_view, extract
+from ..evaluation.protocols import knn, regression, routing
+from ..evaluation.solvers.cca import correlations
+
+_BANK, _QUERIES = 5000, 2000  # images: keeps an online evaluation to a few seconds for a small backbone
+_WATCHED = 2560  # images whose embeddings are watched: ten for each dimension of two embeddings of 128
+
+
+class Monitor:
+    """1-NN and 20-NN accuracy for classes, of base views; R2 for numbers, of drawn views; nothing without labels."""
+
+    def __init__(self, policy: Policy, train: Source, test: Source | None):
+        self.policy = policy
+        self._train = spread(train, _BANK)
+        self._test = None if test is None else spread(test, _QUERIES)
+
+    def __call__(self, backbone: nn.Module) -> dict[str, float]:
+        """The metrics by name; {} where there are no held-out labels, or those of one class alone.
+
+        The backbone runs in eval mode, in float32.
+        """
+        if self._images is None:
+            return {}
+        train, test = self._images
+        assert train.targets is not None and test.targets is not None
+        numbers = train.targets.is_floating_point()
+        if not numbers and len(train.targets.unique()) < 2:
+            return {}  # of one class all neighbours are right
+        preprocess = drawn_view(self.policy, seed=0) if numbers else base_view(self.policy)
+        bank, queries = (extract(backbone, source, preprocess) for source in (train, test))
+        check_intact(train)
+        check_intact(test)
+        if numbers:
+            return {"r2": float(regression.r2(bank, train.targets, queries, test.targets).mean())}
+        return {
+            f"knn{k}": float(knn.hits(bank, train.targets, queries, test.targets, k).float().mean())
+            for k in (1, 20)
+            if k <= len(bank)
+        }
+
+    @functools.cached_property
+    def _images(self) -> tuple[Source, Source] | None:
+        """The images to learn from and those to measure on, all of which decode; None without labels."""
+        if self._test is None or self._train.targets is None or self._test.targets is None:
+            return None
+        return intact(self._train), intact(self._test)
+
+
+def watch_heads(backbone: nn.Module, objective: Objective, source: Source) -> dict[str, Any]:
+    """What becomes of heads with a router, on base views in eval mode; {} for an objective without one.
+
+    "router": each task's mean shares of the experts (T, E); "entropy": that of an image's shares, the mean for each
+    task, in nats; "norm": mean length of z_inv and z_eq; "canonical": mean canonical correlation of the two, where
+    there are ten images a dimension.
+    """
+    if not isinstance(objective.heads, StarHeads):
+        return {}
+    features = extract(backbone, spread(source, _WATCHED), base_view(objective.policy))
+    shares, _ = routing.routed(objective.heads, features)
+    z_inv, z_eq = embed(objective, features).values()
+    found: dict[str, Any] = {
+        "router": shares.mean(0).tolist(),
+        "entropy": routing.entropy(shares).mean(0).tolist(),
+        "norm": [float(z.norm(dim=1).mean()) for z in (z_inv, z_eq)],
+    }
+    if len(features) >= 10 * (z_inv.shape[1] + z_eq.shape[1]):
+        found["canonical"] = float(correlations(z_inv, z_eq).mean())
+    return found

@@ -1,0 +1,147 @@
+"""What a pretraining run computes: a recipe, built by a function, changed by `--set path=value`, saved as JSON."""
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import os
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from star_zoo import objectives
+from star_zoo.augmentations import Policy
+from star_zoo.augmentations.policy import KNOWN
+
+from ..models.resolve import called
+from ..settings.base import Settings, build, typed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images. See `star_training.data.open_source` for what `source` may be, `open_stream` for "stream:"."""
+
+    source: str
+    limit: int | None = None  # use so many images only, evenly spaced over the set
+    max_bad: float = 0.01  # share of files that may fail to decode; more is an error
+    bank: str = "train"  # the split whose labels online evaluation learns from
+    hold_out: float = 0.0  # share kept for online evaluation where a labelled set has no test split
+    images: int | None = None  # how many make an epoch of a stream, which can't be counted
+    lanes: int = 8  # shards of a stream that are read side by side; batch_size must be a multiple
+    buffer: int = 256  # encoded images of each lane in memory, among which a stream is shuffled
+
+    def __post_init__(self) -> None:
+        for name in ("images", "lanes", "buffer"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimiser by timm's name (`timm.optim.list_optimizers()`) and its cosine schedule."""
+
+    name: str = "momentum"  # SGD with momentum, not Nesterov's, as in the released code
+    lr: float = 0.03  # for 256 images a step; scaled linearly with batch_size * accumulate
+    weight_decay: float = 5e-4  # released scripts
+    decay_norms: bool = True  # decay biases and norm weights too, as the released code does
+    momentum: float = 0.9
+    warmup_epochs: float = 0.0  # linear, from 0
+    clip: float | None = None  # largest gradient norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What doesn't change the weights: may differ when a run is resumed."""
+
+    workers: int = 2  # processes that load images; 0 loads them in the main process
+    log_every: int = 10  # steps
+    checkpoint_every: int = 200  # steps
+    keep: int = 2  # checkpoints; older ones are deleted
+    eval_every: int = 1  # epochs between online evaluations on held-out images; 0: never
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Settings):
+    """Everything that decides what a pretraining run computes."""
+
+    name: str
+    backbone: str  # any timm model
+    policy: Policy
+    data: DataConfig
+    epochs: int
+    backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model
+    objective: str = "star"
+    objective_args: dict[str, Any] = field(default_factory=dict)  # its settings
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    batch_size: int = 256  # images in one loss, over all processes
+    accumulate: int = 1  # losses whose gradients make one step
+    precision: str = "no"  # "no" (float32), "bf16" or "fp16"
+    channels_last: bool = True
+    grad_checkpointing: bool = False
+    compile: bool = False  # torch.compile of the whole training forward
+    init_from: str | None = None  # a run, a saved folder, "timm:NAME" or a zoo tag to start from
+    seed: int = 0
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"precision is {self.precision!r}; known: 'no', 'bf16', 'fp16'")
+        for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.optimizer.clip is not None and self.optimizer.clip <= 0:
+            raise ValueError(f"optimizer.clip is {self.optimizer.clip}; give a norm above 0, or null for none")
+        if self.optimizer.warmup_epochs < 0:
+            raise ValueError(f"optimizer.warmup_epochs is {self.optimizer.warmup_epochs}; it must be at least 0")
+        if not 0 <= self.data.hold_out < 1:
+            raise ValueError(f"data.hold_out is {self.data.hold_out}; it must be a share of the images, from 0 to 1")
+        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("workers", 0), ("eval_every", 0)):
+            if getattr(self.run, name) < least:
+                raise ValueError(f"run.{name} is {getattr(self.run, name)}; it must be at least {least}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON; `from_dict` is the way back."""
+        return json.loads(json.dumps({**dataclasses.asdict(self), "policy": self.policy.to_dict()}))
+
+    def published(self) -> dict[str, Any]:
+        """As `to_dict`, without the folders of this machine: images and start keep their names alone."""
+        made = self.to_dict()
+        made["data"]["source"] = name_alone(self.data.source)
+        made["init_from"] = self.init_from and called(self.init_from)
+        return made
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Recipe":
+        """Builds a recipe from `to_dict`'s data. Raises ValueError naming a wrong field and the right ones."""
+        return build(cls, {k: _policy(v) if k == "policy" else v for k, v in data.items()}, "")
+
+    def with_objective(self, name: str) -> "Recipe":
+        """The same recipe for another objective, with those settings that the other one has too."""
+        known = inspect.signature(objectives.find(name)).parameters
+        kept = {k: v for k, v in self.objective_args.items() if k in known}
+        return dataclasses.replace(self, objective=name, objective_args=kept)
+
+
+def name_alone(place: str) -> str:
+    """What a data source is called, without where it lies on this machine."""
+    kind, mark, rest = place.partition(":")
+    if kind == "stream" and not rest.startswith("hf:"):
+        return f"stream:{Path(rest.partition('?')[0]).name}"
+    if mark and "/" not in kind:  # torchvision:STL10@/data/stl10
+        return f"{kind}:{rest.partition('@/')[0]}"
+    # `.` and `..` have no name of their own
+    return Path(os.path.abspath(place)).name if Path(place).exists() else place
+
+
+def _policy(data: Any) -> Policy:
+    """A policy from its data, each value checked against its field's type before anything computes with it."""
+    with contextlib.suppress(KeyError, TypeError):  # no policy at all: from_dict says so
+        for number, settings in enumerate(data["augmentations"]):
+            hints = typing.get_type_hints(KNOWN[settings["name"]])
+            for name in settings.keys() & hints.keys():
+                typed(settings[name], hints[name], f"policy.augmentations.{number}.{name}")
+        for name in ("mean", "std"):
+            typed(data[name], tuple[float, float, float], f"policy.{name}")
+    return Policy.from_dict(data)

@@ -1,0 +1,193 @@
+"""Pretraining: a recipe, its views, its losses in the common loop, online evaluation, export."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from star_zoo import View, save_pretrained, store
+
+from ..data.streaming.stream import Stream
+from ..data.summary import summary
+from ..data.views import MultiViewDataset, StepBatches, loader
+from ..engine import results
+from ..engine.environment import versions
+from ..engine.logging import evaluations_of, read
+from ..engine.optim import build_optimizer, check_optimizer, learning_rate
+from ..engine.trainer import Loop
+from ..evaluation.features import NotFinite
+from ..models.lineage import start_of
+from ..publishing import card
+from .module import build
+from .online_eval import Monitor, watch_heads
+from .recipe import Recipe
+from .setup import count_steps, open_data, open_lanes, try_out
+
+
+def is_whole(export: Path) -> bool:
+    """Whether an export holds every file that a finished run writes."""
+    return all((export / name).is_file() for name in (*store.FILES, "README.md"))
+
+
+class Run(Loop):
+    """One pretraining run in a folder: recipe.json, log.jsonl, checkpoints/, and in the end export/.
+
+    Raises ValueError where the folder holds another run, or one that differs in what decides the weights.
+    """
+
+    advice = "a lower optimizer.lr, optimizer.clip=1, or precision=no"
+
+    def __init__(self, recipe: Recipe, out: Path, *, resume: bool = False, tracker: str | None = None):
+        super().__init__(recipe, recipe.precision, recipe.run, out, resume, tracker)
+        self.recipe = recipe
+        self.accumulate, self.batch_size, self.clip = recipe.accumulate, recipe.batch_size, recipe.optimizer.clip
+        self.eval_every = recipe.run.eval_every
+        self.source, bank, held_out = open_data(recipe)
+        per_epoch, steps = count_steps(recipe, self.source, self.accelerator.num_processes)
+
+        self.lanes = open_lanes(recipe, self.source, self.accelerator) if isinstance(self.source, Stream) else None
+        self._lanes_state: dict[str, Tensor] = {}  # where all processes' lanes stand
+
+        torch.manual_seed(recipe.seed)
+        self.pretrainer, notes = build(recipe)
+        self.notes += [summary(self.source, held_out), *notes]
+        self.start = start_of(recipe.init_from) if recipe.init_from else None
+        self.monitor = Monitor(recipe.policy, bank, held_out)
+        if held_out is None:
+            self.notes.append("no held-out labels: the features are not evaluated online")
+        if self.lanes and recipe.run.workers > len(self.lanes.own):
+            self.notes.append(f"{len(self.lanes.own)} lanes of the stream to read: no more workers than that")
+        self.peak = recipe.optimizer.lr * recipe.batch_size * recipe.accumulate / 256
+        self.warmup = round(recipe.optimizer.warmup_epochs * per_epoch)
+        self._prepare()
+        self.begin(steps, per_epoch, recipe.name)
+
+    def _prepare(self) -> None:
+        recipe, device = self.recipe, self.accelerator.device
+        check_optimizer(recipe.optimizer, device)
+        if self.accelerator.num_processes > 1 and device.type == "cuda":
+            self.pretrainer.synchronise_norms()
+        convolutions = try_out(self.pretrainer.to(device), recipe, self.source, device)
+        self.choose_layout(convolutions, recipe.channels_last)
+        self.pretrainer.use_layout(self.channels_last)
+        optimizer = build_optimizer(recipe.optimizer, self.pretrainer)
+        if recipe.compile:
+            self.pretrainer.compile()  # in place: names in the state dict stay as they are
+        self.prepare(self.pretrainer, optimizer)
+        torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
+
+    @property
+    def anew(self) -> str:
+        return f"--init-from {self.out}"
+
+    def train(self) -> dict[str, Any]:
+        """Trains to the end and exports; gives the results. Raises Diverged, Stopped, OSError, DataError."""
+        if self.finished:
+            return self.tell_finished()
+        for note in self.notes:
+            self.logbook.say(note)
+        try:
+            if self.step == 0 and self.eval_every:
+                self.evaluate()
+            self.run_steps()
+            return self._export()
+        finally:
+            self.logbook.close()
+
+    def batches(self, steps: range) -> Generator[View, None, None]:
+        a, recipe, plan = self.accelerator, self.recipe, self.pretrainer.objective.plan
+        pin = a.device.type == "cuda"
+        if self.lanes:
+            count = len(steps) * recipe.accumulate
+            yield from self.lanes.batches(count, recipe.policy, plan, recipe.run.workers, pin)
+            return
+        dataset = MultiViewDataset(self.source, recipe.policy, plan, recipe.seed)
+        keys = StepBatches(
+            len(self.source), recipe.batch_size, recipe.accumulate, recipe.seed, steps, a.process_index, a.num_processes
+        )
+        yield from loader(dataset, keys, recipe.run.workers, pin)
+
+    def losses(self, batch: View) -> dict[str, Tensor]:
+        return self.model(*(part.to(self.accelerator.device, non_blocking=True) for part in batch))
+
+    def learning_rate(self, step: int) -> float:
+        return learning_rate(step, self.steps, self.warmup, self.peak)
+
+    def fingerprints(self) -> dict[str, tuple[str, str]]:
+        return {"data": (self.source.fingerprint, f"images of {self.source.name}")}
+
+    def check_data(self) -> None:
+        if self.lanes:
+            # here, where every process comes before a checkpoint, since only one of them writes it
+            state = self.accelerator.reduce(self.lanes.state.to(self.accelerator.device)).cpu()
+            self._lanes_state = {"lanes": state}
+            self.lanes.check_bad(state)
+        else:
+            self.source.check_bad()
+
+    def more_state(self) -> dict[str, Tensor]:
+        return self._lanes_state
+
+    def take_more_state(self, tensors: dict[str, Tensor]) -> None:
+        if self.lanes:
+            self.lanes.go_to(tensors["lanes"])
+
+    def evaluate(self) -> None:
+        metrics, heads = {}, {}
+        try:
+            if self.main:
+                metrics = self.monitor(self.pretrainer.backbone)
+                heads = watch_heads(self.pretrainer.backbone, self.pretrainer.objective, self.source)
+        except NotFinite as error:
+            raise self.diverged(f"{error} after step {self.step}") from error
+        epoch = self.step / self.per_epoch
+        if heads:
+            self.logbook.write(self.step, {"epoch": epoch, **heads})
+        if metrics:
+            self.logbook.write(self.step, {"epoch": epoch, **metrics})
+            told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            self.logbook.say(f"frozen features after epoch {epoch:.0f}: {told}")
+        self.accelerator.wait_for_everyone()
+
+    def outcome(self) -> dict[str, Any] | None:
+        export = self.out / "export"
+        found = results.read(export / "results.json")  # one that is damaged is found before any step
+        return found if is_whole(export) else None
+
+    def _export(self) -> dict[str, Any]:
+        made = self._results()
+        if self.main:
+            export = self.out / "export"
+            try:
+                save_pretrained(
+                    export,
+                    self.pretrainer.backbone,
+                    self.pretrainer.objective,
+                    model_args=self.recipe.backbone_args,
+                    recipe=self.recipe.published(),
+                )
+                with results.changing(export / "results.json") as held:  # what was measured of these weights stays
+                    held.update(made)
+                card.write(export)
+            except (OSError, SafetensorError) as error:
+                raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
+        self.accelerator.wait_for_everyone()
+        return made
+
+    def _results(self) -> dict[str, Any]:
+        """What the run cost and started from, and what its online evaluation found: before the first step and last."""
+        evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
+        cost = {
+            "steps": self.steps,
+            "images": self.steps * self.recipe.batch_size * self.recipe.accumulate,
+            "seconds": round(self.seconds, 1),
+            "processes": self.accelerator.num_processes,
+            "device": self.accelerator.device.type,
+            "data_fingerprint": self.source.fingerprint,
+            "versions": versions(),
+        }
+        online = [evaluations[0], evaluations[-1]] if evaluations else []
+        return {"training": cost, "online": online, **({"start": self.start} if self.start else {})}

@@ -1,0 +1,117 @@
+"""What a run needs before its first step: images, a count of steps, settings that work, and the Accelerator."""
+
+from pathlib import Path
+
+import accelerate
+import torch
+
+from ..data import NoSuchSplit, Source, open_source
+from ..data.sources.subset import hold_out
+from ..data.streaming.loader import Lanes, count_lanes
+from ..data.streaming.shard_order import Deal
+from ..data.streaming.stream import PREFIX, Stream, open_stream
+from ..data.views import MultiViewDataset, seeded
+from ..evaluation.features import evaluating
+from ..numerics.layout import Convolutions
+from ..numerics.trial import Convolution
+from .module import Pretrainer, one_line
+from .recipe import DataConfig, Recipe
+
+
+def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
+    """The images to train on, those whose labels online evaluation learns from, and held-out ones to measure on.
+
+    Held out is the test split, else the validation split, else a part of a labelled training set; None where there
+    are no labels, as in a stream.
+    """
+    config = recipe.data
+    if config.source.startswith(PREFIX):
+        _check_stream(config)
+        stream = open_stream(config.source)
+        return stream, stream, None
+    if config.images is not None:
+        raise ValueError(f"data.images={config.images} is for streams; {config.source} is counted. Use data.limit")
+    train = open_source(config.source, "train", max_bad=config.max_bad, limit=config.limit)
+    bank = train if config.bank == "train" else open_source(config.source, config.bank, max_bad=config.max_bad)
+    if bank.targets is None:
+        return train, bank, None
+    for split in ("test", "val"):
+        try:
+            held_out = open_source(config.source, split, max_bad=config.max_bad)
+        except NoSuchSplit:
+            continue
+        if bank is not train and held_out.fingerprint == bank.fingerprint:
+            raise ValueError(f"data.bank={config.bank} is what online evaluation measures on; give another split")
+        return train, bank, held_out
+    if not config.hold_out:
+        return train, bank, None
+    rest, held_out = hold_out(train, config.hold_out, seeded(recipe.seed))
+    return rest, rest, held_out
+
+
+def _check_stream(config: DataConfig) -> None:
+    """Raises ValueError where a stream is not told its length, or told to be chosen from."""
+    if config.images is None:
+        raise ValueError(f"{config.source} can't be counted; say how many images make an epoch: --set data.images=N")
+    if config.limit is not None:
+        raise ValueError(f"data.limit={config.limit} can't choose among the images of a stream; give fewer shards")
+
+
+def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, int]:
+    """Optimiser steps in an epoch and in all. Raises ValueError where there are too few images for one."""
+    if recipe.batch_size % processes:
+        raise ValueError(f"batch_size {recipe.batch_size} is shared by {processes} processes; it must be a multiple")
+    images = recipe.batch_size * recipe.accumulate
+    count = recipe.data.images or len(source)  # a stream says how many
+    if count < images:
+        fitting = count // (recipe.accumulate * processes) * processes
+        hint = f" or --set batch_size={fitting}" if fitting >= 2 else ""
+        raise ValueError(
+            f"{source.name} has {count} images to train on, but a step takes {images}; give more images{hint}"
+        )
+    per_epoch = count // images
+    return per_epoch, per_epoch * recipe.epochs
+
+
+def open_lanes(recipe: Recipe, stream: Stream, accelerator: accelerate.Accelerator) -> Lanes:
+    """The lanes that this process reads of a stream. Raises ValueError as `count_lanes`."""
+    config, processes = recipe.data, accelerator.num_processes
+    assert config.images is not None  # `open_data` saw to it
+    lanes = count_lanes(config.lanes, len(stream.shards), recipe.batch_size, processes)
+    deal = Deal(stream.shards, lanes, config.buffer, recipe.seed)
+    return Lanes(
+        deal, stream.name, config.images, config.max_bad, recipe.batch_size, accelerator.process_index, processes
+    )
+
+
+def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torch.device) -> list[Convolution]:
+    """Computes the loss of one image's views, so that settings that don't fit together end a run before it begins.
+
+    Returns the convolutions that took part.
+    """
+    try:
+        views = MultiViewDataset(source, recipe.policy, pretrainer.objective.plan, recipe.seed)[0, 0]
+        with evaluating(pretrainer), Convolutions() as seen:
+            # two, since a contrast needs a negative; forward itself is never the compiled one
+            pretrainer.forward(*(part.expand(2, *part.shape).to(device) for part in views))
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        told = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
+        raise ValueError(f"{told}: {one_line(error)}") from error
+    return seen.found
+
+
+def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:
+    """Accelerate for a precision, and a tracker that will write into `out` where asked; ValueError where it can't."""
+    known = [t.value for t in accelerate.utils.LoggerType if t.value != "all"]
+    if tracker and tracker not in known:
+        raise ValueError(f"tracker {tracker!r} not found; known: {', '.join(known)}")
+    # Accelerate itself would go on silently without a tracker that is not installed
+    if tracker and tracker not in [t.value for t in accelerate.tracking.get_available_trackers()]:
+        raise ValueError(f"tracker {tracker!r} is not installed; pip install {tracker}")
+    # where there is no accelerator, several processes must be told to meet on the CPU
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if cpu and precision == "fp16":  # Accelerate would train on without a loss scaler
+        raise ValueError("precision=fp16 needs a GPU; on a CPU use bf16 or no")
+    return accelerate.Accelerator(
+        mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=str(out) if tracker else None
+    )

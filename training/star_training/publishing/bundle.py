@@ -1,0 +1,45 @@
+"""Models that travel in the package: small ones, in half precision."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from star_zoo import hub, star_backbones, store, zoo
+from star_zoo.files import replacing
+
+from .license import state
+
+
+def embed(folder: Path, tag: str) -> Path:
+    """Puts a saved model into `star_zoo/weights/`, floating-point tensors in float16; gives the folder there.
+
+    Both kinds of weights are read back into float32 modules. The licence is that of the tag's row. Raises ValueError
+    where a number doesn't fit float16, or the tag has no row.
+    """
+    hub.check(folder)
+    rows = {f"{a}.{name}": cfg for a, found in star_backbones.default_cfgs.items() for name, cfg in found.cfgs.items()}
+    row = rows.get(tag)
+    if row is None or not row.license:
+        raise ValueError(f"{tag!r} has no row with a licence; add one to star_zoo/star_backbones.py")
+    target = zoo.EMBEDDED / store.place(tag).name
+    for name in store.FILES:
+        if not (folder / name).is_file():
+            continue
+        with replacing(target / name) as part:
+            if name.endswith(".safetensors"):
+                save_file({k: _half(v, k) for k, v in load_file(folder / name).items()}, part, {"format": "pt"})
+            else:
+                shutil.copyfile(folder / name, part)
+    state(target / "config.json", row.license)
+    return target
+
+
+def _half(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise ValueError(f"{name} holds numbers up to {tensor.abs().max():g}; float16 ends at 65504")
+    return half

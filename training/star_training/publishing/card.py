@@ -1,0 +1,223 @@
+"""The card of a saved model: its README.md, filled from the files beside it, never by hand.
+
+What a number means stands in TEMPLATE.md or here; the numbers themselves come from config.json, recipe.json and
+results.json. A line whose number none of them holds is left out.
+"""
+
+import json
+import re
+import string
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import EvalResult, ModelCardData
+
+from star_zoo import objectives
+from star_zoo.files import write_text
+
+from .. import recipes
+from ..evaluation.record import tells_accuracy
+from . import dataset_terms as provenance
+from .card_results import measured
+
+_PLACES = (
+    Path(__file__).parent / "hub_cards",
+    Path(__file__).parent.parent / "hub_cards",
+)  # in a wheel, in the project
+TEMPLATE = next(place for place in _PLACES if place.is_dir()) / "TEMPLATE.md"
+TAGS = ["image-feature-extraction", "timm", "transformers", "self-supervised-learning", "equivariance", "star-zoo"]
+
+
+def write(folder: Path, name: str | None = None) -> Path:
+    """Writes a saved folder's card; gives its path."""
+    write_text(folder / "README.md", render(folder, name))
+    return folder / "README.md"
+
+
+def render(folder: Path, name: str | None = None) -> str:
+    """A saved folder's card in Markdown; `name` is what its snippets load it by, the folder itself if None.
+
+    Such as hf-hub:OWNER/NAME, or a tag of the zoo.
+
+    Raises ValueError or OSError where the folder's files can't be read.
+    """
+    try:
+        return _render(folder, name or f"local-dir:{folder.as_posix()}")
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise ValueError(f"the files in {folder} make no card: {type(error).__name__}, {told}") from error
+
+
+def _render(folder: Path, name: str) -> str:
+    config, recipe, results, heads = (
+        _read(folder / f"{file}.json") for file in ("config", "recipe", "results", "heads")
+    )
+    model: Any = timm.create_model(f"local-dir:{folder}", device="meta")
+    own = name.startswith("hf-hub:") or _is_tag(name)
+    title = name.rpartition("/")[2].partition("@")[0] if own else _title(config, recipe, heads)
+    data = provenance.of(recipe["data"]["source"]) if recipe else None
+    text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        front_matter=_front_matter(title, config, data, results),
+        title=title,
+        name=name,
+        loader="timm, once star_zoo, whose tag this is, is imported" if _is_tag(name) else "timm alone",
+        also=", star_zoo" if _is_tag(name) else "",
+        about=_about(config, heads, data),
+        architecture=config["architecture"],
+        classifier=f"with a classifier of {classes} classes" if (classes := config["num_classes"]) else "no classifier",
+        parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
+        features=config["num_features"],
+        size=config["pretrained_cfg"]["input_size"][-1],
+        heads=_heads(heads, recipe, name),
+        results=measured(results, name),
+        training=_training(recipe, results),
+        figures=_figures(folder),
+        licence=_licence(config, data, results),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)  # parts that are empty leave no gap
+
+
+def _is_tag(name: str) -> bool:
+    return name.startswith("star_")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise TypeError(f"{path.name} is no JSON object")
+    return found
+
+
+def _title(config: dict[str, Any], recipe: dict[str, Any], heads: dict[str, Any]) -> str:
+    return f"{recipe.get('name', config['architecture'])}-{heads.get('objective', 'backbone')}"
+
+
+def _front_matter(title: str, config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
+    """The YAML block; the Hub groups results by data set, so the protocol's name is in each metric's."""
+    licence = config["pretrained_cfg"].get("license")
+    evaluations = [
+        EvalResult(
+            task_type="image-feature-extraction",
+            dataset_type=record["data"],
+            dataset_name=record["data"],
+            metric_type=record["protocol"],
+            metric_name=metric,
+            metric_value=found["value"],
+        )
+        for record in filter(tells_accuracy, results.get("evaluations", []))
+        for metric, found in record["metrics"].items()
+    ]
+    card = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-feature-extraction",
+        tags=TAGS,
+        license=licence or "other",
+        license_name=None if licence else "not-stated",
+        datasets=[data.hub_id] if data and data.hub_id else None,
+        model_name=title,
+        eval_results=evaluations or None,
+    )
+    return card.to_yaml().strip()
+
+
+def _about(config: dict[str, Any], heads: dict[str, Any], data: Any) -> str:
+    if not heads:
+        return f"{config['architecture']} of timm" + (f", pretrained on {data.title}." if data else ".")
+    method = (sys.modules[objectives.find(heads["objective"]).__module__].__doc__ or "").partition("\n")[0]
+    return f"{config['architecture']} of timm, pretrained without labels{f' on {data.title}' if data else ''}. {method}"
+
+
+def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
+    if not heads:
+        return "This model was saved without heads."
+    experts = heads["settings"].get("num_experts")
+    bank = f", {experts} experts," if experts else ""
+    source, backbone = name.removeprefix("local-dir:"), recipe.get("backbone", "NAME")
+    return textwrap.dedent(f'''\
+        The heads{bank} and the augmentation policy lie beside the backbone: for the loss that the model was trained
+        with, for its embeddings, and to go on pretraining with star-zoo.
+
+        ```python
+        import star_zoo, timm, torch
+
+        backbone = timm.create_model("{name}", pretrained=True)
+        objective = star_zoo.load_objective("{source}")
+        fields = objective.policy.fields  # what the heads are told of a view
+        features = backbone(torch.rand(4, 3, *backbone.pretrained_cfg["input_size"][1:]))
+        embeddings = objective.eval().heads(features)
+        ```
+
+        ```bash
+        star-zoo pretrain folder --data path/to/images --init-from {source} --set backbone={backbone}
+        ```''')
+
+
+def _training(recipe: dict[str, Any], results: dict[str, Any]) -> str:
+    """What the run was and cost, after the runs that it goes on from."""
+    lines = [_run(*made) for made in _chain(recipe, results)]
+    if any("```" in line for line in lines):
+        lines.append("The commands want paths for the names of images and of runs before.")
+    return "\n\n".join(line for line in lines if line) or "Not recorded."
+
+
+def _chain(recipe: dict[str, Any], results: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Recipe and results of every run, the first one first, with the file that holds the recipe."""
+    made, file = [], "recipe.json"
+    while recipe or results:
+        made.append((recipe, results, file))
+        results = results.get("start") or {}
+        recipe, file = results.get("recipe") or {}, "results.json"
+    return made[::-1]
+
+
+def _run(recipe: dict[str, Any], results: dict[str, Any], file: str) -> str:
+    lines = []
+    if recipe:
+        setting = f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']['name']}"
+        begun = f" It goes on from `{recipe['init_from']}`." if recipe.get("init_from") else ""
+        lines.append(f"The recipe `{recipe['name']}`: {setting}; `{file}` says all of it.{begun}")
+    if cost := results.get("training"):
+        took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
+        versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
+        lines.append(f"{cost['images']:,} images in {cost['steps']:,} steps, {took}; {versions}.")
+    if command := _command(recipe):
+        lines.append(f"```bash\n{command}\n```")
+    if released := results.get("released"):
+        lines.append(f"Converted from the authors' released `{released['file']}` (sha256 `{released['sha256']}`).")
+    return "\n\n".join(lines)
+
+
+def _command(recipe: dict[str, Any]) -> str:
+    """The command that runs this recipe; nothing where it isn't one of ours as it stands."""
+    if recipe.get("name") not in recipes.known() or recipe.get("objective") not in objectives.known():
+        return ""
+    ours = recipes.find(recipe["name"]).with_objective(recipe["objective"]).to_dict()
+    source, start = recipe["data"]["source"], recipe.get("init_from")
+    given = {"init_from": start, "run": recipe.get("run"), "data": {**ours["data"], "source": source}}
+    if recipe != ours | given:
+        return ""
+    begin = f" --init-from {start}" if start else ""
+    return f"star-zoo pretrain {recipe['name']} --objective {recipe['objective']} --data {source}{begin}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
+
+
+def _figures(folder: Path) -> str:
+    pictures = sorted(p.name for p in folder.glob("*.png"))
+    return "\n".join(f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures)
+
+
+def _licence(config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
+    licence = config["pretrained_cfg"].get("license")
+    if licence:
+        weights = f"The weights are published under {licence}."
+    elif results.get("released"):
+        weights = "The weights are the authors' own; their repository states no licence."
+    else:
+        weights = "Whoever published these weights stated no licence."
+    return weights + (f" The pretraining images are {data.title}. {data.terms}" if data else "")

@@ -1,0 +1,87 @@
+"""What a card tells of measurements: the records of a results.json as tables, and how to have them again."""
+
+from typing import Any
+
+from ..evaluation import protocols as evals
+from ..evaluation.record import tells_accuracy
+
+
+def measured(results: dict[str, Any], name: str) -> str:
+    """The records of a results.json in Markdown, with the commands that give them again for the model `name`."""
+    records = results.get("evaluations", [])
+    tasks, others = ([r for r in records if tells_accuracy(r) == wanted] for wanted in (True, False))
+    parts = []
+    if any(record["metrics"] for record in tasks):
+        about = "Intervals are over the test images or tasks of one pretraining run, not over runs."
+        parts.append("\n".join([about, "", *_table(tasks)]))
+    parts += [_beside(found) for found in results.get("comparisons", [])]
+    if online := results.get("online"):
+        first, last = online
+        lines = [f"| {k} | {first[k]:.3f} | {last[k]:.3f} |" for k in last if k not in ("step", "epoch")]
+        head = "Before and after the run, on held-out images:\n\n| metric | before | after |\n|---|---|---|"
+        parts.append("\n".join([head, *lines]))
+    if any(record["metrics"] for record in others):
+        summary = "<details><summary>What the features and embeddings are like</summary>"
+        parts.append("\n".join([summary, "", *_table(others), "", "</details>"]))
+    if again := _again(name, [r for r in records if r["metrics"]], results.get("comparisons", [])):
+        parts.append(again)
+    return "\n\n".join(parts) or "Nothing was measured."
+
+
+def _beside(comparison: dict[str, Any]) -> str:
+    """What `star-zoo compare` found."""
+    other, interval = comparison["other"], comparison["interval"]
+    lines = [
+        f"Beside `{other}`, on the same test images; intervals are {interval}:",
+        "",
+        "| metric | data | this model | the other | difference [95 % interval] |",
+        "|---|---|---|---|---|",
+    ]
+    for row in comparison["rows"]:
+        first, second = (f"{row[which]:.4g}" for which in ("first", "second"))
+        lines.append(f"| {row['metric']} | {row['data']} | {first} | {second} | {_value(row['difference'])} |")
+    return "\n".join(lines)
+
+
+def _again(name: str, records: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> str:
+    """One command for each protocol and its data sets, and for each comparison: what gives the numbers again."""
+    sets: dict[tuple[str, int], list[str]] = {}
+    for record in records:
+        if record["protocol"] in evals.known():  # fine-tuning and detection are trainings with commands of their own
+            sets.setdefault((record["protocol"], record["seed"]), []).append(record["data"])
+    model = name.removeprefix("local-dir:")
+    lines = [
+        f"star-zoo eval {protocol} {model} --data {' '.join(data)}{_seed(seed)}"
+        for (protocol, seed), data in sets.items()
+    ]
+    lines += [
+        f"star-zoo compare {model} {found['other']} --data {' '.join(found['data_fingerprints'])} "
+        f"--protocol {' '.join(found['protocols'])}{_seed(found['seed'])}"
+        for found in comparisons
+    ]
+    if not lines:
+        return ""
+    return "\n".join(["The numbers again, with paths for the names of data sets:", "", "```bash", *lines, "```"])
+
+
+def _seed(seed: int) -> str:
+    return f" --seed {seed}" if seed else ""
+
+
+def _table(records: list[dict[str, Any]]) -> list[str]:
+    cells = [
+        (record["protocol"], metric, record["data"], _images(record), str(record["seed"]), _value(found))
+        for record in records
+        for metric, found in record["metrics"].items()
+    ]
+    rows = [f"| {' | '.join(row)} |" for row in cells]
+    return ["| protocol | metric | data | images | seed | value [95 % interval] |", "|---|---|---|---|---|---|", *rows]
+
+
+def _images(record: dict[str, Any]) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in record["images"].items())
+
+
+def _value(found: dict[str, Any]) -> str:
+    interval = f" [{found['low']:.4g}, {found['high']:.4g}]" if found["low"] is not None else ""
+    return f"{found['value']:.4g}{interval}"

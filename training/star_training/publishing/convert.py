@@ -1,0 +1,55 @@
+"""The authors' released checkpoints as folders of ours, and back."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from star_zoo import load_objective, objectives, released, save_pretrained
+from star_zoo.files import replacing
+
+from ..pretraining.module import build_backbone
+from ..pretraining.recipe import Recipe
+from . import card
+
+
+def convert(checkpoint: Path, recipe: Recipe, out: Path) -> None:
+    """Writes a released `ckpt-N.pth` as a folder for timm and `load_objective`.
+
+    The recipe gives what the file doesn't hold: architecture, policy and its statistics. The number of experts comes
+    from the tensors. Raises ValueError where a tensor is missing, unknown or of another shape.
+    """
+    backbone_state, objective_state = released.from_released(released.read_checkpoint(checkpoint))
+    backbone = build_backbone(recipe)
+    num_experts = len(objective_state["heads.experts.weight2"])
+    objective = objectives.build("star", backbone.head_hidden_size, recipe.policy, num_experts=num_experts)
+    statistics = {k: v for k, v in objective.state_dict().items() if ".standardize." in k}
+    try:
+        backbone.load_state_dict(backbone_state)
+        objective.load_state_dict(objective_state | statistics)
+    except RuntimeError as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"{checkpoint} does not fit the recipe {recipe.name}: {told[:500]}") from error
+    released_from = {"file": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
+    recipe = dataclasses.replace(recipe, objective_args={"num_experts": num_experts})
+    save_pretrained(
+        out,
+        backbone,
+        objective,
+        model_args=recipe.backbone_args,
+        recipe=recipe.published(),
+        results={"released": released_from},
+    )
+    card.write(out)
+
+
+def convert_back(folder: Path, out: Path) -> None:
+    """Writes a saved folder of the `star` objective as a released checkpoint, without optimiser state."""
+    objective = load_objective(folder)
+    if objective.config["objective"] != "star":
+        raise ValueError(f"{folder} holds {objective.config['objective']}; only star has a released format")
+    backbone = load_file(folder / "model.safetensors")
+    with replacing(out) as part:
+        torch.save(released.to_released(backbone, objective.state_dict()), part)

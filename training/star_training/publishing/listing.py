@@ -1,0 +1,68 @@
+"""What there is: every tag of the zoo and of the local store, as a table. Nothing is downloaded or asked."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from star_zoo import objectives, star_backbones, store, zoo
+
+from . import dataset_terms as provenance
+
+_SHOWN = 3  # measured numbers in a row
+
+
+def rows() -> list[tuple[str, ...]]:
+    """One row a tag: tag, where its weights are, megabytes, licence, objective of the heads, data, measured numbers."""
+    tags = {*timm.list_models("star_*", include_tags=True), *store.installed()}
+    return [_row(tag) for tag in sorted(tags)]
+
+
+def _row(tag: str) -> tuple[str, ...]:
+    try:
+        model: Any = timm.create_model(tag, device="meta")
+        cfg = model.pretrained_cfg
+    except (RuntimeError, TypeError, ValueError):
+        return (tag, f"broken: {store.folder(tag)}", "-", "-", "-", "-", "-")
+    place = star_backbones.place(tag)
+    licence, data = cfg.get("license") or "not stated", cfg.get("description") or "-"
+    if isinstance(place, zoo.Repository):
+        where = f"Hub: {place}" if place.revision else "none yet"
+        return (tag, where, "-", licence if place.revision else "-", "-", data, "-")
+    size = sum((place / name).stat().st_size for name in store.FILES if (place / name).is_file())
+    where = "embedded" if place.parent == zoo.EMBEDDED else "local"
+    told = (
+        _told(_objective, place / "heads.json") or "-",
+        _told(_data, place / "recipe.json") or data,
+        _told(_measured, place / "results.json") or "-",
+    )
+    return (tag, where, f"{size / 1e6:.1f}", licence, *told)
+
+
+def _told(read: Callable[[Any], str], path: Path) -> str:
+    """What `read` finds in a JSON file; nothing where the file isn't there, or is another's and says other things."""
+    try:
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
+        return ""
+
+
+def _objective(heads: dict[str, Any]) -> str:
+    name = heads["objective"]
+    return name if name in objectives.known() else ""
+
+
+def _data(recipe: dict[str, Any]) -> str:
+    return provenance.of(recipe["data"]["source"]).title
+
+
+def _measured(results: dict[str, Any]) -> str:
+    told = [
+        f"{name} {metric['value']:.3g} ({record['data']})"
+        for record in results.get("evaluations", [])
+        for name, metric in record["metrics"].items()
+    ]
+    more = f", {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    return ", ".join(told[:_SHOWN]) + more

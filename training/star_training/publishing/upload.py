@@ -1,0 +1,100 @@
+"""Publishing a saved folder to the Hub: staged as it will be, checked, then uploaded in one commit."""
+
+import shutil
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, errors
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+
+from star_zoo import hub, store, zoo
+
+from . import card
+from .license import state
+
+
+def stage(folder: Path, repo_id: str, out: Path, licence: str | None = None) -> Path:
+    """Writes the folder that is to be uploaded: known files alone, and a card whose snippets load the repository.
+
+    `licence` goes into config.json, and from there into the card. Raises ValueError or OSError where weights, heads or
+    card are not fit to be published, or `out` holds something else.
+    """
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:
+        raise ValueError(f"{repo_id!r} is no repository; give OWNER/NAME, such as star-zoo/star_resnet18.mine")
+    files = [path for path in sorted(folder.iterdir()) if _is_ours(path.name) and path.name != "README.md"]
+    if links := [path.name for path in files if path.is_symlink()]:
+        raise ValueError(f"{folder} holds links, {', '.join(links[:3])}: only files that lie in it are published")
+    files = [path for path in files if path.is_file()]
+    hub.check(folder)
+    _make_empty(out, f"hf-hub:{repo_id}", folder)
+    for file in files:
+        shutil.copyfile(file, out / file.name)
+    if licence:
+        state(out / "config.json", licence)
+    card.write(out, f"hf-hub:{repo_id}")
+    return out
+
+
+def _is_ours(name: str) -> bool:
+    return name in store.FILES or name == "README.md" or (name.endswith(".png") and "/" not in name)
+
+
+def _make_empty(out: Path, name: str, source: Path) -> None:
+    """Makes a folder, or empties one that was staged for the same repository. Raises ValueError for any other."""
+    out.mkdir(parents=True, exist_ok=True)
+    before = list(out.iterdir())
+    readme = out / "README.md"
+    staged = readme.is_file() and f'"{name}"' in readme.read_text(encoding="utf-8", errors="replace")
+    if before and (not staged or out.samefile(source) or not all(_is_ours(path.name) for path in before)):
+        raise ValueError(f"{out} holds something else than a card and files staged for {name}; give an empty folder")
+    for path in before:
+        path.unlink()
+
+
+def publish(staged: Path, repo_id: str, *, private: bool = False, tag: str | None = None) -> str:
+    """Uploads a staged folder in one commit, none if nothing changed, and tags it; gives `owner/name@commit`.
+
+    What an earlier version had and this one hasn't is removed, of our own files alone. Raises OSError, in one line, for
+    whatever the Hub refuses: its files are then as they were, and the same call may be made again.
+    """
+    api = HfApi(library_name="star-zoo")
+    try:
+        ModelCard((staged / "README.md").read_text(encoding="utf-8")).validate()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        head = api.model_info(repo_id)
+        if private and not head.private:
+            raise ValueError("it is there already, and public; private=True is for a new one")
+        new_tag = tag and _is_new(api, repo_id, tag, str(head.sha), staged)
+        names = {path.name for path in staged.iterdir()}
+        gone = {file.rfilename for file in head.siblings or () if _is_ours(file.rfilename)} - names
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(name, staged / name) for name in sorted(names)),
+                *(CommitOperationDelete(name) for name in sorted(gone)),
+            ],
+            commit_message=f"Upload {repo_id.partition('/')[2]} with star-zoo",
+            parent_commit=head.sha,
+        ).oid
+        if tag and new_tag:
+            api.create_tag(repo_id, tag=tag, revision=commit)
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise OSError(f"{repo_id} could not be published: {' '.join(str(error).split())[:300]}") from error
+    return f"{repo_id}@{commit}"
+
+
+def _is_new(api: HfApi, repo_id: str, tag: str, head: str, staged: Path) -> bool:
+    """Whether a tag is still to be made. Raises ValueError where it names another version than the staged one."""
+    known = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+    if tag not in known:
+        return True
+    tagged = {
+        file.path: file.lfs.sha256 if file.lfs else file.blob_id
+        for file in api.list_repo_tree(repo_id, revision=tag)
+        if isinstance(file, RepoFile) and _is_ours(file.path)
+    }
+    found = {path.name: zoo.checksum(path, len(tagged.get(path.name, ""))) for path in staged.iterdir()}
+    if known[tag] != head or found != tagged:
+        raise ValueError(f"tag {tag!r} is there already, for other files; tags don't move, give a new one")
+    return False

@@ -1,0 +1,52 @@
+"""What a page is about: models with their logs and the records of their evaluations."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.logging import read
+from ..engine.results import read as read_results
+from ..models.resolve import called, saved_folder
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One model of the page."""
+
+    label: str
+    folder: Path | None  # with its weights and its card
+    log: list[dict[str, Any]]  # entries of its training, if it has a log
+    evaluations: list[dict[str, Any]]  # records, as training/star_training/evaluation/record.py makes them
+
+    def record(self, protocol: str) -> dict[str, Any] | None:
+        """The first record of a protocol; None if it was not run."""
+        return next((r for r in self.evaluations if r["protocol"] == protocol), None)
+
+
+def gather(names: list[str]) -> list[Shown]:
+    """The models of runs, saved folders and results.json files. Raises ValueError for what is none of them."""
+    models = [model for name in names for model in (_from_file(Path(name)) if Path(name).is_file() else [_of(name)])]
+    labels = [model.label for model in models]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(
+            f"several models are called {', '.join(twice)}; rename their folders, so they can be told apart"
+        )
+    return models
+
+
+def _of(name: str) -> Shown:
+    folder = saved_folder(name)
+    run = folder.parent if folder.name == "export" else folder
+    log = run / "log.jsonl"
+    return Shown(called(str(run)), folder, read(log) if log.is_file() else [], _evaluations(folder / "results.json"))
+
+
+def _from_file(path: Path) -> list[Shown]:
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for record in _evaluations(path):
+        by_model.setdefault(record["model"], []).append(record)
+    return [Shown(Path(model).name or model, None, [], records) for model, records in by_model.items()]
+
+
+def _evaluations(path: Path) -> list[dict[str, Any]]:
+    return read_results(path).get("evaluations", [])

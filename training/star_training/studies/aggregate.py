@@ -1,0 +1,123 @@
+"""Numbers of runs put together: means over seeds, differences by seed, and what they say of the claims."""
+
+from collections.abc import Sequence
+
+from ..evaluation.metrics import of_runs
+from ..reports.loading import Shown
+from ..reports.tables import Table, is_share
+from .outcome import Outcome
+from .study import Claim, Comparison, Place, Study
+
+MINUS = " - "  # between the two methods of a pair
+
+
+def places(study: Study, outcomes: Sequence[Outcome]) -> list[Place]:
+    """Everything that was measured of any run; with the mean of a metric that is known of all transfer sets."""
+    found = dict.fromkeys(place for outcome in outcomes for place in outcome.numbers)
+    metrics = dict.fromkeys(metric for metric, _ in found)
+    means = [m for m in metrics if study.transfer and all((m, name) in found for name in study.transfer)]
+    return [*(Place(*place) for place in found), *(Place(metric) for metric in means)]
+
+
+def by_seed(study: Study, outcomes: Sequence[Outcome], method: str, place: Place) -> dict[int, float]:
+    """A method's number of each seed that has it."""
+    found = {o.seed: o.number(*place, study.transfer) for o in outcomes if o.method == method}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: str, place: Place) -> list[float]:
+    """Of the seeds that both have, the first's number less the second's; the number itself where there is no second."""
+    first = by_seed(study, outcomes, better, place)
+    if not worse:
+        return list(first.values())
+    second = by_seed(study, outcomes, worse, place)
+    return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+
+
+def headline(study: Study, outcomes: Sequence[Outcome]) -> Table:
+    """One row a method, one column a number of the study's headline: means over seeds, in per cent where shares are."""
+    head = ["method", "seeds", *(f"{p.metric}{_per_cent(p)} ({p.data})" for p in study.headline)]
+    rows = []
+    for method in study.methods:
+        values = [list(by_seed(study, outcomes, method.name, place).values()) for place in study.headline]
+        seeds = len({o.seed for o in outcomes if o.method == method.name})
+        rows.append([method.name, str(seeds), *map(_cell, study.headline, values)])
+    return Table("in short", head, rows)
+
+
+def _per_cent(place: Place) -> str:
+    return ", %" if is_share(place.metric) else ""
+
+
+def _cell(place: Place, values: list[float]) -> str:
+    """Mean and half the width of its interval."""
+    if not values:
+        return "-"
+    found, unit, digits = of_runs(values), *((100, 1) if is_share(place.metric) else (1, 3))
+    spread = "" if found.high is None else f" ± {unit * (found.high - found.value):.{digits}f}"
+    return f"{unit * found.value:.{digits}f}{spread}"
+
+
+def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
+    """One column a method: means over its seeds with Student's intervals."""
+    return [
+        _shown(m.name, {p: list(by_seed(study, outcomes, m.name, p).values()) for p in places(study, outcomes)})
+        for m in study.methods
+    ]
+
+
+def differences(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
+    """One column a pair: means over seeds of the differences by seed with Student's intervals."""
+    return [
+        _shown(f"{a}{MINUS}{b}", {p: difference(study, outcomes, a, b, p) for p in places(study, outcomes)})
+        for a, b in study.pairs
+    ]
+
+
+def _shown(label: str, values: dict[Place, list[float]]) -> Shown:
+    records = [
+        {"protocol": "study", "data": data, "metrics": {metric: of_runs(found)._asdict()}}
+        for (metric, data), found in values.items()
+        if found
+    ]
+    return Shown(label, None, [], records)
+
+
+def verdicts(study: Study, outcomes: Sequence[Outcome]) -> Table:
+    """Every claim with what was found: shown, contradicted, not shown, or not tested.
+
+    A comparison is shown where Student's 95 % interval of the differences by seed lies on the claim's side of 0, and
+    contradicted where it lies on the other; one seed shows nothing.
+    """
+    rows = []
+    for claim in study.claims:
+        found = [_judged(study, outcomes, c) for c in claim.comparisons]
+        told = "; ".join([*(text for _, text in found), *([claim.note] if claim.note else [])])
+        rows.append([claim.name, claim.says, _verdict(claim, [verdict for verdict, _ in found]), told])
+    return Table("claims", ["claim", "says", "found", "by"], rows)
+
+
+def _verdict(claim: Claim, found: list[str]) -> str:
+    known = [verdict for verdict in found if verdict != "not measured"]
+    if not known:
+        return "not tested"
+    if len(set(known)) == 1:
+        return known[0]
+    return "in part: " + ", ".join(known)
+
+
+def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[str, str]:
+    """The verdict on one comparison, and its numbers in words."""
+    values = difference(study, outcomes, c.better, c.worse, Place(c.metric, c.data))
+    if not c.worse:
+        values = [value - c.than for value in values]
+    pair = f"{c.better}{MINUS}{c.worse or f'{c.than:g}'}"
+    told = f"{c.metric}{f' on {c.data}' if c.data else ''}, {pair}"
+    if not values:
+        return "not measured", f"{told}: not measured"
+    found, unit = of_runs(values), 100 if is_share(c.metric) else 1
+    if found.low is None or found.high is None:
+        return "not shown", f"{told}: {unit * found.value:+.3g} (one seed)"
+    side = "shown" if (found.high < 0) == c.lower else "contradicted"
+    verdict = "not shown" if found.low <= 0 <= found.high else side
+    return verdict, f"{told}: {unit * found.value:+.3g} [{unit * found.low:+.3g}, {unit * found.high:+.3g}]"

@@ -1,0 +1,87 @@
+"""Curves over steps: when the methods of a study part, each the mean over its seeds."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..reports.figures import STYLES, Figure, axes_of, finish
+from ..reports.tables import Table
+from .outcome import Outcome
+from .study import Study
+
+Curve = list[tuple[float, float]]  # step, value
+
+
+def _online(outcome: Outcome) -> Curve:
+    return [(e["step"], 100 * e["knn20"]) for e in outcome.told["online"] if "knn20" in e]
+
+
+def _transfer(outcome: Outcome) -> Curve:
+    found = [(e["step"], list(e["20-NN top-1"].values())) for e in outcome.told["transfer over steps"]]
+    return [(step, 100 * sum(values) / len(values)) for step, values in found]
+
+
+def _loss(name: str) -> Callable[[Outcome], Curve]:
+    return lambda outcome: [(step, value) for step, value in outcome.told["losses"].get(name, [])]
+
+
+def _heads(read: Callable[[dict[str, Any]], float], needs: str) -> Callable[[Outcome], Curve]:
+    return lambda outcome: [(e["step"], read(e)) for e in outcome.told["heads"] if needs in e]
+
+
+def _overlap(entry: dict[str, Any]) -> float:
+    return sum(map(min, *entry["router"]))
+
+
+_PANELS: dict[str, Callable[[Outcome], Curve]] = {
+    "20-NN accuracy online, %": _online,
+    "20-NN accuracy, mean of small transfer sets, %": _transfer,
+    "equivariant loss": _loss("equivariant"),
+    "canonical correlation of z_inv and z_eq": _heads(lambda e: e["canonical"], "canonical"),
+    "overlap of the tasks' weights": _heads(_overlap, "router"),
+    "entropy of an image's weights, equivariant": _heads(lambda e: e["entropy"][1], "entropy"),
+    "length of z_inv": _heads(lambda e: e["norm"][0], "norm"),
+    "length of z_eq": _heads(lambda e: e["norm"][1], "norm"),
+}
+
+
+def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
+    """One small plot a quantity, one line a method; None where no run has any."""
+    panels = {title: _by_method(study, outcomes, read) for title, read in _PANELS.items()}
+    panels = {title: lines for title, lines in panels.items() if lines}
+    if not panels:
+        return None
+    columns = 2
+    rows = -(-len(panels) // columns)
+    figure, axes = axes_of(columns, rows, 10, 3.0 * rows)
+    numbered = enumerate(zip(study.methods, itertools.cycle(STYLES), strict=False))
+    known: dict[str, Any] = {m.name: {"color": f"C{k}", **style} for k, (m, style) in numbered}  # alike in all plots
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
+        for method, curve in lines.items():
+            x, y = zip(*curve, strict=True)
+            axis.plot(x, y, label=method, markevery=max(1, len(x) // 8), markersize=4, **known[method])
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, fontsize=9)
+    cells = [
+        [title, method, f"{curve[0][1]:.3f}", f"{curve[len(curve) // 2][1]:.3f}", f"{curve[-1][1]:.3f}"]
+        for title, lines in panels.items()
+        for method, curve in lines.items()
+    ]
+    told = f"Over steps, each line the mean of a method's seeds: {', '.join(panels)}; the table has numbers."
+    numbers = Table("over steps", ["quantity", "method", "first", "halfway", "last"], cells)
+    return Figure("curves", "When the methods part", told, finish(figure), numbers)
+
+
+def _by_method(study: Study, outcomes: Sequence[Outcome], read: Callable[[Outcome], Curve]) -> dict[str, Curve]:
+    """The mean curve of each method that has one, at the steps that all of its seeds have."""
+    found = {}
+    for method in study.methods:
+        curves = [dict(curve) for o in outcomes if o.method == method.name and (curve := read(o))]
+        if curves:
+            steps = sorted(set.intersection(*map(set, curves)))
+            found[method.name] = [(step, sum(c[step] for c in curves) / len(curves)) for step in steps]
+    return {name: curve for name, curve in found.items() if curve}

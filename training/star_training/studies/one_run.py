@@ -1,0 +1,81 @@
+"""One run of a study, from pretraining to the file of its outcome; what is trained or measured isn't so again."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from safetensors import safe_open
+
+from ..data import DataError
+from ..data.eval_sets.dataset import Splits
+from ..engine.results import read
+from ..engine.run_dir import check_folder
+from ..evaluation.features import NotFinite, timm_view
+from ..evaluation.frozen_model import Subject, evaluation_device, load
+from ..evaluation.protocols import knn
+from ..evaluation.record import evaluate, in_words, record, results_file
+from ..pretraining.module import build_backbone
+from ..pretraining.run import Run, is_whole
+from . import outcome
+from .study import Method, Study, located
+
+_BACKBONE = "model.backbone."  # of names in a checkpoint
+
+
+def name_of(method: Method, seed: int) -> str:
+    """Of a run's folder and of the file of its outcome."""
+    return f"{method.name}-{seed}"
+
+
+def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> None:
+    """Trains, measures and writes `out/results/METHOD-SEED.json`. Raises what pretraining and protocols raise."""
+    recipe = study.recipe_of(method, seed, folder)
+    place = out / name_of(method, seed)
+    begun = (place / "recipe.json").exists()
+    if begun and is_whole(place / "export"):
+        check_folder(recipe, place / "recipe.json", resume=True, anew="another --out")
+    else:
+        Run(recipe, place, resume=begun).train()
+    if not PartialState().is_main_process:
+        return  # one process measures
+    splits = {name: Splits(located(name, folder)) for name in study.data}
+    for note in filter(None, (of_set.note for of_set in splits.values())):
+        print(note, flush=True)
+    _measure(study, place, splits)
+    over_steps = [_at_step(study, recipe, place, step, splits) for step in study.steps]
+    outcome.write(out / "results" / f"{place.name}.json", method.name, seed, place, over_steps)
+
+
+def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
+    """Every protocol on its data sets, with seed 0 throughout: runs differ in their pretraining alone."""
+    path = results_file(str(place))
+    assert path
+    known = read(path).get("evaluations", [])
+    done = {(record["protocol"], record["data"]) for record in known}
+    subject = load(str(place))
+    for protocol, data in study.measures:
+        for name in data:
+            if (protocol, splits[name].name) in done:
+                continue
+            try:
+                found = evaluate(protocol, subject, splits[name])
+            except (DataError, NotFinite):
+                raise
+            except ValueError as error:  # a protocol that the method has nothing for, as routing without experts
+                print(f"{protocol} on {name} left out: {error}", flush=True)
+                continue
+            print(in_words(found), flush=True)
+            record(path, found, splits[name].spec)
+
+
+def _at_step(study: Study, recipe: Any, place: Path, step: int, splits: dict[str, Splits]) -> dict[str, Any]:
+    """20-NN accuracy on some transfer sets, by the weights of a checkpoint on the way."""
+    path = place / "checkpoints" / f"step-{step:09d}.safetensors"
+    backbone = build_backbone(recipe)
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(_BACKBONE)]  # noqa: SIM118
+        backbone.load_state_dict({name.removeprefix(_BACKBONE): file.get_tensor(name) for name in names})
+    backbone.to(evaluation_device())
+    subject = Subject(f"{place.name} after {step} steps", backbone, timm_view(backbone))
+    found = {name: knn.run(subject, splits[name]).metrics["20-NN top-1"].value for name in study.transfer_over_steps}
+    return {"step": step, "20-NN top-1": found}

@@ -1,0 +1,89 @@
+"""What came of one run of a study, as a small JSON file: its recipe and cost, every number, and its curves over steps.
+
+Tables, comparisons and figures are made from these files alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from star_zoo.files import write_text
+
+from ..engine.logging import evaluations_of, read
+from .study import MEAN
+
+_ONE_NAME = {"Linear top-1": "Linear accuracy", "Linear mean per class": "Linear accuracy"}  # by the set's convention
+_POINTS = 100  # of a loss curve
+_TERMS = ("invariant", "equivariant")
+
+
+class Outcome(NamedTuple):
+    """One run: method and seed, numbers by (metric, data), and everything else that its file holds."""
+
+    method: str
+    seed: int
+    numbers: dict[tuple[str, str], float]
+    told: dict[str, Any]
+
+    def number(self, metric: str, data: str, transfer: tuple[str, ...]) -> float | None:
+        """A number; `MEAN` for its mean over the transfer sets, None where any of them was not measured."""
+        if data != MEAN:
+            return self.numbers.get((metric, data))
+        found = [self.numbers.get((metric, name)) for name in transfer]
+        return sum(found) / len(found) if found and None not in found else None  # type: ignore[arg-type]
+
+
+def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[str, Any]]) -> None:
+    """Gathers a finished and measured run's files into one; `over_steps` is what was measured of its checkpoints."""
+    results = json.loads((run / "export" / "results.json").read_text(encoding="utf-8"))
+    recipe = json.loads((run / "export" / "recipe.json").read_text(encoding="utf-8"))  # without this machine's folders
+    entries = read(run / "log.jsonl")
+    losses = [e for e in entries if "loss" in e]
+    told = {
+        "method": method,
+        "seed": seed,
+        "recipe": recipe,
+        "training": results["training"],
+        "evaluations": [_slim(record) for record in results["evaluations"]],
+        "losses": {
+            name: [[e["step"], round(e[name], 4)] for e in losses[:: max(1, len(losses) // _POINTS)]]
+            for name in _TERMS
+            if name in losses[0]
+        },
+        "mean losses": {name: _mean(losses, name) for name in _TERMS if name in losses[0]},
+        "online": evaluations_of(entries),
+        "heads": [e for e in entries if "router" in e],
+        "transfer over steps": over_steps,
+    }
+    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")  # a line a part: small, and still to be compared
+
+
+def _slim(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without its details, which figures of single runs are drawn from."""
+    kept = ("protocol", "data", "data_fingerprint", "images", "seed", "settings", "metrics", "seconds", "versions")
+    return {name: record[name] for name in kept}
+
+
+def _mean(losses: list[dict[str, Any]], name: str) -> float:
+    """Over all steps: an entry is the mean since the one before."""
+    total, before = 0.0, 0
+    for entry in losses:
+        total += entry[name] * (entry["step"] - before)
+        before = entry["step"]
+    return total / before
+
+
+def load(path: Path) -> Outcome:
+    """An outcome from its file. Raises ValueError for what isn't one."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        numbers = {
+            (_ONE_NAME.get(name, name), record["data"]): metric["value"]
+            for record in told["evaluations"]
+            for name, metric in record["metrics"].items()
+        }
+        numbers |= {(f"{name} loss, mean of all steps", ""): value for name, value in told["mean losses"].items()}
+        return Outcome(told["method"], told["seed"], numbers, told)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no outcome of a run: {error!r}; remove it, and it is made again") from error

@@ -1,0 +1,101 @@
+"""Running a study: every method and seed, the same measurements of each, one table, one page.
+
+A run's folder is `OUT/METHOD-SEED`, what came of it `OUT/results/METHOD-SEED.json`; what is there isn't done again.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from star_zoo.files import write_text
+
+from ..pretraining.module import build
+from ..pretraining.recipe import Recipe
+from ..reports import figures
+from ..reports import html as page
+from ..reports.loading import Shown, gather
+from ..reports.tables import Table, compare, markdown
+from ..settings.base import differences
+from . import aggregate as over_seeds
+from . import curves, jobs, outcome
+from .one_run import name_of, run
+from .study import Method, Study, located
+
+
+def runs(study: Study) -> Iterator[tuple[Method, int]]:
+    """Methods and seeds in the order in which they are run: every method once, then once more with the next seed."""
+    for seed in range(max(method.seeds for method in study.methods)):
+        yield from ((method, seed) for method in study.methods if seed < method.seeds)
+
+
+def run_one(study: Study, name: str, out: Path, folder: Path) -> None:
+    """The run METHOD-SEED alone, in this process. Raises ValueError for one that the study doesn't have."""
+    known = {name_of(method, seed): (method, seed) for method, seed in runs(study)}
+    if name not in known:
+        raise ValueError(f"{study.name} has no run {name!r}; its runs are {', '.join(known)}")
+    run(study, *known[name], out, folder)
+
+
+def check(study: Study, folder: Path) -> None:
+    """Raises DataError or ValueError where images or settings are wrong, before anything is trained."""
+    for method in study.methods:
+        build(study.recipe_of(method, 0, folder))
+    for name in study.data:
+        located(name, folder)
+
+
+def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_once: int, processes: int) -> None:
+    """Every run without an outcome, so many at once, each in so many processes of its own.
+
+    `options` are those of the command that the processes have to be given too.
+    """
+    check(study, folder)
+    known = {name_of(method, seed): study.recipe_of(method, seed, folder) for method, seed in runs(study)}
+    todo = [name for name, recipe in known.items() if not _done(out / "results" / f"{name}.json", recipe)]
+    launch = [sys.executable, "-m"]
+    if processes > 1:
+        launch += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
+    common = [*launch, "training", "reproduce", study.name, "--out", str(out), "--data", str(folder), *options]
+    jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in todo], at_once)
+
+
+def _done(path: Path, recipe: Recipe) -> bool:
+    """Whether there is an outcome. Raises ValueError for one of another recipe: a study is of one kind of run."""
+    if not path.is_file():
+        return False
+    if found := differences(Recipe.from_dict(outcome.load(path).told["recipe"]), recipe):
+        raise ValueError(f"{path} is of other settings (theirs, yours): {'; '.join(found)}; choose another --out")
+    return True
+
+
+def tell(study: Study, out: Path) -> list[Table]:
+    """Writes `table.md`, and `report.html` with figures, from the outcomes that are there; gives the tables.
+
+    Raises ValueError where there are none.
+    """
+    outcomes = [outcome.load(path) for path in sorted((out / "results").glob("*.json"))]
+    if not outcomes:
+        raise ValueError(f"{out / 'results'} holds no outcome of a run")
+    shown = list(study.shown)
+    tables = [
+        over_seeds.headline(study, outcomes),
+        compare(over_seeds.averaged(study, outcomes), shown)._replace(title="methods: means over seeds"),
+        compare(over_seeds.differences(study, outcomes), shown)._replace(title="differences by seed"),
+        over_seeds.verdicts(study, outcomes),
+    ]
+    note = "After ± and in brackets Student's 95 % interval over the seeds of a method; a method of one seed has none."
+    text = "\n".join(f"## {table.title}\n\n{markdown(table)}" for table in tables)
+    write_text(out / "table.md", f"# {study.name}\n\n{note}\n\n{text}")
+    drawn = [curve] if (curve := curves.draw(study, outcomes)) else []
+    models = _first_seeds(study, out)
+    drawn += [figure for draw in figures.ALL if models and (figure := draw(models))]
+    write_text(out / "report.html", page.render(study.name, note, tables, drawn))
+    for figure in drawn[:1]:
+        (out / f"{figure.name}.png").write_bytes(figure.png)
+    return tables
+
+
+def _first_seeds(study: Study, out: Path) -> list[Shown]:
+    """Each method's run of seed 0, where its folder is still there."""
+    folders = [out / name_of(method, 0) for method in study.methods]
+    return gather([str(folder) for folder in folders if (folder / "export" / "config.json").is_file()])

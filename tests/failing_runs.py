@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch.utils.data
 
+from runs import PACKAGES
 from star_training.cli.main import main
 from star_training.data import cached, views
 from star_training.detection import views as detection_views
@@ -118,7 +119,7 @@ class Runs:
             | {
                 "OMP_NUM_THREADS": "1",
                 "PYTHONWARNINGS": "error,ignore:This DataLoader will create",
-                "PYTHONPATH": str(Path(training.__file__).parents[1]),
+                "PYTHONPATH": PACKAGES,
             },
         )
         self._read()  # it has imported everything

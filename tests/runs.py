@@ -17,9 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+import star_training
+import star_zoo
 from star_training import recipes
 from star_training.engine.signals import Stopped
-from star_training.pretraining import run as pretrain
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
 from star_training.settings.base import override
@@ -59,6 +60,9 @@ def command(out: Path, *arguments: str, settings: tuple[str, ...] = ()) -> list[
     return [*made, *arguments]
 
 
+PACKAGES = os.pathsep.join(str(Path(package.__file__).parents[1]) for package in (star_zoo, star_training))
+
+
 def start(
     arguments: list[str], *, program: tuple[str, ...] = ("-m", "star_training"), warnings: str = "error"
 ) -> subprocess.Popen:
@@ -71,7 +75,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | settings | {"PYTHONPATH": str(Path(pretrain.__file__).parents[1])},
+        env=os.environ | settings | {"PYTHONPATH": PACKAGES},
     )
 
 

@@ -24,8 +24,7 @@ from star_training import recipes
 from star_training.cli import main as cli
 from star_training.cli.train import pretrain
 from star_training.pretraining.run import Run
-from star_training.publishing import card, card_results
-from star_training.publishing import dataset_terms as provenance
+from star_training.publishing import card, card_results, dataset_terms
 from star_training.publishing.convert import convert
 from star_zoo import objectives, save_pretrained
 from test_released_checkpoints import Theirs
@@ -152,7 +151,7 @@ def test_a_known_data_set_is_named_with_its_terms(source: str, hub_id: str | Non
     (folder / "recipe.json").write_text(json.dumps(recipe))
     text = card.render(folder)
     assert ModelCard(text).data.datasets == (hub_id and [hub_id])
-    assert f"The pretraining images are {provenance.of(source).title}. {provenance.of(source).terms}" in text
+    assert f"The pretraining images are {dataset_terms.of(source).title}. {dataset_terms.of(source).terms}" in text
 
 
 def test_a_licence_is_said_where_there_is_one(finished: Path, tmp_path: Path):
@@ -276,7 +275,7 @@ def fixed(path: Path) -> str:
 
 METHODS = [sys.modules[objectives.find(name).__module__] for name in objectives.known()]  # whose first lines are told
 FIXED = numbers(card.TEMPLATE.read_text(encoding="utf-8") + " ".join(str(m.__doc__).splitlines()[0] for m in METHODS))
-FIXED |= {number for module in (card, card_results, provenance) for number in numbers(fixed(Path(module.__file__)))}
+FIXED |= {number for module in (card, card_results, dataset_terms) for number in numbers(fixed(Path(module.__file__)))}
 
 
 def derived(folder: Path) -> set[str]:

@@ -146,7 +146,7 @@ def test_an_error_of_our_own_names_its_place_and_has_a_traceback_in_development_
     assert main(command(tmp_path / "run")) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(
-        r"star-zoo: unexpected ZeroDivisionError \(training/star_training/engine/trainer.py\.py:\d+\); PYTHONDEVMODE=1 shows",
+        r"star-zoo: unexpected ZeroDivisionError \(star_training/engine/trainer\.py:\d+\); PYTHONDEVMODE",
         line,
     )
     flags = {name: getattr(sys.flags, name) for name in dir(sys.flags) if name[0] != "_"} | {"dev_mode": True}
@@ -156,7 +156,7 @@ def test_an_error_of_our_own_names_its_place_and_has_a_traceback_in_development_
 
 
 def test_python_m_training_is_the_same_command(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["training"])
+    monkeypatch.setattr(sys, "argv", ["star_training"])
     monkeypatch.setattr(cli, "main", lambda: 7)
     with pytest.raises(SystemExit) as ended:
         import star_training.__main__  # noqa: F401

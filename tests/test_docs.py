@@ -86,7 +86,7 @@ def test_a_card_tells_what_its_run_measured(saved: Path) -> None:
 @pytest.mark.parametrize("line", commands())
 def test_a_command_of_the_readme_is_one_that_the_command_line_takes(line: str) -> None:
     words = shlex.split(line)
-    words = words[words.index("training") + 1 :] if words[0] == "torchrun" else words[1:]
+    words = words[words.index("star_training") + 1 :] if words[0] == "torchrun" else words[1:]
     arguments = cli.parser().parse_args(words)
     if words[0] == "pretrain":
         pretrain.recipe_of(arguments)

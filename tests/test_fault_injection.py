@@ -18,10 +18,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from runs import NOISY, assert_equal, command, entries, exported
+from runs import NOISY, PACKAGES, assert_equal, command, entries, exported
 from star_training.cli.main import main
 from star_training.engine.checkpoint import Checkpoints
-from star_training.pretraining import run as pretrain
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +51,7 @@ class Lives:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | settings | {"PYTHONPATH": str(Path(pretrain.__file__).parents[1])},
+            env=os.environ | settings | {"PYTHONPATH": PACKAGES},
         )
 
     def begin(self, arguments: list[str]) -> int:

@@ -16,11 +16,10 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
-import training
 from runs import STEPS, TINY, entries, exported
 from star_training.cli.main import parser
 
-LAUNCH = Path(training.__file__).parent / "launch"
+LAUNCH = Path(__file__).parents[1] / "training" / "launch"
 GPUS = {"gpus_1.yaml": (1, 1), "gpus_4.yaml": (1, 4), "gpus_8.yaml": (1, 8), "nodes.yaml": (2, 16)}
 SRUN = """#!/bin/bash
 shift

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import training
-from runs import pictures
+from runs import PACKAGES, pictures
 from star_training.cli.main import main
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.eval_sets.names import ends, told_apart
@@ -56,7 +55,7 @@ assert os.waitpid(first, 0)[1] == 0
 def test_two_processes_that_record_at_once_lose_nothing(tmp_path: Path):
     path = tmp_path / "results.json"
     write_json(path, {"kept": 1})
-    environment = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": PACKAGES}
     done = subprocess.run([sys.executable, "-c", _TWO, str(path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     held = json.loads(path.read_text())

@@ -132,7 +132,7 @@ assert after and all(name.startswith("star_") for name in after), after
 assert before == {name: (model_entrypoint(name), get_pretrained_cfg(name)) for name in before}
 assert modules == {module: timm.list_models(module=module) for module in modules}
 assert set(timm.list_models(module="star_backbones")) == after
-assert not any(name.split(".")[0] == "training" for name in sys.modules)
+assert not any(name.split(".")[0] == "star_training" for name in sys.modules)
 """
     run_python(code)
 

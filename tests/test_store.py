@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import training
-from runs import pictures
+from runs import PACKAGES, pictures
 from star_zoo import install, save_pretrained
 from twins import backbone, build
 
@@ -41,10 +40,12 @@ _LIVES = """
 import json, os, random, signal, sys, time, warnings
 from pathlib import Path
 import timm, torch
-import star_training.evaluation.paired_comparison, star_training.evaluation.frozen_model, star_training.evaluation.protocols.knn, star_training.reports.tables
+from star_training.evaluation import frozen_model, paired_comparison
+from star_training.evaluation.protocols import knn
+from star_training.reports import tables
 from safetensors.torch import load_file
 from star_zoo import load_objective, store
-from training import results
+from star_training.engine import results
 from star_training.cli.main import main
 
 torch.set_num_threads(1)
@@ -148,7 +149,7 @@ def test_killed_or_hammered_a_tag_is_whole_at_any_moment(models: list[Path], hom
     for split in ("train", "test"):
         pictures(data / split, 22)
     install(models[0], TAG)
-    environment = {"PYTHONPATH": str(Path(training.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": PACKAGES, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", _LIVES, TAG, *map(str, models), str(data), "30"],
         env=os.environ | environment, capture_output=True, text=True, timeout=300,

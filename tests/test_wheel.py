@@ -21,11 +21,11 @@ pytestmark = pytest.mark.slow
 CODE = """
 import contextlib, io, re, sys
 from pathlib import Path
-import star_zoo, timm, torch, training
+import star_training, star_zoo, timm, torch
 from safetensors.torch import load_file
 
 where = Path(sys.argv[1])
-assert {Path(package.__file__).parents[1] for package in (star_zoo, training)} == {where / "target"}
+assert {Path(package.__file__).parents[1] for package in (star_zoo, star_training)} == {where / "target"}
 
 from star_training.cli.main import main
 
@@ -103,14 +103,12 @@ def pip(*words: object) -> subprocess.CompletedProcess[str]:
 def test_what_is_in_the_wheel(target: Path):
     (wheel,) = target.parent.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"star_zoo", "training"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"star_zoo", "star_training"}
     assert [name for name in names if "test" in name.split("/")[0] or name.endswith((".pyc", ".pth", ".part"))] == []
     for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100", "star_resnet10t.cifar10_simclr"):
         embedded = {name.rpartition("/")[2] for name in names if name.startswith(f"star_zoo/weights/{tag}/")}
         assert embedded == set(store.FILES)
-    assert "training/hub_cards/TEMPLATE.md" in names
-    launch = ("gpus_1.yaml", "gpus_4.yaml", "gpus_8.yaml", "nodes.yaml", "slurm.sh")
-    assert {f"training/launch/{name}" for name in launch} <= set(names)
+    assert "star_training/publishing/template.md" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_cases import png, write_parquet, write_tar
+from runs import PACKAGES
 from star_training import recipes
 from star_training.pretraining.recipe import Recipe
 from star_training.settings.base import override
@@ -213,7 +214,7 @@ class Reader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(Path(recipes.__file__).parents[1])},
+            env=os.environ | {"PYTHONPATH": PACKAGES},
         )
 
     def __call__(self, path: Path) -> str:

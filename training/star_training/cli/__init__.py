@@ -1,22 +1,23 @@
-"""The commands of star-zoo, one a file, in the order of a model's life.
+"""The command line, one command a file, in three groups: `train`, `measure`, `share`.
 
-The first line of a module is its help, `declare` says what it takes, `run` does it. What only one command needs is
-imported inside its `run`, for every command imports all of them. `GO_ON` says how to go on after a signal.
+The docstring of a command's module is its help, `declare` adds its arguments, `run` executes it. A module imports
+the dependencies of its own command inside `run`, because the parser imports all commands. `GO_ON` says how to
+continue after a signal.
 """
 
-NAMES = (
-    "quickstart",
-    "pretrain",
-    "eval",
-    "compare",
-    "finetune",
-    "detect",
-    "bench",
-    "report",
-    "reproduce",
-    "convert",
-    "install",
-    "list",
-    "card",
-    "publish",
-)
+COMMANDS = {  # name -> group, in the order of a model's life
+    "quickstart": "train",
+    "pretrain": "train",
+    "eval": "measure",
+    "compare": "measure",
+    "finetune": "train",
+    "detect": "train",
+    "bench": "measure",
+    "report": "measure",
+    "reproduce": "train",
+    "convert": "share",
+    "install": "share",
+    "list": "share",
+    "card": "share",
+    "publish": "share",
+}

@@ -1,15 +1,15 @@
 """One line about an exception that no message was written for."""
 
-import os
 import traceback
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[1]
-_OWN = tuple(str(_ROOT / package) for package in ("training", "star_zoo"))
+import star_zoo
+
+_PACKAGES = (Path(__file__).parents[1], Path(star_zoo.__file__).parent)
 
 
 def unexpected(error: BaseException) -> str:
-    """Returns class, message and place of an exception: "KeyError: 'a' (training/star_training/data/views.py:38)".
+    """Returns class, message and place of an exception: "KeyError: 'a' (star_training/data/views.py:38)".
 
     The place is the deepest line of this project on the way to the exception, or the line that raised it.
     """
@@ -17,5 +17,8 @@ def unexpected(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return said
-    frame = next((f for f in reversed(frames) if f.filename.startswith(_OWN)), frames[-1])
-    return f"{said} ({frame.filename.removeprefix(f'{_ROOT}{os.sep}')}:{frame.lineno})"
+    for frame in reversed(frames):
+        for package in _PACKAGES:
+            if Path(frame.filename).is_relative_to(package):
+                return f"{said} ({Path(frame.filename).relative_to(package.parent)}:{frame.lineno})"
+    return f"{said} ({frames[-1].filename}:{frames[-1].lineno})"

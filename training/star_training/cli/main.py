@@ -1,4 +1,4 @@
-"""The command line: star-zoo COMMAND, one file each in `commands/`."""
+"""The entry point of the command line, star-zoo COMMAND."""
 
 import argparse
 import importlib
@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .. import cli as commands
 from ..engine.signals import Stopped
+from . import COMMANDS
 from .errors import unexpected
 
 
@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
         prog="star-zoo", description="Pretrain, evaluate, publish and keep image backbones with their heads."
     )
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
-    for name in commands.NAMES:
-        module = importlib.import_module(f"{commands.__name__}.{name}")
+    for name, group in COMMANDS.items():
+        module = importlib.import_module(f"{__package__}.{group}.{name}")
         assert module.__doc__
         command = subparsers.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.declare(command)

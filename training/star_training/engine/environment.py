@@ -13,7 +13,7 @@ import star_zoo
 def versions() -> dict[str, str]:
     """By name; `commit` ends in + where files that git tracks were changed since, and is missing outside a checkout."""
     found = {"star_zoo": star_zoo.__version__, "torch": torch.__version__, "timm": timm.__version__}
-    return found | ({"commit": commit} if (commit := _commit(Path(__file__).parents[1])) else {})
+    return found | ({"commit": commit} if (commit := _commit(Path(__file__).parents[3])) else {})
 
 
 @functools.cache

@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Evaluation of frozen models: features, metrics, records, comparisons, protocols and solvers."""

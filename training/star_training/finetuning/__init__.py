@@ -1,1 +1,1 @@
-"""What full fine-tuning is made of: its settings, its model, its labelled images. The loop is `star_training.finetuning.run`."""
+"""What full fine-tuning is made of: settings, model, labelled images, and the run."""

@@ -1,1 +1,1 @@
-"""models."""
+"""Model names: their resolution, and the lineage of a continued run."""

@@ -1,1 +1,1 @@
-"""pretraining."""
+"""Pretraining: recipe, the trained module, the run, and online evaluation."""

@@ -1,1 +1,1 @@
-"""publishing."""
+"""Cards, licences, conversion, and uploads to the Hugging Face Hub."""

@@ -20,14 +20,10 @@ from star_zoo.files import write_text
 
 from .. import recipes
 from ..evaluation.record import tells_accuracy
-from . import dataset_terms as provenance
+from . import dataset_terms
 from .card_results import measured
 
-_PLACES = (
-    Path(__file__).parent / "hub_cards",
-    Path(__file__).parent.parent / "hub_cards",
-)  # in a wheel, in the project
-TEMPLATE = next(place for place in _PLACES if place.is_dir()) / "TEMPLATE.md"
+TEMPLATE = Path(__file__).with_name("template.md")
 TAGS = ["image-feature-extraction", "timm", "transformers", "self-supervised-learning", "equivariance", "star-zoo"]
 
 
@@ -58,7 +54,7 @@ def _render(folder: Path, name: str) -> str:
     model: Any = timm.create_model(f"local-dir:{folder}", device="meta")
     own = name.startswith("hf-hub:") or _is_tag(name)
     title = name.rpartition("/")[2].partition("@")[0] if own else _title(config, recipe, heads)
-    data = provenance.of(recipe["data"]["source"]) if recipe else None
+    data = dataset_terms.of(recipe["data"]["source"]) if recipe else None
     text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         front_matter=_front_matter(title, config, data, results),
         title=title,

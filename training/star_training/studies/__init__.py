@@ -1,1 +1,1 @@
-"""studies."""
+"""Studies: methods by seeds around one recipe, run and aggregated into tables and figures."""

@@ -1,1 +1,1 @@
-"""measure."""
+"""Commands that measure and report: eval, compare, report, bench."""

@@ -1,1 +1,1 @@
-"""share."""
+"""Commands that install, convert, describe and publish models."""

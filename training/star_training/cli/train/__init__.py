@@ -1,1 +1,1 @@
-"""train."""
+"""Commands that train: quickstart, pretrain, finetune, detect, reproduce."""

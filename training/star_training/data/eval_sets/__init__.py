@@ -1,1 +1,1 @@
-"""eval_sets."""
+"""Labelled data sets with their splits, as evaluation and fine-tuning use them."""

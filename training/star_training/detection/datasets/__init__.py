@@ -1,1 +1,1 @@
-"""datasets."""
+"""Data sets with boxes: COCO, Pascal VOC and Parquet files."""

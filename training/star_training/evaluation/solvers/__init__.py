@@ -1,1 +1,1 @@
-"""solvers."""
+"""Numerical solvers: logistic regression, ridge regression, canonical correlations, whitening."""

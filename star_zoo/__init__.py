@@ -3,11 +3,13 @@
 from . import released as released
 from . import star_backbones as star_backbones
 from .augmentations import Policy as Policy
-from .augmentations import View as View
+from .encoder import Encoder as Encoder
 from .hub import install as install
 from .hub import load_objective as load_objective
 from .hub import save_pretrained as save_pretrained
 from .losses import nt_xent as nt_xent
+from .objectives import Batch as Batch
+from .objectives import FeatureObjective as FeatureObjective
 from .objectives import Objective as Objective
 from .zoo import NotAvailable as NotAvailable
 

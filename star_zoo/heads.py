@@ -95,6 +95,7 @@ class FixedRouter(nn.Module):
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
         if self.weights.ndim != 2:
             raise ValueError(f"a fixed router needs a table (tasks, experts), but its shape is {self.weights.shape}")
+        self.num_experts = self.weights.shape[1]
 
     def forward(self, features: Tensor) -> Tensor:
         return self.weights.expand(len(features), -1, -1)

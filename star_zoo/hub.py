@@ -47,7 +47,7 @@ def save_pretrained(
         raise ValueError("this objective can't be loaded again: make it with star_zoo.objectives.build, then save it")
     _save_backbone(folder, backbone, model_args)
     if objective is not None:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in objective.state_dict().items()}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in objective.published().items()}
         with replacing(folder / "heads.safetensors") as part:
             save_file(tensors, part, metadata={"format": "pt"})
         fields = list(objective.policy.fields)
@@ -74,10 +74,12 @@ def _save_backbone(folder: Path, backbone: nn.Module, model_args: Mapping[str, A
 def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> Objective:
     """The trained objective of a model: heads, router, shift predictor, standardisation and policy.
 
-    `name` is a saved folder, a tag (`star_resnet18.stl10`) or `hf-hub:OWNER/NAME[@REVISION]`; `cache_dir` is where
-    the Hub client keeps what it downloads. The objective computes the loss it was trained with:
-    `objective(features, params)`. Raises FileNotFoundError where the model has no heads, `zoo.NotAvailable` where its
-    files can't be had, ValueError where they don't fit what heads.json says; nothing is ever unpickled.
+    `name` is a saved folder, a tag (`star_resnet18.stl10`) or `hf-hub:OWNER/NAME[@REVISION]`; `cache_dir` is the Hub
+    client's cache. The objective computes the loss it was trained with: `objective(batch, encoder)`, or
+    `objective.terms(features, params)` of a `FeatureObjective`. Nothing is ever unpickled.
+
+    Raises FileNotFoundError where the model has no heads, `zoo.NotAvailable` where its files can't be downloaded, and
+    ValueError where they don't fit heads.json or their objective's module can't be imported.
     """
     where = place(name)
     described, weights = (zoo.fetch(where, file, cache_dir) for file in ("heads.json", "heads.safetensors"))
@@ -89,7 +91,11 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = str(error).partition("\n")[0]
         raise ValueError(f"{described} describes no objective that can be built: {told}") from error
-    objective.load_state_dict(_read_tensors(weights, objective), assign=True)
+    tensors = _read_tensors(weights, objective)
+    if tensors.keys() != objective.state_dict().keys():  # what is not published starts as in a fresh objective
+        with torch.random.fork_rng(devices=[]):
+            objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
+    objective.load_state_dict(tensors, strict=False, assign=True)
     return objective
 
 
@@ -152,8 +158,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, objective: Objective) -> dict[str, torch.Tensor]:
-    """The file's tensors, if they are those of the objective in name and shape."""
-    state = objective.state_dict()
+    """The file's tensors, if they are those that the objective publishes, in name and shape."""
+    state = objective.published()
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118

@@ -36,7 +36,7 @@ def test_both_ways_are_timed_and_compared(tmp_path: Path, capsys, monkeypatch):
 def test_both_ways_see_the_same_picture():
     """The base view is no matter of chance: PIL's and ours differ by the rounding between two passes."""
     file, policy = bench.photo(300, 200, seed=1), bench.policy(64)
-    ours = bench._ours((file,), policy, seed=0)[0, 0].image
+    ours = bench._ours((file,), policy, seed=0)[0, 0].views[0].permute(0, 3, 1, 2)
     pil = bench.plain(file, 64)
     assert ours.shape == pil.shape == (3, 3, 64, 64) and ours.dtype == pil.dtype == torch.uint8
     # 200 px for 64: decoded two times smaller, which noise tells a little

@@ -8,7 +8,7 @@ from star_training.data.views import seeded
 from star_training.evaluation import embeddings
 from star_training.evaluation.embeddings import base, base_all_and_each, base_and_drawn, columns, embed, view
 from star_training.evaluation.features import NotFinite, evaluating
-from star_zoo import objectives
+from star_zoo import Objective, objectives
 from star_zoo.augmentations import Crop, Flip, Policy
 from twins import MEAN, POLICY, STD, build, generator, randn
 from view_cases import Eye, Photos, Sees, blind, unchanged
@@ -92,19 +92,17 @@ def test_rows_are_embedded_in_batches_as_at_once(monkeypatch):
         torch.testing.assert_close(z, whole[name])
 
 
-def test_an_objective_without_embeddings_is_refused():
-    objective = build("simclr")
-    del objective.heads
-    with pytest.raises(ValueError, match="the objective 'simclr' has no heads"):
-        embed(objective, randn(3, 8))
+def test_an_objective_has_any_number_of_named_embeddings():
+    class Named(Objective):
+        def embed(self, features):
+            return {"space 1": features[:, :2], "space 2": 2 * features, "space 3": -features}
 
-    class Three(nn.Module):
-        def forward(self, x):
-            return x, x, x
-
-    objective.heads = Three()
-    with pytest.raises(ValueError, match="give 3 embeddings; z_inv and z_eq are known"):
-        embed(objective, randn(3, 8))
+    features = randn(3, 2, 8)
+    assert embed(Objective(POLICY), features) == {}
+    found = embed(Named(POLICY), features)
+    assert list(found) == ["space 1", "space 2", "space 3"]
+    torch.testing.assert_close(found["space 2"], 2 * features)
+    torch.testing.assert_close(found["space 1"], features[..., :2])
 
 
 # View plans

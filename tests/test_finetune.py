@@ -358,9 +358,10 @@ def test_averaged_weights_are_what_is_measured_and_exported(images: Path, tmp_pa
 
 def test_an_epochs_images_are_a_permutation_with_their_own_labels(images: Path, tmp_path: Path):
     tuning = FineTuning(tiny(images), tmp_path / "out")
-    for view, labels in tuning.batches(range(tuning.steps)):
-        assert view.image.shape == (8, 1, 3, 32, 32)
-        brightest = view.image[:, 0].float().mean((2, 3)).argmax(1)  # of red, green, blue
+    for packed in tuning.batches(range(tuning.steps)):
+        (view,), _, _, _, labels = packed.batch()
+        assert view.shape == (8, 3, 32, 32)
+        brightest = view.float().mean((2, 3)).argmax(1)  # of red, green, blue
         assert torch.equal(2 - brightest, labels)
 
 

@@ -19,8 +19,8 @@ from twins import NUM_FEATURES, POLICY, backbone, build, generator, photos, rand
 def loss(objective: Objective) -> Tensor:
     """Of a fixed batch."""
     g = generator(0)
-    params = torch.stack([objective.plan(objective.policy, 20, 30, g) for _ in range(6)]).unbind(1)
-    return objectives.total(objective([randn(6, NUM_FEATURES, seed=v) for v in range(len(params))], list(params)))
+    params = torch.stack([objective.plan(20, 30, g) for _ in range(6)]).unbind(1)
+    return objectives.total(objective.terms([randn(6, NUM_FEATURES, seed=v) for v in range(len(params))], list(params)))
 
 
 def trained(name: str, **settings: Any) -> Objective:

@@ -21,7 +21,7 @@ from star_training.engine.checkpoint import Checkpoints
 from star_training.engine.trainer import Diverged
 from star_training.pretraining.module import Pretrainer, build
 from star_training.pretraining.run import Run
-from star_zoo import View, load_objective, objectives
+from star_zoo import Batch, load_objective, objectives
 
 QUIET = ("run.eval_every=0", "epochs=1")
 
@@ -45,12 +45,12 @@ def assert_near(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) ->
         torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def views(run: Run, step: int) -> list[View]:
+def views(run: Run, step: int) -> list[Batch]:
     """The batches of one step."""
     recipe = run.recipe
     dataset = MultiViewDataset(run.source, recipe.policy, run.pretrainer.objective.plan, recipe.seed)
     sampler = StepBatches(len(run.source), recipe.batch_size, recipe.accumulate, recipe.seed, range(step, step + 1))
-    return [View(*batch) for batch in loader(dataset, sampler, 0, pin=False)]
+    return [packed.batch() for packed in loader(dataset, sampler, 0, pin=False)]
 
 
 # A run
@@ -103,7 +103,7 @@ def test_a_step_follows_the_mean_gradient_of_its_batches(tmp_path: Path):
     torch.manual_seed(run.recipe.seed)
     twin, _ = build(run.recipe)
     for batch in views(run, 0):
-        twin(*batch)["loss"].backward()
+        twin(batch)["loss"].backward()
     run.train()
     assert len(gradients) == EPOCH
     assert_near(gradients[0], {name: p.grad / 2 for name, p in twin.named_parameters()}, 1e-5)

@@ -169,7 +169,7 @@ def test_what_was_published_is_what_was_trained(hub: LoopbackHub, finished: Run,
     state = {name: tensor.clone() for name, tensor in pretrainer.state_dict().items()}
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8, 3, 3, 32, 32), dtype=torch.uint8, generator=g)
-    params = torch.stack([pretrainer.objective.plan(finished.recipe.policy, 1, 1, g) for _ in range(8)])
+    params = torch.stack([pretrainer.objective.plan(1, 1, g) for _ in range(8)])
     terms = pretrainer(images, params)
     pretrainer.load_state_dict(state)  # training mode moved its running statistics
     save_file(

@@ -12,8 +12,8 @@ from star_training.evaluation.features import NotFinite
 from star_training.evaluation.protocols import redundancy
 from star_training.evaluation.record import evaluate
 from star_training.evaluation.solvers.cca import correlations, jackknife, rank_me
-from star_zoo import objectives
-from twins import build, randn
+from star_zoo import Objective, objectives
+from twins import POLICY, build, randn
 from view_cases import Sees, blind, data, unchanged
 
 
@@ -178,28 +178,22 @@ def test_a_model_without_embeddings_has_a_rank():
     assert list(found.metrics) == ["RankMe of features"] and 1 < found.metrics["RankMe of features"].value <= 8
 
 
-class Halves(torch.nn.Module):
+class Halves(Objective):
     """z_inv is the first half of the features, z_eq the second."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x[:, :4], x[:, 4:]
+    def embed(self, x: Tensor) -> dict[str, Tensor]:
+        return {"z_inv": x[:, :4], "z_eq": x[:, 4:]}
 
 
-class Twice(torch.nn.Module):
+class Twice(Objective):
     """Both embeddings are the features."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, 2 * x + 1
-
-
-def with_heads(heads: torch.nn.Module) -> Sees:
-    objective = build("simclr")
-    objective.heads = heads
-    return Sees(objective)
+    def embed(self, x: Tensor) -> dict[str, Tensor]:
+        return {"z_inv": x, "z_eq": 2 * x + 1}
 
 
 def test_the_protocol_knows_equal_embeddings_and_says_what_chance_is():
-    found = redundancy.run(with_heads(Twice()), data(1, 400))
+    found = redundancy.run(Sees(Twice(POLICY)), data(1, 400))
     name = "mean canonical correlation of"
     assert found.metrics[f"{name} z_inv and z_eq"] == pytest.approx((1, 1, 1))
     assert 0.02 < found.settings[f"{name} shuffled pairs"] < 0.3
@@ -209,11 +203,11 @@ def test_the_protocol_knows_equal_embeddings_and_says_what_chance_is():
 
 def test_few_images_are_warned_of_and_too_few_refused():
     with pytest.warns(redundancy.FewImagesWarning, match="39 test images for embeddings of 4 dimensions"):
-        found = redundancy.run(with_heads(Halves()), data(1, 39))
+        found = redundancy.run(Sees(Halves(POLICY)), data(1, 39))
     assert "fewer than 10 images a dimension" in found.settings["warning"]
-    assert "warning" not in redundancy.run(with_heads(Halves()), data(1, 40)).settings
+    assert "warning" not in redundancy.run(Sees(Halves(POLICY)), data(1, 40)).settings
     with pytest.raises(ValueError, match="test has 8 test images for embeddings of 4 and 4 dimensions: .* at least 9"):
-        redundancy.run(with_heads(Halves()), data(1, 8))
+        redundancy.run(Sees(Halves(POLICY)), data(1, 8))
 
 
 def test_more_images_than_needed_are_sampled(monkeypatch):

@@ -137,7 +137,7 @@ def test_loss_terms_and_gradients_are_theirs(theirs: Theirs, converted: Path) ->
     objective = star_zoo.load_objective(converted).eval()
     features = [randn(BATCH, D, seed=v).requires_grad_() for v in range(3)]
     theirs.eval()
-    ours, expected = objective(features, params()), theirs.terms(features, params())
+    ours, expected = objective.terms(features, params()), theirs.terms(features, params())
     assert_close(ours, expected, rtol=1e-5, atol=1e-6)
     for name in ours:
         assert_close(

@@ -186,7 +186,7 @@ def test_the_own_predictor_is_the_objectives_in_eval_mode():
     objective = build("star")
     features, params = randn(10, 8), draws(objective.policy, 10)
     objective.train()
-    own = shift.own(objective)
+    own = shift.own(objective, features, params)
     predicted, embedded = own.predict(features, params, params), own.embed(features)
     assert objective.training and all(m.training for m in objective.modules())
     objective.eval()
@@ -200,7 +200,7 @@ def test_recalibrated_heads_see_each_kind_of_view_as_in_training():
     objective = build("star")
     base, views = randn(900, 8), 3 * randn(900, 8, seed=1) + 1
     params = draws(objective.policy, 900)
-    saved = shift.own(objective)
+    saved = shift.own(objective, base, params)
     state = {k: v.clone() for k, v in objective.state_dict().items()}
     found = shift.recalibrated(saved, base, views, params)
     predicted, embedded = found.predict(base, params, params), found.embed(views)

@@ -17,14 +17,14 @@ from runs import EPOCH, NOISY, STEPS, assert_equal, command, entries, exported, 
 from star_training.cli.main import main
 from star_training.data import BadImageWarning, DataError
 from star_training.data.streaming import shards as shards_module
-from star_training.data.streaming.loader import Lanes, count_lanes
+from star_training.data.streaming.loader import HeldImage, Lanes, count_lanes
 from star_training.data.streaming.shard_order import Deal, Drawn, Place, shuffled
 from star_training.data.streaming.shards import Encoded
-from star_training.data.views import seeded
+from star_training.data.views import MultiViewDataset, Packed, concatenate, seeded
 from star_training.engine.checkpoint import Checkpoints
 from star_training.pretraining.run import Run
 from star_training.settings.base import override
-from star_zoo import Policy, View
+from star_zoo import Policy
 from star_zoo.augmentations import Crop
 from stream_cases import served, shards
 
@@ -49,17 +49,22 @@ class Numbered:
             yield Encoded(f"image {k}", BROKEN if k in self.broken else png(k, (60, 48)))
 
 
-def plan(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
-    return torch.stack([policy.draw(height, width, generator) for _ in range(2)])
+def plan(height: int, width: int, generator: torch.Generator) -> Tensor:
+    return torch.stack([POLICY.draw(height, width, generator) for _ in range(2)])
 
 
 def lanes(deal: Deal, batch_size: int, rank: int = 0, world: int = 1, images: int = 100, max_bad: float = 1.0) -> Lanes:
     return Lanes(deal, "numbered", images, max_bad, batch_size, rank, world)
 
 
-def numbers(view: View) -> list[int]:
+def made(reader: Lanes, count: int, workers: int, shared: int = 1) -> Iterator[Packed]:
+    """The next batches of a process."""
+    return reader.batches(count, MultiViewDataset(HeldImage(), POLICY, plan, reader.deal.seed), workers, False, shared)
+
+
+def numbers(batch: Packed) -> list[int]:
     """Which images a batch holds: their colour tells."""
-    return view.image[:, 0, 0, 0, 0].tolist()
+    return batch.views[0][:, 0, 0, 0, 0].tolist()
 
 
 # The order
@@ -151,13 +156,10 @@ def test_passes_seeds_and_shards_have_orders_of_their_own():
 DEAL = Deal(Numbered((5, 9, 3, 8, 1, 7), frozenset({4, 11})), 4, 3, seed=5)
 
 
-def batches(deal: Deal, count: int, workers: int = 0, batch_size: int = 8, world: int = 1) -> list[View]:
+def batches(deal: Deal, count: int, workers: int = 0, batch_size: int = 8, world: int = 1) -> list[Packed]:
     """The global batches of some processes, each after the other."""
-    shares = [
-        list(lanes(deal, batch_size, rank, world).batches(count, POLICY, plan, workers, pin=False))
-        for rank in range(world)
-    ]
-    return [View(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*shares, strict=True)]
+    shares = [list(made(lanes(deal, batch_size, rank, world), count, workers)) for rank in range(world)]
+    return [concatenate(parts) for parts in zip(*shares, strict=True)]
 
 
 def test_a_batch_has_as_many_good_images_of_each_lane_in_their_order():
@@ -172,8 +174,9 @@ def test_a_batch_has_as_many_good_images_of_each_lane_in_their_order():
 @pytest.mark.parametrize(("workers", "world"), [(1, 1), (2, 1), (3, 1), (9, 1), (0, 2), (2, 2), (1, 4)])
 def test_batches_do_not_depend_on_who_reads(workers: int, world: int):
     for one, other in zip(batches(DEAL, 6), batches(DEAL, 6, workers=workers, world=world), strict=True):
-        assert torch.equal(one.image, other.image) and torch.equal(one.params, other.params)
-        assert one.image.shape == (8, 2, 3, 4, 4) and one.image.dtype == torch.uint8
+        assert torch.equal(one.views[0], other.views[0]) and torch.equal(one.params, other.params)
+        assert one.views[0].shape == (8, 2, 4, 4, 3) and one.views[0].dtype == torch.uint8
+        assert torch.equal(one.index, other.index) and one.size.tolist() == [[48, 60]] * 8
 
 
 @pytest.mark.parametrize(("before", "after"), [((1, 0), (1, 2)), ((1, 2), (2, 0)), ((2, 1), (1, 0)), ((4, 0), (2, 2))])
@@ -182,7 +185,7 @@ def test_others_go_on_from_where_images_were_used(before: tuple[int, int], after
     state = torch.zeros(4, 5, dtype=torch.int64)
     for rank in range(before[0]):
         reader = lanes(DEAL, 8, rank, before[0])
-        ahead = reader.batches(9, POLICY, plan, before[1], pin=False)  # workers have read on meanwhile
+        ahead = made(reader, 9, before[1])  # workers have read on meanwhile
         assert len(list(islice(ahead, 4))) == 4
         state += reader.state
         ahead.close()
@@ -190,10 +193,18 @@ def test_others_go_on_from_where_images_were_used(before: tuple[int, int], after
     for rank in range(after[0]):
         reader = lanes(DEAL, 8, rank, after[0])
         reader.go_to(state)
-        shares.append(list(reader.batches(5, POLICY, plan, after[1], pin=False)))
+        shares.append(list(made(reader, 5, after[1])))
     for batch, *parts in zip(whole[4:], *shares, strict=True):
-        assert torch.equal(batch.image, torch.cat([part.image for part in parts]))
+        assert torch.equal(batch.views[0], torch.cat([part.views[0] for part in parts]))
         assert torch.equal(batch.params, torch.cat([part.params for part in parts]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_of_a_lane_share_a_draw(workers: int):
+    deal = Deal(Numbered((9, 9)), 2, 3, seed=5)
+    for packed in made(lanes(deal, 12), 6, workers, shared=3):
+        groups = packed.params.view(4, 3, -1)
+        assert torch.equal(groups, groups[:, :1].expand_as(groups)) and len(groups[:, 0].unique(dim=0)) == 4
 
 
 def test_the_views_of_an_image_depend_on_nothing_but_the_pass_and_its_place():
@@ -216,7 +227,7 @@ def test_the_views_of_an_image_depend_on_nothing_but_the_pass_and_its_place():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_told_once_and_counted(workers: int):
     reader = lanes(DEAL, 8, images=50, max_bad=0.1)
-    ahead = reader.batches(12, POLICY, plan, workers, pin=False)
+    ahead = made(reader, 12, workers)
     assert len(list(islice(ahead, 10))) == 10
     drawn, bad = reader.state[:, 3:].sum(0).tolist()
     assert drawn - bad == 80 and bad > 0
@@ -236,7 +247,7 @@ def test_bad_images_are_told_once_and_counted(workers: int):
 def test_a_lane_of_bad_images_alone_ends_in_one_line(workers: int):
     reader = lanes(Deal(Numbered((9, 9), frozenset(range(9))), 2, 3, 0), 2, images=10, max_bad=0.5)
     with pytest.raises(DataError, match=r"^6 images of numbered in a row don't decode, the last image \d .*\.$"):
-        list(reader.batches(20, POLICY, plan, workers, pin=False))
+        list(made(reader, 20, workers))
 
 
 def test_lanes_that_cannot_be_shared_evenly_are_refused_with_a_number_that_can():

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from star_training.pretraining.view_norms import ViewNorms
+from star_zoo.view_norms import ViewNorms
 from twins import randn
 
 VIEWS, IMAGES = 3, 4

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from star_training.data.sources.spirograph import Spirographs
 from star_training.data.sources.subset import Part, hold_out, spread
-from star_training.data.views import MultiViewDataset, StepBatches, loader, seeded
+from star_training.data.views import MultiViewDataset, StepBatches, loader, seeded, stack
 from star_zoo import objectives
 from twins import every_operation, photos
 
@@ -112,6 +112,8 @@ def test_generators_of_different_keys_are_unrelated():
 class Photos:
     """Random images of different sizes."""
 
+    targets = None
+
     def __init__(self, count: int):
         self.images = [photos(1, 20 + k, 24, seed=k)[0] for k in range(count)]
 
@@ -131,13 +133,44 @@ def dataset(seed: int = 0) -> MultiViewDataset:
 
 
 def test_a_view_holds_what_its_params_say():
-    views = dataset()[3, 5]
-    assert views.image.shape == (3, 3, 16, 16) and views.image.dtype == torch.uint8
-    assert views.params.shape == (3, len(POLICY.fields))
+    batch = stack([dataset()[3, 5]]).batch()
     image = Photos(24)[5]
-    assert torch.equal(views.params[0], POLICY.base(*image.shape[-2:]))
-    for view, params in zip(*views, strict=True):
-        assert torch.equal(view, POLICY.crop(image, params))
+    assert torch.equal(batch.params[0][0], POLICY.base(*image.shape[-2:]))
+    for view, params in zip(batch.views, batch.params, strict=True):
+        assert view.shape == (1, 3, 16, 16) and view.dtype == torch.uint8
+        assert torch.equal(view[0], POLICY.crop(image, params[0]))
+    assert batch.index.tolist() == [5] and batch.size.tolist() == [[25, 24]] and batch.target is None
+
+
+def test_views_may_differ_in_size():
+    """Each view is the policy's crop of its own size, and views of one size are one tensor on the way."""
+    sizes = (16, 16, 8)
+    packed = MultiViewDataset(Photos(24), POLICY, OBJECTIVE.plan, 0, sizes)[0, 3]
+    assert [tuple(run.shape) for run in packed.views] == [(2, 16, 16, 3), (1, 8, 8, 3)]
+    batch = stack([packed]).batch()
+    for size, view, params in zip(sizes, batch.views, batch.params, strict=True):
+        assert torch.equal(view[0], POLICY.resized(size).crop(Photos(24)[3], params[0]))
+
+
+def test_images_that_share_a_draw_have_it_from_the_first_of_them():
+    keys = list(StepBatches(24, 6, 1, 0, range(4), shared=3))
+    for batch in keys:
+        assert [draw for _, _, draw in batch] == [batch[k - k % 3][1] for k in range(6)]
+    everything = dataset()
+    first, second = (everything[key].params for key in keys[0][:2])
+    alone = everything[keys[0][1][:2]].params
+    assert torch.equal(second[1:, 4:], first[1:, 4:])  # all but the crop, which depends on the image's size too
+    assert not torch.equal(second, alone)
+
+
+def test_targets_of_the_images_travel_with_them():
+    class Labelled(Photos):
+        targets = torch.arange(24) * 10
+
+    views = MultiViewDataset(Labelled(24), POLICY, OBJECTIVE.plan, 0)
+    for packed in loader(views, StepBatches(24, 4, 1, 0, range(2)), 0, pin=False):
+        batch = packed.batch()
+        assert torch.equal(batch.target, batch.index * 10)
 
 
 def test_views_are_a_pure_function_of_seed_epoch_and_index():
@@ -147,7 +180,7 @@ def test_views_are_a_pure_function_of_seed_epoch_and_index():
     torch.manual_seed(99)  # whatever else draws numbers
     backwards = [again[key] for key in reversed(keys)][::-1]
     for a, b in zip(forwards, backwards, strict=True):
-        assert torch.equal(a.image, b.image) and torch.equal(a.params, b.params)
+        assert torch.equal(a.views[0], b.views[0]) and torch.equal(a.params, b.params)
 
 
 def test_views_differ_between_epochs_images_seeds_and_each_other():
@@ -155,17 +188,18 @@ def test_views_differ_between_epochs_images_seeds_and_each_other():
     assert len(torch.cat(drawn).unique(dim=0)) == 16
 
 
-def loaded(workers: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    return iter(loader(dataset(), StepBatches(24, 4, 2, 0, range(first, 6)), workers, pin=False))
+def loaded(workers: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for packed in loader(dataset(), StepBatches(24, 4, 2, 0, range(first, 6)), workers, pin=False):
+        yield packed.views[0], packed.params, packed.index
 
 
 @few_processors
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workers_change_nothing(workers: int):
     count = 0
-    for (image, params), (image0, params0) in zip(loaded(workers), loaded(0), strict=True):
-        assert image.shape == (4, 3, 3, 16, 16) and image.dtype == torch.uint8
-        assert torch.equal(image, image0) and torch.equal(params, params0)
+    for found, expected in zip(loaded(workers), loaded(0), strict=True):
+        assert found[0].shape == (4, 3, 16, 16, 3) and found[0].dtype == torch.uint8
+        assert all(map(torch.equal, found, expected))
         count += 1
     assert count == 12
 
@@ -173,8 +207,8 @@ def test_workers_change_nothing(workers: int):
 def test_a_loader_that_starts_later_gives_the_same_rest():
     whole, rest = list(loaded(0)), list(loaded(0, first=4))
     assert len(rest) == 4
-    for (image, params), (image0, params0) in zip(rest, whole[-4:], strict=True):
-        assert torch.equal(image, image0) and torch.equal(params, params0)
+    for found, expected in zip(rest, whole[-4:], strict=True):
+        assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -192,8 +226,8 @@ def test_workers_leave_signals_to_the_main_process():
 
     views = MultiViewDataset(Handlers(24), POLICY, OBJECTIVE.plan, 0)
     for workers, expected in ((1, 255), (0, 0)):
-        image, _ = next(iter(loader(views, StepBatches(24, 4, 1, 0, range(1)), workers, pin=False)))
-        assert (image == expected).all()
+        packed = next(iter(loader(views, StepBatches(24, 4, 1, 0, range(1)), workers, pin=False)))
+        assert (packed.views[0] == expected).all()
 
 
 # Parts of a source

@@ -2,7 +2,6 @@
 
 from .base import Augmentation as Augmentation
 from .base import Framing as Framing
-from .base import View as View
 from .blur import Blur as Blur
 from .color import ColorJitter as ColorJitter
 from .color import Grayscale as Grayscale

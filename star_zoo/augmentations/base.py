@@ -5,16 +5,9 @@ Letters: B images, S view size in pixels, P parameters of one view.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from torch import Tensor
-
-
-class View(NamedTuple):
-    """An augmented image together with its parameters; with a leading B once collated."""
-
-    image: Tensor  # (3, S, S) uint8: cropped and resized, before the other operations
-    params: Tensor  # (P,) float32 in raw units, columns named by Policy.fields
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Framing(Augmentation):
-    """The first operation of a policy: it makes the uint8 view of a fixed size out of whatever a data set gives."""
+    """The first operation of a policy: it makes views of a fixed size out of a data set's images."""
 
     size: int  # S, pixels
 
@@ -62,7 +55,8 @@ class Framing(Augmentation):
         return self.crop(image, params)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        return images  # its work was done per image, before batching
+        """Turns the batch of `crop`'s results, (B, 3, S, S) uint8, into images in [0, 1]: (B, 3, S, S) float."""
+        return images.contiguous().float() / 255  # views come channels last; the operations and their sums go by plane
 
 
 def per_image(column: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ Letters: B images, S view size in pixels, P parameters of one view.
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,10 @@ class Policy:
         """S, the side of a view in pixels."""
         return self._framing.size
 
+    def resized(self, size: int) -> "Policy":
+        """Returns the same policy with views of another size in pixels."""
+        return replace(self, augmentations=(replace(self._framing, size=size), *self.augmentations[1:]))
+
     @property
     def _framing(self) -> Framing:
         first = self.augmentations[0]
@@ -98,7 +102,10 @@ class Policy:
         return self._framing.shrink(params[: len(self._framing.fields)], height, width)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """The rest, on the whole batch: (B, 3, S, S) uint8, (B, P) -> (B, 3, S, S) float32, normalised."""
+        """The rest, on a batch of `crop`'s results: (B, 3, S, S) uint8, (B, P) -> (B, 3, S, S) float32, normalised.
+
+        Differentiable in the params as far as the augmentations are.
+        """
         if params.shape != (len(images), len(self.fields)):
             raise ValueError(
                 f"params have shape {tuple(params.shape)}; {len(images)} images under this policy need "
@@ -107,13 +114,12 @@ class Policy:
         if images.device.type != "cpu":
             return self._apply(images, params)
         # so few at once that a processor keeps them in its cache from one operation to the next
-        few = max(1, _IN_CACHE // images.shape[1:].numel())
+        few = max(1, _IN_CACHE // max(images.shape[1:].numel(), 3 * self.size**2))
         parts = zip(images.split(few), params.split(few), strict=True)
         return torch.cat([self._apply(*part) for part in parts])
 
     def _apply(self, images: Tensor, params: Tensor) -> Tensor:
-        x = images.contiguous().float() / 255  # views come channels last; the operations and their sums go by plane
-        start = 0
+        x, start = images, 0
         for a in self.augmentations:
             x = a.apply(x, params[:, start : start + len(a.fields)])
             start += len(a.fields)

@@ -29,31 +29,37 @@ _EXTENT = 6.0  # the picture spans [-6, 6]; no curve leaves [-5, 5]
 
 
 @functools.cache
-def _grid(size: int) -> tuple[Tensor, Tensor]:
-    return torch.linspace(-_EXTENT, _EXTENT, size)[:, None], torch.linspace(0, 2 * math.pi, _POINTS)
+def _grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    grid = torch.linspace(-_EXTENT, _EXTENT, size, device=device)
+    return grid[:, None], torch.linspace(0, 2 * math.pi, _POINTS, device=device)
 
 
 def render(thing: Tensor, seen: Tensor, size: int) -> Tensor:
-    """The picture of an object (4,) seen under (6,): (3, size, size) float in [0, 1].
+    """Renders objects (..., 4) seen under (..., 6): (..., 3, size, size) float in [0, 1], differentiable in both.
 
     A hypotrochoid with R = m - h: x = R cos t + h cos(R t / b), y = R sin t - h sin(R t / b); every pixel sums
     exp(-distance^2 / sigma) over its points, which separates into rows times columns.
     """
-    m, b, sigma, rfore = thing.unbind()
-    h, rback, gfore, gback, bfore, bback = seen.unbind()
-    grid, t = _grid(size)
+    m, b, sigma, rfore = thing[..., None].unbind(-2)
+    h, rback, gfore, gback, bfore, bback = seen[..., None].unbind(-2)
+    grid, t = _grid(size, thing.device)
     radius, turn = m - h, (m - h) * t / b
     x = radius * t.cos() + h * turn.cos()
     y = radius * t.sin() - h * turn.sin()
-    curve = torch.exp(-(grid - x).square() / sigma) @ torch.exp(-(grid - y).square() / sigma).T / _POINTS
-    curve = curve / (curve.max() + 1e-8)
-    fore, back = torch.stack((rfore, gfore, bfore)), torch.stack((rback, gback, bback))
-    return back[:, None, None] + (fore - back)[:, None, None] * curve
+    rows, columns = (torch.exp(-(grid - p[..., None, :]).square() / sigma[..., None]) for p in (x, y))
+    curve = rows @ columns.mT / _POINTS
+    curve = curve / (curve.amax((-2, -1), keepdim=True) + 1e-8)
+    fore, back = torch.stack((rfore, gfore, bfore), -2), torch.stack((rback, gback, bback), -2)
+    return back[..., None] + (fore - back)[..., None] * curve[..., None, :, :]
 
 
 @dataclass(frozen=True)
 class Spirograph(Framing):
-    """Draws the object with six parameters of its own: the ring h and the colours; base: the middle of each range."""
+    """Draws the object with six parameters of its own: the ring h and the colours; base: the middle of each range.
+
+    The picture is rendered on the device, in `apply`; its values are those of an 8-bit picture, its gradient that of
+    the picture before it is rounded.
+    """
 
     fields: ClassVar = tuple(SEEN)
     uniforms: ClassVar = len(SEEN)
@@ -65,4 +71,9 @@ class Spirograph(Framing):
         return tuple(between(low, high, share) for (low, high), share in zip(SEEN.values(), u, strict=True))
 
     def crop(self, image: Tensor, params: Tensor) -> Tensor:
-        return (render(image.flatten(), params, self.size) * 255).round().to(torch.uint8)
+        return image  # the object itself: there is nothing to crop before it is rendered
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        """Renders objects (B, 4, 1, 1): (B, 3, S, S)."""
+        exact = render(images.flatten(1), params, self.size)
+        return (exact * 255).round().detach() / 255 + (exact - exact.detach())

@@ -6,10 +6,10 @@ from torch import Tensor
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, mlp
 from ..losses import nt_xent
-from ._base import Objective
+from ._base import FeatureObjective
 
 
-class SimCLR(Objective):
+class SimCLR(FeatureObjective):
     """SimCLR with the three-layer head of STAR's experts; no base view, no use of the params."""
 
     def __init__(
@@ -24,11 +24,15 @@ class SimCLR(Objective):
         self.temperature = temperature
         self.heads = mlp(num_features, hidden or num_features, hidden or num_features, EMBED_DIM)
 
-    def plan(self, policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Two draws: (2, P)."""
-        return torch.stack([policy.draw(height, width, generator) for _ in range(2)])
+    def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Plans two draws: (2, P)."""
+        return torch.stack([self.policy.draw(height, width, generator) for _ in range(2)])
 
-    def forward(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
-        """{"invariant": ...} of two views' features, (B, D) each."""
+    def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
+        """Returns {"invariant": ...} of two views' features."""
         z1, z2 = (self.heads(f) for f in features)
         return {"invariant": nt_xent(z1, z2, self.temperature)}
+
+    def embed(self, features: Tensor) -> dict[str, Tensor]:
+        """Returns the head's output as "z_inv": (B, D) -> (B, O)."""
+        return {"z_inv": self.heads(features)}

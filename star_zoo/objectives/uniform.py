@@ -1,4 +1,6 @@
-"""STAR with nothing to route: both tasks read the mean of all experts. What the routers are worth is measured by it."""
+"""STAR without routing: both tasks read the mean of all experts. The control that measures the routers' worth."""
+
+from typing import Any
 
 from ..augmentations import Policy
 from ..heads import FixedRouter
@@ -6,17 +8,8 @@ from ._routed import RoutedExperts
 
 
 class Uniform(RoutedExperts):
-    """Experts as in `star` under a fixed router that weighs all alike, so that z_inv and z_eq are one embedding."""
+    """Experts as in `star` under a fixed router of equal weights, so that z_inv and z_eq are one embedding."""
 
-    def __init__(
-        self,
-        num_features: int,
-        policy: Policy,
-        *,
-        num_experts: int = 16,
-        temperature: float = 0.2,
-        equivariant_weight: float = 1.0,
-        hidden: int | None = None,  # width of the experts' hidden layers; None: the features' width
-    ):
+    def __init__(self, num_features: int, policy: Policy, *, num_experts: int = 16, **shared: Any):
         router = FixedRouter([[1 / max(1, num_experts)] * num_experts] * 2)
-        super().__init__(num_features, policy, router, num_experts, temperature, equivariant_weight, hidden)
+        super().__init__(num_features, policy, router, **shared)

@@ -11,7 +11,7 @@ from star_zoo import Objective, load_objective
 
 from . import recipes
 from .data import Source
-from .data.views import MultiViewDataset
+from .data.views import MultiViewDataset, stack
 from .engine.logging import read
 from .pretraining.run import Run
 from .reports import run_figure as figure
@@ -49,6 +49,6 @@ def quickstart(out: Path) -> None:
 def pictured_views(source: Source, objective: Objective) -> Tensor:
     """The views of the first few images in the first epoch, augmented: (images, V, 3, S, S) float, normalised."""
     dataset = MultiViewDataset(source, objective.policy, objective.plan, seed=0)
-    images, params = (torch.stack(parts) for parts in zip(*(dataset[0, i] for i in range(_PICTURED)), strict=True))
-    applied = objective.policy.apply(images.flatten(0, 1), params.flatten(0, 1))
-    return applied.unflatten(0, images.shape[:2])
+    batch = stack([dataset[0, i] for i in range(_PICTURED)]).batch()
+    applied = [objective.policy.apply(*view) for view in zip(batch.views, batch.params, strict=True)]
+    return torch.stack(applied, 1)

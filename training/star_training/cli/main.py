@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from ..engine.signals import Stopped
+from ..errors import unexpected
 from . import COMMANDS
-from .errors import unexpected
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,23 +1,25 @@
 """Views of images, batch by batch: which image, which epoch, which parameters are pure functions of the seed.
 
-Letters: B images on this process, V views of an image, S view size, P parameters, N images of the set.
+Letters: B images on this process, V views of an image, S_v size of view v, P parameters, N images of the set.
 """
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler
 
-from star_zoo import Policy, View
+from star_zoo import Policy
+from star_zoo.objectives import Batch
 
 from .decode import Picture
 from .sources.base import Source, open_image
 from .workers import Batches
 from .workers import batches as loaded
 
-Plan = Callable[[Policy, int, int, torch.Generator], Tensor]
+Plan = Callable[[int, int, torch.Generator], Tensor]  # height, width, generator -> (V, P)
 
 
 def seeded(*key: int) -> torch.Generator:
@@ -26,52 +28,126 @@ def seeded(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-class MultiViewDataset(Dataset[View]):
-    """(epoch, index) -> the views of that image in that epoch: image (V, 3, S, S) uint8, params (V, P).
+class Packed(NamedTuple):
+    """The views of one image, or of B images with a leading B: as few tensors as travel well between processes.
 
-    Channels are last in memory, as decoders and resizing have them: the axes are turned once, on the device.
+    Views of one size that follow one another are one tensor, with the channels last in memory, as decoders and resizing
+    have them: the axes are turned once, on the device.
     """
 
-    def __init__(self, source: Source, policy: Policy, plan: Plan, seed: int):
+    views: list[Tensor]  # runs of R views of one size: (R, S_v, S_v, 3) uint8
+    params: Tensor  # (V, P) float32
+    index: Tensor  # type: ignore[assignment] # () int64
+    size: Tensor  # (2,) int64
+    target: Tensor | None  # (), or (K,)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Packed":
+        """Returns the same on another device."""
+        return _each([self], lambda parts: parts[0].to(device, non_blocking=non_blocking))
+
+    def batch(self) -> Batch:
+        """Returns the batch that B images make; its views share this memory."""
+        views = [view for run in self.views for view in run.permute(0, 1, 4, 2, 3).unbind(1)]
+        return Batch(views, list(self.params.unbind(1)), self.index, self.size, self.target)
+
+
+def stack(images: Sequence[Packed]) -> Packed:
+    """Collates images into a batch."""
+    return _each(images, torch.stack)
+
+
+def concatenate(batches: Sequence[Packed], pin: bool = False) -> Packed:
+    """Joins parts of a batch, in pinned memory if they are to go to a GPU."""
+
+    def joined(parts: list[Tensor]) -> Tensor:
+        rows = sum(map(len, parts))
+        return torch.cat(parts, out=torch.empty(rows, *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin))
+
+    return _each(batches, joined)
+
+
+def _each(packs: Sequence[Packed], join: Callable[[list[Tensor]], Tensor]) -> Packed:
+    views, params, index, size, target = zip(*packs, strict=True)
+    return Packed(
+        [join(list(runs)) for runs in zip(*views, strict=True)],
+        join(list(params)),
+        join(list(index)),
+        join(list(size)),
+        None if target[0] is None else join(list(target)),
+    )
+
+
+class MultiViewDataset(Dataset[Packed]):
+    """(epoch, index) -> the views of that image in that epoch; a third number replaces the index in the draw's seed.
+
+    `sizes` are the sizes of the views in pixels; empty: all have the policy's.
+    """
+
+    def __init__(self, source: Source, policy: Policy, plan: Plan, seed: int, sizes: Sequence[int] = ()):
         self.source, self.policy, self.plan, self.seed = source, policy, plan, seed
+        self._policies = [policy.resized(size) for size in sizes]
 
-    def __getitem__(self, key: tuple[int, int]) -> View:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> Packed:
+        epoch, index = key[:2]
 
-        def views(picture: Picture) -> View:
+        def views(picture: Picture) -> Packed:
             height, width = picture.size
-            params = self.plan(self.policy, height, width, seeded(self.seed, epoch, index))
-            # every view is cropped from one decoded image, so the view that needs most detail decides
+            params = self.plan(height, width, seeded(self.seed, epoch, key[-1]))
             rows = params.unbind()
-            image, times = picture.shrunk(min(self.policy.shrink(row, height, width) for row in rows))
+            policies = self._policies or [self.policy] * len(rows)
+            # every view is cropped from one decoded image, so the view that needs most detail decides
+            shrinks = (p.shrink(row, height, width) for p, row in zip(policies, rows, strict=True))
+            image, times = picture.shrunk(min(shrinks))
             extent = height / times, width / times
-            crops = [self.policy.crop(image, row, extent).permute(1, 2, 0) for row in rows]
-            return View(torch.stack(crops).permute(0, 3, 1, 2), params)
+            crops = [p.crop(image, row, extent) for p, row in zip(policies, rows, strict=True)]
+            targets = self.source.targets
+            target = None if targets is None else targets[index]
+            return Packed(_runs(crops), params, torch.tensor(index), torch.tensor((height, width)), target)
 
         return open_image(self.source, index, views)
 
-    def describe(self, key: tuple[int, int]) -> str:
+    def describe(self, key: tuple[int, ...]) -> str:
         """Returns the place of the key's image, for messages."""
         return self.source.describe(key[1])
 
 
-class StepBatches(Sampler[list[tuple[int, int]]]):
-    """This process's (epoch, index) lists for a range of steps: the share `rank` of `world` of each global batch.
+def _runs(crops: list[Tensor]) -> list[Tensor]:
+    """Stacks views of one size that follow one another: V of (3, S_v, S_v) -> runs of (R, S_v, S_v, 3)."""
+    runs: list[list[Tensor]] = []
+    for crop in (c.permute(1, 2, 0) for c in crops):
+        if runs and runs[-1][0].shape == crop.shape:
+            runs[-1].append(crop)
+        else:
+            runs.append([crop])
+    return [torch.stack(run) for run in runs]
+
+
+class StepBatches(Sampler[list[tuple[int, int, int]]]):
+    """This process's (epoch, index, draw) lists for a range of steps: the share `rank` of `world` of each global batch.
 
     Every epoch is a permutation of the set, cut into steps of `accumulate` batches; what doesn't fill one is left out.
-    All epochs come in one stream, so that workers live through the run and a resumed one starts in mid-epoch.
+    All epochs come in one stream, so that workers live through the run and a resumed one starts in mid-epoch. `shared`
+    consecutive images have one draw, that of the first.
     """
 
     def __init__(
-        self, count: int, batch_size: int, accumulate: int, seed: int, steps: range, rank: int = 0, world: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        steps: range,
+        rank: int = 0,
+        world: int = 1,
+        shared: int = 1,
     ):
         self.count, self.batch_size, self.accumulate, self.seed = count, batch_size, accumulate, seed
-        self.steps, self.rank, self.world = steps, rank, world
+        self.steps, self.rank, self.world, self.shared = steps, rank, world, shared
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         per_epoch, share = self.count // (self.batch_size * self.accumulate), self.batch_size // self.world
         order, current = torch.empty(0), -1
         for step in self.steps:
@@ -80,14 +156,10 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
                 order, current = torch.randperm(self.count, generator=seeded(self.seed, epoch)), epoch
             for batch in range(place * self.accumulate, (place + 1) * self.accumulate):
                 first = batch * self.batch_size + self.rank * share
-                yield [(epoch, index) for index in order[first : first + share].tolist()]
+                images = order[first : first + share].tolist()
+                yield [(epoch, index, images[k - k % self.shared]) for k, index in enumerate(images)]
 
 
-def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: bool) -> Generator[View, None, None]:
-    """Yields the batches: image (B, V, 3, S, S) uint8, params (B, V, P). Raises DataError, LoadingError."""
-    return loaded(Batches(dataset, _collate), batches, workers, pin)
-
-
-def _collate(views: list[View]) -> View:
-    images = default_collate([view.image.permute(0, 2, 3, 1) for view in views])
-    return View(images.permute(0, 1, 4, 2, 3), default_collate([view.params for view in views]))
+def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: bool) -> Generator[Packed, None, None]:
+    """Yields the batches. Raises DataError, LoadingError."""
+    return loaded(Batches(dataset, stack), batches, workers, pin)

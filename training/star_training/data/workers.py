@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..cli.errors import unexpected
+from ..errors import unexpected
 from .sources.base import DataError
 
 T = TypeVar("T")

@@ -4,6 +4,8 @@ Letters: N images, V views of an image, A augmentations, S view size, P augmenta
 O embedding size.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,9 +14,11 @@ from torch import Tensor, nn
 from star_zoo import Objective, Policy
 
 from ..data import Source
-from ..data.views import MultiViewDataset, Plan
+from ..data.views import MultiViewDataset
 from .features import NotFinite, evaluating
 from .frozen_model import Subject
+
+PolicyPlan = Callable[[Policy, int, int, torch.Generator], Tensor]  # a view plan under any policy
 
 _AT_ONCE = 512  # views or rows of features
 _WIDEST = 4096  # features; what is measured of them takes the square or the cube of their number
@@ -28,19 +32,21 @@ class Viewed(NamedTuple):
     features: Tensor  # (N, V, D)
 
 
-def view(subject: Subject, source: Source, plan: Plan, seed: int, epoch: int = 0) -> Viewed:
+def view(subject: Subject, source: Source, plan: PolicyPlan, seed: int, epoch: int = 0) -> Viewed:
     """Draws the plan's views of every image and extracts their features, on the CPU.
 
     What is drawn is a pure function of seed, epoch and index, as in pretraining. Raises NotFinite where features are
     infinite or not a number, ValueError where there are more than 4096 of them.
     """
-    dataset = MultiViewDataset(source, subject.policy, plan, seed)
+    dataset = MultiViewDataset(source, subject.policy, functools.partial(plan, subject.policy), seed)
     found = []
     images_at_once = max(1, _AT_ONCE // len(dataset[epoch, 0].params))
     for start in range(0, len(source), images_at_once):
         drawn = [dataset[epoch, index] for index in range(start, min(start + images_at_once, len(source)))]
         params = torch.stack([one.params for one in drawn])
-        features = extract_views(subject, torch.cat([one.image for one in drawn]), params.flatten(0, 1))
+        features = extract_views(
+            subject, torch.cat([one.views[0].permute(0, 3, 1, 2) for one in drawn]), params.flatten(0, 1)
+        )
         if features.shape[1] > _WIDEST:
             raise ValueError(f"{subject.name} has {features.shape[1]} features; this is measured of at most {_WIDEST}")
         found.append(Viewed(params, features.unflatten(0, params.shape[:2])))
@@ -60,27 +66,21 @@ def extract_views(subject: Subject, images: Tensor, params: Tensor) -> Tensor:
 
 
 def embed(objective: Objective | None, features: Tensor) -> dict[str, Tensor]:
-    """What the heads make of features (..., D), each (..., O): z_inv and z_eq, or z_inv alone of a single head.
+    """Returns the objective's embeddings of features (..., D) by name, (..., O) each, computed in eval mode.
 
-    Nothing without an objective; the heads run in eval mode. Raises ValueError for heads that give something else.
+    Empty without an objective and for an objective without embeddings. Raises NotFinite.
     """
     if objective is None:
         return {}
-    heads = getattr(objective, "heads", None)
-    if not isinstance(heads, nn.Module):
-        raise ValueError(f"the objective {_name(objective)} has no heads, so there are no embeddings to measure")
-    parts = []
-    with evaluating(heads):
-        for rows in features.flatten(0, -2).split(_AT_ONCE):
-            made = heads(rows.to(device(heads)))
-            parts.append((made,) if isinstance(made, Tensor) else tuple(made))
-    if len(parts[0]) > 2:
-        raise ValueError(f"the heads of {_name(objective)} give {len(parts[0])} embeddings; z_inv and z_eq are known")
-    found = {}
-    for name, z in zip(("z_inv", "z_eq"), zip(*parts, strict=True), strict=False):
-        found[name] = torch.cat(z).float().cpu().unflatten(0, features.shape[:-1])
-        _check_finite(found[name], name)
-    return found
+    with evaluating(objective):
+        parts = [
+            {name: z.float().cpu() for name, z in objective.embed(rows.to(device(objective))).items()}
+            for rows in features.flatten(0, -2).split(_AT_ONCE)
+        ]
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    for name, z in found.items():
+        _check_finite(z, name)
+    return {name: z.unflatten(0, features.shape[:-1]) for name, z in found.items()}
 
 
 def device(module: nn.Module) -> torch.device:
@@ -102,7 +102,7 @@ def base(policy: Policy, height: int, width: int, generator: torch.Generator) ->
     return policy.base(height, width)[None]
 
 
-def base_and_drawn(drawn: int) -> Plan:
+def base_and_drawn(drawn: int) -> PolicyPlan:
     """The base view and so many draws: (1 + drawn, P)."""
 
     def plan(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -127,10 +127,6 @@ def base_all_and_each(policy: Policy, height: int, width: int, generator: torch.
                 break
         alone.append(row)
     return torch.stack((start, policy.draw(height, width, generator), *alone))
-
-
-def _name(objective: Objective) -> str:
-    return repr(objective.config.get("objective", type(objective).__name__))
 
 
 def _check_finite(x: Tensor, what: str) -> None:

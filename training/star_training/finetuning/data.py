@@ -4,7 +4,6 @@ Letters: N images, P augmentation parameters.
 """
 
 import torch
-from torch import Tensor
 
 from star_zoo import Policy
 from star_zoo.augmentations import Augmentation, ColorJitter, Crop, Flip
@@ -12,7 +11,7 @@ from star_zoo.augmentations import Augmentation, ColorJitter, Crop, Flip
 from ..data import NoSuchSplit, Source
 from ..data.eval_sets.dataset import Splits
 from ..data.sources.subset import Part
-from ..data.views import seeded
+from ..data.views import Plan, seeded
 from ..evaluation.features import check_classes
 from .config import FineTune, Views
 
@@ -76,6 +75,6 @@ def training_policy(
     return Policy(tuple(augmentations), mean, std)
 
 
-def one_view(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
+def one_view(policy: Policy) -> Plan:
     """The view plan of a classifier: a single drawn view, (1, P)."""
-    return policy.draw(height, width, generator)[None]
+    return lambda height, width, generator: policy.draw(height, width, generator)[None]

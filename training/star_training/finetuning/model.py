@@ -16,7 +16,7 @@ from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from star_zoo import Policy
+from star_zoo import Batch, Policy
 
 from ..engine.optim import check_optimizer
 from ..evaluation.features import timm_view
@@ -93,9 +93,10 @@ class Learner(nn.Module):
         if settings.mixup or settings.cutmix:
             self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
 
-    def forward(self, images: Tensor, params: Tensor, labels: Tensor, step: int, rank: int) -> Tensor:
-        """(B, 3, S, S) uint8, (B, P), (B,) -> the mean cross entropy; what is mixed how depends on seed, step, rank."""
-        x, wanted = self.batch(images, params, labels, step, rank)
+    def forward(self, batch: Batch, step: int, rank: int) -> Tensor:
+        """Returns the mean cross entropy of the batch's one view; the mixing depends on seed, step and rank alone."""
+        assert batch.target is not None
+        x, wanted = self.batch(batch.views[0], batch.params[0], batch.target, step, rank)
         return F.cross_entropy(self.net(x).float(), wanted, label_smoothing=0.0 if self.mix else self.smoothing)
 
     @torch.no_grad()

@@ -1,9 +1,8 @@
 """Full fine-tuning: labelled views and their loss in the common loop, test accuracy, export of the classifier."""
 
 from collections.abc import Generator
-from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -12,12 +11,12 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from star_zoo import View, save_pretrained
+from star_zoo import save_pretrained
 
 from ..data.eval_sets.dataset import Splits
 from ..data.intact import check_intact
 from ..data.summary import summary
-from ..data.views import MultiViewDataset, StepBatches, loader
+from ..data.views import MultiViewDataset, Packed, StepBatches, loader
 from ..engine import results
 from ..engine.environment import versions
 from ..engine.logging import read
@@ -37,13 +36,6 @@ def in_words(made: dict[str, Any]) -> str:
     """A fine-tuning's record on one line."""
     ((name, found),) = made["metrics"].items()
     return f"{made['model']} on {made['data']}: {name} {found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
-
-
-class Batch(NamedTuple):
-    """One process's share of a step."""
-
-    view: View
-    labels: Tensor  # (B,) int64
 
 
 class FineTuning(Loop):
@@ -103,19 +95,15 @@ class FineTuning(Loop):
         finally:
             self.logbook.close()
 
-    def batches(self, steps: range) -> Generator[Batch, None, None]:
+    def batches(self, steps: range) -> Generator[Packed, None, None]:
         a, s = self.accelerator, self.settings
-        assert self.images.targets is not None
-        dataset = MultiViewDataset(self.images, self.policy, one_view, s.seed)
+        dataset = MultiViewDataset(self.images, self.policy, one_view(self.policy), s.seed)
         keys = StepBatches(len(self.images), s.batch_size, 1, s.seed, steps, a.process_index, a.num_processes)
-        with closing(loader(dataset, keys, s.run.workers, pin=a.device.type == "cuda")) as views:
-            for batch, view in zip(keys, views, strict=True):
-                yield Batch(view, self.images.targets[[index for _, index in batch]])
+        yield from loader(dataset, keys, s.run.workers, pin=a.device.type == "cuda")
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        parts = batch.view.image[:, 0], batch.view.params[:, 0], batch.labels
-        on_device = (part.to(self.accelerator.device, non_blocking=True) for part in parts)
-        return {"loss": self.model(*on_device, self.step, self.accelerator.process_index)}
+    def losses(self, batch: Packed) -> dict[str, Tensor]:
+        on_device = batch.to(self.accelerator.device, non_blocking=True).batch()
+        return {"loss": self.model(on_device, self.step, self.accelerator.process_index)}
 
     def learning_rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.warmup, self.peak)

@@ -1,60 +1,47 @@
-"""The one module that is trained: backbone and objective, made from a recipe.
-
-Letters: B images, V views of an image, S view size, P augmentation parameters.
-"""
+"""The one module that is trained: encoder and objective, made from a recipe."""
 
 import difflib
 import math
 from typing import Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from star_zoo import Objective, Policy, objectives
+from star_zoo import Batch, Encoder, Objective, Policy, objectives
 
 from ..models.resolve import saved_objective, timm_name
 from .recipe import Recipe
-from .view_norms import ViewNorms
 
 
 class Pretrainer(nn.Module):
-    """Backbone + objective as one module, so that one forward is all that a wrapper sees."""
+    """Encoder + objective as one module, so that a wrapper sees one forward."""
 
     def __init__(self, backbone: nn.Module, objective: Objective, channels_last: bool = True):
         super().__init__()
-        self.backbone = backbone
-        self.use_layout(channels_last)
+        self.encoder = Encoder(objective.policy, backbone)
+        self.encoder.use_layout(channels_last)
         self.objective = objective
-        self._by_view = ViewNorms(self.backbone)
+
+    @property
+    def backbone(self) -> Any:
+        """The backbone that is trained."""
+        return self.encoder.backbone
 
     def use_layout(self, channels_last: bool) -> None:
         """Lays out weights and views with channels last in memory, or contiguously."""
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.backbone.to(memory_format=self.memory_format)
+        self.encoder.use_layout(channels_last)
 
     def synchronise_norms(self) -> None:
-        """Makes batch norm see the images of all processes; in place, and on CUDA only, for it has no CPU kernel."""
+        """Makes batch norm see the images of all processes; in place, on CUDA only, because it has no CPU kernel."""
         convert_sync_batchnorm(self)
-        self._by_view = ViewNorms(self.backbone)
+        self.encoder.synchronise_norms()
 
-    def forward(self, images: Tensor, params: Tensor) -> dict[str, Tensor]:
-        """(B, V, 3, S, S) uint8, (B, V, P) raw -> {"loss": ..., and the objective's terms, of which it is the sum}."""
-        # one pass, in which batch norm sees each view on its own as in the released code's pass for each view
-        count = images.shape[1]
-        features = self._by_view(self.views(images, params), count)
-        terms = self.objective(list(features.chunk(count)), list(params.unbind(1)))
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns {"loss": ..., and the objective's terms}; the loss is the sum of the terms."""
+        terms = self.objective(batch, self.encoder)
         return {"loss": objectives.total(terms), **terms}
-
-    @torch.no_grad()
-    def views(self, images: Tensor, params: Tensor) -> Tensor:
-        """Augments all views at once: (B, V, 3, S, S) uint8, (B, V, P) -> (V*B, 3, S, S), normalised, by view."""
-        by_view = images.transpose(0, 1)
-        with torch.autocast(images.device.type, enabled=False):  # params carry more digits than bfloat16 keeps
-            x = self.objective.policy.apply(by_view.flatten(0, 1), params.transpose(0, 1).flatten(0, 1))
-        return x.contiguous(memory_format=self.memory_format)
 
 
 def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
@@ -69,7 +56,9 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     except (RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
         raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
     notes = _init(backbone, objective, recipe) if recipe.init_from else []
-    return Pretrainer(backbone, objective, recipe.channels_last), notes
+    pretrainer = Pretrainer(backbone, objective, recipe.channels_last)
+    objective.attach(pretrainer.encoder)
+    return pretrainer, notes
 
 
 def build_backbone(recipe: Recipe) -> Any:
@@ -140,8 +129,8 @@ def _init_heads(objective: Objective, saved: Objective, name: str) -> str:
         return f"fresh heads: those in {name} are of {saved.config['objective']}"
     if saved.policy.fields != objective.policy.fields:
         return f"fresh heads: those in {name} know the parameters {', '.join(saved.policy.fields)}"
-    ours, theirs = ({name: t.shape for name, t in o.state_dict().items()} for o in (objective, saved))
-    if ours != theirs:  # compared first, for load_state_dict takes what fits before it raises
+    ours, theirs = ({name: t.shape for name, t in o.published().items()} for o in (objective, saved))
+    if ours != theirs:  # compared first, because load_state_dict loads all that fits before it raises
         return f"fresh heads: those in {name} have other sizes"
-    objective.load_state_dict(saved.state_dict())
+    objective.load_state_dict(saved.published(), strict=False)  # queues and the like start afresh
     return f"heads from {name}"

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from star_zoo import Objective, Policy
-from star_zoo.heads import StarHeads
 
 from ..data import Source
 from ..data.intact import check_intact, intact
@@ -64,22 +63,23 @@ class Monitor:
 
 
 def watch_heads(backbone: nn.Module, objective: Objective, source: Source) -> dict[str, Any]:
-    """What becomes of heads with a router, on base views in eval mode; {} for an objective without one.
+    """Returns a few numbers about the heads, on base views in eval mode; {} for an objective that routes nothing.
 
     "router": each task's mean shares of the experts (T, E); "entropy": that of an image's shares, the mean for each
-    task, in nats; "norm": mean length of z_inv and z_eq; "canonical": mean canonical correlation of the two, where
-    there are ten images a dimension.
+    task, in nats; "norm": mean length of each embedding; "canonical": mean canonical correlation of z_inv and z_eq,
+    where there are ten images a dimension.
     """
-    if not isinstance(objective.heads, StarHeads):
-        return {}
     features = extract(backbone, spread(source, _WATCHED), base_view(objective.policy))
-    shares, _ = routing.routed(objective.heads, features)
-    z_inv, z_eq = embed(objective, features).values()
+    routed = routing.routed(objective, features)
+    if routed is None:
+        return {}
+    shares, embeddings = routed[0], embed(objective, features)
     found: dict[str, Any] = {
         "router": shares.mean(0).tolist(),
         "entropy": routing.entropy(shares).mean(0).tolist(),
-        "norm": [float(z.norm(dim=1).mean()) for z in (z_inv, z_eq)],
+        "norm": [float(z.norm(dim=1).mean()) for z in embeddings.values()],
     }
-    if len(features) >= 10 * (z_inv.shape[1] + z_eq.shape[1]):
-        found["canonical"] = float(correlations(z_inv, z_eq).mean())
+    pair = [embeddings[name] for name in ("z_inv", "z_eq") if name in embeddings]
+    if len(pair) == 2 and len(features) >= 10 * sum(z.shape[1] for z in pair):
+        found["canonical"] = float(correlations(pair[0], pair[1]).mean())
     return found

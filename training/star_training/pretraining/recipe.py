@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import os
 import typing
@@ -119,7 +118,7 @@ class Recipe(Settings):
 
     def with_objective(self, name: str) -> "Recipe":
         """The same recipe for another objective, with those settings that the other one has too."""
-        known = inspect.signature(objectives.find(name)).parameters
+        known = objectives.settings(name)
         kept = {k: v for k, v in self.objective_args.items() if k in known}
         return dataclasses.replace(self, objective=name, objective_args=kept)
 

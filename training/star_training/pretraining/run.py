@@ -2,17 +2,19 @@
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from star_zoo import View, save_pretrained, store
+from star_zoo import save_pretrained, store
 
+from ..data import Source
+from ..data.streaming.loader import HeldImage
 from ..data.streaming.stream import Stream
 from ..data.summary import summary
-from ..data.views import MultiViewDataset, StepBatches, loader
+from ..data.views import MultiViewDataset, Packed, StepBatches, loader
 from ..engine import results
 from ..engine.environment import versions
 from ..engine.logging import evaluations_of, read
@@ -24,7 +26,7 @@ from ..publishing import card
 from .module import build
 from .online_eval import Monitor, watch_heads
 from .recipe import Recipe
-from .setup import count_steps, open_data, open_lanes, try_out
+from .setup import check_share, count_steps, open_data, open_lanes, try_out
 
 
 def is_whole(export: Path) -> bool:
@@ -53,9 +55,10 @@ class Run(Loop):
 
         torch.manual_seed(recipe.seed)
         self.pretrainer, notes = build(recipe)
+        check_share(self.pretrainer.objective, recipe.batch_size // self.accelerator.num_processes, self.lanes)
         self.notes += [summary(self.source, held_out), *notes]
         self.start = start_of(recipe.init_from) if recipe.init_from else None
-        self.monitor = Monitor(recipe.policy, bank, held_out)
+        self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out)
         if held_out is None:
             self.notes.append("no held-out labels: the features are not evaluated online")
         if self.lanes and recipe.run.workers > len(self.lanes.own):
@@ -97,21 +100,29 @@ class Run(Loop):
         finally:
             self.logbook.close()
 
-    def batches(self, steps: range) -> Generator[View, None, None]:
-        a, recipe, plan = self.accelerator, self.recipe, self.pretrainer.objective.plan
+    def batches(self, steps: range) -> Generator[Packed, None, None]:
+        a, recipe, objective = self.accelerator, self.recipe, self.pretrainer.objective
         pin = a.device.type == "cuda"
+        views = objective.policy, objective.plan, recipe.seed, objective.sizes
         if self.lanes:
-            count = len(steps) * recipe.accumulate
-            yield from self.lanes.batches(count, recipe.policy, plan, recipe.run.workers, pin)
+            dataset = MultiViewDataset(cast(Source, HeldImage()), *views)
+            yield from self.lanes.batches(
+                len(steps) * recipe.accumulate, dataset, recipe.run.workers, pin, objective.share
+            )
             return
-        dataset = MultiViewDataset(self.source, recipe.policy, plan, recipe.seed)
+        dataset = MultiViewDataset(self.source, *views)
         keys = StepBatches(
-            len(self.source), recipe.batch_size, recipe.accumulate, recipe.seed, steps, a.process_index, a.num_processes
-        )
+            len(self.source), recipe.batch_size, recipe.accumulate, recipe.seed, steps,
+            a.process_index, a.num_processes, objective.share,
+        )  # fmt: skip
         yield from loader(dataset, keys, recipe.run.workers, pin)
 
-    def losses(self, batch: View) -> dict[str, Tensor]:
-        return self.model(*(part.to(self.accelerator.device, non_blocking=True) for part in batch))
+    def losses(self, batch: Packed) -> dict[str, Tensor]:
+        return self.model(batch.to(self.accelerator.device, non_blocking=True).batch())
+
+    @torch.no_grad()
+    def updated(self) -> None:
+        self.pretrainer.objective.after_step(self.pretrainer.encoder, self.step / self.steps)
 
     def learning_rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.warmup, self.peak)

@@ -5,12 +5,14 @@ from pathlib import Path
 import accelerate
 import torch
 
+from star_zoo import Objective
+
 from ..data import NoSuchSplit, Source, open_source
 from ..data.sources.subset import hold_out
 from ..data.streaming.loader import Lanes, count_lanes
 from ..data.streaming.shard_order import Deal
 from ..data.streaming.stream import PREFIX, Stream, open_stream
-from ..data.views import MultiViewDataset, seeded
+from ..data.views import MultiViewDataset, seeded, stack
 from ..evaluation.features import evaluating
 from ..numerics.layout import Convolutions
 from ..numerics.trial import Convolution
@@ -84,16 +86,28 @@ def open_lanes(recipe: Recipe, stream: Stream, accelerator: accelerate.Accelerat
     )
 
 
+def check_share(objective: Objective, images: int, lanes: Lanes | None) -> None:
+    """Raises ValueError where the images that share a draw don't divide a process's batch, or a lane's part of it."""
+    count, what = (lanes.each, "images of a lane in a batch") if lanes else (images, "images of a process's batch")
+    if count % objective.share:
+        raise ValueError(
+            f"{objective.config['objective']} draws once for {objective.share} consecutive images, but there are "
+            f"{count} {what}; give a batch_size that makes them a multiple"
+        )
+
+
 def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torch.device) -> list[Convolution]:
     """Computes the loss of one image's views, so that settings that don't fit together end a run before it begins.
 
     Returns the convolutions that took part.
     """
     try:
-        views = MultiViewDataset(source, recipe.policy, pretrainer.objective.plan, recipe.seed)[0, 0]
+        objective = pretrainer.objective
+        dataset = MultiViewDataset(source, objective.policy, objective.plan, recipe.seed, objective.sizes)
+        # two images, because a contrast needs a negative, or as many as share a draw
+        batch = stack([dataset[0, 0]] * max(2, objective.share)).to(device).batch()
         with evaluating(pretrainer), Convolutions() as seen:
-            # two, since a contrast needs a negative; forward itself is never the compiled one
-            pretrainer.forward(*(part.expand(2, *part.shape).to(device) for part in views))
+            pretrainer.forward(batch)  # forward itself is never the compiled one
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         told = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
         raise ValueError(f"{told}: {one_line(error)}") from error

@@ -73,15 +73,15 @@ def _marked(batches: Generator[Any, None, None], marks: Marks) -> Generator[Any,
 def _watch(run: Run, marks: Marks) -> list[Any]:
     """Hooks that mark the parts' ends; the handles to remove them by."""
 
-    def features_arrive(objective: Any, inputs: tuple[list[Tensor], list[Tensor]]) -> None:
+    def features_arrive(encoder: Any, images: Any, found: list[Tensor]) -> None:
         marks("backbone forward")
-        for features in inputs[0]:
+        for features in found:
             features.register_hook(lambda gradient: marks("heads and loss backward"))
 
     pretrainer = run.pretrainer
     return [
-        pretrainer.backbone.register_forward_pre_hook(lambda *_: marks("augmentation")),
-        pretrainer.objective.register_forward_pre_hook(features_arrive),
+        pretrainer.encoder.register_forward_pre_hook(lambda *_: marks("augmentation")),
+        pretrainer.encoder.register_forward_hook(features_arrive),
         pretrainer.objective.register_forward_hook(lambda *_: marks("heads and loss forward")),
         run.optimizer.optimizer.register_step_pre_hook(lambda *_: marks("backbone backward")),
     ]

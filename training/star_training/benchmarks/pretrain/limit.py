@@ -66,7 +66,7 @@ def head_multiply_adds(objective: Any) -> int:
     features = torch.zeros(1, objective.config["num_features"], device=device)
     params = torch.zeros(1, len(objective.policy.fields), device=device)
     with evaluating(objective), FlopCounterMode(display=False) as counter:
-        z_eq = [objective.heads(features)[1] for _ in range(VIEWS)]
+        z_eq = [objective.embed(features)["z_eq"] for _ in range(VIEWS)]
         for _ in range(VIEWS - 1):
-            objective.shift_predictor(z_eq[0], params)
+            objective.predict(z_eq[0], params)
     return counter.get_total_flops() // 2

@@ -62,4 +62,5 @@ class Ours:
     def loss(self, features: list[Tensor], params: list[Tensor]) -> Any:
         """The objective's terms of V features (B, D) and raw params (B, P), in the run's precision."""
         with self.run.accelerator.autocast():
-            return self.run.pretrainer.objective(features, params)
+            objective: Any = self.run.pretrainer.objective
+            return objective.terms(features, params)

@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from star_zoo import Policy, View
-
 from ..decode import Picture, UndecodableImage, opened
-from ..sources.base import DataError, Opens, Source, report_bad
-from ..views import MultiViewDataset, Plan
+from ..sources.base import DataError, Opens, report_bad
+from ..views import MultiViewDataset, Packed, concatenate, stack
 from ..workers import Failure
 from ..workers import batches as loaded
 from .shard_order import Deal, Drawn, Place
@@ -33,8 +31,7 @@ _COLUMNS = 5  # of a lane's state: lap, number, taken as in Place; images drawn,
 class Part(NamedTuple):
     """A worker's part of a batch."""
 
-    image: Tensor  # (b, V, S, S, 3) uint8
-    params: Tensor  # (b, V, P)
+    views: Packed  # of b images
     state: Tensor  # (l, 5) int64 of its lanes after it
     bad: list[str]  # which images were passed over for it, and why: some of them
 
@@ -76,20 +73,22 @@ class Lanes:
             self._examples = []
             report_bad(self.name, examples, bad, max(drawn, self.images), self.max_bad)
 
-    def batches(self, count: int, policy: Policy, plan: Plan, workers: int, pin: bool) -> Generator[View, None, None]:
-        """The next batches: image (B, V, 3, S, S) uint8, params (B, V, P). Raises DataError.
+    def batches(
+        self, count: int, dataset: MultiViewDataset, workers: int, pin: bool, shared: int = 1
+    ) -> Generator[Packed, None, None]:
+        """The next batches, their views made by a dataset whose source is a `HeldImage`. Raises DataError.
 
-        More workers than lanes would have nothing to do and are not started.
+        More workers than lanes would have nothing to do and are not started. `shared` consecutive images of a lane have
+        one draw, that of the first.
         """
         workers = min(workers, len(self.own))
-        dataset = MultiViewDataset(cast(Source, _Held()), policy, plan, self.deal.seed)
-        with closing(loaded(_Parts(self, count, dataset), None, workers, pin=False)) as parts:
+        with closing(loaded(_Parts(self, count, dataset, shared), None, workers, pin=False)) as parts:
             for _ in range(count):
                 batch: list[Part] = list(islice(parts, max(1, workers)))
-                view = View(_joined([p.image for p in batch], pin), _joined([p.params for p in batch], pin))
+                joined = concatenate([p.views for p in batch], pin)
                 self._state[self.own.start : self.own.stop] = torch.cat([p.state for p in batch])
                 self._examples += [told for p in batch for told in p.bad][: 3 - len(self._examples)]
-                yield View(view.image.permute(0, 1, 4, 2, 3), view.params)
+                yield joined
 
 
 def count_lanes(wanted: int, shards: int, batch_size: int, processes: int) -> int:
@@ -109,17 +108,11 @@ def count_lanes(wanted: int, shards: int, batch_size: int, processes: int) -> in
     )
 
 
-def _joined(parts: list[Tensor], pin: bool) -> Tensor:
-    """The parts one below the other, in pinned memory if they are to go to a GPU."""
-    rows = sum(map(len, parts))
-    return torch.cat(parts, out=torch.empty(rows, *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin))
-
-
 class _Parts(IterableDataset[Part | Failure]):
     """This worker's parts of `count` batches; a `Failure` stands in place of a part that could not be made."""
 
-    def __init__(self, lanes: Lanes, count: int, dataset: MultiViewDataset):
-        self.lanes, self.count, self.dataset = lanes, count, dataset
+    def __init__(self, lanes: Lanes, count: int, dataset: MultiViewDataset, shared: int):
+        self.lanes, self.count, self.dataset, self.shared = lanes, count, dataset, shared
 
     def __iter__(self) -> Iterator[Part | Failure]:
         worker = get_worker_info()
@@ -128,24 +121,26 @@ class _Parts(IterableDataset[Part | Failure]):
         mine = own[len(own) * number // workers : len(own) * (number + 1) // workers]
         states = self.lanes.state.tolist()
         try:
-            yield from self._parts([_Reader(self.lanes, lane, states[lane], self.dataset) for lane in mine])
+            yield from self._parts(
+                [_Reader(self.lanes, lane, states[lane], self.dataset, self.shared) for lane in mine]
+            )
         except Exception as error:
-            yield Failure.of(error, cast(_Held, self.dataset.source).where)
+            yield Failure.of(error, cast(HeldImage, self.dataset.source).where)
 
     def _parts(self, readers: list["_Reader"]) -> Iterator[Part]:
         for _ in range(self.count):
             views = [next(reader) for reader in readers for _ in range(self.lanes.each)]
-            image = torch.stack([view.image.permute(0, 2, 3, 1) for view in views])
             bad = [told for reader in readers for told in reader.told()]
             state = torch.tensor([reader.state for reader in readers])
-            yield Part(image, torch.stack([view.params for view in views]), state, bad)
+            yield Part(stack(views), state, bad)
 
 
-class _Held(Opens):
-    """The encoded image whose views are drawn, whatever its number."""
+class HeldImage(Opens):
+    """The encoded image whose views are drawn, whatever its number: the source of a dataset for `Lanes.batches`."""
 
     data = b""
     where = ""  # for messages, while it is decoded
+    targets = None
 
     def open(self, index: int, use: Callable[[Picture], T]) -> T:
         """What `use` makes of it. Raises UndecodableImage."""
@@ -155,9 +150,10 @@ class _Held(Opens):
 class _Reader:
     """The views of a lane's images from where it stands; the next good image stands in for a bad one."""
 
-    def __init__(self, lanes: Lanes, lane: int, state: list[int], dataset: MultiViewDataset):
+    def __init__(self, lanes: Lanes, lane: int, state: list[int], dataset: MultiViewDataset, shared: int):
         self.state = state
-        self._lanes, self._dataset = lanes, dataset
+        self._lanes, self._dataset, self._shared = lanes, dataset, shared
+        self._made, self._draw = 0, 0
         self._images = lanes.deal.images(lane, Place(*state[:3]))
         self._bad: list[str] = []
 
@@ -166,7 +162,7 @@ class _Reader:
         told, self._bad = self._bad, []
         return told
 
-    def __next__(self) -> View:
+    def __next__(self) -> Packed:
         in_a_row = 0
         while True:
             drawn = next(self._images)
@@ -180,10 +176,13 @@ class _Reader:
                 self._bad.append(f"{drawn.where} ({error})")
                 self._check(in_a_row)
 
-    def _views(self, drawn: Drawn) -> View:
-        held = cast(_Held, self._dataset.source)
+    def _views(self, drawn: Drawn) -> Packed:
+        held = cast(HeldImage, self._dataset.source)
         held.data, held.where = drawn.data, drawn.where
-        views = self._dataset[drawn.lap, (drawn.shard + 1 << 32) + drawn.position]
+        index = (drawn.shard + 1 << 32) + drawn.position
+        draw = self._draw if self._made % self._shared else index
+        views = self._dataset[drawn.lap, index, draw]
+        self._made, self._draw = self._made + 1, draw
         held.where = ""  # this image is not the cause of a failure from here on
         return views
 

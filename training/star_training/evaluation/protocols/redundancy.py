@@ -45,7 +45,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
         f"RankMe of {name}": jackknife(functools.partial(_rank_of, x), len(x), seed)
         for name, x in representations.items()
     }
-    if "z_eq" not in representations:
+    if not {"z_inv", "z_eq"} <= representations.keys():
         return Measurement(metrics, settings)
 
     z_inv, z_eq = representations["z_inv"], representations["z_eq"]

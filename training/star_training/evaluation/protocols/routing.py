@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star_zoo.heads import StarHeads
+from star_zoo import Objective
 
 from ...data.eval_sets.dataset import Splits
 from ...data.sources.raw import evenly_spaced
@@ -32,14 +32,14 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     A fixed router's weights are shares of its table's row, as if they summed to 1. Raises ValueError for a model
     without experts.
     """
-    heads = getattr(subject.objective, "heads", None)
-    if not isinstance(heads, StarHeads):
-        raise ValueError(f"{subject.name} has no experts to route to: routing needs heads that star or its kin trained")
     source = spread(splits.test, _IMAGES)
     if len(source) <= _NEIGHBOURS:
         raise ValueError(f"{source.name} has {len(source)} test images; routing needs at least {_NEIGHBOURS + 1}")
     features = view(subject, source, base, seed).features[:, 0]
-    weights, outputs = routed(heads, features)
+    found_routing = None if subject.objective is None else routed(subject.objective, features)
+    if found_routing is None:
+        raise ValueError(f"{subject.name} has no experts to route to: routing needs heads that star or its kin trained")
+    weights, outputs = found_routing
     queries = evenly_spaced(len(source), _QUERIES)
     of_test = evenly_spaced(len(splits.test), len(source))  # where `spread` took the images from
     found = embed(subject.objective, features)
@@ -74,13 +74,19 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     return Measurement(metrics, settings, details)
 
 
-def routed(heads: StarHeads, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Each task's shares of the experts, (N, T, E) summing to 1, and each expert's output (N, E, O), of (N, D)."""
+def routed(objective: Objective, features: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Returns each task's shares of the experts, (N, T, E) summing to 1, and each expert's output (N, E, O).
+
+    None for an objective that routes nothing; `features` are (N, D).
+    """
     weights, outputs = [], []
-    with evaluating(heads):
+    with evaluating(objective):
         for rows in features.split(_BATCH):
-            weights.append(heads.router(rows.to(device(heads))).cpu())
-            outputs.append(heads.experts(rows.to(device(heads))).float().cpu())
+            shares, made = (f(rows.to(device(objective))) for f in (objective.routing, objective.experts))
+            if shares is None or made is None:
+                return None
+            weights.append(shares.cpu())
+            outputs.append(made.float().cpu())
     table = torch.cat(weights).double()
     return table / table.sum(2, keepdim=True), torch.cat(outputs)
 

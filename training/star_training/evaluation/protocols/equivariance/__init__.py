@@ -96,8 +96,8 @@ def _predictors(subject: Subject, train: Viewed) -> dict[str, shift.Predictor]:
     """Who predicts, by name."""
     (base, drawn), (base_params, params) = train.features.unbind(1), train.params.unbind(1)
     made: dict[str, shift.Predictor] = {}
-    if subject.objective is not None and hasattr(subject.objective, "shift_predictor"):
-        saved = shift.own(subject.objective)
+    saved = None if subject.objective is None else shift.own(subject.objective, base[:1], params[:1])
+    if saved is not None:
         made["own predictor, saved"] = saved
         made["own predictor, recalibrated"] = shift.recalibrated(saved, base, drawn, params)
     made["fitted predictor, features"] = shift.fit(base, drawn, base_params, params)

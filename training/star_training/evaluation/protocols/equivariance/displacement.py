@@ -6,6 +6,7 @@ K inputs of the fit.
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -35,25 +36,32 @@ class Predictor(Protocol):
 
 
 class Own(NamedTuple):
-    """The shift predictor that an objective was trained with: of z_eq, from z_eq."""
+    """The predictor that an objective was trained with: of z_eq, from z_eq. Three copies of one objective."""
 
-    of_base: nn.Module  # the heads for base views
-    of_views: nn.Module  # the heads for the views that are predicted
-    shift: nn.Module
+    of_base: Objective  # embeds base views
+    of_views: Objective  # embeds the views that are predicted
+    shift: Objective  # predicts
 
     @torch.no_grad()
     def embed(self, features: Tensor) -> Tensor:
-        return self.of_views(features)[1]
+        return self.of_views.embed(features)["z_eq"]
 
     @torch.no_grad()
     def predict(self, base: Tensor, base_params: Tensor, params: Tensor) -> Tensor:
-        return self.shift(self.of_base(base)[1], params)
+        predicted = self.shift.predict(self.of_base.embed(base)["z_eq"], params)
+        assert predicted is not None  # `own` tried it
+        return predicted
 
 
-def own(objective: Objective) -> Own:
-    """As saved: batch norms with the running statistics of all views together."""
-    frozen: Any = copy.deepcopy(objective).cpu().eval()
-    return Own(frozen.heads, frozen.heads, frozen.shift_predictor)
+@torch.no_grad()
+def own(objective: Objective, features: Tensor, params: Tensor) -> Own | None:
+    """The objective's own predictor as saved: batch norms with the running statistics of all views together.
+
+    None for an objective without one, which is tried out on some features (B, D) and params (B, P).
+    """
+    frozen = copy.deepcopy(objective).cpu().eval()
+    z_eq = frozen.embed(features).get("z_eq")
+    return None if z_eq is None or frozen.predict(z_eq, params) is None else Own(frozen, frozen, frozen)
 
 
 def recalibrated(saved: Own, base: Tensor, views: Tensor, params: Tensor) -> Own:
@@ -63,28 +71,28 @@ def recalibrated(saved: Own, base: Tensor, views: Tensor, params: Tensor) -> Own
     fit neither. Here they are measured, for each kind, on training images: features (N, D) of base views and drawn
     views, with the raw params (N, P) of the latter. Source: precise batch norm, Wu & Johnson (2021).
     """
-    of_base = _measured(saved.of_base, base)
-    shifted = _measured(saved.shift, _in_batches(of_base, base), params)
-    return Own(of_base, _measured(saved.of_views, views), shifted)
+    of_base = _measured(saved.of_base, Objective.embed, base)
+    shifted = _measured(saved.shift, Objective.predict, _in_batches(of_base, base), params)
+    return Own(of_base, _measured(saved.of_views, Objective.embed, views), shifted)
 
 
 @torch.no_grad()
-def _measured(module: nn.Module, *inputs: Tensor) -> nn.Module:
-    """A copy in eval mode whose batch norms hold the statistics of these inputs (N, ...)."""
-    measured = copy.deepcopy(module)
+def _measured(objective: Objective, method: Callable[..., Any], *inputs: Tensor) -> Objective:
+    """A copy in eval mode whose batch norms hold the statistics that a method of it meets on inputs (N, ...)."""
+    measured = copy.deepcopy(objective)
     for norm in measured.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
             norm.train()
     for batch in zip(*(x.chunk(math.ceil(len(x) / _BATCH)) for x in inputs), strict=True):
-        measured(*batch)
+        getattr(measured, method.__name__)(*batch)
     return measured.eval()
 
 
 @torch.no_grad()
-def _in_batches(heads: nn.Module, features: Tensor) -> Tensor:
-    return torch.cat([heads(rows)[1] for rows in features.split(_BATCH)])
+def _in_batches(objective: Objective, features: Tensor) -> Tensor:
+    return torch.cat([objective.embed(rows)["z_eq"] for rows in features.split(_BATCH)])
 
 
 class Fitted(NamedTuple):

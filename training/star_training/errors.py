@@ -5,7 +5,7 @@ from pathlib import Path
 
 import star_zoo
 
-_PACKAGES = (Path(__file__).parents[1], Path(star_zoo.__file__).parent)
+_PACKAGES = (Path(__file__).parent, Path(star_zoo.__file__).parent)
 
 
 def unexpected(error: BaseException) -> str:

@@ -105,7 +105,7 @@ def test_two_processes_compute_what_one_does(tmp_path: Path, monkeypatch):
         assert two["equivariant"] == pytest.approx(one["equivariant"], rel=1e-5)
     ones, twos = exported(tmp_path / "one"), exported(tmp_path / "two")
     for name, old in before.items():
-        key = name.replace("backbone.", "model:", 1).replace("objective.", "heads:", 1)
+        key = name.replace("encoder.backbone.", "model:", 1).replace("objective.", "heads:", 1)
         moved = float((ones[key] - old).abs().max())  # by all steps together
         assert float((twos[key] - ones[key]).abs().max()) < min(1e-5, 1e-2 * moved), name
 

@@ -123,6 +123,8 @@ def test_settings_that_are_not_given_are_saved_too():
         "temperature": 0.2,
         "equivariant_weight": 1.0,
         "hidden": None,
+        "embed_dim": 128,
+        "agree": "nt_xent",
     }
 
 

@@ -121,7 +121,7 @@ def test_norms_and_biases_do_not_decay_otherwise():
     module, _ = build(tiny())
     _, no = decayed(decay_norms=False)
     assert no == {name for name, p in module.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}
-    assert {"backbone.bn1.weight", "objective.heads.experts.norm1.bias"} <= no
+    assert {"encoder.backbone.bn1.weight", "objective.heads.experts.norm1.bias"} <= no
 
 
 def test_momentum_reaches_the_optimiser():

@@ -30,7 +30,7 @@ shapes = {
 }
 
 
-def batches(world, share, accumulate, epochs, extra, seed, first=0, rank=0, ranks=None) -> list[list[tuple[int, int]]]:
+def batches(world, share, accumulate, epochs, extra, seed, first=0, rank=0, ranks=None) -> list[list[tuple[int, int, int]]]:
     """All batches of one process from step `first` on."""
     size = world * share
     count = size * accumulate + extra
@@ -57,10 +57,10 @@ def test_an_epoch_takes_no_image_twice_and_leaves_out_less_than_a_step(**shape):
     count = size + shape["extra"]
     keys = sum(batches(**shape, ranks=1), [])
     for epoch in range(shape["epochs"]):
-        indices = [index for e, index in keys if e == epoch]
+        indices = [index for e, index, _ in keys if e == epoch]
         assert len(set(indices)) == len(indices) == count // size * size
         assert set(indices) <= set(range(count))
-    assert [e for e, _ in keys] == sorted(e for e, _ in keys)
+    assert [e for e, *_ in keys] == sorted(e for e, *_ in keys)
 
 
 @repeatable
@@ -81,7 +81,7 @@ def test_its_length_is_the_number_of_batches(world, share, accumulate, epochs, e
 
 def test_epochs_and_seeds_have_orders_of_their_own():
     orders = [
-        [index for _, index in sum(StepBatches(100, 10, 1, seed, range(10 * epoch, 10 * epoch + 10)), [])]
+        [index for _, index, _ in sum(StepBatches(100, 10, 1, seed, range(10 * epoch, 10 * epoch + 10)), [])]
         for seed in range(3)
         for epoch in range(3)
     ]
@@ -93,7 +93,7 @@ def test_every_image_is_as_likely_at_every_place():
     counts = torch.zeros(8, 8)
     for seed in range(800):
         (batch,) = StepBatches(8, 8, 1, seed, range(1))
-        counts[torch.arange(8), [index for _, index in batch]] += 1
+        counts[torch.arange(8), [index for _, index, _ in batch]] += 1
     assert ((counts - 100).abs() < 5 * (800 * 1 / 8 * 7 / 8) ** 0.5).all()  # five standard deviations
 
 

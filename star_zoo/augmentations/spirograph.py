@@ -4,7 +4,6 @@ A procedural stand-in for images (Foster et al., ICLR 2021): the object is (m, b
 set as a tensor of shape (4, 1, 1); a view's parameters are the other six, so that rendering is the augmentation.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +27,6 @@ _POINTS = 40  # along one revolution, both ends included
 _EXTENT = 6.0  # the picture spans [-6, 6]; no curve leaves [-5, 5]
 
 
-@functools.cache
-def _grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    grid = torch.linspace(-_EXTENT, _EXTENT, size, device=device)
-    return grid[:, None], torch.linspace(0, 2 * math.pi, _POINTS, device=device)
-
-
 def render(thing: Tensor, seen: Tensor, size: int) -> Tensor:
     """Renders objects (..., 4) seen under (..., 6): (..., 3, size, size) float in [0, 1], differentiable in both.
 
@@ -42,7 +35,8 @@ def render(thing: Tensor, seen: Tensor, size: int) -> Tensor:
     """
     m, b, sigma, rfore = thing[..., None].unbind(-2)
     h, rback, gfore, gback, bfore, bback = seen[..., None].unbind(-2)
-    grid, t = _grid(size, thing.device)
+    grid = torch.linspace(-_EXTENT, _EXTENT, size, device=thing.device)[:, None]
+    t = torch.linspace(0, 2 * math.pi, _POINTS, device=thing.device)
     radius, turn = m - h, (m - h) * t / b
     x = radius * t.cos() + h * turn.cos()
     y = radius * t.sin() - h * turn.sin()

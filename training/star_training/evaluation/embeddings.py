@@ -77,10 +77,10 @@ def embed(objective: Objective | None, features: Tensor) -> dict[str, Tensor]:
             {name: z.float().cpu() for name, z in objective.embed(rows.to(device(objective))).items()}
             for rows in features.flatten(0, -2).split(_AT_ONCE)
         ]
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    found = {name: torch.cat([part[name] for part in parts]).unflatten(0, features.shape[:-1]) for name in parts[0]}
     for name, z in found.items():
         _check_finite(z, name)
-    return {name: z.unflatten(0, features.shape[:-1]) for name, z in found.items()}
+    return found
 
 
 def device(module: nn.Module) -> torch.device:

@@ -19,7 +19,7 @@ from star_training.engine.optim import build_optimizer, learning_rate
 from star_training.pretraining.module import build
 from star_training.pretraining.recipe import OptimizerConfig
 from star_training.pretraining.run import Run
-from star_zoo import objectives
+from star_zoo import Batch, objectives
 
 # Recipes
 
@@ -52,10 +52,10 @@ def test_a_recipe_builds_its_module_and_the_module_takes_its_views(name: str, mo
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no meta device
     with torch.device("meta"):  # shapes without memory
         module, notes = build(recipe)
-        params = torch.zeros(2, 3, len(fields))  # (B, V, P)
-        terms = module.to("meta")(
-            torch.zeros(2, 3, 3, recipe.policy.size, recipe.policy.size, dtype=torch.uint8), params
-        )
+        size = recipe.policy.size
+        view = torch.zeros(2, 4, 1, 1) if "h" in fields else torch.zeros(2, 3, size, size, dtype=torch.uint8)
+        params = [torch.zeros(2, len(fields))] * 3
+        terms = module.to("meta")(Batch([view] * 3, params, torch.arange(2), torch.full((2, 2), size)))
     assert notes == []
     assert terms.keys() == {"loss", "invariant", "equivariant"} and terms["loss"].shape == ()
     assert module.objective.heads.experts.num_experts == recipe.objective_args.get("num_experts", 16)

@@ -30,7 +30,9 @@ shapes = {
 }
 
 
-def batches(world, share, accumulate, epochs, extra, seed, first=0, rank=0, ranks=None) -> list[list[tuple[int, int, int]]]:
+def batches(
+    world, share, accumulate, epochs, extra, seed, first=0, rank=0, ranks=None
+) -> list[list[tuple[int, int, int]]]:
     """All batches of one process from step `first` on."""
     size = world * share
     count = size * accumulate + extra

@@ -66,14 +66,13 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 
 
 def negative_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The negative cosine of N pairs, each side against the other without its gradient: (N, O), (N, O) -> scalar.
+    """The mean negative cosine of N pairs: (N, O), (N, O) -> scalar, with a gradient to both sides.
 
-    Nothing in it keeps embeddings from collapsing to one point; the module before it must. Source: SimSiam (Chen & He,
-    2021), eq. 1 and 2.
+    Nothing in it keeps embeddings from collapsing to one point: a method that uses it stops the gradient of one side
+    and predicts from the other, as SimSiam does (Chen & He, 2021, eq. 1).
     """
     with torch.autocast(a.device.type, enabled=False):
-        a, b = F.normalize(a.float(), dim=1), F.normalize(b.float(), dim=1)
-        return -((a * b.detach()).sum(1).mean() + (a.detach() * b).sum(1).mean()) / 2
+        return -F.cosine_similarity(a.float(), b.float(), dim=1).mean()
 
 
 def barlow_twins(a: Tensor, b: Tensor, weight: float = 5e-3) -> Tensor:

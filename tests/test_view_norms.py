@@ -99,3 +99,32 @@ def test_a_backbone_that_fails_is_left_as_it_was():
         by_view(randn(6, 5, 32, 32).double(), VIEWS)  # five channels
     images = randn(6, 3, 32, 32).double()
     assert torch.equal(taught(images), plain(images))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_activations_of_several_passes_are_computed_again_as_each_was(name: str):
+    """Three views of one size, then one of another: what is checkpointed of the first is split as before."""
+    results = []
+    for checkpointed in (False, True):
+        model = backbone(name)
+        model.set_grad_checkpointing(checkpointed)
+        by_view = ViewNorms(model)
+        loss = by_view(randn(VIEWS * IMAGES, 3, 64, 64).double(), VIEWS).square().mean()
+        loss = loss + by_view(randn(IMAGES, 3, 32, 32, seed=1).double(), 1).square().mean()
+        loss.backward()
+        results.append((gradients(model), dict(model.named_buffers())))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    for buffer, value in results[0][1].items():
+        assert torch.equal(value, results[1][1][buffer]), buffer
+
+
+def test_a_copy_is_independent():
+    one = backbone("test_resnet")
+    norms = ViewNorms(one)
+    copied_norms, other = copy.deepcopy((norms, one))
+    images = randn(VIEWS * IMAGES, 3, 32, 32).double()
+    before = {k: v.clone() for k, v in one.state_dict().items()}
+    expected = copied_norms(images, VIEWS)
+    assert all(torch.equal(v, before[k]) for k, v in one.state_dict().items())
+    assert torch.equal(norms(images, VIEWS), expected)
+    torch.testing.assert_close(dict(one.named_buffers()), dict(other.named_buffers()), rtol=0, atol=0)

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+import sys
 from pathlib import Path
 
 from ... import recipes
@@ -18,7 +20,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("recipe", help="a recipe's name")
-    add("--objective", help="another objective for the recipe (star, star_ss, equimod, simclr, ...)")
+    add(
+        "--objective",
+        help="another objective: star, star_ss, equimod, simclr, ..., my_package.my_objective",
+    )
     add(
         "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
     )
@@ -43,7 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
-    """The named recipe with what the command line changes in it."""
+    """Returns the named recipe with the changes of the command line."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as python -m does: an objective of the user's own may lie here
     recipe = recipes.find(arguments.recipe)
     if arguments.objective:
         recipe = recipe.with_objective(arguments.objective)

@@ -94,7 +94,7 @@ class Splits:
         """The training images and the test images of a data set without splits."""
         whole = self._open("train")
         parts = hold_out_by_class(whole, _TEST_SHARE)
-        self.test_images = f"{len(parts[1])} of {len(whole)} images, a fifth of each class, since there are no splits"
+        self.test_images = f"{len(parts[1])} of {len(whole)} images, a fifth drawn at random, since there are no splits"
         return parts
 
     @property

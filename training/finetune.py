@@ -25,6 +25,7 @@ from .logbook import read
 from .loop import Loop
 from .metric import Metric, share
 from .numerics.layout import Convolutions
+from .preparation import small_batch
 from .schedule import learning_rate
 from .versions import versions
 
@@ -75,8 +76,16 @@ class FineTuning(Loop):
             self.net(torch.zeros(2, 3, self.policy.size, self.policy.size))
         self.choose_layout(seen.found)
         self.learner = Learner(self.net, self.policy, self.settings, self.classes, self.channels_last).to(device)
+        self.check_precision(self.learner, self._small_loss)
         self.ema = ModelEmaV3(self.net, decay=ema, use_warmup=True) if ema else None
         self.prepare(self.learner, build_optimizer(self.settings, self.net, device))
+
+    def _small_loss(self) -> Tensor:
+        """Of a few views, with labels made up."""
+        dataset = MultiViewDataset(self.images, self.policy, one_view, self.settings.seed)
+        images, params = small_batch(dataset, self.accelerator.device)
+        labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        return self.learner.forward(images[:, 0], params[:, 0], labels, 0, 0)
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .logbook import Logbook
 from .numerics import layout
+from .numerics.precision import describe, wrong_layers
 from .numerics.trial import Convolution
 from .preparation import make_accelerator
 from .run_folder import FolderLock, check_folder
@@ -85,6 +86,12 @@ class Loop(abc.ABC):
         if faults[0]:
             self.notes.append(f"training in contiguous layout: {faults[0]}")
         self.channels_last = wanted and not faults[0]
+
+    def check_precision(self, module: nn.Module, loss: Callable[[], Tensor]) -> None:
+        """Raises ValueError where layers of a module compute wrongly in reduced precision in the loss of a batch."""
+        precision = self.accelerator.mixed_precision
+        if precision != "no" and (wrong := wrong_layers(module, loss, precision)):
+            raise ValueError(describe(wrong, precision, self.accelerator.device.type))
 
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
         """Goes to where a run that is resumed stood; from here on the folder is this run's."""

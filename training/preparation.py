@@ -5,6 +5,8 @@ from pathlib import Path
 import accelerate
 import torch
 
+from star_zoo import View
+
 from .config import DataConfig, Recipe
 from .data import NoSuchSplit, Source, open_source
 from .data.lane_batches import Lanes, count_lanes
@@ -93,6 +95,12 @@ def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torc
         told = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
         raise ValueError(f"{told}: {one_line(error)}") from error
     return seen.found
+
+
+def small_batch(dataset: MultiViewDataset, device: torch.device) -> View:
+    """Views of the first image in four epochs, as a batch on a device."""
+    views = [dataset[epoch, 0] for epoch in range(4)]
+    return View(*(torch.stack(parts).to(device) for parts in zip(*views, strict=True)))
 
 
 def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:

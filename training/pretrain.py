@@ -19,7 +19,7 @@ from .lineage import start_of
 from .logbook import evaluations_of, read
 from .loop import Loop
 from .monitor import Monitor, watch_heads
-from .preparation import count_steps, open_data, open_lanes, try_out
+from .preparation import count_steps, open_data, open_lanes, small_batch, try_out
 from .pretrainer import build
 from .schedule import build_optimizer, check_optimizer, learning_rate
 from .versions import versions
@@ -66,6 +66,8 @@ class Run(Loop):
         convolutions = try_out(self.pretrainer.to(device), recipe, self.source, device)
         self.choose_layout(convolutions, recipe.channels_last)
         self.pretrainer.use_layout(self.channels_last)
+        dataset = MultiViewDataset(self.source, recipe.policy, self.pretrainer.objective.plan, recipe.seed)
+        self.check_precision(self.pretrainer, lambda: self.pretrainer.forward(*small_batch(dataset, device))["loss"])
         optimizer = build_optimizer(recipe.optimizer, self.pretrainer)
         if recipe.compile:
             self.pretrainer.compile()  # in place: names in the state dict stay as they are

@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from star_training.engine.allocator import keep_large_blocks
+from star_training.numerics.allocator import keep_large_blocks
 if {kept}:
     keep_large_blocks()
 torch.set_num_threads(1)

@@ -56,6 +56,11 @@ def stack(images: Sequence[Packed]) -> Packed:
     return _each(images, torch.stack)
 
 
+def small_batch(dataset: "MultiViewDataset", count: int, device: torch.device) -> Batch:
+    """Returns the views of the first image in `count` epochs, as a batch on a device."""
+    return stack([dataset[epoch, 0] for epoch in range(count)]).to(device).batch()
+
+
 def concatenate(batches: Sequence[Packed], pin: bool = False) -> Packed:
     """Joins parts of a batch, in pinned memory if they are to go to a GPU."""
 

@@ -36,6 +36,15 @@ def in_words(result: dict[str, Any]) -> str:
     return f"{result['model']} on {result['data']}, detection: {told}"
 
 
+def losses(detector: Any, batch: list[Example], device: torch.device) -> dict[str, Tensor]:
+    """The loss of a batch and its four terms."""
+    images = [example.image.to(device, non_blocking=True).float() / 255 for example in batch]
+    # torchvision keeps label 0 for the background
+    targets = [{"boxes": e.boxes.to(device), "labels": e.labels.to(device) + 1} for e in batch]
+    terms = detector(images, targets)
+    return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+
+
 class DetectionRun(Loop):
     """One detector's training in a folder: recipe.json, log.jsonl, checkpoints/, and in the end results.json.
 
@@ -72,9 +81,11 @@ class DetectionRun(Loop):
         )
         if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":
             convert_sync_batchnorm(self.detector)  # in place; on CUDA only, it has no CPU kernel
+        self.detector.to(self.accelerator.device)
+        self._try_out()
+        self.check_precision(self.detector, self._small_loss)
         groups = parameter_groups(self.detector, recipe.weight_decay)
         self.prepare(self.detector, torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum))
-        self._try_out()
         torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # sampled regions differ between processes
         self.begin(recipe.steps, per_epoch, recipe.name)
 
@@ -100,6 +111,10 @@ class DetectionRun(Loop):
             raise ValueError(f"{told}, too few for a step of {size}; give a smaller batch_size")
         return len(self.views.kept) // size
 
+    def _small_loss(self) -> Tensor:
+        few = [self.views[0, index] for index in range(min(2, len(self.views.kept)))]
+        return losses(self.detector, few, self.accelerator.device)["loss"]
+
     def _try_out(self) -> None:
         """Shows the detector one image, so that settings that don't fit together end a run before it begins."""
         recipe = self.recipe
@@ -118,12 +133,7 @@ class DetectionRun(Loop):
 
     def losses(self, batch: list[Example]) -> dict[str, Tensor]:
         """The loss and its four terms."""
-        device = self.accelerator.device
-        images = [example.image.to(device, non_blocking=True).float() / 255 for example in batch]
-        # torchvision keeps label 0 for the background
-        targets = [{"boxes": e.boxes.to(device), "labels": e.labels.to(device) + 1} for e in batch]
-        terms = self.model(images, targets)
-        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
+        return losses(self.model, batch, self.accelerator.device)
 
     def learning_rate(self, step: int) -> float:
         return self.recipe.learning_rate(step)

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +15,11 @@ from star_zoo.files import sweep, write_json
 
 from ..data.workers import loading
 from ..numerics import layout
+from ..numerics.allocator import keep_large_blocks
+from ..numerics.precision import describe, wrong_layers
 from ..numerics.trial import Convolution
 from ..pretraining.setup import make_accelerator
 from ..settings.base import Settings
-from .allocator import keep_large_blocks
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .logging import Logbook
@@ -86,6 +87,12 @@ class Loop(abc.ABC):
         if faults[0]:
             self.notes.append(f"training in contiguous layout: {faults[0]}")
         self.channels_last = wanted and not faults[0]
+
+    def check_precision(self, module: nn.Module, loss: Callable[[], Tensor]) -> None:
+        """Raises ValueError where layers of a module compute wrongly in reduced precision in the loss of a batch."""
+        precision = self.accelerator.mixed_precision
+        if precision != "no" and (wrong := wrong_layers(module, loss, precision)):
+            raise ValueError(describe(wrong, precision, self.accelerator.device.type))
 
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
         """Goes to where a run that is resumed stood; from here on the folder is this run's."""

@@ -16,7 +16,7 @@ from star_zoo import save_pretrained
 from ..data.eval_sets.dataset import Splits
 from ..data.intact import check_intact
 from ..data.summary import summary
-from ..data.views import MultiViewDataset, Packed, StepBatches, loader
+from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
 from ..engine.environment import versions
 from ..engine.logging import read
@@ -79,8 +79,14 @@ class FineTuning(Loop):
             self.net(torch.zeros(2, 3, self.policy.size, self.policy.size))
         self.choose_layout(seen.found)
         self.learner = Learner(self.net, self.policy, self.settings, self.classes, self.channels_last).to(device)
+        self.check_precision(self.learner, self._small_loss)
         self.ema = ModelEmaV3(self.net, decay=ema, use_warmup=True) if ema else None
         self.prepare(self.learner, build_optimizer(self.settings, self.net, device))
+
+    def _small_loss(self) -> Tensor:
+        """Returns the loss of a few views."""
+        dataset = MultiViewDataset(self.images, self.policy, one_view(self.policy), self.settings.seed)
+        return self.learner.forward(small_batch(dataset, 4, self.accelerator.device), 0, 0)
 
     def train(self) -> dict[str, Any]:
         """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""

@@ -81,8 +81,8 @@ def _processor() -> list[str]:
 
 def _try(asked: dict[str, Any]) -> tuple[int, str]:
     """The exit code of a trial, and the output."""
-    # memory that is read before it was written holds no zeros; threads that wait leave the processor to others
-    environment = os.environ | {"MALLOC_PERTURB_": "85", "OMP_WAIT_POLICY": "passive"}
+    # memory that is read before it was written holds numbers of 1e37; threads that wait leave the processor to others
+    environment = os.environ | {"MALLOC_PERTURB_": "129", "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, trial.__file__]
     try:
         done = subprocess.run(

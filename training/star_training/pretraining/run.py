@@ -14,7 +14,7 @@ from ..data import Source
 from ..data.streaming.loader import HeldImage
 from ..data.streaming.stream import Stream
 from ..data.summary import summary
-from ..data.views import MultiViewDataset, Packed, StepBatches, loader
+from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
 from ..engine.environment import versions
 from ..engine.logging import evaluations_of, read
@@ -76,6 +76,12 @@ class Run(Loop):
         convolutions = try_out(self.pretrainer.to(device), recipe, self.source, device)
         self.choose_layout(convolutions, recipe.channels_last)
         self.pretrainer.use_layout(self.channels_last)
+        objective = self.pretrainer.objective
+        dataset = MultiViewDataset(self.source, objective.policy, objective.plan, recipe.seed, objective.sizes)
+        few = max(4, objective.share)
+        self.check_precision(
+            self.pretrainer, lambda: self.pretrainer.forward(small_batch(dataset, few, device))["loss"]
+        )
         optimizer = build_optimizer(recipe.optimizer, self.pretrainer)
         if recipe.compile:
             self.pretrainer.compile()  # in place: names in the state dict stay as they are

@@ -29,6 +29,7 @@ STEPS, EPOCH, EVERY = 8, 4, 3  # optimiser steps in all, in an epoch, between ch
 TINY = (
     "backbone=test_resnet",
     "batch_size=8",
+    "channels_last=false",  # which no process has to try first
     "data.source=spirograph:32",
     "objective_args.num_experts=2",
     "objective_args.hidden=16",

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -78,7 +79,7 @@ class Loop(abc.ABC):
 
     def choose_layout(self, convolutions: list[Convolution], wanted: bool = True) -> None:
         """Sets `channels_last`: not where a CPU fails at a convolution in it, nor where the run began without."""
-        if wanted and self._resuming and (found := Checkpoints(self.out / "checkpoints", 1).newest()):
+        if wanted and self._resuming and (found := self._newest):
             wanted = found.state.get("channels_last", True)  # the other layout rounds differently
         faults: list[str | None] = [None]
         if wanted and self.main and self.accelerator.device.type == "cpu":
@@ -295,8 +296,13 @@ class Loop(abc.ABC):
             self._writer.finish()
             self.accelerator.wait_for_everyone()
 
+    @functools.cached_property
+    def _newest(self) -> Checkpoint | None:
+        """The checkpoint that a resumed run goes on from."""
+        return Checkpoints(self.out / "checkpoints", self._intervals.keep).newest()
+
     def _resume(self) -> None:
-        found = self.checkpoints.newest()
+        found = self._newest
         if found is None:
             return  # stopped before its first checkpoint: from the start
         for name, (given, what) in self.fingerprints().items():
@@ -308,3 +314,4 @@ class Loop(abc.ABC):
         restore(found.tensors, found.state, self.module, self.optimizer, self.accelerator)
         self.take_more_state(found.tensors)
         self.step, self.seconds = found.step, found.state["seconds"]
+        del self._newest  # its tensors are copied

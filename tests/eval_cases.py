@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from star_training.data import Source
 from star_training.data.eval_sets.dataset import Splits
+from star_training.data.sources.base import NOT_TAKEN
 from star_training.evaluation.features import Labelled, pixels
 from star_training.evaluation.frozen_model import Subject
 from star_zoo import Objective
@@ -19,6 +20,7 @@ class Given:
 
     classes = None
     bad = ()
+    inventory = NOT_TAKEN
 
     def __init__(self, labelled: Labelled, name: str = "given"):
         self.name, self.features, self.targets = name, *labelled

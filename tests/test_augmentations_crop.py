@@ -173,10 +173,32 @@ def test_a_spirograph_is_its_formula(seed: int):
     m, b, sigma, rfore = chance.uniform(2, 5), chance.uniform(0.1, 1.1), chance.uniform(0.25, 1), chance.uniform(0.4, 1)
     spirograph = Spirograph(size=20)
     seen = list(spirograph.draw(1, 1, [chance.random() for _ in range(6)]))
-    view = spirograph.crop(torch.tensor([m, b, sigma, rfore]).view(4, 1, 1), torch.tensor(seen))
+    thing = torch.tensor([m, b, sigma, rfore]).view(4, 1, 1)
+    assert torch.equal(spirograph.crop(thing, torch.tensor(seen)), thing)  # it is rendered with its whole batch
+    view = picture(spirograph, thing, torch.tensor(seen))
     expected = drawn(m, b, sigma, rfore, seen, 20) * 255
-    assert view.dtype == torch.uint8
-    assert_close(view.float(), expected, rtol=0, atol=0.51)  # rounded to the nearest level
+    assert_close(255 * view, (255 * view).round())
+    assert_close(255 * view, expected, rtol=0, atol=0.51)  # rounded to the nearest level
+
+
+def test_a_spirograph_is_differentiable_in_its_params():
+    """The gradient is that of the picture before rounding: a finite difference of the formula."""
+    spirograph, thing = Spirograph(size=12), torch.tensor([3.0, 0.5, 0.9, 0.8]).view(1, 4, 1, 1)
+    params = torch.tensor([spirograph.base(1, 1)], requires_grad=True)
+    weights = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))
+    (spirograph.apply(thing, params)[0] * weights).sum().backward()
+    for k in range(6):
+        ends = []
+        for sign in (1, -1):
+            seen = list(spirograph.base(1, 1))
+            seen[k] += sign * 1e-2
+            ends.append(float((drawn(3.0, 0.5, 0.9, 0.8, seen, 12) * weights).sum()))
+        assert params.grad[0, k].item() == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=2e-2, abs=2e-2)
+
+
+def picture(spirograph: Spirograph, thing: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+    """One view as it is rendered: (3, S, S) in [0, 1]."""
+    return spirograph.apply(spirograph.crop(thing, params)[None], params[None])[0]
 
 
 def test_a_spirographs_fields_are_the_six_that_the_object_leaves_open():
@@ -188,8 +210,8 @@ def test_a_view_shows_its_own_params():
     thing = torch.tensor([3.0, 0.5, 0.5, 0.8]).view(4, 1, 1)
     spirograph = Spirograph(16)
     base = torch.tensor(spirograph.base(1, 1))
-    views = [spirograph.crop(thing, base + 0.2 * torch.eye(6)[k]) for k in range(6)]
-    plain = spirograph.crop(thing, base)
+    views = [picture(spirograph, thing, base + 0.2 * torch.eye(6)[k]) for k in range(6)]
+    plain = picture(spirograph, thing, base)
     channels = [sorted((view != plain).flatten(1).any(1).nonzero().flatten().tolist()) for view in views]
     assert channels == [[0, 1, 2], [0], [1], [1], [2], [2]]  # h bends the curve, each other colours one channel
 
@@ -199,5 +221,5 @@ def test_another_size_shows_the_same_picture():
     large = dataclasses.replace(small, size=33)
     base = torch.tensor(small.base(1, 1))
     # every second grid point is shared; the brightest point of each picture, which is 1, is not
-    difference = (large.crop(thing, base)[:, ::2, ::2].int() - small.crop(thing, base).int()).abs()
+    difference = 255 * (picture(large, thing, base)[:, ::2, ::2] - picture(small, thing, base)).abs()
     assert difference.float().mean() < 4

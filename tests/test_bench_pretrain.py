@@ -36,7 +36,7 @@ from star_training.data.cached import CachedSource
 from star_training.data.lazy import StreamedSource
 from star_training.pretraining.module import Pretrainer
 from star_training.pretraining.run import Run
-from star_zoo import Policy, objectives, released
+from star_zoo import Batch, Policy, objectives, released
 from twins import generator, photos, randn
 
 B, E, S = 6, 3, 32
@@ -71,7 +71,8 @@ def test_the_twin_has_the_loss_and_every_gradient_of_star(size: Size):
 
     pretrainer, params = Pretrainer(backbone, objective).train(), params_of(made, B)
     images = photos(3 * B, S, S).unflatten(0, (B, 3))
-    loss = pretrainer(images, params)["loss"]
+    index, sizes = torch.arange(B), torch.full((B, 2), S)
+    loss = pretrainer(Batch(list(images.unbind(1)), list(params.unbind(1)), index, sizes))["loss"]
     views = [made.apply(images[:, v], params[:, v]) for v in range(3)]
     theirs = twin.train()(views, [params[:, 1], params[:, 2]])
     assert_close(theirs, loss)

@@ -25,7 +25,7 @@ from star_training.data.lazy import StreamedSource
 from star_training.data.sources.base import Opens, open_image
 from star_training.data.sources.spirograph import Spirographs
 from star_training.data.sources.subset import Part
-from star_training.data.views import MultiViewDataset, StepBatches, loader, seeded
+from star_training.data.views import MultiViewDataset, Packed, StepBatches, loader, seeded
 from star_training.pretraining.run import Run
 from star_zoo import objectives
 from star_zoo.augmentations import Crop, Policy, Spirograph
@@ -117,9 +117,14 @@ def test_a_box_told_in_source_pixels_needs_them_all():
 # The views
 
 
+def pixels(packed: Packed) -> tuple[Tensor, Tensor]:
+    """An image's views (V, 3, S, S) and their params (V, P)."""
+    return packed.views[0].permute(0, 3, 1, 2), packed.params
+
+
 def whole_views(image: Tensor, epoch: int, index: int, policy: Policy = POLICY) -> tuple[Tensor, Tensor]:
     """What the views were before any image was shrunk: all from the whole image."""
-    params = PLAN(policy, *image.shape[1:], seeded(0, epoch, index))
+    params = PLAN(*image.shape[1:], seeded(0, epoch, index))
     return torch.stack([policy.crop(image, p) for p in params]), params
 
 
@@ -129,7 +134,7 @@ def test_params_are_those_of_the_whole_image_and_views_nearly(tmp_path, width, h
     source = Watched(streamed(tmp_path, {"a.jpg": jpeg(width, height, mode)}))
     views = MultiViewDataset(source, POLICY, PLAN, seed=0)
     for epoch in range(12):
-        images, params = views[epoch, 0]
+        images, params = pixels(views[epoch, 0])
         expected, same = whole_views(source[0], epoch, 0)
         assert torch.equal(params, same)
         # a box starts and ends on pixels of the smaller image, up to half of the view's own pixels to the side
@@ -163,7 +168,7 @@ def test_what_is_seen_lies_where_the_params_say(tmp_path):
     source = Watched(streamed(tmp_path, {"a.jpg": encoded(Image.fromarray(ramp), "JPEG", quality=100)}))
     views = MultiViewDataset(source, POLICY, PLAN, seed=0)
     for epoch in range(20):
-        images, params = views[epoch, 0]
+        images, params = pixels(views[epoch, 0])
         times = source.times[-1]
         for image, (_, left, _, w) in zip(images, params[:, :4].tolist(), strict=True):
             seen = image.double().mean((0, 1)) / 255 * (width - 1)  # columns of the whole image
@@ -178,7 +183,7 @@ def test_images_that_need_all_their_detail_give_the_very_same_views(tmp_path):
     views = MultiViewDataset(source, POLICY, PLAN, seed=0)
     for epoch in range(3):
         for index in range(3):
-            images, params = views[epoch, index]
+            images, params = pixels(views[epoch, index])
             expected, same = whole_views(source[index], epoch, index)
             assert torch.equal(images, expected) and torch.equal(params, same)
 
@@ -186,13 +191,13 @@ def test_images_that_need_all_their_detail_give_the_very_same_views(tmp_path):
 def test_the_view_that_needs_most_detail_decides(tmp_path):
     source = Watched(streamed(tmp_path, {"a.jpg": jpeg(512, 512)}))
 
-    def plan(share, policy, height, width, generator):
-        params = policy.base(height, width).repeat(3, 1)
+    def plan(share, height, width, generator):
+        params = POLICY.base(height, width).repeat(3, 1)
         params[1:, 2:4] = torch.tensor([[0.5, 0.5], [0.5, share]])
         return params
 
     for share, times in ((0.5, 8), (0.49, 4), (0.13, 2), (0.12, 1)):
-        images, _ = MultiViewDataset(source, POLICY, functools.partial(plan, share), seed=0)[0, 0]
+        images, _ = pixels(MultiViewDataset(source, POLICY, functools.partial(plan, share), seed=0)[0, 0])
         assert source.times[-1] == times and images.shape == (3, 3, SIZE, SIZE)
 
 
@@ -200,7 +205,7 @@ def test_decoded_images_are_as_large_as_they_are(tmp_path):
     cached = open_source(str(write_folder(tmp_path, {"a.jpg": jpeg(512, 512)})))
     assert isinstance(cached, CachedSource)
     for source in (cached, Part(cached, torch.tensor([0]))):
-        images, params = MultiViewDataset(source, POLICY, PLAN, seed=0)[0, 0]
+        images, params = pixels(MultiViewDataset(source, POLICY, PLAN, seed=0)[0, 0])
         expected, same = whole_views(cached[0], 0, 0)
         assert torch.equal(images, expected) and torch.equal(params, same)
     spirograph = open_image(Spirographs(3), 1, lambda image: image)
@@ -211,7 +216,7 @@ def test_decoded_images_are_as_large_as_they_are(tmp_path):
 def test_a_part_of_a_streamed_source_is_decoded_smaller_too(tmp_path):
     whole = streamed(tmp_path, {f"{n}.jpg": jpeg(512, 500, seed=n) for n in range(3)})
     part = Watched(Part(whole, torch.tensor([2, 0])))
-    images, _ = MultiViewDataset(part, POLICY, PLAN, seed=0)[0, 0]
+    images, _ = pixels(MultiViewDataset(part, POLICY, PLAN, seed=0)[0, 0])
     assert part.times[0] >= 2
     assert levels(images[0], POLICY.crop(whole[2], POLICY.base(500, 512))).mean() < 5
 
@@ -231,7 +236,7 @@ def test_the_stand_in_is_planned_with_its_own_size(tmp_path):
     views = MultiViewDataset(source, POLICY, PLAN, seed=0)
     for first in (True, False):  # found broken, and known to be
         for index, shown in ((2, 3), (5, 7), (6, 7)):
-            images, params = views[0, index]
+            images, params = pixels(views[0, index])
             expected, same = whole_views(source[shown], 0, index)
             assert torch.equal(params, same), first
             assert levels(images, expected).mean() < 5
@@ -243,7 +248,7 @@ def test_the_stand_in_is_planned_with_its_own_size(tmp_path):
 def test_errors_of_the_plan_make_no_image_bad(tmp_path):
     source = streamed(tmp_path, {"a.jpg": jpeg(64, 64)})
 
-    def plan(policy, height, width, generator):
+    def plan(height, width, generator):
         raise ValueError("no such view")
 
     with pytest.raises(ValueError, match="no such view"):
@@ -270,8 +275,8 @@ def test_workers_and_a_later_start_change_nothing(tmp_path, workers, first):
 
     whole, other = batches(0, 0), batches(workers, first)
     assert len(other) == 8 - first
-    for (image, params), (image0, params0) in zip(other, whole[first:], strict=True):
-        assert torch.equal(image, image0) and torch.equal(params, params0)
+    for found, expected in zip(other, whole[first:], strict=True):
+        assert torch.equal(found.views[0], expected.views[0]) and torch.equal(found.params, expected.params)
 
 
 @pytest.mark.filterwarnings("ignore::star_training.data.BadImageWarning")

@@ -35,7 +35,7 @@ from star_training.finetuning.model import Learner, build, build_optimizer
 from star_training.finetuning.run import FineTuning
 from star_training.finetuning.setup import default_out, steps_per_epoch
 from star_training.settings.base import override
-from star_zoo import Policy, save_pretrained
+from star_zoo import Batch, Policy, save_pretrained
 from star_zoo.augmentations import Crop
 from test_many_processes import TWO
 from twins import photos, randn
@@ -272,10 +272,14 @@ def test_a_class_without_test_images_is_fine():
 # A step
 
 
+def one_view_of(images: torch.Tensor, params: torch.Tensor, labels: torch.Tensor) -> Batch:
+    return Batch([images], [params], torch.arange(len(images)), torch.full((len(images), 2), 32), labels)
+
+
 def test_the_loss_is_the_smoothed_cross_entropy():
     module = learner("smoothing=0.2", classes=4)
     images, params, labels = photos(5, 32, 32), torch.zeros(5, 4), torch.tensor([0, 3, 1, 1, 2])
-    found = module(images, params, labels, 0, 0)
+    found = module(one_view_of(images, params, labels), 0, 0)
     x = (images.double() / 255 - 0.5) / 0.2
     logits = copy.deepcopy(module.net).double()(x)
     wanted = F.one_hot(labels, 4) * 0.8 + 0.2 / 4
@@ -303,7 +307,7 @@ def test_mixtures_are_timms_with_a_seed_of_their_own(kind: str):
     assert torch.equal(mixed, x) and torch.equal(soft, wanted)
     logits = module.net(x)
     expected = -(soft * logits.log_softmax(1)).sum(1).mean()
-    assert module(images, params, labels, 5, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert module(one_view_of(images, params, labels), 5, 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_layers_near_the_images_learn_more_slowly(images: Path, tmp_path: Path, monkeypatch):

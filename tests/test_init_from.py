@@ -19,7 +19,7 @@ from star_training.models.resolve import model_folder
 from star_training.pretraining.module import Pretrainer, build
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
-from star_zoo import load_objective, objectives, save_pretrained
+from star_zoo import Batch, load_objective, objectives, save_pretrained
 
 QUIET = ("run.eval_every=0", "epochs=1", "data.limit=16")
 
@@ -52,10 +52,11 @@ def test_the_exported_parts_compute_the_loss_of_the_run(tmp_path: Path, name: st
     assert objective.policy == recipe.policy
     again = Pretrainer(backbone, objective)
     count = 2 if name == "simclr" else 3
-    images = torch.randint(0, 256, (8, count, 3, 32, 32), dtype=torch.uint8)
-    params = torch.stack([objective.plan(objective.policy, 1, 1, torch.Generator().manual_seed(k)) for k in range(8)])
+    views = [torch.rand(8, 4, 1, 1) + torch.tensor([2.0, 0.1, 0.25, 0.4])[:, None, None]] * count  # spirographs
+    params = torch.stack([objective.plan(1, 1, torch.Generator().manual_seed(k)) for k in range(8)]).unbind(1)
+    batch = Batch(views, list(params), torch.arange(8), torch.ones(8, 2, dtype=torch.int64))
     for training in (False, True):
-        expected, found = (m.train(training)(images, params) for m in (run.pretrainer, again))
+        expected, found = (m.train(training)(batch) for m in (run.pretrainer, again))
         assert found.keys() == expected.keys()
         for term in found:
             torch.testing.assert_close(found[term], expected[term], rtol=1e-6, atol=1e-6)

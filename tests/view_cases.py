@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from star_training.data.eval_sets.dataset import Splits
+from star_training.data.sources.base import NOT_TAKEN
 from star_training.evaluation.features import pixels
 from star_training.evaluation.frozen_model import Subject
 from star_zoo import Objective, Policy
@@ -21,6 +22,7 @@ class Photos:
 
     classes = targets = None
     bad = ()
+    inventory = NOT_TAKEN
 
     def __init__(self, count: int, seed: int = 0, name: str = "photos"):
         self.name, self.fingerprint = name, f"{name} {count} {seed}"

@@ -48,8 +48,8 @@ class TrainingViews(Dataset[Example]):
         self.images, self.kept, self.longest, self.seed = images, kept, longest, seed
         self.sizes = range(sizes[0], sizes[1] + 1, sizes[2])
 
-    def __getitem__(self, key: tuple[int, int]) -> Example:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> Example:
+        epoch, index = key[:2]
         generator = seeded(self.seed, epoch, index)
         size = self.sizes[int(torch.randint(len(self.sizes), (), generator=generator))]
         mirrored = bool(torch.rand((), generator=generator) < 0.5)
@@ -63,7 +63,7 @@ class TrainingViews(Dataset[Example]):
             boxes = torch.stack([image.shape[2] - right, top, image.shape[2] - left, bottom], 1)
         return Example(image, boxes, found.labels[~found.crowd])
 
-    def describe(self, key: tuple[int, int]) -> str:
+    def describe(self, key: tuple[int, ...]) -> str:
         """Returns the place of the key's image, for messages."""
         return self.images.where[self.kept[key[1]]]
 

@@ -9,8 +9,9 @@ from star_zoo import Policy, released
 from star_zoo.augmentations import Augmentation, Blur, ColorJitter, Crop, Flip, Grayscale, Spirograph
 from star_zoo.star_backbones import CIFAR10, IMAGENET, TIN100, TINY_IMAGENET
 
-from .pretraining.recipe import DataConfig, OptimizerConfig, Recipe, RunConfig
+from .pretraining.recipe import DataConfig, Recipe
 from .settings import registry as named
+from .settings.common import OptimizerConfig, RunConfig
 
 
 def _policy(size: int, pixels: dict[str, tuple[float, float, float]], *extra: Augmentation) -> Policy:

@@ -16,9 +16,9 @@ from star_zoo.files import sweep, write_json
 from ..data.workers import loading
 from ..numerics import layout
 from ..numerics.trial import Convolution
-from ..pretraining.setup import make_accelerator
 from ..settings.base import Settings
 from ..settings.common import LoopConfig
+from .accelerator import make_accelerator
 from .allocator import keep_large_blocks
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot

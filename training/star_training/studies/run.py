@@ -55,7 +55,7 @@ def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_on
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-    common = [*launch, "training", "reproduce", study.name, "--out", str(out), "--data", str(folder), *options]
+    common = [*launch, "star_training", "reproduce", study.name, "--out", str(out), "--data", str(folder), *options]
     jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in todo], at_once)
 
 

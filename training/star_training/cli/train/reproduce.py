@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from ... import studies
 from ...settings import registry as named
-from ...studies import known as studies
 
 GO_ON = "give the same command again to go on"
 

@@ -14,6 +14,7 @@ from .data import Source
 from .data.views import MultiViewDataset, stack
 from .engine.logging import read
 from .pretraining.run import Run
+from .publishing import card
 from .reports import run_figure as figure
 
 _PICTURED = 4  # images whose views are drawn
@@ -27,6 +28,7 @@ def quickstart(out: Path) -> None:
     run = Run(recipe, out, resume=(out / "recipe.json").exists())
     results = run.train()
     export = out / "export"
+    card.write_after_training(export, changed=not run.finished)
     entries = read(out / "log.jsonl")
     losses = [e["loss"] for e in entries if "loss" in e]
     untrained, trained = (e["r2"] for e in results["online"])

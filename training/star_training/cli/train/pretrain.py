@@ -38,12 +38,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Does what the command says."""
     from ...pretraining.run import Run
+    from ...publishing import card
 
     recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{recipe.name}-{recipe.objective}"
     run = Run(recipe, out, resume=arguments.resume, tracker=arguments.tracker)
     run.train()
     if run.main:
+        card.write_after_training(out / "export", changed=not run.finished)
         print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
 
 

@@ -15,7 +15,8 @@ import star_zoo
 TRAINING, ZOO = (Path(package.__file__).parent for package in (star_training, star_zoo))
 ORDER = (  # each imports those before it alone
     "errors", "settings", "numerics", "data", "models", "engine", "evaluation", "pretraining", "finetuning",
-    "detection", "recipes", "publishing", "reports", "studies", "benchmarks", "quickstart", "cli", "__main__", "__init__",
+    "detection", "recipes", "publishing", "reports", "studies", "benchmarks", "quickstart", "cli", "__main__",
+    "__init__",
 )  # fmt: skip
 MODULES = sorted(TRAINING.rglob("*.py"))
 

@@ -15,7 +15,7 @@ from .data.views import MultiViewDataset, stack
 from .engine.logging import read
 from .pretraining.run import Run
 from .publishing import card
-from .reports import run_figure as figure
+from .reports import run_figure
 
 _PICTURED = 4  # images whose views are drawn
 
@@ -38,7 +38,7 @@ def quickstart(out: Path) -> None:
     picture = out / "learned.png"
     shown = pictured_views(run.source, objective)
     weights = torch.tensor([e["router"] for e in entries if "router" in e][-1])
-    figure.draw(picture, shown, objective.policy, entries, weights)
+    run_figure.draw(picture, shown, objective.policy, entries, weights)
 
     print(f"\nloss {losses[0]:.2f} -> {losses[-1]:.2f}")
     print(f"R2 of the four true numbers from frozen features: untrained {untrained:.3f} -> trained {trained:.3f}")

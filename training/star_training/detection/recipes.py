@@ -10,7 +10,7 @@ from star_zoo.names import not_found
 
 from ..data.sources.base import name_alone
 from ..models.resolve import called
-from ..settings import registry as named
+from ..settings import registry
 from ..settings.base import Settings
 from ..settings.common import LoopConfig
 
@@ -132,9 +132,9 @@ def voc0712_c4(model: str) -> DetectionRecipe:
 
 def known() -> dict[str, str]:
     """The recipes by name, each with the first line of its docstring."""
-    return named.known(__name__)
+    return registry.known(__name__)
 
 
 def find(name: str, model: str) -> DetectionRecipe:
     """The recipe of that name for a model. Raises ValueError for an unknown one, listing the known ones."""
-    return named.find(__name__, "recipe", name)(model)
+    return registry.find(__name__, "recipe", name)(model)

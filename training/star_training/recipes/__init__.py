@@ -4,7 +4,7 @@ Each says its source and its cost. A new recipe is a new public function in a mo
 """
 
 from ..pretraining.recipe import Recipe
-from ..settings import registry as named
+from ..settings import registry
 from .cifar10 import cifar10_resnet10t as cifar10_resnet10t
 from .cifar10 import cifar10_resnet10t_48px as cifar10_resnet10t_48px
 from .cifar10 import cifar10_resnet10t_48px_more as cifar10_resnet10t_48px_more
@@ -20,9 +20,9 @@ from .tiny_imagenet import tinyimagenet_resnet18 as tinyimagenet_resnet18
 
 def known() -> dict[str, str]:
     """The recipes by name, each with the first line of its docstring."""
-    return named.known(__name__)
+    return registry.known(__name__)
 
 
 def find(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError for an unknown one, listing the known ones."""
-    return named.find(__name__, "recipe", name)()
+    return registry.find(__name__, "recipe", name)()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ... import recipes
 from ...pretraining.recipe import Recipe
-from ...settings import registry as named
+from ...settings import registry
 from ...settings.base import override
 
 GO_ON = "go on with --resume"
@@ -16,7 +16,7 @@ GO_ON = "go on with --resume"
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.epilog = f"recipes:\n{named.listed(recipes.known())}"
+    parser.epilog = f"recipes:\n{registry.listed(recipes.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("recipe", help="a recipe's name")

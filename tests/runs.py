@@ -65,7 +65,11 @@ PACKAGES = os.pathsep.join(str(Path(package.__file__).parents[1]) for package in
 
 
 def start(
-    arguments: list[str], *, program: tuple[str, ...] = ("-m", "star_training"), warnings: str = "error"
+    arguments: list[str],
+    *,
+    program: tuple[str, ...] = ("-m", "star_training"),
+    warnings: str = "error",
+    cwd: Path | None = None,
 ) -> subprocess.Popen:
     """A real process, leader of a group of its own, that runs `python -m star_training`; every warning is an error."""
     # but the advice against more workers than processors: a small machine must run the tests too
@@ -76,6 +80,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        cwd=cwd,
         env=os.environ | settings | {"PYTHONPATH": PACKAGES},
     )
 

@@ -46,6 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
     Run(tiny("epochs=1"), out).train()
     folder = out / "export"
+    card.write(folder)
     results = json.loads((folder / "results.json").read_text())
     results["training"]["seconds"] = 4321.5  # of a run that takes longer
     (folder / "results.json").write_text(json.dumps(results | {"evaluations": [RECORD]}))

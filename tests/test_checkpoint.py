@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from star_training.engine.checkpoint import Checkpoint, Checkpoints, CheckpointWarning, pack_optimizer, unpack_optimizer
 from star_training.engine.optim import build_optimizer, check_optimizer
-from star_training.pretraining.recipe import OptimizerConfig
+from star_training.settings.common import OptimizerConfig
 
 STATE = {"optimizer": {"lr": 0.03}, "data": "abc", "seconds": 1.5}
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_training import recipes
-from star_training.pretraining.recipe import DataConfig, OptimizerConfig, Recipe, RunConfig
+from star_training.pretraining.recipe import DataConfig, Recipe
 from star_training.settings.base import differences, override
+from star_training.settings.common import OptimizerConfig, RunConfig
 from star_zoo import Policy, objectives
 
 FOLDER = recipes.folder()

@@ -69,7 +69,7 @@ model = timm.create_model("local-dir:{finished / "export"}", pretrained=True).ev
 images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 with torch.no_grad():
     torch.save(model(images), "{tmp_path / "features"}")
-assert not any(name.split(".")[0] in ("star_zoo", "training") for name in sys.modules)
+assert not any(name.split(".")[0] in ("star_zoo", "star_training") for name in sys.modules)
 assert model.pretrained_cfg["input_size"] == (3, 32, 32) and model.num_classes == 0
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120, cwd=tmp_path)

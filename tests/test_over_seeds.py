@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from star_training import studies
 from star_training.evaluation.metrics import of_runs
 from star_training.reports.tables import compare
 from star_training.studies import aggregate as over_seeds
 from star_training.studies import curves, outcome
-from star_training.studies import known as studies
 from star_training.studies.outcome import Outcome
 from star_training.studies.study import MEAN, Claim, Comparison, Method, Place, Study
 

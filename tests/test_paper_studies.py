@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import stand_ins
+from star_training import studies
 from star_training.data import DataError
 from star_training.evaluation.protocols import equivariance, few_shot
 from star_training.reports.tables import Table
 from star_training.settings.base import override
 from star_training.studies import jobs
-from star_training.studies import known as studies
 from star_training.studies import run as reproduction
 from star_training.studies.study import MEAN, Study
 

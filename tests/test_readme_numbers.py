@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from star_training import studies
 from star_training.reports import tables
 from star_training.reports.loading import Shown
-from star_training.studies import known as studies
 from star_training.studies import run as reproduction
 from star_zoo import zoo
 

@@ -17,8 +17,8 @@ from runs import EPOCH, STEPS, entries, tiny
 from star_training import recipes
 from star_training.engine.optim import build_optimizer, learning_rate
 from star_training.pretraining.module import build
-from star_training.pretraining.recipe import OptimizerConfig
 from star_training.pretraining.run import Run
+from star_training.settings.common import OptimizerConfig
 from star_zoo import Batch, objectives
 
 # Recipes

@@ -10,9 +10,9 @@ import torch
 
 from data_cases import encoded, write_parquet
 from runs import finish, start
+from star_training import studies
 from star_training.cli import main as cli
 from star_training.data import DataError
-from star_training.studies import known as studies
 from star_training.studies import run as reproduction
 from star_training.studies.study import MEAN
 from twins import photos

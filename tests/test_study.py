@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from star_training import studies
 from star_training.data import DataError
 from star_training.evaluation import protocols as evals
 from star_training.pretraining.module import build
 from star_training.pretraining.recipe import Recipe
-from star_training.studies import known as studies
 from star_training.studies.study import Images, Method, Study, located
 from star_zoo.heads import StarHeads
 

@@ -1,4 +1,4 @@
-"""One line about an exception that no message was written for."""
+"""One line about an exception: its message, or class, message and place where no message was written for it."""
 
 import traceback
 from pathlib import Path
@@ -6,6 +6,11 @@ from pathlib import Path
 import star_zoo
 
 _PACKAGES = (Path(__file__).parent, Path(star_zoo.__file__).parent)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line and not too long."""
+    return " ".join(str(error).split())[:300]
 
 
 def unexpected(error: BaseException) -> str:

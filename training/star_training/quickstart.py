@@ -14,7 +14,8 @@ from .data import Source
 from .data.views import MultiViewDataset, stack
 from .engine.logging import read
 from .pretraining.run import Run
-from .reports import run_figure as figure
+from .publishing import card
+from .reports import run_figure
 
 _PICTURED = 4  # images whose views are drawn
 
@@ -27,6 +28,7 @@ def quickstart(out: Path) -> None:
     run = Run(recipe, out, resume=(out / "recipe.json").exists())
     results = run.train()
     export = out / "export"
+    card.write_after_training(export, changed=not run.finished)
     entries = read(out / "log.jsonl")
     losses = [e["loss"] for e in entries if "loss" in e]
     untrained, trained = (e["r2"] for e in results["online"])
@@ -36,7 +38,7 @@ def quickstart(out: Path) -> None:
     picture = out / "learned.png"
     shown = pictured_views(run.source, objective)
     weights = torch.tensor([e["router"] for e in entries if "router" in e][-1])
-    figure.draw(picture, shown, objective.policy, entries, weights)
+    run_figure.draw(picture, shown, objective.policy, entries, weights)
 
     print(f"\nloss {losses[0]:.2f} -> {losses[-1]:.2f}")
     print(f"R2 of the four true numbers from frozen features: untrained {untrained:.3f} -> trained {trained:.3f}")

@@ -8,10 +8,11 @@ from typing import Any
 
 from star_zoo.names import not_found
 
+from ..data.sources.base import name_alone
 from ..models.resolve import called
-from ..pretraining.recipe import name_alone
-from ..settings import registry as named
+from ..settings import registry
 from ..settings.base import Settings
+from ..settings.common import LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,9 @@ class DetectionData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What doesn't change the weights: may differ when a run is resumed."""
+class DetectionLoop(LoopConfig):
+    """As `LoopConfig`, with the intervals of runs whose checkpoints are large."""
 
-    workers: int = 2  # processes that load images; 0 loads them in the main process
     log_every: int = 20  # steps
     checkpoint_every: int = 1000  # steps
     keep: int = 1  # checkpoints; older ones are deleted
@@ -57,7 +57,7 @@ class DetectionRecipe(Settings):
     norm_batches: int = 200  # over which batch norm's statistics are measured anew before the test; 0: leaves them
     precision: str = "no"  # "no" (float32) or "bf16"
     seed: int = 0
-    run: RunConfig = field(default_factory=RunConfig)
+    run: DetectionLoop = field(default_factory=DetectionLoop)
 
     def __post_init__(self) -> None:
         for name, known in (("head", ("c4", "fpn")), ("precision", ("no", "bf16"))):
@@ -67,9 +67,6 @@ class DetectionRecipe(Settings):
         for name, value in (least | {"norm_batches": 0}).items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}")
-        for name, value in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("workers", 0)):
-            if getattr(self.run, name) < value:
-                raise ValueError(f"run.{name} is {getattr(self.run, name)}; it must be at least {value}")
         if not 1 <= self.sizes[0] <= self.sizes[1] or self.sizes[2] < 1:
             raise ValueError(f"sizes is {list(self.sizes)}; give smallest, largest and step, such as [480, 800, 32]")
         if self.clip is not None and self.clip <= 0:
@@ -108,7 +105,7 @@ def coco256(model: str) -> DetectionRecipe:
         regions=64,
         norm_batches=20,
         precision="bf16",
-        run=RunConfig(workers=0, checkpoint_every=100),
+        run=DetectionLoop(workers=0, checkpoint_every=100),
     )
 
 
@@ -129,15 +126,15 @@ def voc0712_c4(model: str) -> DetectionRecipe:
         steps=24_000,
         milestones=(18_000, 22_000),
         warmup=100,
-        run=RunConfig(workers=8),
+        run=DetectionLoop(workers=8),
     )
 
 
 def known() -> dict[str, str]:
     """The recipes by name, each with the first line of its docstring."""
-    return named.known(__name__)
+    return registry.known(__name__)
 
 
 def find(name: str, model: str) -> DetectionRecipe:
     """The recipe of that name for a model. Raises ValueError for an unknown one, listing the known ones."""
-    return named.find(__name__, "recipe", name)(model)
+    return registry.find(__name__, "recipe", name)(model)

@@ -18,9 +18,9 @@ from ..data.workers import loading
 from ..engine import results
 from ..engine.environment import versions
 from ..engine.trainer import Loop
+from ..errors import one_line
 from ..evaluation import frozen_model as subject
 from ..evaluation.record import record, results_file
-from ..pretraining.module import one_line
 from .average_precision import measure, predict, pycocotools
 from .datasets.base import align
 from .datasets.open import open_set

@@ -8,7 +8,7 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
-from ..pretraining.recipe import OptimizerConfig
+from ..settings.common import OptimizerConfig
 from .checkpoint import pack_optimizer
 
 _FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch's own, which update all weights in one kernel

@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import accelerate
 import torch
@@ -19,8 +19,9 @@ from ..numerics import layout
 from ..numerics.allocator import keep_large_blocks
 from ..numerics.precision import describe, wrong_layers
 from ..numerics.trial import Convolution
-from ..pretraining.setup import make_accelerator
 from ..settings.base import Settings
+from ..settings.common import LoopConfig
+from .accelerator import make_accelerator
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .logging import Logbook
@@ -31,17 +32,6 @@ from .signals import Stopped, StopRequest
 
 class Diverged(RuntimeError):
     """The loss or a weight became infinite or not a number."""
-
-
-class Intervals(Protocol):
-    """What the loop takes from the `run` part of any settings; see `star_training.pretraining.recipe.RunConfig`."""
-
-    @property
-    def log_every(self) -> int: ...
-    @property
-    def checkpoint_every(self) -> int: ...
-    @property
-    def keep(self) -> int: ...
 
 
 class Loop(abc.ABC):
@@ -55,7 +45,7 @@ class Loop(abc.ABC):
     advice = "a lower learning rate"  # what to try where the loss is no number
 
     def __init__(
-        self, settings: Settings, precision: str, run: Intervals, out: Path, resume: bool, tracker: str | None
+        self, settings: Settings, precision: str, run: LoopConfig, out: Path, resume: bool, tracker: str | None
     ):
         self.out, self._settings, self._intervals, self._resuming = out, settings, run, resume
         self.accelerator = make_accelerator(precision, out, tracker)

@@ -14,8 +14,8 @@ from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
 
 from ..data import Source
 from ..data.intact import check_intact, intact
+from ..errors import one_line
 from ..models.resolve import called, saved_objective, timm_name
-from ..pretraining.module import one_line
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, pixels, timm_view
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..data.sources.base import name_alone
 from ..models.resolve import called
-from ..pretraining.recipe import OptimizerConfig, RunConfig, name_alone
 from ..settings.base import Settings
+from ..settings.common import OptimizerConfig, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,7 @@ class FineTune(Settings):
     def __post_init__(self) -> None:
         if self.precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"precision is {self.precision!r}; known: 'no', 'bf16', 'fp16'")
-        optimizer, share = self.optimizer, self.data.fraction
-        decay, clip, warmup = optimizer.layer_decay, optimizer.clip, optimizer.warmup_epochs
+        share, decay = self.data.fraction, self.optimizer.layer_decay
         rules = [
             ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size, self.batch_size >= 2, "at least 2"),
@@ -78,12 +78,7 @@ class FineTune(Settings):
             ("views.flip", self.views.flip, 0 <= self.views.flip <= 1, "from 0 to 1"),
             ("views.jitter", self.views.jitter, 0 <= self.views.jitter <= 1, "from 0 to 1"),
             ("optimizer.layer_decay", decay, decay is None or 0 < decay <= 1, "above 0, up to 1, or null for none"),
-            ("optimizer.warmup_epochs", warmup, warmup >= 0, "at least 0"),
-            ("optimizer.clip", clip, clip is None or clip > 0, "a norm above 0, or null for none"),
         ]
-        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("workers", 0), ("eval_every", 0)):
-            value = getattr(self.run, name)
-            rules.append((f"run.{name}", value, value >= least, f"at least {least}"))
         for name, given, holds, rule in rules:
             if not holds:
                 raise ValueError(f"{name} is {given}; it must be {rule}")

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from star_zoo import Batch, Policy
 
 from ..engine.optim import check_optimizer
+from ..errors import one_line
 from ..evaluation.features import timm_view
 from ..evaluation.frozen_model import Subject
 from ..models.resolve import timm_name
-from ..pretraining.module import one_line
 from .config import FineTune
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from star_zoo import Batch, Encoder, Objective, Policy, objectives
 
+from ..errors import one_line
 from ..models.resolve import saved_objective, timm_name
 from .recipe import Recipe
 
@@ -93,11 +94,6 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
         reduction = base.input_size[-1] / base.pool_size[-1]
         overlay["pool_size"] = (math.ceil(policy.size / reduction),) * 2
     return overlay
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, on one line and not too long."""
-    return " ".join(str(error).split())[:300]
 
 
 def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:

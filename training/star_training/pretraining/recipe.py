@@ -3,18 +3,18 @@
 import contextlib
 import dataclasses
 import json
-import os
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from star_zoo import objectives
 from star_zoo.augmentations import Policy
 from star_zoo.augmentations.policy import KNOWN
 
+from ..data.sources.base import name_alone
 from ..models.resolve import called
 from ..settings.base import Settings, build, typed
+from ..settings.common import OptimizerConfig, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,30 +35,6 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}; it must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """The optimiser by timm's name (`timm.optim.list_optimizers()`) and its cosine schedule."""
-
-    name: str = "momentum"  # SGD with momentum, not Nesterov's, as in the released code
-    lr: float = 0.03  # for 256 images a step; scaled linearly with batch_size * accumulate
-    weight_decay: float = 5e-4  # released scripts
-    decay_norms: bool = True  # decay biases and norm weights too, as the released code does
-    momentum: float = 0.9
-    warmup_epochs: float = 0.0  # linear, from 0
-    clip: float | None = None  # largest gradient norm
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What doesn't change the weights: may differ when a run is resumed."""
-
-    workers: int = 2  # processes that load images; 0 loads them in the main process
-    log_every: int = 10  # steps
-    checkpoint_every: int = 200  # steps
-    keep: int = 2  # checkpoints; older ones are deleted
-    eval_every: int = 1  # epochs between online evaluations on held-out images; 0: never
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +66,8 @@ class Recipe(Settings):
         for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.optimizer.clip is not None and self.optimizer.clip <= 0:
-            raise ValueError(f"optimizer.clip is {self.optimizer.clip}; give a norm above 0, or null for none")
-        if self.optimizer.warmup_epochs < 0:
-            raise ValueError(f"optimizer.warmup_epochs is {self.optimizer.warmup_epochs}; it must be at least 0")
         if not 0 <= self.data.hold_out < 1:
             raise ValueError(f"data.hold_out is {self.data.hold_out}; it must be a share of the images, from 0 to 1")
-        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("keep", 1), ("workers", 0), ("eval_every", 0)):
-            if getattr(self.run, name) < least:
-                raise ValueError(f"run.{name} is {getattr(self.run, name)}; it must be at least {least}")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON; `from_dict` is the way back."""
@@ -121,17 +90,6 @@ class Recipe(Settings):
         known = objectives.settings(name)
         kept = {k: v for k, v in self.objective_args.items() if k in known}
         return dataclasses.replace(self, objective=name, objective_args=kept)
-
-
-def name_alone(place: str) -> str:
-    """What a data source is called, without where it lies on this machine."""
-    kind, mark, rest = place.partition(":")
-    if kind == "stream" and not rest.startswith("hf:"):
-        return f"stream:{Path(rest.partition('?')[0]).name}"
-    if mark and "/" not in kind:  # torchvision:STL10@/data/stl10
-        return f"{kind}:{rest.partition('@/')[0]}"
-    # `.` and `..` have no name of their own
-    return Path(os.path.abspath(place)).name if Path(place).exists() else place
 
 
 def _policy(data: Any) -> Policy:

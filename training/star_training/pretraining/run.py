@@ -22,7 +22,6 @@ from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
 from ..models.lineage import start_of
-from ..publishing import card
 from .module import build
 from .online_eval import Monitor, watch_heads
 from .recipe import Recipe
@@ -30,8 +29,8 @@ from .setup import check_share, count_steps, open_data, open_lanes, try_out
 
 
 def is_whole(export: Path) -> bool:
-    """Whether an export holds every file that a finished run writes."""
-    return all((export / name).is_file() for name in (*store.FILES, "README.md"))
+    """Whether an export holds every file that a finished run writes; its card is written after the run."""
+    return all((export / name).is_file() for name in store.FILES)
 
 
 class Run(Loop):
@@ -188,7 +187,6 @@ class Run(Loop):
                 )
                 with results.changing(export / "results.json") as held:  # what was measured of these weights stays
                     held.update(made)
-                card.write(export)
             except (OSError, SafetensorError) as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()

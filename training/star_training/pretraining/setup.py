@@ -1,6 +1,4 @@
-"""What a run needs before its first step: images, a count of steps, settings that work, and the Accelerator."""
-
-from pathlib import Path
+"""What a run needs before its first step: images, a count of steps, settings that work."""
 
 import accelerate
 import torch
@@ -13,10 +11,11 @@ from ..data.streaming.loader import Lanes, count_lanes
 from ..data.streaming.shard_order import Deal
 from ..data.streaming.stream import PREFIX, Stream, open_stream
 from ..data.views import MultiViewDataset, seeded, stack
+from ..errors import one_line
 from ..evaluation.features import evaluating
 from ..numerics.layout import Convolutions
 from ..numerics.trial import Convolution
-from .module import Pretrainer, one_line
+from .module import Pretrainer
 from .recipe import DataConfig, Recipe
 
 
@@ -112,20 +111,3 @@ def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torc
         told = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
         raise ValueError(f"{told}: {one_line(error)}") from error
     return seen.found
-
-
-def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:
-    """Accelerate for a precision, and a tracker that will write into `out` where asked; ValueError where it can't."""
-    known = [t.value for t in accelerate.utils.LoggerType if t.value != "all"]
-    if tracker and tracker not in known:
-        raise ValueError(f"tracker {tracker!r} not found; known: {', '.join(known)}")
-    # Accelerate itself would go on silently without a tracker that is not installed
-    if tracker and tracker not in [t.value for t in accelerate.tracking.get_available_trackers()]:
-        raise ValueError(f"tracker {tracker!r} is not installed; pip install {tracker}")
-    # where there is no accelerator, several processes must be told to meet on the CPU
-    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if cpu and precision == "fp16":  # Accelerate would train on without a loss scaler
-        raise ValueError("precision=fp16 needs a GPU; on a CPU use bf16 or no")
-    return accelerate.Accelerator(
-        mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=str(out) if tracker else None
-    )

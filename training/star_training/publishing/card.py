@@ -33,6 +33,21 @@ def write(folder: Path, name: str | None = None) -> Path:
     return folder / "README.md"
 
 
+def write_after_training(export: Path, changed: bool) -> None:
+    """Writes the card of a run's export that has changed, or that has none because a run was killed before its card.
+
+    Raises OSError where it can't be written.
+    """
+    if not changed and (export / "README.md").is_file():
+        return
+    try:
+        write(export)
+    except OSError as error:
+        raise OSError(f"could not write {export}: {error}; make room, then --resume writes its card") from error
+    if not changed:
+        print(f"wrote the card that {export} lacked")
+
+
 def render(folder: Path, name: str | None = None) -> str:
     """A saved folder's card in Markdown; `name` is what its snippets load it by, the folder itself if None.
 

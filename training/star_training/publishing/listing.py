@@ -9,7 +9,7 @@ import timm
 
 from star_zoo import objectives, star_backbones, store, zoo
 
-from . import dataset_terms as provenance
+from . import dataset_terms
 
 _SHOWN = 3  # measured numbers in a row
 
@@ -55,7 +55,7 @@ def _objective(heads: dict[str, Any]) -> str:
 
 
 def _data(recipe: dict[str, Any]) -> str:
-    return provenance.of(recipe["data"]["source"]).title
+    return dataset_terms.of(recipe["data"]["source"]).title
 
 
 def _measured(results: dict[str, Any]) -> str:

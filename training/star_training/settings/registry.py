@@ -1,4 +1,4 @@
-"""Functions found by name: a recipe, a study is a public function of its module, and needs no other registration."""
+"""Functions found by name: a recipe, a study is a public function of one module, or of the modules of a package."""
 
 import inspect
 import sys
@@ -11,11 +11,11 @@ _SERVES = ("known", "find")  # what such a module has beside them
 
 
 def known(module: str) -> dict[str, str]:
-    """The public functions that a module defines, by name, each with the first line of its docstring."""
+    """The public functions of a module, or of a package from its own modules, by name, each with its first line."""
     return {
         name: (inspect.getdoc(f) or "").splitlines()[0]
         for name, f in inspect.getmembers(sys.modules[module], inspect.isfunction)
-        if f.__module__ == module and not name.startswith("_") and name not in _SERVES
+        if f"{f.__module__}.".startswith(f"{module}.") and not name.startswith("_") and name not in _SERVES
     }
 
 

@@ -16,6 +16,7 @@ from ..evaluation.protocols import knn
 from ..evaluation.record import evaluate, in_words, record, results_file
 from ..pretraining.module import build_backbone
 from ..pretraining.run import Run, is_whole
+from ..publishing import card
 from . import outcome
 from .study import Method, Study, located
 
@@ -32,12 +33,14 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
     recipe = study.recipe_of(method, seed, folder)
     place = out / name_of(method, seed)
     begun = (place / "recipe.json").exists()
-    if begun and is_whole(place / "export"):
+    whole = begun and is_whole(place / "export")
+    if whole:
         check_folder(recipe, place / "recipe.json", resume=True, anew="another --out")
     else:
         Run(recipe, place, resume=begun).train()
     if not PartialState().is_main_process:
         return  # one process measures
+    card.write_after_training(place / "export", changed=not whole)
     splits = {name: Splits(located(name, folder)) for name in study.data}
     for note in filter(None, (of_set.note for of_set in splits.values())):
         print(note, flush=True)

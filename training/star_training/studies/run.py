@@ -16,8 +16,7 @@ from ..reports import html as page
 from ..reports.loading import Shown, gather
 from ..reports.tables import Table, compare, markdown
 from ..settings.base import differences
-from . import aggregate as over_seeds
-from . import curves, jobs, outcome
+from . import aggregate, curves, jobs, outcome
 from .one_run import name_of, run
 from .study import Method, Study, located
 
@@ -55,7 +54,7 @@ def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_on
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-    common = [*launch, "training", "reproduce", study.name, "--out", str(out), "--data", str(folder), *options]
+    common = [*launch, "star_training", "reproduce", study.name, "--out", str(out), "--data", str(folder), *options]
     jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in todo], at_once)
 
 
@@ -78,10 +77,10 @@ def tell(study: Study, out: Path) -> list[Table]:
         raise ValueError(f"{out / 'results'} holds no outcome of a run")
     shown = list(study.shown)
     tables = [
-        over_seeds.headline(study, outcomes),
-        compare(over_seeds.averaged(study, outcomes), shown)._replace(title="methods: means over seeds"),
-        compare(over_seeds.differences(study, outcomes), shown)._replace(title="differences by seed"),
-        over_seeds.verdicts(study, outcomes),
+        aggregate.headline(study, outcomes),
+        compare(aggregate.averaged(study, outcomes), shown)._replace(title="methods: means over seeds"),
+        compare(aggregate.differences(study, outcomes), shown)._replace(title="differences by seed"),
+        aggregate.verdicts(study, outcomes),
     ]
     note = "After ± and in brackets Student's 95 % interval over the seeds of a method; a method of one seed has none."
     text = "\n".join(f"## {table.title}\n\n{markdown(table)}" for table in tables)

@@ -1,6 +1,6 @@
 """What a study is: methods and seeds around one recipe, what is measured of every run, and the claims it may bear out.
 
-The studies themselves are functions in studies.py; reproduction/ runs them.
+The studies themselves are functions of cifar10_small.py and paper.py; run.py runs them.
 """
 
 import dataclasses

@@ -53,7 +53,8 @@ def policy(size: Size) -> "Policy":
 
 def recipe(name: str, size: Size, images: Path, workers: int, precision: str) -> "Recipe":
     """STAR with the released optimiser, SGD with momentum, on a folder of images."""
-    from ...pretraining.recipe import DataConfig, Recipe, RunConfig
+    from ...pretraining.recipe import DataConfig, Recipe
+    from ...settings.common import RunConfig
 
     return Recipe(
         name=name,

@@ -5,14 +5,14 @@ import dataclasses
 from pathlib import Path
 
 from ...detection import recipes
-from ...settings import registry as named
+from ...settings import registry
 
 GO_ON = "go on with --resume"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.epilog = f"recipes:\n{named.listed(recipes.known())}"
+    parser.epilog = f"recipes:\n{registry.listed(recipes.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", help="a run, a saved folder, a zoo tag, any timm name, or untrained:NAME")

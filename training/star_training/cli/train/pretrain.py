@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ... import recipes
 from ...pretraining.recipe import Recipe
-from ...settings import registry as named
+from ...settings import registry
 from ...settings.base import override
 
 GO_ON = "go on with --resume"
@@ -16,7 +16,7 @@ GO_ON = "go on with --resume"
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.epilog = f"recipes:\n{named.listed(recipes.known())}"
+    parser.epilog = f"recipes:\n{registry.listed(recipes.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("recipe", help="a recipe's name")
@@ -38,12 +38,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Does what the command says."""
     from ...pretraining.run import Run
+    from ...publishing import card
 
     recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{recipe.name}-{recipe.objective}"
     run = Run(recipe, out, resume=arguments.resume, tracker=arguments.tracker)
     run.train()
     if run.main:
+        card.write_after_training(out / "export", changed=not run.finished)
         print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
 
 

@@ -4,15 +4,15 @@ import argparse
 import os
 from pathlib import Path
 
-from ...settings import registry as named
-from ...studies import known as studies
+from ... import studies
+from ...settings import registry
 
 GO_ON = "give the same command again to go on"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.epilog = f"studies:\n{named.listed(studies.known())}"
+    parser.epilog = f"studies:\n{registry.listed(studies.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("study", help="a study's name")

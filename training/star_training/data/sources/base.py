@@ -1,9 +1,11 @@
 """What the rest of the project sees of a data set: `Source`, and how its bad images are told to the user."""
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -95,6 +97,17 @@ class Opens(ABC):
 def open_image(source: Source, index: int, use: Callable[[Picture], T]) -> T:
     """What `use` makes of image `index` of any source: see `Opens`."""
     return source.open(index, use) if isinstance(source, Opens) else use(Decoded(source[index]))
+
+
+def name_alone(place: str) -> str:
+    """What a data source is called, without where it lies on this machine."""
+    kind, mark, rest = place.partition(":")
+    if kind == "stream" and not rest.startswith("hf:"):
+        return f"stream:{Path(rest.partition('?')[0]).name}"
+    if mark and "/" not in kind:  # torchvision:STL10@/data/stl10
+        return f"{kind}:{rest.partition('@/')[0]}"
+    # `.` and `..` have no name of their own
+    return Path(os.path.abspath(place)).name if Path(place).exists() else place
 
 
 def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad: float) -> None:

@@ -1,0 +1,51 @@
+"""The parts that the settings of several trainings have in common: the optimiser, and the intervals of the loop."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimiser by timm's name (`timm.optim.list_optimizers()`) and its cosine schedule."""
+
+    name: str = "momentum"  # SGD with momentum, not Nesterov's, as in the released code
+    lr: float = 0.03  # for 256 images a step; scaled linearly with batch_size * accumulate
+    weight_decay: float = 5e-4  # released scripts
+    decay_norms: bool = True  # decay biases and norm weights too, as the released code does
+    momentum: float = 0.9
+    warmup_epochs: float = 0.0  # linear, from 0
+    clip: float | None = None  # largest gradient norm
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"optimizer.clip is {self.clip}; give a norm above 0, or null for none")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"optimizer.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What doesn't change the weights: may differ when a run is resumed."""
+
+    workers: int = 2  # processes that load images; 0 loads them in the main process
+    log_every: int = 10  # steps
+    checkpoint_every: int = 200  # steps
+    keep: int = 2  # checkpoints; older ones are deleted
+
+    def __post_init__(self) -> None:
+        self._check_least(log_every=1, checkpoint_every=1, keep=1, workers=0)
+
+    def _check_least(self, **least: int) -> None:
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"run.{name} is {getattr(self, name)}; it must be at least {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(LoopConfig):
+    """As `LoopConfig`, for a training that is evaluated on the way."""
+
+    eval_every: int = 1  # epochs between online evaluations on held-out images; 0: never
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_least(eval_every=0)

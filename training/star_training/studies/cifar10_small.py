@@ -1,0 +1,58 @@
+"""What a CPU can tell: small runs on CIFAR-10."""
+
+from .. import recipes
+from .claims import SHOWN, claims, headline, pairs
+from .study import Images, Measure, Method, Study
+
+
+def cifar10_small() -> Study:
+    """Eight methods at ten thousand steps on CIFAR-10 under a small backbone: what a CPU can tell of the claims.
+
+    Twenty runs of 8 to 24 minutes on one core of an AMD EPYC each, beside other work: 4.7 hours, and 2 to 8 minutes a
+    run to measure. EquiMod and STAR transfer far better than SimCLR; STAR is ahead of EquiMod, by little (0.9 % [0.5,
+    1.3] in linear evaluation of the transfer sets), and not told apart from an EquiMod with heads as large; its
+    embeddings share more than EquiMod's, not less, if by little against heads as large and by SVCCA. All numbers:
+    hub_cards/cifar10_small/table.md; README.md judges the claims by them.
+    """
+    small = ("caltech101", "dtd10", "flowers17", "rsscn7", "signdigits")
+    transfer = ("cifar100", *small)
+    return Study(
+        name="cifar10_small",
+        recipe=recipes.cifar10_small(),
+        images=Images("cifar10", "CIFAR10"),
+        methods=(
+            Method("simclr", "simclr", seeds=3),
+            Method("equimod", "equimod", seeds=5),
+            # the hidden width at which two heads have as many weights as eight experts of width 256: 1.32 million
+            Method("equimod_wide", "equimod", ("objective_args.hidden=640",), seeds=3),
+            Method("star_ss", "star_ss"),
+            Method("star_4", "star", ("objective_args.num_experts=4",)),
+            Method("star_8", "star", seeds=5),
+            Method("star_16", "star", ("objective_args.num_experts=16",)),
+            Method("uniform_8", "uniform"),
+        ),
+        measures=(
+            Measure("linear", ("cifar10", *transfer)),
+            Measure("knn", ("cifar10", *transfer)),
+            Measure("few_shot", ("cifar100", "tinyimagenet_novel100")),
+            *(Measure(protocol, ("cifar10",)) for protocol in ("redundancy", "equivariance", "routing")),
+        ),
+        transfer=transfer,
+        steps=(1000, 2000, 4000, 7000, 10_000),
+        transfer_over_steps=small,
+        pairs=pairs("star_8"),
+        headline=headline("cifar10"),
+        shown=SHOWN,
+        claims=claims(
+            "star_8",
+            ("star_4", "star_16"),
+            "cifar10",
+            (("CIFAR-FS 5-way 5-shot", "cifar100"), ("5-way 5-shot", "tinyimagenet_novel100")),
+        ),
+        fast=("epochs=1", "data.limit=10000"),
+        fast_measures=(
+            Measure("linear", small),
+            Measure("knn", ("cifar10", *small)),
+            *(Measure(protocol, ("cifar10",)) for protocol in ("redundancy", "routing")),
+        ),
+    )

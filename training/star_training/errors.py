@@ -1,4 +1,4 @@
-"""One line about an exception that no message was written for."""
+"""One line about an exception."""
 
 import traceback
 from pathlib import Path
@@ -22,3 +22,8 @@ def unexpected(error: BaseException) -> str:
             if Path(frame.filename).is_relative_to(package):
                 return f"{said} ({Path(frame.filename).relative_to(package.parent)}:{frame.lineno})"
     return f"{said} ({frames[-1].filename}:{frames[-1].lineno})"
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's message on one line, cut after 300 characters."""
+    return " ".join(str(error).split())[:300]

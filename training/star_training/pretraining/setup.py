@@ -13,10 +13,11 @@ from ..data.streaming.loader import Lanes, count_lanes
 from ..data.streaming.shard_order import Deal
 from ..data.streaming.stream import PREFIX, Stream, open_stream
 from ..data.views import MultiViewDataset, seeded, stack
+from ..errors import one_line
 from ..evaluation.features import evaluating
 from ..numerics.layout import Convolutions
 from ..numerics.trial import Convolution
-from .module import Pretrainer, one_line
+from .module import Pretrainer
 from .recipe import DataConfig, Recipe
 
 

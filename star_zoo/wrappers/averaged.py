@@ -28,7 +28,7 @@ class Averaged(Wrapper):
     def __init__(self, backbones: Sequence[Any], policy: Policy, *, views: int = 8):
         super().__init__(backbones, policy)
         if views < 1:
-            raise ValueError(f"views is {views}; it must be at least 1")
+            raise ValueError(f"views of Averaged is {views}; it must be at least 1")
         if self.takes_objects:
             raise ValueError(
                 "Averaged takes a model of images; this one renders objects, and averages their views already"

@@ -100,7 +100,7 @@ def timm_view(backbone: nn.Module) -> Preprocess:
 
 def objects() -> Preprocess:
     """Returns the preprocessing of a model that renders objects itself, e.g. spirographs: none."""
-    return Preprocess(torch.stack, "objects")
+    return Preprocess(lambda things: torch.stack(list(things)), "objects")
 
 
 def pixels(size: int) -> Preprocess:

@@ -34,7 +34,7 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
     name = settings.model
     if name == "pixels":
         raise ValueError("pixels have no weights to fine-tune; give a model")
-    single(name, "what is fine-tuned is exported for plain timm, which knows no wrappers: fine-tune its model")
+    single(name, "a fine-tuned model is exported for plain timm, which loads no wrappers; fine-tune the model in it")
     size = settings.views.size
     overlay = {"input_size": (3, size, size), "pool_size": None} if size else None
     model = create(name, seed=settings.seed, pretrained_cfg_overlay=overlay, **settings.backbone_args)

@@ -96,7 +96,7 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
 def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
     """Loads the start of a continued pretraining into a backbone and, where they fit, heads."""
     assert recipe.init_from is not None
-    if single(recipe.init_from, "--init-from takes a single model, give the one whose weights to start from").untrained:
+    if single(recipe.init_from, "--init-from takes the weights of a single model; give that one").untrained:
         raise ValueError(f"--init-from {recipe.init_from!r} has no weights to start from; leave it out")
     size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples the positions of a transformer
     start = create(recipe.init_from, what="--init-from", pretrained_cfg_overlay=size, **recipe.backbone_args)

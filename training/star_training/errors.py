@@ -8,11 +8,6 @@ import star_zoo
 _PACKAGES = (Path(__file__).parent, Path(star_zoo.__file__).parent)
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, on one line and not too long."""
-    return " ".join(str(error).split())[:300]
-
-
 def unexpected(error: BaseException) -> str:
     """Returns class, message and place of an exception: "KeyError: 'a' (star_training/data/views.py:38)".
 
@@ -27,3 +22,8 @@ def unexpected(error: BaseException) -> str:
             if Path(frame.filename).is_relative_to(package):
                 return f"{said} ({Path(frame.filename).relative_to(package.parent)}:{frame.lineno})"
     return f"{said} ({frames[-1].filename}:{frames[-1].lineno})"
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's message on one line, cut after 300 characters."""
+    return " ".join(str(error).split())[:300]

@@ -21,6 +21,7 @@ from ..engine.trainer import Loop
 from ..errors import one_line
 from ..evaluation import frozen_model as subject
 from ..evaluation.record import record, results_file
+from ..models.resolve import single
 from .average_precision import measure, predict, pycocotools
 from .datasets.base import align
 from .datasets.open import open_set
@@ -73,6 +74,7 @@ class DetectionRun(Loop):
         self.views = TrainingViews(self.images, self.images.trainable, recipe.sizes, recipe.longest, recipe.seed)
         per_epoch = self._count_steps()
 
+        single(recipe.model, "a detector is built on the maps of a single model")
         start = subject.load(recipe.model, recipe.seed)
         self.start = start.fingerprint  # before the detector takes the backbone apart
         torch.manual_seed(recipe.seed)

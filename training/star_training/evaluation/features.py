@@ -98,6 +98,11 @@ def timm_view(backbone: nn.Module) -> Preprocess:
     return Preprocess(lambda images: torch.stack([one(image) for image in images]), f"timm {config}")
 
 
+def objects() -> Preprocess:
+    """Returns the preprocessing of a model that renders objects itself, e.g. spirographs: none."""
+    return Preprocess(lambda things: torch.stack(list(things)), "objects")
+
+
 def pixels(size: int) -> Preprocess:
     """The images themselves, resized to `size` x `size`, values in [0, 1]: what any features must beat."""
 

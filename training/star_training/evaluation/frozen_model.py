@@ -3,21 +3,20 @@
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
 from star_zoo import Objective, Policy
-from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
 
 from ..data import Source
 from ..data.intact import check_intact, intact
-from ..errors import one_line
-from ..models.resolve import called, saved_objective, timm_name
+from ..models.create import create, default_policy
+from ..models.names import Leaf, parse
+from ..models.resolve import called, objective_of
 from .feature_cache import FeatureCache
-from .features import Labelled, Preprocess, extract, pixels, timm_view
+from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
 
 _PIXELS = 32  # side of the images that are their own features
 
@@ -57,9 +56,9 @@ class Subject:
         if self.objective is not None:
             return self.objective.policy
         if isinstance(self.backbone, nn.Flatten):  # pixels
-            return _default_policy(_PIXELS, (0.0,) * 3, (1.0,) * 3)
-        config = timm.data.resolve_model_data_config(self.backbone)
-        return _default_policy(config["input_size"][-1], config["mean"], config["std"])
+            size = (3, _PIXELS, _PIXELS)
+            return default_policy({"input_size": size, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+        return default_policy(timm.data.resolve_model_data_config(self.backbone))
 
     def features(self, source: Source) -> Tensor:
         """Pooled features of every image as timm evaluates this model: (N, D) float32, extracted once."""
@@ -83,10 +82,6 @@ class Subject:
         return Labelled(self.features(source), source.targets)
 
 
-def _default_policy(size: int, mean: Any, std: Any) -> Policy:
-    return Policy((Crop(size), Flip(), ColorJitter(), Grayscale()), mean, std)
-
-
 def _settings(module: nn.Module) -> tuple[object, ...]:
     """What a module computes with beside weights: its class, its plain attributes, the functions among them by name."""
     own = {name: value for name, value in vars(module).items() if name not in vars(nn.Module())}
@@ -108,18 +103,14 @@ def evaluation_device() -> torch.device:
 
 
 def load(name: str, seed: int = 0, cache: Path | None = None) -> Subject:
-    """A model by name: a run, a saved folder, a zoo tag, any timm name or hub id, `untrained:NAME` (random weights
-    from `seed`), or `pixels` for the images themselves. Raises ValueError for what can't be loaded."""
-    if name == "pixels":
+    """Loads a model by any name of `star_training.models.names`, or `pixels`: the images themselves.
+
+    Untrained models get random weights from `seed`. Raises ValueError for a model that can't be loaded.
+    """
+    model = parse(name)
+    if model == Leaf("pixels"):
         return Subject(name, nn.Flatten(), pixels(_PIXELS), cache=cache)
-    untrained = name.startswith("untrained:")
-    if untrained:
-        torch.manual_seed(seed)
-    try:
-        known_as = timm_name(name.removeprefix("untrained:"))
-        backbone = timm.create_model(known_as, pretrained=not untrained, num_classes=0)
-    except (AssertionError, LookupError, OSError, RuntimeError) as error:
-        raise ValueError(f"model {name!r} can't be loaded: {one_line(error)}") from error
-    objective = None if untrained else saved_objective(name)
+    backbone, objective = create(name, seed=seed), objective_of(model)
+    view = objects() if getattr(backbone, "takes_objects", False) else timm_view(backbone)
     device = evaluation_device()
-    return Subject(called(name), backbone.to(device), timm_view(backbone), objective and objective.to(device), cache)
+    return Subject(called(name), backbone.to(device), view, objective and objective.to(device), cache)

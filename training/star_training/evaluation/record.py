@@ -41,8 +41,8 @@ def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> 
 
 
 def results_file(model: str) -> Path | None:
-    """Where records of a model are kept by default: the results.json of its folder; None for other names."""
-    folder = None if model.startswith("untrained:") else model_folder(model)
+    """Returns where records of a model are kept by default, the results.json of its folder; None for other names."""
+    folder = model_folder(model)
     return folder and folder / "results.json"
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ from ..engine.optim import check_optimizer
 from ..errors import one_line
 from ..evaluation.features import timm_view
 from ..evaluation.frozen_model import Subject
-from ..models.resolve import timm_name
+from ..models.create import create
+from ..models.resolve import single
 from .config import FineTune
 
 
@@ -34,19 +34,10 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
     name = settings.model
     if name == "pixels":
         raise ValueError("pixels have no weights to fine-tune; give a model")
-    untrained = name.startswith("untrained:")
+    single(name, "a fine-tuned model is exported for plain timm, which loads no wrappers; fine-tune the model in it")
     size = settings.views.size
     overlay = {"input_size": (3, size, size), "pool_size": None} if size else None
-    try:
-        model: Any = timm.create_model(
-            timm_name(name.removeprefix("untrained:")),
-            pretrained=not untrained,
-            num_classes=0,
-            pretrained_cfg_overlay=overlay,
-            **settings.backbone_args,
-        )
-    except (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"model {name!r} can't be loaded: {one_line(error)}") from error
+    model = create(name, seed=settings.seed, pretrained_cfg_overlay=overlay, **settings.backbone_args)
     fingerprint = Subject(name, model, timm_view(model)).fingerprint
     model.reset_classifier(classes)
     _try_out(model, name)

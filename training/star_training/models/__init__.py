@@ -1,1 +1,5 @@
-"""Model names: their resolution, and the lineage of a continued run."""
+"""Models by name: the grammar (`names`), the files behind a name (`resolve`), the module (`create`), its lineage."""
+
+# the names that commands take, for their help
+LEAVES = "a run, a saved folder, a zoo tag, any timm name, hf-hub:OWNER/NAME, untrained:NAME"
+WRAPPERS = "'averaged(views=8):MODEL', concat:MODEL+MODEL"

@@ -1,13 +1,24 @@
-"""What a model may be called: a run, a saved folder, a zoo tag, `hf-hub:OWNER/NAME`, or any timm name."""
+"""The files behind a model's name: a run, a saved folder, a zoo tag, `hf-hub:OWNER/NAME`, or none of ours."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from star_zoo import Objective, load_objective, star_backbones, zoo
 
+from .names import Leaf, Model, Wrapped, parse
+
 
 def model_folder(name: str) -> Path | None:
-    """The folder with an exported model that a name means: an export, or a run that has one; None for other names."""
+    """Returns the folder with the exported model that a name means: an export, or a run that has one.
+
+    None for other names: untrained models and wrappers have none.
+    """
+    model = parse(name)
+    return None if isinstance(model, Wrapped) or model.untrained else _export(model.name)
+
+
+def _export(name: str) -> Path | None:
     folder = Path(name.removeprefix("local-dir:"))
     for candidate in (folder, folder / "export"):
         if (candidate / "config.json").is_file():
@@ -18,27 +29,48 @@ def model_folder(name: str) -> Path | None:
 
 
 def called(name: str) -> str:
-    """What records and tables call a model: a run or folder by its name alone, for where it lies tells nobody anything.
+    """Returns a model's name in records and tables: runs and folders by their names alone, wherever they are.
 
-    Other names are as they are. Records are published, and a user's folders aren't for all to see.
+    Records are published, and must not contain a user's folders.
     """
-    folder = Path(name.removeprefix("local-dir:"))
+    return str(_called(parse(name)))
+
+
+def _called(model: Model) -> Model:
+    if isinstance(model, Wrapped):
+        return replace(model, models=tuple(map(_called, model.models)))
+    folder = Path(model.name.removeprefix("local-dir:"))
     if not folder.exists():
-        return name
+        return model
     folder = folder.resolve()
-    return folder.parent.name if folder.name == "export" else folder.name
+    return replace(model, name=folder.parent.name if folder.name == "export" else folder.name)
+
+
+def label(recorded: str) -> str:
+    """Returns the short name, for a page, of a model as a record names it: a wrapper's in full, others without path."""
+    return recorded if isinstance(parse(recorded), Wrapped) else Path(recorded).name or recorded
 
 
 def saved_folder(name: str) -> Path:
-    """As `model_folder`, for what works on folders alone. Raises ValueError for other names."""
+    """Returns the folder as `model_folder`. Raises ValueError for names that mean no folder."""
+    if isinstance(parse(name), Wrapped):
+        raise ValueError(f"{name!r} is a wrapper; only a saved folder can be published, installed or shown: give one")
     folder = model_folder(name)
     if folder is None:
         raise ValueError(f"{name!r} doesn't exist; give a run or a saved folder")
     return folder
 
 
+def single(name: str, reason: str) -> Leaf:
+    """Returns the one model that a name means. Raises ValueError for a wrapper, with the reason in the message."""
+    model = parse(name)
+    if isinstance(model, Wrapped):
+        raise ValueError(f"{name!r} is a wrapper; {reason}")
+    return model
+
+
 def tag_folder(tag: str) -> Path | None:
-    """The folder of this machine with a star_* tag's weights, installed or in the package; None for other names."""
+    """Returns the folder on this machine with a star_* tag's weights, installed or in the package, or None."""
     if not tag.startswith("star_"):
         return None
     place = star_backbones.place(tag)
@@ -46,11 +78,11 @@ def tag_folder(tag: str) -> Path | None:
 
 
 def timm_name(name: str) -> str:
-    """The same model as timm's `create_model` takes it; `timm:` may stand before timm's own names.
+    """Returns the name of a single model as timm's `create_model` takes it, without `timm:`, runs as folders.
 
-    What is on the Hub is downloaded here already: timm would take a damaged file for a good one. Raises NotAvailable.
+    Weights on the Hub are downloaded here, because timm would accept a damaged file. Raises NotAvailable.
     """
-    folder = model_folder(name)
+    folder = _export(name)
     if name.startswith(zoo.HUB_PREFIX):
         with contextlib.suppress(FileNotFoundError):  # timm's own older repositories hold no safetensors
             zoo.fetch(zoo.Repository.parse(name), "model.safetensors")
@@ -58,8 +90,20 @@ def timm_name(name: str) -> str:
 
 
 def saved_objective(name: str) -> Objective | None:
-    """The objective that was published or saved beside a model; None for backbones alone, as most timm models are."""
-    name = timm_name(name)
+    """Returns the objective that was saved with a model, or with the one model in a wrapper.
+
+    None without one: for most timm models, untrained models, and several models joined.
+    """
+    return objective_of(parse(name))
+
+
+def objective_of(model: Model) -> Objective | None:
+    """Returns the objective as `saved_objective`, for a parsed name."""
+    if isinstance(model, Wrapped):
+        return objective_of(model.models[0]) if len(model.models) == 1 else None
+    if model.untrained:
+        return None
+    name = timm_name(model.name)
     if not name.startswith(("local-dir:", "star_", zoo.HUB_PREFIX)):
         return None
     try:

@@ -5,14 +5,14 @@ import math
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from star_zoo import Batch, Encoder, Objective, Policy, objectives
 
 from ..errors import one_line
-from ..models.resolve import saved_objective, timm_name
+from ..models.create import create, refusing
+from ..models.resolve import saved_objective, single
 from .recipe import Recipe
 
 
@@ -68,16 +68,13 @@ def build_backbone(recipe: Recipe) -> Any:
         near = difflib.get_close_matches(recipe.backbone, timm.list_models(), 3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(f"backbone {recipe.backbone!r} is no timm model; {hint}timm.list_models() lists all")
-    try:
+    with refusing(f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"):
         overlay = _overlay(recipe.policy, timm.get_pretrained_cfg(recipe.backbone))
         backbone: Any = timm.create_model(
             recipe.backbone, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **recipe.backbone_args
         )
         backbone.set_grad_checkpointing(recipe.grad_checkpointing)
         return backbone
-    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        told = f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"
-        raise ValueError(f"{told}: {one_line(error)}") from error
 
 
 def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
@@ -99,14 +96,10 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
 def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
     """Loads the start of a continued pretraining into a backbone and, where they fit, heads."""
     assert recipe.init_from is not None
-    name = timm_name(recipe.init_from)
+    if single(recipe.init_from, "--init-from takes the weights of a single model; give that one").untrained:
+        raise ValueError(f"--init-from {recipe.init_from!r} has no weights to start from; leave it out")
     size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples the positions of a transformer
-    try:
-        start = timm.create_model(
-            name, pretrained=True, num_classes=0, pretrained_cfg_overlay=size, **recipe.backbone_args
-        )
-    except (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"--init-from {recipe.init_from!r} can't be loaded: {one_line(error)}") from error
+    start = create(recipe.init_from, what="--init-from", pretrained_cfg_overlay=size, **recipe.backbone_args)
     try:
         backbone.load_state_dict(start.state_dict())
     except RuntimeError as error:

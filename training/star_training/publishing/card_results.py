@@ -1,5 +1,6 @@
 """What a card tells of measurements: the records of a results.json as tables, and how to have them again."""
 
+import shlex
 from typing import Any
 
 from ..evaluation import protocols as evals
@@ -55,7 +56,7 @@ def _again(name: str, records: list[dict[str, Any]], comparisons: list[dict[str,
         for (protocol, seed), data in sets.items()
     ]
     lines += [
-        f"star-zoo compare {model} {found['other']} --data {' '.join(found['data_fingerprints'])} "
+        f"star-zoo compare {model} {shlex.quote(found['other'])} --data {' '.join(found['data_fingerprints'])} "
         f"--protocol {' '.join(found['protocols'])}{_seed(found['seed'])}"
         for found in comparisons
     ]

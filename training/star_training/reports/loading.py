@@ -6,7 +6,7 @@ from typing import Any
 
 from ..engine.logging import read
 from ..engine.results import read as read_results
-from ..models.resolve import called, saved_folder
+from ..models.resolve import called, label, saved_folder
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _from_file(path: Path) -> list[Shown]:
     by_model: dict[str, list[dict[str, Any]]] = {}
     for record in _evaluations(path):
         by_model.setdefault(record["model"], []).append(record)
-    return [Shown(Path(model).name or model, None, [], records) for model, records in by_model.items()]
+    return [Shown(label(model), None, [], records) for model, records in by_model.items()]
 
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def override(settings: S, changes: Sequence[str]) -> S:
         path, equals, text = change.partition("=")
         if not equals:
             raise ValueError(f"--set {change!r} has no value; write path=value, for instance optimizer.lr=0.06")
-        _assign(data, path.split("."), _parse(text), path)
+        _assign(data, path.split("."), parse_value(text), path)
     return type(settings).from_dict(data)
 
 
@@ -58,7 +58,8 @@ def _flatten(value: Any, path: str = "") -> dict[str, Any]:
     return {k: v for key, inner in items for k, v in _flatten(inner, f"{path}.{key}".lstrip(".")).items()}
 
 
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Returns the value of some JSON; the text itself where it is none."""
     try:
         return json.loads(text)
     except (RecursionError, ValueError):

@@ -4,11 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from ...models import LEAVES, WRAPPERS
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("first", help="a run, a saved folder, a zoo tag, any timm name, untrained:NAME, or pixels")
+    add("first", help=f"{LEAVES}, pixels, {WRAPPERS}")
     add("second", help="another, whose numbers are taken from the first's")
     add("--data", nargs="+", help="data sets with train and test splits (all that lie in STAR_ZOO_DATA)")
     add("--protocol", nargs="+", default=["linear", "knn"], help="linear, knn or both (%(default)s)")

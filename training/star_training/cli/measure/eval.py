@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 from ...evaluation import protocols as evals
+from ...models import LEAVES, WRAPPERS
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
     add("protocol", help=f"all, or one of {', '.join(evals.known())}")
-    add("model", help="a run, a saved folder, a zoo tag, any timm name, untrained:NAME, or pixels")
+    add("model", help=f"{LEAVES}, pixels, {WRAPPERS}")
     add("--data", nargs="+", help="data sets with train and test splits (all that lie in STAR_ZOO_DATA)")
     add("--seed", type=int, default=0, help="of random splits and random weights (%(default)s)")
     add("--out", type=Path, help="a results.json to add to (the model's own, where it is a folder)")

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 
 from ...detection import recipes
+from ...models import LEAVES
 from ...settings import registry
 
 GO_ON = "go on with --resume"
@@ -15,7 +16,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"recipes:\n{registry.listed(recipes.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("model", help="a run, a saved folder, a zoo tag, any timm name, or untrained:NAME")
+    add("model", help=LEAVES)
     add("--recipe", default="coco256", help="a recipe's name (%(default)s)")
     add("--data", help="images with boxes: *.parquet, a VOC folder, a VOCdevkit, or a COCO folder")
     add("--out", type=Path, required=True, help="the run's folder")

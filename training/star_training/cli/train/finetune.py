@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...models import LEAVES
+
 if TYPE_CHECKING:
     from ...finetuning.config import FineTune
 
@@ -13,7 +15,7 @@ GO_ON = "go on with --resume"
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("model", help="a run, a saved folder, a zoo tag, any timm name, or untrained:NAME")
+    add("model", help=LEAVES)
     add("--data", required=True, help="labelled images with train and test splits")
     add("--fraction", type=float, help="share of each class's training labels, such as 0.01 or 0.1 (all)")
     add("--out", type=Path, help="the folder to write (runs/finetune-MODEL-DATA)")

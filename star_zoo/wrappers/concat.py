@@ -1,0 +1,44 @@
+"""Features of several backbones side by side. Letters: B images, S image size, D features of all backbones together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..augmentations import Policy
+from ._base import Wrapper
+
+
+class Concat(Wrapper):
+    """The features of two backbones or more, one after the other in the order given.
+
+    Each backbone sees the images in its own size and normalisation, made from those of the first.
+    """
+
+    several = True
+    scale: Tensor  # from the first backbone's normalisation to each one's, (number of backbones, 3, 1, 1)
+    shift: Tensor
+
+    def __init__(self, backbones: Sequence[Any], policy: Policy):
+        super().__init__(backbones, policy)
+        if len({bool(getattr(backbone, "takes_objects", False)) for backbone in backbones}) > 1:
+            raise ValueError("Concat takes models of one kind of input; some of these take images, others objects")
+        configs = [timm.data.resolve_model_data_config(backbone) for backbone in backbones]
+        self.sizes = [tuple(config["input_size"][1:]) for config in configs]
+        mean, std = (torch.tensor([config[key] for config in configs], device="cpu") for key in ("mean", "std"))
+        self.register_buffer("scale", (std[0] / std)[..., None, None], persistent=False)
+        self.register_buffer("shift", ((mean[0] - mean) / std)[..., None, None], persistent=False)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        views = (self.view(x, k) for k in range(len(self.backbones)))
+        return torch.cat([backbone(view) for backbone, view in zip(self.backbones, views, strict=True)], 1)
+
+    def view(self, x: Tensor, k: int) -> Tensor:
+        """Returns the images as backbone `k` takes them: (B, 3, S_k, S_k)."""
+        x = x * self.scale[k] + self.shift[k]
+        if x.shape[-2:] == self.sizes[k]:
+            return x
+        return F.interpolate(x, self.sizes[k], mode="bilinear", antialias=True)

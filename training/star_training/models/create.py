@@ -1,0 +1,67 @@
+"""The module that a model's name means, and the policy of its views."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+
+from star_zoo import Policy, wrappers
+from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
+
+from ..errors import one_line
+from .names import Leaf, Model, check_scheme, leaves, parse
+from .resolve import objective_of, timm_name
+
+# the errors of timm and safetensors for names, weights and arguments that they can't use
+_FAILURES = (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turns the errors of creating a model into a ValueError of one line, which begins with `what`."""
+    try:
+        yield
+    except _FAILURES as error:
+        raise ValueError(f"{what}: {one_line(error)}") from error
+
+
+def create(name: str, *, num_classes: int = 0, seed: int = 0, what: str = "model", **arguments: Any) -> Any:
+    """Creates the model that a name means, on the CPU: a timm model, or a wrapper of some.
+
+    Untrained models get random weights from `seed`; `arguments` are those of `timm.create_model`, for each model in a
+    wrapper alike. Raises ValueError for a model that can't be loaded, which the message calls `what`.
+    """
+    model = parse(name)
+    if any(leaf.untrained for leaf in leaves(model)):
+        torch.manual_seed(seed)  # once, so that two untrained models in a wrapper differ
+    if isinstance(model, Leaf):
+        return _single(model, what, num_classes=num_classes, **arguments)
+    made = _wrapped(model, what, arguments)
+    made.reset_classifier(num_classes)
+    return made
+
+
+def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
+    check_scheme(leaf)
+    if leaf == Leaf("pixels"):
+        raise ValueError("pixels are no model: they can be evaluated alone, but not be wrapped or trained")
+    with refusing(f"{what} {str(leaf)!r} can't be loaded"):
+        return timm.create_model(timm_name(leaf.name), pretrained=not leaf.untrained, **arguments)
+
+
+def _wrapped(model: Model, what: str, arguments: dict[str, Any]) -> Any:
+    if isinstance(model, Leaf):
+        return _single(model, what, num_classes=0, **arguments)
+    backbones = [_wrapped(inner, what, arguments) for inner in model.models]
+    objective = objective_of(model)
+    config = timm.data.resolve_model_data_config(backbones[0])
+    policy = default_policy(config) if objective is None else objective.policy
+    return wrappers.build(model.wrapper, backbones, policy, **model.settings)
+
+
+def default_policy(config: dict[str, Any]) -> Policy:
+    """Returns our policy for models without an objective, at the size and pixel statistics of timm's data config."""
+    return Policy((Crop(config["input_size"][-1]), Flip(), ColorJitter(), Grayscale()), config["mean"], config["std"])

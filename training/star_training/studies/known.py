@@ -45,7 +45,7 @@ def cifar10_small() -> Study:
     run to measure. EquiMod and STAR transfer far better than SimCLR; STAR is ahead of EquiMod, by little (0.9 % [0.5,
     1.3] in linear evaluation of the transfer sets), and not told apart from an EquiMod with heads as large; its
     embeddings share more than EquiMod's, not less, if by little against heads as large and by SVCCA. All numbers:
-    hub_cards/cifar10_small/table.md; README.md beside it judges the claims by them.
+    hub_cards/cifar10_small/table.md; README.md judges the claims by them.
     """
     small = ("caltech101", "dtd10", "flowers17", "rsscn7", "signdigits")
     transfer = ("cifar100", *small)
@@ -94,9 +94,9 @@ def cifar10_small() -> Study:
 def stl10_paper() -> Study:
     """The paper's STL-10 setting with its methods and eleven transfer sets, for a GPU. Not run by us.
 
-    About 5,000 images a second on one A100, as hub_cards/benchmarks/README.md estimates: 1.2 hours a run on one GPU,
-    0.3 on four, 0.2 on eight, twelve runs; linear evaluation comes to that. It wants stl10/ as torchvision lays it
-    out, and the transfer sets by their names, each as `star-zoo eval` takes NAME@ROOT.
+    About 5,000 images a second on one A100 as README.md estimates: 1.2 hours a run on one GPU, 0.3 on four, 0.2 on
+    eight, twelve runs; linear evaluation comes to that. It wants stl10/ as torchvision lays it out, and the transfer
+    sets by their names, each as `star-zoo eval` takes NAME@ROOT.
     """
     return _paper("stl10_paper", recipes.stl10_resnet18(), Images("stl10", "STL10"), experts=(4, 8, 16))
 
@@ -104,8 +104,8 @@ def stl10_paper() -> Study:
 def in100_paper() -> Study:
     """The paper's ImageNet-100 setting with its methods and eleven transfer sets, for GPUs. Not run by us.
 
-    As hub_cards/benchmarks/README.md estimates from A100s: 22 hours a run on one GPU, 6 on four, 3.2 on eight, twelve
-    runs. It wants imagenet100/ with train/ and val/ of the hundred classes alone, and the transfer sets by their names.
+    As README.md estimates from A100s: 22 hours a run on one GPU, 6 on four, 3.2 on eight, twelve runs. It wants
+    imagenet100/ with train/ and val/ of the hundred classes alone, and the transfer sets by their names.
     """
     return _paper("in100_paper", recipes.in100_resnet50(), Images("imagenet100"), experts=(2, 4, 8))
 

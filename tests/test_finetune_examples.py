@@ -1,4 +1,4 @@
-"""The two ways to fine-tune without star-zoo that README shows: timm's own train.py, and plain PyTorch.
+"""The two ways to fine-tune without star-zoo that training/README.md shows: timm's own train.py, and plain PyTorch.
 
 timm's train.py comes with no package: it is looked for in `~/.cache/star_zoo/timm_tests/VERSION` and else downloaded
 into it from timm's repository (`STAR_ZOO_TIMM_TESTS` names another folder).
@@ -55,7 +55,7 @@ for epoch in range(epochs):
     model.eval()
     with torch.no_grad():
         hits = [model(images).argmax(1) == labels for images, labels in DataLoader(folders["test"], batch_size=16)]
-    print(f"epoch {epoch + 1}: {torch.cat(hits).float().mean():.1%} of the test images are told right")
+    print(f"epoch {epoch + 1}: {torch.cat(hits).float().mean():.1%} of the test images are correct")
 """
 
 

@@ -1,4 +1,4 @@
-"""README's numbers are those of result files, table by table."""
+"""The pages' numbers are those of result files, table by table."""
 
 import json
 import shutil
@@ -12,8 +12,10 @@ from star_training.studies import run as reproduction
 from star_zoo import zoo
 
 README = Path(__file__).parent.parent / "README.md"
+CARDS = README.parent / "hub_cards"
+ZOO, COMPARED, SPEED = (CARDS / page / "README.md" for page in (".", "cifar10_small", "benchmarks"))
 
-MODELS = README.parent / "hub_cards/resnet10t"
+MODELS = CARDS / "resnet10t"
 TAGS = ("star_resnet10t.cifar10", "star_resnet10t.cifar10_simclr", "star_resnet10t.tin100")
 SHOWN = {tag: zoo.EMBEDDED / tag / "results.json" for tag in TAGS} | {"untrained": MODELS / "untrained.json"}
 METRICS = [
@@ -27,6 +29,11 @@ METRICS = [
 ]  # fmt: skip
 
 
+def words(page: Path) -> str:
+    """A page's text with single spaces, because a phrase may run over the end of a line."""
+    return " ".join(page.read_text(encoding="utf-8").split())
+
+
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -37,7 +44,7 @@ def cost(results: dict[str, Any] | None, what: str) -> float:
 
 
 def comparison() -> str:
-    """README's table of the models in the package, made from the result files."""
+    """The table of the models in the package, made from the result files."""
     results = {label: read(path) for label, path in SHOWN.items()}
     models = [Shown(label, None, [], found["evaluations"]) for label, found in results.items()]
     table = tables.compare(models, METRICS)
@@ -47,7 +54,7 @@ def comparison() -> str:
 
 
 def twins() -> str:
-    """README's table of differences, made from what `star-zoo compare` wrote."""
+    """The table of differences, made from what `star-zoo compare` wrote."""
     (found,) = read(SHOWN[TAGS[0]])["comparisons"]
     assert (found["model"], found["other"]) == TAGS[:2]
     head = ["metric, %", "data", "STAR", "SimCLR", "difference [95 % interval]"]
@@ -58,24 +65,34 @@ def twins() -> str:
     return tables.markdown(tables.Table("", head, rows))
 
 
-def test_the_readmes_numbers_are_those_of_the_result_files() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_tables_of_the_models_are_those_of_the_result_files() -> None:
+    text = ZOO.read_text(encoding="utf-8")
     for expected in (comparison(), twins()):
         assert len(expected.splitlines()) > 8
         assert expected in text, expected
 
 
-def test_the_readmes_size_of_the_models_is_that_of_their_files() -> None:
+def test_the_readmes_tags_have_the_accuracy_of_the_result_files() -> None:
+    text = README.read_text(encoding="utf-8")
+    for tag in TAGS:
+        metrics: dict[str, Any] = {}
+        for record in read(SHOWN[tag])["evaluations"]:
+            metrics |= record["metrics"] if record["data"] == "cifar10" else {}
+        numbers = [f"{100 * metrics[name]['value']:.1f}" for name in ("Linear top-1", "20-NN top-1")]
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{tag}` |"))
+        assert row.endswith(f" | {' | '.join(numbers)} |")
+
+
+def test_the_size_of_the_models_is_that_of_their_files() -> None:
     size = sum(path.stat().st_size for tag in TAGS for path in (zoo.EMBEDDED / tag).iterdir())
-    assert f"with their heads they add {size / 1e6:.0f} MB to the" in README.read_text(encoding="utf-8")
+    assert f"with their heads they add {size / 1e6:.0f} MB to the" in words(ZOO)
 
 
-def test_the_readmes_costs_in_words_are_those_of_the_result_files() -> None:
-    text = " ".join(README.read_text(encoding="utf-8").split())
+def test_costs_in_words_are_those_of_the_result_files() -> None:
     hours = sum(cost(read(path), "seconds") for path in (STUDY / "results").glob("*.json")) / 3600
-    assert f"`cifar10_small` took {hours:.1f} hours of one core" in text
+    assert f"`cifar10_small` took {hours:.1f} hours of one core" in words(COMPARED)
     ours, _, tin100 = (cost(read(SHOWN[tag]), "images") / 1e6 for tag in TAGS)
-    assert f"saw {tin100:.1f} million images to the other's {ours:.1f}" in text
+    assert f"saw {tin100:.1f} million images to the other's {ours:.1f}" in words(ZOO)
 
 
 def test_every_record_tells_the_code_that_made_it() -> None:
@@ -84,11 +101,11 @@ def test_every_record_tells_the_code_that_made_it() -> None:
         assert all(r["versions"]["commit"] for r in [*results["evaluations"], *results.get("comparisons", [])])
 
 
-BENCHMARKS = README.parent / "hub_cards/benchmarks"
+BENCHMARKS = CARDS / "benchmarks"
 
 
 def speed() -> str:
-    """README's table of `star-zoo bench pretrain`, made from the records of its runs."""
+    """The table of `star-zoo bench pretrain`, made from the records of its runs."""
     rows = [
         "| size | run | ours | released style | limit | share of the limit | times the released style |",
         "| --- " * 7 + "|",
@@ -108,26 +125,49 @@ def speed() -> str:
     return "\n".join(rows)
 
 
-def test_the_readmes_speeds_are_those_that_were_recorded() -> None:
-    assert speed() in README.read_text(encoding="utf-8")
+def test_speeds_are_those_that_were_recorded() -> None:
+    assert speed() in SPEED.read_text(encoding="utf-8")
 
 
-def test_the_readmes_rate_of_decoding_is_the_one_that_was_recorded() -> None:
+def test_the_rate_of_decoding_is_the_one_that_was_recorded() -> None:
     found = json.loads((BENCHMARKS / "data.json").read_text(encoding="utf-8"))
     small = sorted((told for size, told in found.items() if size.startswith("500 x ")), key=lambda told: told["ratio"])
     rates = " to ".join(f"{rate:.0f}" for rate in sorted(told["ours, images/s"] for told in small))
-    text = " ".join(README.read_text(encoding="utf-8").split())
+    text = words(SPEED)
     assert f"views of {rates} JPEGs of 500 px a second" in text
     assert f"{small[0]['ratio']:.1f} to {small[1]['ratio']:.1f} times as fast as PIL's plain way" in text
 
 
-STUDY = README.parent / "hub_cards/cifar10_small"
+STUDY = CARDS / "cifar10_small"
 
 
-def test_the_readmes_study_is_that_of_its_results(tmp_path: Path) -> None:
+README_METHODS = {
+    "simclr": "SimCLR",
+    "equimod": "EquiMod",
+    "equimod_wide": "EquiMod, heads as large as STAR's",
+    "star_8": "STAR, 8 experts",
+}
+README_METRICS = {
+    "Linear accuracy, % (cifar10)": "Linear, CIFAR-10, %",
+    "Linear accuracy, % (mean of transfer sets)": "Linear, transfer sets, %",
+    "20-NN top-1, % (mean of transfer sets)": "20-NN, transfer sets, %",
+    "R2, pair, features (cifar10)": "R2",
+}
+
+
+def short_in_the_readme(short: tables.Table) -> str:
+    """README's table of four methods by four metrics, taken from the study's table in short."""
+    columns = [short.head.index(name) for name in README_METRICS]
+    rows = {row[0]: [row[column] for column in columns] for row in short.rows}
+    made = [[name, *rows[method]] for method, name in README_METHODS.items()]
+    return tables.markdown(tables.Table("", ["method", *README_METRICS.values()], made))
+
+
+def test_the_study_is_that_of_its_results(tmp_path: Path) -> None:
     shutil.copytree(STUDY / "results", tmp_path / "results")
     short, _, _, claims = reproduction.tell(studies.find("cifar10_small"), tmp_path)
-    text = README.read_text(encoding="utf-8")
+    assert short_in_the_readme(short) in README.read_text(encoding="utf-8")
+    text = COMPARED.read_text(encoding="utf-8")
     assert tables.markdown(short) in text and tables.markdown(claims) in text
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == (STUDY / "table.md").read_text(encoding="utf-8")
 

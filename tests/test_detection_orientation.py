@@ -103,7 +103,7 @@ def test_square_images_follow_the_majority_which_is_reported(tmp_path: Path, cou
 
 def test_without_a_majority_pixels_are_as_stored_which_is_reported(tmp_path: Path):
     root = coco(tmp_path, "val", [(3, STORED), (1, STORED)])
-    with pytest.warns(BoxWarning, match="0 other images are annotated upright, 0 as stored. They are taken as stored"):
+    with pytest.warns(BoxWarning, match="0 other images are annotated upright, 0 as stored. They are read as stored"):
         images = open_set(str(root), "val")
     assert on_the_object(images) == [True] * 2
 

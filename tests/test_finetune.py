@@ -468,7 +468,7 @@ def test_what_can_not_be_fine_tuned_ends_in_one_line(images: Path, tmp_path: Pat
     )
     assert "'missing' doesn't exist" in told(capsys, "untrained:test_resnet", "--data", "missing")
     pack = write_parquet(tmp_path / "x.parquet", image=[png(1)], label=[0], split=["test"])
-    assert "is measured on a test split" in told(capsys, "untrained:test_resnet", "--data", str(pack), *small)
+    assert "needs a train split and a test split" in told(capsys, "untrained:test_resnet", "--data", str(pack), *small)
     pack.unlink()
     assert list(tmp_path.iterdir()) == []
 

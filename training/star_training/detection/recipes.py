@@ -42,7 +42,7 @@ class DetectionRecipe(Settings):
     head: str  # "c4": a ResNet's last stage on each region; "fpn": a feature pyramid, for timm models with feature maps
     data: DetectionData
     steps: int
-    milestones: tuple[int, int]  # steps at which the learning rate falls to a tenth
+    milestones: tuple[int, int]  # steps at which the learning rate is divided by ten
     warmup: int  # steps of linear warm-up, from a thousandth
     batch_size: int = 16  # images in a step, over all processes
     lr: float = 0.02  # SGD's, for this batch size

@@ -1,4 +1,4 @@
-"""`DetectionSet`: images with boxes, whatever their layout on disk.
+"""`DetectionSet`: images with boxes, independent of their layout on disk.
 
 Letters: N images, M boxes of all images, K boxes of one, C classes, H x W pixels.
 """

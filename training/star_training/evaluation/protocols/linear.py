@@ -112,7 +112,7 @@ def evaluate(
 ) -> Linear:
     """Fits on `train`, chooses w on `val`, refits on both, measures on `test`; each is features (N, D), labels (N,).
 
-    Test images of a class without training images are misses.
+    Test images of a class without training images count as misses.
     """
     both = Logistic(torch.cat((train[0], val[0])), torch.cat((train[1], val[1])), classes)
     chosen = choose(both.first(len(train[1])), val, accuracy)

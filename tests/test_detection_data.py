@@ -182,7 +182,7 @@ def test_wrong_voc_folders(tmp_path: Path):
 def test_an_image_that_is_not_what_its_annotation_says(tmp_path: Path):
     root = write_voc(tmp_path, {"test": [1, 2]})
     (root / "Annotations" / "000001.xml").write_text(xml([], (64, 65)))
-    with pytest.raises(DataError, match="000001.jpg has 64 x 64 pixels, but its annotation says 64 x 65"):
+    with pytest.raises(DataError, match="000001.jpg has 64 x 64 pixels, but 64 x 65 in its annotation"):
         open_set(str(root), "test")
     (root / "Annotations" / "000001.xml").write_text(xml([], (64, 64)))
     photo = root / "JPEGImages" / "000002.jpg"
@@ -215,12 +215,12 @@ def test_wrong_coco_annotations(tmp_path: Path, changes: dict, told: str):
 def test_wrong_coco_folders(tmp_path: Path):
     write_coco(tmp_path, "val2014", [1])
     write_coco(tmp_path, "val2017", [1])
-    with pytest.raises(NoSuchSplit, match="there are several, val2014, val2017: name one in full"):
+    with pytest.raises(NoSuchSplit, match="several match, val2014, val2017; give one in full"):
         open_set(str(tmp_path), "val")
-    with pytest.raises(NoSuchSplit, match="there are none, only val2014, val2017"):
+    with pytest.raises(NoSuchSplit, match="not found; known: val2014, val2017"):
         open_set(str(tmp_path), "train")
     (tmp_path / "val2014").rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="images of val2014 are not there"):
+    with pytest.raises(DataError, match="images of val2014 are missing"):
         open_set(str(tmp_path), "val2014")
     (tmp_path / "annotations" / "instances_val2017.json").write_text("[")
     with pytest.raises(DataError, match="can't read the annotations .*instances_val2017.json"):

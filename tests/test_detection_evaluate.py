@@ -118,7 +118,7 @@ def test_what_is_ignored_is_neither_asked_for_nor_wrong(kind: str):
 
 
 def test_a_set_without_boxes_has_no_average_precision():
-    with pytest.raises(ValueError, match="given has no boxes to be found"):
+    with pytest.raises(ValueError, match="given has no boxes to detect"):
         measure(given([], []), [NOTHING] * 2)
     with pytest.raises(ValueError, match="no boxes"):
         measure(given([Box(0, 0, 0, 9, 9, difficult=True)]), [NOTHING])

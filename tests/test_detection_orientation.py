@@ -95,7 +95,7 @@ def test_a_voc_folder_of_upright_annotations(tmp_path: Path):
 def test_square_images_follow_the_majority_which_is_reported(tmp_path: Path, count: int, annotated: str):
     kinds = [(8, annotated)] * count + [(6, UPRIGHT if annotated == STORED else STORED), (6, annotated, (64, 64))]
     root = coco(tmp_path, "val", kinds)
-    told = r"1 images of .* such as .*\.jpg have an EXIF orientation.*fits the stored and the upright image"
+    told = r"1 images of .*, e\.g\. .*\.jpg, have an EXIF orientation.*fits both the stored and the upright image"
     with pytest.warns(BoxWarning, match=told):
         images = open_set(str(root), "val")
     assert on_the_object(images) == [True] * len(kinds)
@@ -103,7 +103,7 @@ def test_square_images_follow_the_majority_which_is_reported(tmp_path: Path, cou
 
 def test_without_a_majority_pixels_are_as_stored_which_is_reported(tmp_path: Path):
     root = coco(tmp_path, "val", [(3, STORED), (1, STORED)])
-    with pytest.warns(BoxWarning, match="0 other images are annotated upright, 0 as stored. They are taken as stored"):
+    with pytest.warns(BoxWarning, match="0 other images are annotated upright, 0 as stored. They are read as stored"):
         images = open_set(str(root), "val")
     assert on_the_object(images) == [True] * 2
 
@@ -126,9 +126,9 @@ def test_sizes_are_checked_before_training_those_of_the_test_images_too(tmp_path
     arguments = ["detect", "untrained:test_resnet", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
     assert main([*arguments, "--set", "precision=no"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path}/val/0.jpg has 64 x 96 pixels, but its annotation says 65 x 96" in line
+    assert f"{tmp_path}/val/0.jpg has 64 x 96 pixels, but 65 x 96 in its annotation" in line
     assert not (tmp_path / "run").exists()
-    with pytest.raises(DataError, match="0.jpg has 64 x 96 pixels, but its annotation says 96 x 65"):
+    with pytest.raises(DataError, match="0.jpg has 64 x 96 pixels, but 96 x 65 in its annotation"):
         open_set(str(coco(tmp_path, "val", [(1, STORED)], width=96, height=65)), "val")
 
 

@@ -284,7 +284,7 @@ def test_what_can_not_be_trained_leaves_no_folder(tmp_path: Path, setting: str, 
 
 def test_an_image_size_that_the_backbone_can_not_see(tmp_path: Path):
     recipe = tiny(tmp_path, "head=fpn", model="untrained:swin_tiny_patch4_window7_224")
-    with pytest.raises(ValueError, match="can't see images of 32 pixels"):
+    with pytest.raises(ValueError, match="can't process images of 32 pixels"):
         DetectionRun(recipe, tmp_path / "run")
 
 
@@ -319,7 +319,7 @@ def test_the_papers_recipe_is_mocos():
 
 def test_images_to_train_and_to_test_on_are_others(tmp_path: Path):
     with pytest.raises(
-        ValueError, match=r"data.train=train and data.test=train share 6 images, such as row 0 of scenes"
+        ValueError, match=r"data.train=train and data.test=train share 6 images, e\.g\. row 0 of scenes"
     ):
         DetectionRun(tiny(tmp_path, "data.test=train"), tmp_path / "run")
 

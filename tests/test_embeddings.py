@@ -58,7 +58,7 @@ def test_features_and_embeddings_that_are_not_finite_are_refused():
 
 def test_features_that_are_too_many_to_measure_are_refused(monkeypatch):
     monkeypatch.setattr(embeddings, "_WIDEST", 7)
-    with pytest.raises(ValueError, match="eye has 8 features; this is measured of at most 7"):
+    with pytest.raises(ValueError, match="eye has 8 features; this is measured for at most 7"):
         view(Sees(), Photos(4), base, 0)
 
 

@@ -256,7 +256,7 @@ def labelled(train: Tensor | None, test: Tensor | None) -> Splits:
         (torch.rand(4, 2), torch.rand(4, 2), "the labels of given are numbers; fine-tuning needs classes"),
         (torch.arange(3), torch.arange(5), "has 2 classes that its train split lacks: 3, 4; a classifier can't"),
         (torch.arange(2), torch.arange(9), "has 7 classes that its train split lacks: 2, 3, 4, 5, 6 and 2 more;"),
-        (torch.zeros(3).long(), torch.zeros(3).long(), "given: the images to train on are all of one class"),
+        (torch.zeros(3).long(), torch.zeros(3).long(), "given: the training images are all of one class"),
     ],
 )
 def test_labels_that_can_not_be_learned_are_refused(train, test, message: str):
@@ -442,7 +442,7 @@ def test_wrong_settings_are_refused(change: str, message: str):
 def test_too_few_images_or_an_odd_batch_to_mix_are_refused():
     with pytest.raises(ValueError, match=r"7 labelled images .* a step takes 8; .* --set batch_size=6"):
         steps_per_epoch(tiny("images"), 7, 1)
-    with pytest.raises(ValueError, match="batch_size 8 is shared by 3 processes; it must be a multiple"):
+    with pytest.raises(ValueError, match="batch_size 8 must be a multiple of the number of processes, 3"):
         steps_per_epoch(tiny("images"), 90, 3)
     with pytest.raises(ValueError, match="batch_size 9 is odd on each process; mixup and cutmix mix pairs"):
         steps_per_epoch(tiny("images", "batch_size=9", "cutmix=1"), 90, 1)
@@ -472,7 +472,7 @@ def test_what_can_not_be_fine_tuned_ends_in_one_line(images: Path, tmp_path: Pat
     )
     assert "'missing' doesn't exist" in told(capsys, "untrained:test_resnet", "--data", "missing")
     pack = write_parquet(tmp_path / "x.parquet", image=[png(1)], label=[0], split=["test"])
-    assert "is measured on a test split" in told(capsys, "untrained:test_resnet", "--data", str(pack), *small)
+    assert "needs a train split and a test split" in told(capsys, "untrained:test_resnet", "--data", str(pack), *small)
     pack.unlink()
     assert list(tmp_path.iterdir()) == []
 

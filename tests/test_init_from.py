@@ -106,7 +106,7 @@ def test_a_run_and_its_export_give_backbone_and_heads(finished: Path, folder: st
         (
             ('policy.augmentations=[{"name": "Crop", "size": 32}]',),
             "star",
-            "fresh heads: those in {} know the parameters h, rback, gfore, gback, bfore, bback",
+            "fresh heads: those in {} are for the parameters h, rback, gfore, gback, bfore, bback",
         ),
     ],
 )

@@ -137,8 +137,8 @@ def test_the_mean_over_classes_chooses_too():
     ("train", "message"),
     [
         (blobs(1), "given has 1 training images; give two or more"),
-        (Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long)), "given: the images to train on are all of"),
-        (blobs(2), "all of one class; give images of two classes or more, and enough of each to hold some out"),
+        (Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long)), "given: the training images are all of"),
+        (blobs(2), "all of one class; give images of at least two classes, and enough of each to hold some out"),
         (Labelled(randn(20, 5), randn(20, 2)), "given has numbers for labels; classification needs classes"),
     ],
 )
@@ -149,7 +149,7 @@ def test_what_cannot_be_learned_from_is_refused(train: Labelled, message: str):
 
 def test_images_of_one_class_are_refused_with_a_validation_split_too():
     one = Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long))
-    with pytest.raises(ValueError, match="given: the images to train on are all of one class"):
+    with pytest.raises(ValueError, match="given: the training images are all of one class"):
         linear.run(Oracle(), splits(one, blobs(9), blobs(9)))
 
 

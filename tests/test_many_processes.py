@@ -111,6 +111,6 @@ def test_two_processes_compute_what_one_does(tmp_path: Path, monkeypatch):
 
 
 def test_a_batch_must_be_divisible_among_the_processes():
-    with pytest.raises(ValueError, match="batch_size 9 is shared by 2 processes; it must be a multiple"):
+    with pytest.raises(ValueError, match="batch_size 9 must be a multiple of the number of processes, 2"):
         count_steps(tiny("batch_size=9"), Spirographs(90), 2)
     assert count_steps(tiny("batch_size=9", "accumulate=2"), Spirographs(90), 3) == (5, 10)

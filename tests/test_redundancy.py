@@ -204,7 +204,7 @@ def test_the_protocol_knows_equal_embeddings_and_says_what_chance_is():
 def test_few_images_are_warned_of_and_too_few_refused():
     with pytest.warns(redundancy.FewImagesWarning, match="39 test images for embeddings of 4 dimensions"):
         found = redundancy.run(Sees(Halves(POLICY)), data(1, 39))
-    assert "fewer than 10 images a dimension" in found.settings["warning"]
+    assert "fewer than 10 images per dimension" in found.settings["warning"]
     assert "warning" not in redundancy.run(Sees(Halves(POLICY)), data(1, 40)).settings
     with pytest.raises(ValueError, match="test has 8 test images for embeddings of 4 and 4 dimensions: .* at least 9"):
         redundancy.run(Sees(Halves(POLICY)), data(1, 8))

@@ -81,7 +81,7 @@ def test_the_rule_of_the_table_holds_where_the_validation_split_tests(tmp_path: 
 def test_online_evaluation_learns_from_no_image_that_it_measures_on(tmp_path: Path):
     sizes = {"train": (6, 4), "val": (4, 6)}
     write_folder(tmp_path, {f"{s}/{c}/{k}.png": png(k, sizes[s]) for s in sizes for k in range(9) for c in "ab"})
-    with pytest.raises(ValueError, match="data.bank=val is what online evaluation measures on; give another split"):
+    with pytest.raises(ValueError, match="online evaluation measures on data.bank=val; give another split"):
         open_data(tiny(f"data.source={tmp_path}", "data.bank=val"))
     _, bank, held_out = open_data(tiny(f"data.source={tmp_path}"))
     assert (bank.describe(0), held_out.describe(0)) == tuple(f"{tmp_path / s}/a/0.png" for s in ("train", "val"))
@@ -97,5 +97,5 @@ def test_the_monitor_of_one_class_measures_nothing(tmp_path: Path):
 def test_ids_are_no_classes_to_fine_tune(tmp_path: Path):
     pack = write_parquet(tmp_path / "x.parquet", image=[png(k) for k in range(8)], label=[7, 2**62] * 4)
     settings = FineTune(model="untrained:test_resnet", data=LabelledData(source=str(pack)))
-    with pytest.raises(ValueError, match=f"the labels of x go to {2**62}; number the classes from 0, without gaps"):
+    with pytest.raises(ValueError, match=f"the labels of x go up to {2**62}; number the classes from 0, without gaps"):
         open_labelled(settings, Splits(str(pack)))

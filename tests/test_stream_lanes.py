@@ -348,20 +348,20 @@ def test_bad_images_of_a_run_are_told_and_too_many_end_it(tmp_path: Path):
 
 def test_a_run_says_that_it_starts_no_more_workers_than_lanes(source, tmp_path: Path):
     notes = Run(tiny(*STREAMED, source, "run.workers=5"), tmp_path / "run").notes
-    assert "4 lanes of the stream to read: no more workers than that" in notes
+    assert "4 lanes of the stream to read, so no more workers than that" in notes
     assert "no held-out labels: the features are not evaluated online" in notes
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["data.images=null"], r"can't be counted; say how many images make an epoch: --set data.images=N"),
+        (["data.images=null"], r"can't be counted; give images per epoch with --set data.images=N"),
         (["data.images=7"], r"has 7 images to train on, but a step takes 8; give more images"),
         (["data.images=0"], "data.images is 0; it must be at least 1"),
         (["data.buffer=0"], "data.buffer is 0; it must be at least 1"),
         (["data.limit=9"], "data.limit=9 can't choose among the images of a stream; give fewer shards"),
         (["data.lanes=3"], "batch_size 8 must be a multiple of the lanes"),
-        (["data.source=spirograph:32"], "data.images=32 is for streams; spirograph:32 is counted. Use data.limit"),
+        (["data.source=spirograph:32"], "data.images=32 is for streams, but spirograph:32 isn't one; use data.limit"),
     ],
 )
 def test_settings_that_make_no_stream_are_refused_before_anything_is_written(changes, message, source, tmp_path):

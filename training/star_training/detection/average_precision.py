@@ -1,6 +1,6 @@
-"""How good detections are: COCO's and VOC's average precision, counted by pycocotools, with intervals over images.
+"""COCO's and VOC's average precision, computed by pycocotools, with intervals over images.
 
-Letters: N images, K detections of one, T overlaps, R recalls, C classes.
+Letters: N images, K detections in one, T IoU thresholds, R recalls, C classes.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _Z = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 
 class Detections(NamedTuple):
-    """What a detector found in one image."""
+    """A detector's output for one image."""
 
     boxes: Tensor  # (K, 4) float32: left, top, right, bottom in pixels of the image
     labels: Tensor  # (K,) int64, from 0
@@ -34,7 +34,10 @@ class Detections(NamedTuple):
 def predict(
     detector: nn.Module, images: DetectionSet, indices: Sequence[int], short: int, long: int
 ) -> list[Detections]:
-    """What a detector of `model.build` finds in some images, each shown by itself, `short` pixels high or wide."""
+    """Returns the detections of a detector of `model.build` in some images, which it processes one by one.
+
+    The shorter side has `short` pixels, or fewer if the longer side would exceed `long`.
+    """
     device = next(detector.parameters()).device
     found = []
     with evaluating(detector):
@@ -48,32 +51,32 @@ def predict(
 
 
 def measure(images: DetectionSet, detections: Sequence[Detections]) -> Measurement:
-    """Average precision of what was found in each image of a set, in its order; the details hold that of each class.
+    """Returns the average precision of detections in a set's images, in their order; the details hold it by class.
 
-    "COCO AP" is the mean over ten overlaps from 0.5 to 0.95 and over 101 recalls, AP50 and AP75 are those of one
-    overlap. "VOC" is VOC07's mean over 11 recalls, which detectron2 reports for VOC07; the matching is COCO's in both.
-    Intervals are 1.96 standard errors wide to both sides, those of the mean over 200 bootstrap resamples of the images;
-    they hold the trained detector fixed. Raises ValueError for a set without boxes, ImportError without pycocotools.
+    "COCO AP" is the mean over ten IoU thresholds from 0.5 to 0.95 and over 101 recalls; AP50 and AP75 use one
+    threshold. "VOC" is VOC07's mean over 11 recalls, which detectron2 reports for VOC07; both use COCO's matching.
+    Intervals extend 1.96 standard errors to both sides, estimated from 200 bootstrap resamples of the images; they hold
+    the trained detector fixed. Raises ValueError for a set without boxes, ImportError without pycocotools.
     """
     evaluated = _evaluated(images, detections)
     curves = evaluated.eval["precision"][..., 0, 0]  # (T, R, C)
     curves = np.where(curves < 0, np.nan, curves)
     if np.isnan(curves).all():
-        raise ValueError(f"{images.name} has no boxes to be found; average precision means nothing there")
+        raise ValueError(f"{images.name} has no boxes to detect, so average precision is undefined")
     classes, recalls = bootstrap.matches(evaluated, len(images)), evaluated.params.recThrs
     draws = np.random.default_rng(0).multinomial(len(images), np.full(len(images), 1 / len(images)), _RESAMPLES)
     drawn = [_averages(bootstrap.precision(classes, weights, recalls)) for weights in draws]
     metrics = {}
     for name, value in _averages(curves).items():
         half = _Z * float(np.nanstd([averages[name] for averages in drawn], ddof=1))
-        one = len(images) == 1  # which has no spread
+        one = len(images) == 1  # a single image has no spread
         metrics[name] = Metric(value) if one else Metric(value, max(0.0, value - half), min(1.0, value + half))
     each = {name: float(ap) for name, ap in zip(images.classes, curves.mean((0, 1)), strict=True) if not np.isnan(ap)}
     return Measurement(metrics, details={"COCO AP by class": each})
 
 
 def pycocotools() -> tuple[Any, Any]:
-    """Its classes COCO and COCOeval. Raises ImportError saying what to install."""
+    """Returns the classes COCO and COCOeval. Raises ImportError with the command that installs them."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -83,7 +86,7 @@ def pycocotools() -> tuple[Any, Any]:
 
 
 def _averages(curves: np.ndarray) -> dict[str, float]:
-    """The metrics of precision curves (T, R, C), NaN for a class without objects; all NaN where no class has any."""
+    """Returns the metrics of curves (T, R, C), NaN for classes without objects; all NaN if no class has any."""
     named = {"COCO": curves, "VOC": curves[:, ::10]}
     present = ~np.isnan(curves[0, 0])
     return {
@@ -94,7 +97,7 @@ def _averages(curves: np.ndarray) -> dict[str, float]:
 
 
 def _evaluated(images: DetectionSet, detections: Sequence[Detections]) -> Any:
-    """A COCOeval that has evaluated and accumulated, over boxes of all sizes and 100 detections an image."""
+    """Returns a COCOeval after `evaluate` and `accumulate`, for boxes of all sizes and 100 detections per image."""
     COCO, COCOeval = pycocotools()
     truth = [
         {**thing, "crowd": int(crowd), "iscrowd": int(crowd or difficult)}
@@ -109,14 +112,14 @@ def _evaluated(images: DetectionSet, detections: Sequence[Detections]) -> Any:
         for index, told in enumerate(detections)
         for thing, score in zip(_things(index, told.boxes, told.labels), told.scores.tolist(), strict=True)
     ]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells every step
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
         tables = []
         for things in (truth, found):
             table = COCO()
             table.dataset = {
                 "images": [{"id": index} for index in range(len(images))],
                 "categories": [{"id": label} for label in range(len(images.classes))],
-                # numbered from 1: it takes the number 0 for no match
+                # numbered from 1, because pycocotools uses 0 for no match
                 "annotations": [{**thing, "id": number} for number, thing in enumerate(things, 1)],
             }
             table.createIndex()
@@ -131,8 +134,10 @@ def _evaluated(images: DetectionSet, detections: Sequence[Detections]) -> Any:
 
 
 def _overlaps(evaluated: Any, compute: Any, image: int, category: int) -> Any:
-    """COCO's overlaps, where VOC's difficult objects are overlapped as any object, though they are ignored as a crowd:
-    of a crowd it is the share of the detection inside it that counts."""
+    """Uses plain IoU for VOC-difficult boxes, which are otherwise ignored as crowds are.
+
+    For a crowd, COCO uses the share of the detection inside it.
+    """
     objects = evaluated._gts[image, category]
     for thing in objects:
         thing["iscrowd"] = thing["crowd"]
@@ -143,7 +148,7 @@ def _overlaps(evaluated: Any, compute: Any, image: int, category: int) -> Any:
 
 
 def _things(image: int, boxes: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    """Boxes of one image as pycocotools wants them: left, top, width and height."""
+    """Returns the boxes of one image in pycocotools' format: left, top, width and height."""
     sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).double()
     return [
         {"image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}

@@ -1,8 +1,8 @@
-"""Average precision over resampled images: what another draw of as many images might have given.
+"""Average precision over bootstrap resamples of the images.
 
-Matching detections to objects doesn't depend on the other images, so it is done once, by pycocotools; a resample only
-weighs what each image adds to the precision curves.
-Letters: N images, K classes, D detections of a class, T overlaps (0.50, 0.55 ... 0.95), R recalls (0, 0.01 ... 1).
+Matching detections to objects doesn't depend on the other images, so pycocotools does it once; a resample only
+reweights each image's contribution to the precision curves.
+Letters: N images, K classes, D detections of a class, T IoU thresholds (0.50 ... 0.95), R recalls (0, 0.01 ... 1).
 """
 
 from typing import Any, NamedTuple
@@ -11,16 +11,16 @@ import numpy as np
 
 
 class Matches(NamedTuple):
-    """What pycocotools found out about one class, detections sorted by falling score."""
+    """The matches of one class by pycocotools, detections sorted by descending score."""
 
     image: np.ndarray  # (D,) int64: number of the image
-    right: np.ndarray  # (T, D) bool: found an object
-    wrong: np.ndarray  # (T, D) bool: found none; neither where the object was one to ignore
-    objects: np.ndarray  # (N,) int64: objects of each image that ask to be found
+    right: np.ndarray  # (T, D) bool: matches an object
+    wrong: np.ndarray  # (T, D) bool: matches none; neither is true if the object is ignored
+    objects: np.ndarray  # (N,) int64: objects of each image that are not ignored
 
 
 def matches(evaluated: Any, images: int) -> list[Matches]:
-    """By class, from a COCOeval whose images are numbered from 0, after `evaluate()` with one range of areas."""
+    """Returns the matches by class of a COCOeval with images numbered from 0, after `evaluate` with one area range."""
     found = []
     for k in range(len(evaluated.params.catIds)):
         rows = [row for row in evaluated.evalImgs[k * images : (k + 1) * images] if row is not None]
@@ -41,7 +41,7 @@ def matches(evaluated: Any, images: int) -> list[Matches]:
 
 
 def precision(classes: list[Matches], weights: np.ndarray, recalls: np.ndarray) -> np.ndarray:
-    """Interpolated precision (T, R, K) with image n counted weights[n] times; NaN for a class without objects."""
+    """Returns interpolated precision (T, R, K), image n counted weights[n] times; NaN for a class without objects."""
     overlaps = len(classes[0].right)
     curves = np.full((overlaps, len(recalls), len(classes)), np.nan)
     for k, found in enumerate(classes):
@@ -51,7 +51,7 @@ def precision(classes: list[Matches], weights: np.ndarray, recalls: np.ndarray) 
         times = weights[found.image]
         right, wrong = np.cumsum(found.right * times, axis=1), np.cumsum(found.wrong * times, axis=1)
         share = right / np.maximum(right + wrong, np.finfo(float).eps)
-        highest = np.maximum.accumulate(share[:, ::-1], axis=1)[:, ::-1]  # at this recall or any above it
+        highest = np.maximum.accumulate(share[:, ::-1], axis=1)[:, ::-1]  # at this recall or above
         for t in range(overlaps):
             place = np.searchsorted(right[t] / objects, recalls, side="left")
             curves[t, :, k] = np.append(highest[t], 0.0)[place]

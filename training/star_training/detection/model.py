@@ -1,6 +1,6 @@
-"""Faster R-CNN on a timm backbone, C4 or with a feature pyramid, out of torchvision's parts.
+"""Faster R-CNN on a timm backbone, C4 or with a feature pyramid, built from torchvision's parts.
 
-Letters: B images, R regions, A anchors at a place, C classes, D channels, H x W pixels, h x w places of a map.
+Letters: B images, R regions, A anchors per location, C classes, D channels, H x W pixels, h x w locations.
 """
 
 from collections import OrderedDict
@@ -19,15 +19,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 _RATIOS = (0.5, 1.0, 2.0)  # an anchor's height over its width
 _SIZES = 5  # of anchors
-_STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on, those of them that there are
+_STRIDES = (4, 8, 16, 32)  # of a pyramid's maps, as far as the backbone has them
 
 
 def build(backbone: Any, head: str, classes: int, anchor: int, regions: int) -> FasterRCNN:
-    """A detector whose backbone is the given one, which it takes apart.
+    """Builds a detector on a backbone, which it takes apart.
 
-    Trained on a list of images (3, H, W) float in [0, 1] and a list of {"boxes" (K, 4), "labels" (K,) from 1}, it gives
-    four losses; evaluated on images alone, "boxes", "labels" and "scores" of each. Raises ValueError for a backbone
-    that the head can't stand on.
+    In training, it takes lists of images (3, H, W) float in [0, 1] and of {"boxes" (K, 4), "labels" (K,) from 1}, and
+    returns four losses; in evaluation, it takes images alone and returns "boxes", "labels" and "scores" of each.
+    Raises ValueError for a backbone that doesn't fit the head.
     """
     parts = {"c4": _c4, "fpn": _fpn}[head](backbone, classes + 1, [anchor * 2**k for k in range(_SIZES)])
     detector = FasterRCNN(**parts, box_batch_size_per_image=regions)
@@ -37,14 +37,14 @@ def build(backbone: Any, head: str, classes: int, anchor: int, regions: int) -> 
 
 
 class _Normalise(GeneralizedRCNNTransform):
-    """Normalises and pads; images come in the size they are to have."""
+    """Normalises and pads; images already have their final size."""
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         return image, target
 
 
-# torchvision computes coordinates in the type of what the layers give: these give float32 under autocast too, for
-# bfloat16's 8 bits would place a box to a few pixels only
+# torchvision computes coordinates in the dtype of the layers' outputs; these layers return float32 under autocast too,
+# because bfloat16's 8 bits would locate a box to a few pixels only
 
 
 class _FullHead(RPNHead):
@@ -73,7 +73,7 @@ class Stem(nn.Module):
 
 
 def _c4(backbone: Any, outputs: int, anchors: list[int]) -> dict[str, object]:
-    """Regions are proposed and pooled on stride 16; the last stage and one more norm (MoCo's) see each of them."""
+    """Proposes and pools regions at stride 16; the last stage and one more norm (MoCo's) process each region."""
     if not isinstance(backbone, ResNet) or [f["reduction"] for f in backbone.feature_info[-2:]] != [16, 32]:
         raise ValueError(f"head 'c4' needs one of timm's ResNets, not {type(backbone).__name__}; give --set head=fpn")
     stem, width = Stem(backbone), backbone.num_features
@@ -83,7 +83,7 @@ def _c4(backbone: Any, outputs: int, anchors: list[int]) -> dict[str, object]:
         "backbone": stem,
         "rpn_anchor_generator": generator,
         "rpn_head": _FullHead(stem.out_channels, generator.num_anchors_per_location()[0]),
-        # how many proposals, and how they are pooled: detectron2's
+        # detectron2's numbers of proposals and pooling
         "rpn_pre_nms_top_n_train": 12_000,
         "rpn_pre_nms_top_n_test": 6_000,
         "box_roi_pool": MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=0),
@@ -95,7 +95,7 @@ def _c4(backbone: Any, outputs: int, anchors: list[int]) -> dict[str, object]:
 
 
 class Pyramid(nn.Module):
-    """A backbone's maps of strides 4 to 32 as a feature pyramid: (B, 3, H, W) -> names with maps (B, 256, h, w)."""
+    """A feature pyramid on a backbone's maps of strides 4 to 32: (B, 3, H, W) -> names with maps (B, 256, h, w)."""
 
     out_channels = 256
 
@@ -103,7 +103,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.indices, channels = _levels(backbone)
         self.names = [str(level) for level in range(len(self.indices))]
-        # what lies behind the last map would get no gradient
+        # layers behind the last map would get no gradient
         self.indices = backbone.prune_intermediate_layers(self.indices, prune_norm=True)
         self.backbone = backbone
         self.fpn = FeaturePyramidNetwork(channels, self.out_channels, extra_blocks=LastLevelMaxPool())
@@ -117,25 +117,25 @@ class Pyramid(nn.Module):
 
 
 def _levels(backbone: Any) -> tuple[list[int], list[int]]:
-    """The last map of each stride: its index among the backbone's maps, and its channels."""
+    """Returns index and channels of the backbone's last map at each stride."""
     info = getattr(backbone, "feature_info", None) if hasattr(backbone, "forward_intermediates") else None
     last = {level["reduction"]: (index, level["num_chs"]) for index, level in enumerate(info or [])}
     last = {stride: place for stride, place in sorted(last.items()) if stride in _STRIDES}
     if len(last) < 2:
         raise ValueError(
-            f"head 'fpn' needs maps of several strides, and {type(backbone).__name__} gives those of "
-            f"{', '.join(map(str, last)) or 'none'} of {_STRIDES}; take another model"
+            f"head 'fpn' needs maps of at least two strides of {_STRIDES}, but {type(backbone).__name__} has "
+            f"{', '.join(map(str, last)) or 'none'}; give another model"
         )
     indices, channels = zip(*last.values(), strict=True)
     return list(indices), list(channels)
 
 
 def _fpn(backbone: Any, outputs: int, anchors: list[int]) -> dict[str, object]:
-    """One anchor size a level, the coarsest level pooled once more; two fully connected layers see each region."""
+    """Uses one anchor size per level and a pooled coarsest level; two linear layers process each region."""
     pyramid = Pyramid(backbone)
     sizes = [(size,) for size in anchors[: len(pyramid.names) + 1]]
     generator = AnchorGenerator(tuple(sizes), (_RATIOS,) * len(sizes))
-    # a region goes to the level whose anchors it is like: of 224 pixels to the third where anchors begin with 32
+    # a region is pooled from the level with anchors of its size: 224 pixels from the third if anchors start at 32
     pool = MultiScaleRoIAlign(pyramid.names, output_size=7, sampling_ratio=2, canonical_scale=7 * anchors[0])
     return {
         "backbone": pyramid,
@@ -148,7 +148,7 @@ def _fpn(backbone: Any, outputs: int, anchors: list[int]) -> dict[str, object]:
 
 
 def parameter_groups(detector: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """The parameters in two groups: all but the norms' decay, as in detectron2."""
+    """Returns the parameters in two groups: those that decay, and those of norms, which don't, as in detectron2."""
     kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
     norms = {id(p) for module in detector.modules() if isinstance(module, kinds) for p in module.parameters(False)}
     trained = [p for p in detector.parameters() if p.requires_grad]

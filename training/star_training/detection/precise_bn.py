@@ -1,4 +1,4 @@
-"""Batch norm's statistics measured anew, after training: what detectron2 calls precise BN."""
+"""Precise batch norm: re-estimates batch norm statistics after training, as detectron2 does."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,9 +10,10 @@ from torch import nn
 
 @contextlib.contextmanager
 def settling(module: nn.Module) -> Iterator[None]:
-    """Of what passes inside, the statistics of every batch norm become the plain means, for all processes the first's.
+    """Re-estimates batch norm statistics as plain averages over the batches run inside.
 
-    The running statistics lag behind weights that moved until the end.
+    On exit, it broadcasts the statistics of rank 0. Running statistics would lag behind weights that change until
+    the last step.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]

@@ -1,6 +1,6 @@
-"""Detection recipes: one function each, giving a DetectionRecipe; `star-zoo detect MODEL --recipe NAME` runs it.
+"""Detection recipes, one function each that returns a DetectionRecipe; `star-zoo detect MODEL --recipe NAME` runs it.
 
-Each says its source and its cost. A new recipe is a new public function here.
+Each docstring states source and cost. To add a recipe, add a public function here.
 """
 
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from ..settings.common import LoopConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionData:
-    """Which images. See `open_set` for what `source` and the splits may be."""
+    """The images. See `open_set` for the values of `source` and the splits."""
 
     source: str
     train: str = "train"
@@ -35,26 +35,26 @@ class DetectionLoop(LoopConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionRecipe(Settings):
-    """Everything that decides what a detector comes out as, but for the backbone it starts from."""
+    """All settings that determine a trained detector, apart from the weights of its backbone."""
 
     name: str
     model: str  # a run, a saved folder, a zoo tag, any timm name, untrained:NAME
-    head: str  # "c4": a ResNet's last stage on each region; "fpn": a feature pyramid, for any timm model that has maps
+    head: str  # "c4": a ResNet's last stage on each region; "fpn": a feature pyramid, for timm models with feature maps
     data: DetectionData
     steps: int
-    milestones: tuple[int, int]  # steps after which the learning rate is a tenth of what it was
-    warmup: int  # steps of linear rise from a thousandth
+    milestones: tuple[int, int]  # steps at which the learning rate is divided by ten
+    warmup: int  # steps of linear warm-up, from a thousandth
     batch_size: int = 16  # images in a step, over all processes
     lr: float = 0.02  # SGD's, for this batch size
     momentum: float = 0.9
-    weight_decay: float = 1e-4  # of all but the norms
+    weight_decay: float = 1e-4  # of all parameters except those of norms
     clip: float | None = None  # largest gradient norm
     sizes: tuple[int, int, int] = (480, 800, 32)  # pixels of the shorter side in training: smallest, largest, step
     test_size: int = 800  # pixels of the shorter side in the test
-    longest: int = 1333  # pixels that the longer side may have at most, in both
+    longest: int = 1333  # largest pixels of the longer side, in training and test
     anchor: int = 32  # pixels, side of the smallest anchors; there are five sizes, each twice the one before
-    regions: int = 512  # of an image that the box head learns from in a step
-    norm_batches: int = 200  # over which batch norm's statistics are measured anew before the test; 0: leaves them
+    regions: int = 512  # per image, on which the box head is trained in a step
+    norm_batches: int = 200  # batches for precise batch norm before the test; 0: none
     precision: str = "no"  # "no" (float32) or "bf16"
     seed: int = 0
     run: DetectionLoop = field(default_factory=DetectionLoop)
@@ -68,25 +68,25 @@ class DetectionRecipe(Settings):
             if getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}")
         if not 1 <= self.sizes[0] <= self.sizes[1] or self.sizes[2] < 1:
-            raise ValueError(f"sizes is {list(self.sizes)}; give smallest, largest and step, such as [480, 800, 32]")
+            raise ValueError(f"sizes is {list(self.sizes)}; give smallest, largest and step, e.g. [480, 800, 32]")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; give a norm above 0, or null for none")
 
     def learning_rate(self, step: int) -> float:
-        """At step `step`, counted from 0: detectron2's linear warm-up and falls to a tenth."""
+        """Returns the learning rate at a step, counted from 0: detectron2's linear warm-up and drops to a tenth."""
         rise = 1.0 if step >= self.warmup else 0.001 + 0.999 * step / self.warmup
         return self.lr * rise * 0.1 ** sum(step >= milestone for milestone in self.milestones)
 
     def published(self) -> dict[str, Any]:
-        """As `to_dict`, without the folders of this machine."""
+        """Returns `to_dict` without the folders of this machine."""
         data = replace(self.data, source=name_alone(self.data.source))
         return replace(self, model=called(self.model), data=data).to_dict()
 
 
 def coco256(model: str) -> DetectionRecipe:
-    """A smoke test on a CPU, 128 COCO photos at 160 px. Ours; it shows that all works, not how good a model is.
+    """Our smoke test on a CPU, 128 COCO photos at 160 px. It tests that everything works, not how good a model is.
 
-    In bfloat16, which takes 0.6 of the time on a CPU that has it; `--set precision=no` where it is slow.
+    It uses bfloat16, which takes 0.6 of the time on a CPU that supports it; give `--set precision=no` if it is slow.
     """
     return DetectionRecipe(
         name="coco256",
@@ -110,13 +110,13 @@ def coco256(model: str) -> DetectionRecipe:
 
 
 def voc0712_c4(model: str) -> DetectionRecipe:
-    """The paper's: Faster R-CNN C4 on VOC07+12 trainval, tested on VOC07. Not run by us.
+    """The paper's recipe: Faster R-CNN C4 on VOC07+12 trainval, tested on VOC07. Not run by us.
 
     `data.source` is a VOCdevkit folder with VOC2007 and VOC2012. Source: MoCo's config
     (detection/configs/pascal_voc_R_50_C4_24k_moco.yaml), which AugSelf's and STL's protocols are assumed to follow.
-    Cost: 24,000 steps of 16 images of about 640 x 850 pixels, 8 GPUs of 2 images each there. What torchvision does
-    otherwise than detectron2: regression losses are smooth L1 with a quadratic part below 1/9 instead of L1, regions
-    are pooled without the half-pixel shift, and batches aren't grouped by aspect ratio.
+    Cost: 24,000 steps of 16 images of about 640 x 850 pixels; MoCo uses 8 GPUs with 2 images each. torchvision differs
+    from detectron2: regression losses are smooth L1 with a quadratic part below 1/9 instead of L1, regions are pooled
+    without the half-pixel shift, and batches aren't grouped by aspect ratio.
     """
     return DetectionRecipe(
         name="voc0712_c4",
@@ -131,10 +131,10 @@ def voc0712_c4(model: str) -> DetectionRecipe:
 
 
 def known() -> dict[str, str]:
-    """The recipes by name, each with the first line of its docstring."""
+    """Returns the names of all recipes, each with the first line of its docstring."""
     return registry.known(__name__)
 
 
 def find(name: str, model: str) -> DetectionRecipe:
-    """The recipe of that name for a model. Raises ValueError for an unknown one, listing the known ones."""
+    """Returns the recipe of that name for a model. Raises ValueError for an unknown name, listing the known ones."""
     return registry.find(__name__, "recipe", name)(model)

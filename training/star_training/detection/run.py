@@ -1,4 +1,4 @@
-"""Training of a detector: images and boxes in the common loop, and the test at its end."""
+"""Trains a detector in the common loop, and tests it at the end."""
 
 import importlib.metadata
 import time
@@ -32,7 +32,7 @@ from .views import Example, TrainingViews, loader
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """A detector's record on one line."""
+    """Returns a detector's record on one line."""
     told = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in result["metrics"].items())
     return f"{result['model']} on {result['data']}, detection: {told}"
 
@@ -47,28 +47,28 @@ def losses(detector: Any, batch: list[Example], device: torch.device) -> dict[st
 
 
 class DetectionRun(Loop):
-    """One detector's training in a folder: recipe.json, log.jsonl, checkpoints/, and in the end results.json.
+    """One detector's training in a folder: recipe.json, log.jsonl, checkpoints/, and at the end results.json.
 
-    Raises ValueError where the folder holds another run, or one that differs in what decides the weights.
+    Raises ValueError if the folder holds another run, or this one with other settings that determine the weights.
     """
 
     advice = "a lower lr, clip=10, or a longer warmup"
 
     def __init__(self, recipe: DetectionRecipe, out: Path, *, resume: bool = False):
-        pycocotools()  # which the test needs: missed now, not after hours
+        pycocotools()  # fails now if it is missing, not at the test hours later
         super().__init__(recipe, recipe.precision, recipe.run, out, resume, None)
         self.recipe = recipe
         if self.main and not resume:
             for path in self._results_files:
                 results.check(path)
-            if self.outcome() is not None:  # of a detector whose recipe.json was removed
+            if self.outcome() is not None:  # of a run whose recipe.json was removed
                 raise ValueError(f"{out / 'results.json'} holds this record already; remove it, or give another --out")
         self.batch_size, self.clip = recipe.batch_size, recipe.clip
         splits = [open_set(recipe.data.source, split) for split in (recipe.data.train, recipe.data.test)]
         self.images, self.held_out = align(splits)
         if shared := set(self.images.where) & set(self.held_out.where):
             raise ValueError(
-                f"data.train={recipe.data.train} and data.test={recipe.data.test} share {len(shared)} images, such as "
+                f"data.train={recipe.data.train} and data.test={recipe.data.test} share {len(shared)} images, e.g. "
                 f"{min(shared)}; give splits that share none"
             )
         self.views = TrainingViews(self.images, self.images.trainable, recipe.sizes, recipe.longest, recipe.seed)
@@ -92,7 +92,7 @@ class DetectionRun(Loop):
         self.begin(recipe.steps, per_epoch, recipe.name)
 
     def train(self) -> dict[str, Any]:
-        """Trains to the end and tests; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        """Trains to the end, tests, and returns the record. Raises Diverged, Stopped, OSError, DataError."""
         if self.finished:
             return self.tell_finished()
         counts = f"{len(self.images):,} in {self.recipe.data.train}, {len(self.held_out):,} in {self.recipe.data.test}"
@@ -104,10 +104,10 @@ class DetectionRun(Loop):
             self.logbook.close()
 
     def _count_steps(self) -> int:
-        """Steps in an epoch. Raises ValueError where there are too few images for one."""
+        """Returns the steps per epoch. Raises ValueError for too few images for one step."""
         size, processes = self.recipe.batch_size, self.accelerator.num_processes
         if size % processes:
-            raise ValueError(f"batch_size {size} is shared by {processes} processes; it must be a multiple")
+            raise ValueError(f"batch_size {size} must be a multiple of the number of processes, {processes}")
         if len(self.views.kept) < size:
             told = f"{len(self.views.kept)} images of {self.images.name} have boxes"
             raise ValueError(f"{told}, too few for a step of {size}; give a smaller batch_size")
@@ -118,12 +118,12 @@ class DetectionRun(Loop):
         return losses(self.detector, few, self.accelerator.device)["loss"]
 
     def _try_out(self) -> None:
-        """Shows the detector one image, so that settings that don't fit together end a run before it begins."""
+        """Runs the detector on one image, so that settings that don't fit together fail before training."""
         recipe = self.recipe
         try:
             predict(self.detector, self.images, [0], recipe.sizes[0], recipe.longest)
         except (AssertionError, IndexError, RuntimeError, TypeError) as error:
-            told = f"{recipe.model} and head {recipe.head!r} can't see images of {recipe.sizes[0]} pixels"
+            told = f"{recipe.model} and head {recipe.head!r} can't process images of {recipe.sizes[0]} pixels"
             raise ValueError(f"{told}: {one_line(error)}") from error
 
     def batches(self, steps: range) -> Generator[list[Example], None, None]:
@@ -134,7 +134,7 @@ class DetectionRun(Loop):
         yield from loader(self.views, batches, recipe.run.workers, pin=a.device.type == "cuda")
 
     def losses(self, batch: list[Example]) -> dict[str, Tensor]:
-        """The loss and its four terms."""
+        """Returns the loss and its four terms."""
         return losses(self.model, batch, self.accelerator.device)
 
     def learning_rate(self, step: int) -> float:
@@ -148,7 +148,7 @@ class DetectionRun(Loop):
 
     @property
     def _results_files(self) -> list[Path]:
-        """Where the record goes: to the model's own where it has a folder, then to the run's, which ends the run."""
+        """The record's files: the model's own if it has a folder, then the run's, whose record marks it finished."""
         models_own = results_file(self.recipe.model)
         return [*([models_own] if models_own else []), self.out / "results.json"]
 
@@ -159,7 +159,7 @@ class DetectionRun(Loop):
         return next((r for r in records if all(r[key] == value for key, value in own.items())), None)
 
     def _test(self) -> dict[str, Any]:
-        """Measures on the held-out images, shared by all processes; gives the record that results.json gets."""
+        """Measures on the held-out images, split over all processes; writes and returns the record."""
         start, recipe, a = time.perf_counter(), self.recipe, self.accelerator
         if recipe.norm_batches:
             batches = self.batches(range(recipe.steps, recipe.steps + recipe.norm_batches))
@@ -187,7 +187,7 @@ class DetectionRun(Loop):
             | {"torchvision": torchvision.__version__, "pycocotools": importlib.metadata.version("pycocotools")},
         }
         if self.main:
-            self.logbook.say(in_words(result))  # first: it isn't lost where recording fails
+            self.logbook.say(in_words(result))  # first, so that it isn't lost if recording fails
             for path in self._results_files:
                 record(path, result, recipe.data.source)
         return result

@@ -1,6 +1,6 @@
-"""What a detector is trained on: each image at a drawn size, mirrored or not, with its boxes.
+"""Training views of a detector: each image at a random size, randomly mirrored, with its boxes.
 
-Which image, size and side are pure functions of the seed. Letters: K boxes, H x W pixels of the file, h x w shown.
+Image, size and mirroring are pure functions of the seed. Letters: K boxes, H x W pixels of the file, h x w of the view.
 """
 
 from collections.abc import Generator
@@ -18,7 +18,7 @@ from .datasets.base import DetectionSet
 
 
 class Example(NamedTuple):
-    """One image to learn from."""
+    """One training example."""
 
     image: Tensor  # (3, h, w) uint8
     boxes: Tensor  # (K, 4) float32: left, top, right, bottom in pixels of `image`
@@ -26,22 +26,22 @@ class Example(NamedTuple):
 
 
 def fit(image: Tensor, short: int, long: int) -> Tensor:
-    """(3, H, W) uint8 -> (3, h, w): the shorter side `short` pixels, or less where the longer would pass `long`."""
+    """Resizes (3, H, W) uint8 to a shorter side of `short` pixels, or fewer if the longer side would exceed `long`."""
     height, width = image.shape[1:]
     scale = min(short / min(height, width), long / max(height, width))
     return resize(image, [max(1, round(height * scale)), max(1, round(width * scale))], antialias=True)
 
 
 def rescale(boxes: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Boxes (K, 4) of the image `before` (3, H, W) as they lie in it once it is `after` (3, h, w)."""
+    """Returns boxes (K, 4) of the image `before` (3, H, W) scaled to its resized version `after` (3, h, w)."""
     y, x = (new / old for new, old in zip(after.shape[1:], before.shape[1:], strict=True))
     return boxes * torch.tensor([x, y, x, y])
 
 
 class TrainingViews(Dataset[Example]):
-    """(epoch, index) -> the example that image `index` of those `kept` gives in that epoch.
+    """Maps (epoch, index) to the example of image `kept[index]` in that epoch.
 
-    `sizes` is smallest, largest and step of the shorter side's pixels, `longest` what the longer one may have at most.
+    `sizes` holds smallest, largest and step of the shorter side, `longest` is the largest longer side, in pixels.
     """
 
     def __init__(self, images: DetectionSet, kept: list[int], sizes: tuple[int, int, int], longest: int, seed: int):

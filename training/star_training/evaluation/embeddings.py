@@ -1,4 +1,4 @@
-"""Views of images and what a frozen model makes of them: features and embeddings.
+"""Views of images, and a frozen model's features and embeddings of them.
 
 Letters: N images, V views of an image, A augmentations, S view size, P augmentation parameters, D features,
 O embedding size.
@@ -21,8 +21,8 @@ from .frozen_model import Subject
 PolicyPlan = Callable[[Policy, int, int, torch.Generator], Tensor]  # a view plan under any policy
 
 _AT_ONCE = 512  # views or rows of features
-_WIDEST = 4096  # features; what is measured of them takes the square or the cube of their number
-_ATTEMPTS = 200  # draws in which an augmentation must act once, or it counts as one that never does
+_WIDEST = 4096  # features; the measurements' cost is quadratic or cubic in their number
+_ATTEMPTS = 200  # draws; an augmentation that acts in none of them counts as one that never acts
 
 
 class Viewed(NamedTuple):
@@ -33,10 +33,10 @@ class Viewed(NamedTuple):
 
 
 def view(subject: Subject, source: Source, plan: PolicyPlan, seed: int, epoch: int = 0) -> Viewed:
-    """Draws the plan's views of every image and extracts their features, on the CPU.
+    """Returns the plan's views of every image with their features, on the CPU.
 
-    What is drawn is a pure function of seed, epoch and index, as in pretraining. Raises NotFinite where features are
-    infinite or not a number, ValueError where there are more than 4096 of them.
+    The draws are a pure function of seed, epoch and index, as in pretraining. Raises NotFinite if a feature is
+    infinite or NaN, ValueError if there are more than 4096 features.
     """
     dataset = MultiViewDataset(source, subject.policy, functools.partial(plan, subject.policy), seed)
     found = []
@@ -48,7 +48,7 @@ def view(subject: Subject, source: Source, plan: PolicyPlan, seed: int, epoch: i
             subject, torch.cat([one.views[0].permute(0, 3, 1, 2) for one in drawn]), params.flatten(0, 1)
         )
         if features.shape[1] > _WIDEST:
-            raise ValueError(f"{subject.name} has {features.shape[1]} features; this is measured of at most {_WIDEST}")
+            raise ValueError(f"{subject.name} has {features.shape[1]} features; this is measured for at most {_WIDEST}")
         found.append(Viewed(params, features.unflatten(0, params.shape[:2])))
     viewed = Viewed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     _check_finite(viewed.features, "features")
@@ -56,7 +56,7 @@ def view(subject: Subject, source: Source, plan: PolicyPlan, seed: int, epoch: i
 
 
 def extract_views(subject: Subject, images: Tensor, params: Tensor) -> Tensor:
-    """Features (N, D) float32, in eval mode, of cropped views (N, 3, S, S) uint8 with raw params (N, P)."""
+    """Returns features (N, D) float32 of cropped views (N, 3, S, S) uint8 with raw params (N, P), in eval mode."""
     parts = []
     with evaluating(subject.backbone):
         for pixels, rows in zip(images.split(_AT_ONCE), params.split(_AT_ONCE), strict=True):
@@ -68,7 +68,7 @@ def extract_views(subject: Subject, images: Tensor, params: Tensor) -> Tensor:
 def embed(objective: Objective | None, features: Tensor) -> dict[str, Tensor]:
     """Returns the objective's embeddings of features (..., D) by name, (..., O) each, computed in eval mode.
 
-    Empty without an objective and for an objective without embeddings. Raises NotFinite.
+    The dict is empty without an objective or for an objective without embeddings. Raises NotFinite.
     """
     if objective is None:
         return {}
@@ -84,12 +84,12 @@ def embed(objective: Objective | None, features: Tensor) -> dict[str, Tensor]:
 
 
 def device(module: nn.Module) -> torch.device:
-    """Where a module's weights are."""
+    """Returns the device of a module's weights."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def columns(policy: Policy) -> dict[str, slice]:
-    """Which columns of params each augmentation fills, by the augmentation's name."""
+    """Returns the columns of params that each augmentation fills, by the augmentation's name."""
     starts = {a: policy.fields.index(a.fields[0]) for a in policy.augmentations}
     return {type(a).__name__: slice(start, start + len(a.fields)) for a, start in starts.items()}
 
@@ -98,12 +98,12 @@ def columns(policy: Policy) -> dict[str, slice]:
 
 
 def base(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """The base view: (1, P)."""
+    """Returns the base view's params: (1, P)."""
     return policy.base(height, width)[None]
 
 
 def base_and_drawn(drawn: int) -> PolicyPlan:
-    """The base view and so many draws: (1 + drawn, P)."""
+    """Returns the plan of the base view and `drawn` random views: (1 + drawn, P)."""
 
     def plan(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
         draws = (policy.draw(height, width, generator) for _ in range(drawn))
@@ -113,9 +113,9 @@ def base_and_drawn(drawn: int) -> PolicyPlan:
 
 
 def base_all_and_each(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """The base view, a draw, and for each augmentation a view in which it acts and no other does: (2 + A, P).
+    """Returns the base view, a random view, and for each augmentation a view in which only it acts: (2 + A, P).
 
-    One that never acts stays at its base values.
+    An augmentation that never acts keeps its base values.
     """
     start = policy.base(height, width)
     alone = []

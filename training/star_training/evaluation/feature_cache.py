@@ -1,4 +1,4 @@
-"""Features kept on disk: read only where they are whole and were made by the same model of the same images.
+"""Features cached on disk; only intact files of the same model and the same images are read.
 
 Letters: N images, D features.
 """
@@ -19,16 +19,16 @@ _COMPUTE = ("torch", "torchvision", "timm", "pillow")  # packages that decode, r
 
 
 class FeatureCache:
-    """A folder of features (N, D) float32 by key.
+    """A folder of features (N, D) float32, one file per key.
 
-    A key stands for model, images and preprocessing; the versions of what computes and the kind of device are added.
+    A key identifies model, images and preprocessing; file names also hash package versions and the device type.
     """
 
     def __init__(self, folder: Path):
         self._folder, self._computed_by = folder, _computed_by()
 
     def read(self, key: str, count: int) -> Tensor | None:
-        """The features of `count` images; None where there are none, or a file that isn't as `write` left it."""
+        """Returns the features of `count` images; None if there is no file, or if it isn't as `write` left it."""
         try:
             with safe_open(self._path(key), "pt") as file:
                 features, checksum = file.get_tensor("features"), (file.metadata() or {}).get("checksum")
@@ -38,7 +38,7 @@ class FeatureCache:
         return features if fits and checksum == _checksum(key, features) else None
 
     def write(self, key: str, features: Tensor) -> None:
-        """Keeps features; where the folder can't be written, they aren't kept."""
+        """Writes features; does nothing if the folder can't be written."""
         with contextlib.suppress(OSError, SafetensorError), replacing(self._path(key)) as part:
             save_file({"features": features}, part, {"checksum": _checksum(key, features)})
 

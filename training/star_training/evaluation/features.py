@@ -22,54 +22,57 @@ class Labelled(NamedTuple):
 
 
 def check_classes(name: str, train: Tensor, *others: Tensor) -> None:
-    """Raises ValueError where targets, of images to train, choose or measure on, are no task for a classifier.
+    """Raises ValueError unless the targets of all splits fit one classification task.
 
-    They are to be classes, two or more of the images to train on, and no others of the other images.
+    They must be classes; `train` must have at least two, and the other splits none that `train` lacks.
     """
     if any(targets.is_floating_point() for targets in (train, *others)):
         raise ValueError(f"{name} has numbers for labels; classification needs classes")
     known = set(train.tolist())
     if len(known) < 2:
         raise ValueError(
-            f"{name}: the images to train on are all of one class; give images of two classes or more, "
+            f"{name}: the training images are all of one class; give images of at least two classes, "
             "and enough of each to hold some out"
         )
     if unknown := sorted({label for other in others for label in other.tolist()} - known):
         shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise ValueError(
             f"{name}: validation or test images are of {len(unknown)} classes that no training image has ({shown}); "
-            "do both splits number their classes alike, and has each class enough images to hold some out?"
+            "give splits that number their classes alike, with enough images of each class to hold some out"
         )
 
 
 def as_classes(name: str, train: Labelled, *others: Labelled) -> tuple[Labelled, ...]:
-    """The same with labels 0, 1, ..., C - 1, whatever gaps there were. Raises ValueError as `check_classes`."""
+    """Returns the features with labels renumbered to 0, 1, ..., C - 1. Raises ValueError as `check_classes` does."""
     check_classes(name, train.targets, *(other.targets for other in others))
     labels = train.targets.unique()
     return tuple(Labelled(x, torch.searchsorted(labels, targets)) for x, targets in (train, *others))
 
 
 class NotFinite(ValueError):
-    """Features are infinite or not a number."""
+    """Raised for features that are infinite or NaN."""
 
 
 class Preprocess(NamedTuple):
-    """What turns images, as their data set gives them, into a backbone's input (B, 3, S, S)."""
+    """Converts a data set's images to a backbone's input (B, 3, S, S)."""
 
     apply: Callable[[Sequence[Tensor]], Tensor]
-    key: str  # says in full what `apply` does: equal keys, equal inputs
+    key: str  # describes `apply` in full: equal keys mean equal inputs
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
         return self.apply(images)
 
 
 def base_view(policy: Policy) -> Preprocess:
-    """The images' base views under a pretraining policy."""
+    """Returns the preprocessing that takes each image's base view under a pretraining policy."""
     return _views(policy, policy.base, "base")
 
 
 def drawn_view(policy: Policy, seed: int) -> Preprocess:
-    """One augmented view of each image, drawn in their order: for sets whose images exist only as views."""
+    """Returns the preprocessing that draws one augmented view per image, in order.
+
+    It is for data sets whose images exist only as views.
+    """
     generator = torch.Generator().manual_seed(seed)
     return _views(policy, lambda height, width: policy.draw(height, width, generator), f"drawn {seed}")
 
@@ -84,7 +87,7 @@ def _views(policy: Policy, choose: Callable[[int, int], Tensor], kind: str) -> P
 
 
 def timm_view(backbone: nn.Module) -> Preprocess:
-    """What timm does to an image before this model in evaluation: resize, centre crop, normalise."""
+    """Returns timm's preprocessing for evaluating this model: resize, centre crop, normalise."""
     config = timm.data.resolve_model_data_config(backbone)
     transform = timm.data.create_transform(**config)
     size, normalise = config["input_size"], transform.transforms[-1]
@@ -104,7 +107,7 @@ def objects() -> Preprocess:
 
 
 def pixels(size: int) -> Preprocess:
-    """The images themselves, resized to `size` x `size`, values in [0, 1]: what any features must beat."""
+    """Returns the preprocessing to raw pixels, `size` x `size` with values in [0, 1]: a baseline for features."""
 
     def apply(images: Sequence[Tensor]) -> Tensor:
         return torch.stack([resize(image, [size, size], antialias=True).float() / 255 for image in images])
@@ -114,7 +117,7 @@ def pixels(size: int) -> Preprocess:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradient inside; every submodule comes back in the mode it came in."""
+    """Runs the block in eval mode without gradients, then restores the mode of every submodule."""
     modes = {m: m.training for m in module.modules()}
     module.eval()
     try:
@@ -126,7 +129,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def extract(backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256) -> Tensor:
-    """Pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite where they are not."""
+    """Returns pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite."""
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     parts = []
     with evaluating(backbone):

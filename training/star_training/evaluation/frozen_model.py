@@ -18,14 +18,13 @@ from ..models.resolve import called, objective_of
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
 
-_PIXELS = 32  # side of the images that are their own features
+_PIXELS = 32  # side of the images whose pixels are the features
 
 
 class Subject:
-    """A backbone, what turns images into its input, and the objective it was trained with, if there is one.
+    """A backbone, its preprocessing, and the objective that it was trained with, if any.
 
-    `cache` is a folder in which features are kept, by model, data and preprocessing; None keeps them for this
-    object's life only.
+    `cache` is the folder of a `FeatureCache`; with None, features are kept only in this object.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Subject:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Short hex that changes with the backbone's weights and settings, and with its preprocessing."""
+        """A short hex hash of the backbone's weights and settings and of its preprocessing."""
         sha = hashlib.sha256(self.preprocess.key.encode())
         sha.update(repr([(name, *_settings(module)) for name, module in self.backbone.named_modules()]).encode())
         for name, tensor in (*self.backbone.state_dict().items(), *self.backbone.named_buffers()):
@@ -52,7 +51,7 @@ class Subject:
 
     @functools.cached_property
     def policy(self) -> Policy:
-        """The objective's policy; without an objective our default one at the backbone's size and statistics."""
+        """The objective's policy; without an objective, our default policy at the backbone's size and statistics."""
         if self.objective is not None:
             return self.objective.policy
         if isinstance(self.backbone, nn.Flatten):  # pixels
@@ -61,7 +60,7 @@ class Subject:
         return default_policy(timm.data.resolve_model_data_config(self.backbone))
 
     def features(self, source: Source) -> Tensor:
-        """Pooled features of every image as timm evaluates this model: (N, D) float32, extracted once."""
+        """Returns pooled features (N, D) float32 of every image, extracted once."""
         key = f"{self.fingerprint}-{source.fingerprint}-{len(source)}"
         if key not in self._features:
             found = self.cache.read(key, len(source)) if self.cache else None
@@ -74,7 +73,7 @@ class Subject:
         return self._features[key]
 
     def labelled(self, source: Source) -> Labelled:
-        """Features of every image that decodes, with its label. Raises ValueError where the data set has none."""
+        """Returns features and label of every image that decodes. Raises ValueError if the data set has no labels."""
         source = intact(source)
         if source.targets is None:
             why = source.inventory.unlabelled
@@ -83,7 +82,7 @@ class Subject:
 
 
 def _settings(module: nn.Module) -> tuple[object, ...]:
-    """What a module computes with beside weights: its class, its plain attributes, the functions among them by name."""
+    """Returns a module's settings besides weights: its class, plain attributes, and names of function attributes."""
     own = {name: value for name, value in vars(module).items() if name not in vars(nn.Module())}
     plain = {name: value for name, value in own.items() if _is_plain(value)}
     functions = {name: value.__qualname__ for name, value in own.items() if hasattr(value, "__qualname__")}
@@ -97,7 +96,7 @@ def _is_plain(value: object) -> bool:
 
 
 def evaluation_device() -> torch.device:
-    """Where models are evaluated: the accelerator that torch finds, or the CPU."""
+    """Returns the device for evaluation: torch's accelerator if there is one, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
 

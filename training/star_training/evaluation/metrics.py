@@ -1,4 +1,4 @@
-"""Numbers with their 95 % confidence intervals, and what a protocol gives: `Measurement`."""
+"""Metrics with 95 % confidence intervals, and `Measurement`, the result of a protocol."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ Z = 1.959963984540054  # the standard normal's 97.5 % quantile
 _T = (
     12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814,
     2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596,
-)  # Student's, with 1 to 20 degrees of freedom  # fmt: skip
+)  # Student's t, the same quantile for 1 to 20 degrees of freedom  # fmt: skip
 
 
 class Metric(NamedTuple):
-    """A measured number and the ends of its 95 % confidence interval, where the protocol gives one."""
+    """A value and the bounds of its 95 % confidence interval, if the protocol computes one."""
 
     value: float
     low: float | None = None
@@ -23,23 +23,23 @@ class Metric(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Which test images were told right, (M,) bool, and how much each counts, (M,), as shares of their sum."""
+    """Correctly classified test images, (M,) bool, and the weight of each, (M,), relative to the weights' sum."""
 
     right: Tensor
     weights: Tensor
 
 
 class Measurement(NamedTuple):
-    """What one protocol found on one model and data set."""
+    """The result of one protocol for one model and data set."""
 
     metrics: dict[str, Metric]
-    settings: dict[str, Any] = {}  # what the protocol was run with, in full  # noqa: RUF012
-    details: dict[str, Any] = {}  # what figures are drawn from: curves, matrices, indices; plain JSON  # noqa: RUF012
-    hits: dict[str, Hits] = {}  # of those metrics that are shares of test images  # noqa: RUF012
+    settings: dict[str, Any] = {}  # the protocol's settings, in full  # noqa: RUF012
+    details: dict[str, Any] = {}  # data for figures: curves, matrices, indices; plain JSON  # noqa: RUF012
+    hits: dict[str, Hits] = {}  # by metric, for those that are shares of test images  # noqa: RUF012
 
 
 def share(hits: Tensor) -> Metric:
-    """The share of hits among independent trials (N,) bool, with Wilson's interval."""
+    """Returns the share of hits among independent trials (N,) bool, with Wilson's interval."""
     n, p = len(hits), float(hits.double().mean())
     centre, half = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     low, high = ((centre + sign * half) / (1 + Z**2 / n) for sign in (-1, 1))
@@ -47,7 +47,7 @@ def share(hits: Tensor) -> Metric:
 
 
 def mean(values: Tensor | Sequence[float]) -> Metric:
-    """The mean of independent values (N,), plus and minus 1.96 standard errors; one value has no interval."""
+    """Returns the mean of independent values (N,), plus and minus 1.96 standard errors; one value has no interval."""
     values = torch.as_tensor(values, dtype=torch.float64)
     centre = float(values.mean())
     if len(values) < 2:
@@ -57,9 +57,9 @@ def mean(values: Tensor | Sequence[float]) -> Metric:
 
 
 def of_runs(values: Sequence[float]) -> Metric:
-    """The mean of a few runs' numbers with Student's interval, for runs that are normally distributed around it.
+    """Returns the mean of a few runs' values with Student's interval, which assumes a normal distribution.
 
-    Above 21 runs the interval is a little wide: the quantile stays that of 21. One run has no interval.
+    Above 21 runs the interval is slightly too wide, because it uses the quantile for 21. One run has no interval.
     """
     runs = torch.tensor(values, dtype=torch.float64)
     centre = float(runs.mean())
@@ -70,7 +70,7 @@ def of_runs(values: Sequence[float]) -> Metric:
 
 
 def class_mean(hits: Tensor, targets: Tensor) -> Metric:
-    """The mean over classes of the share of hits: hits (N,) bool, targets (N,); the classes are held fixed."""
+    """Returns the mean over classes of the share of hits, hits (N,) bool, targets (N,); classes are held fixed."""
     rates, variance = [], 0.0
     for label in targets.unique():
         of_class = hits[targets == label].double()

@@ -1,4 +1,4 @@
-"""Two models on the same test images: by how much one does better, beyond what other images would change.
+"""Paired comparison of two models on the same test images: differences with intervals over images.
 
 Letters: M test images, K data sets.
 """
@@ -17,7 +17,7 @@ MEAN = "mean of all"
 
 
 class Row(NamedTuple):
-    """One number of both models, and the first's less the second's with its 95 % interval over test images."""
+    """One metric of both models, and the first's minus the second's with its 95 % interval over test images."""
 
     metric: str
     data: str
@@ -27,9 +27,10 @@ class Row(NamedTuple):
 
 
 def difference(a: Hits, b: Hits) -> Metric:
-    """The weighted share of hits of `a` less that of `b` on the same images; both of (M,) with the same weights.
+    """Returns the weighted share of hits of `a` minus that of `b`; both have the same images (M,) and weights.
 
-    Images are independent, the two models' answers to one are not: the interval is that of the mean of M differences.
+    Images are independent, but the two models' predictions for one image are not, so the interval is that of the mean
+    of M differences.
     """
     weights = a.weights.double() / a.weights.sum()
     by_image = a.right.double() - b.right.double()
@@ -44,21 +45,24 @@ def _metric(value: float, variance: float) -> Metric:
 
 
 def mean(found: Sequence[Metric]) -> Metric:
-    """The mean of differences on K sets of images that have nothing to do with each other."""
+    """Returns the mean of differences on K independent sets of images."""
     halves = [metric.high - metric.value for metric in found if metric.high is not None]
     variance = sum((half / Z) ** 2 for half in halves) / len(found) ** 2
     return _metric(sum(metric.value for metric in found) / len(found), variance)
 
 
 def compare(first: Subject, second: Subject, data: Sequence[Splits], protocols: Sequence[str], seed: int) -> list[Row]:
-    """Both models by each protocol on each data set, and their means. Raises ValueError for what can't be compared."""
+    """Returns both models' metrics by each protocol on each data set, and the means over data sets.
+
+    Raises ValueError if a protocol can't evaluate a model or doesn't classify test images.
+    """
     rows = []
     for protocol in protocols:
         run = evals.find(protocol)
         for splits in data:
             a, b = run(first, splits, seed), run(second, splits, seed)
             if not a.hits:
-                raise ValueError(f"{protocol} doesn't tell test images right or wrong, one by one; give linear or knn")
+                raise ValueError(f"{protocol} doesn't classify test images one by one; give linear or knn")
             rows += [_row(name, splits.name, a.hits[name], b.hits[name]) for name in a.hits]
     return rows + _means(rows)
 
@@ -69,7 +73,7 @@ def _row(metric: str, data: str, a: Hits, b: Hits) -> Row:
 
 
 def _means(rows: Sequence[Row]) -> list[Row]:
-    """One row a protocol's metric, the mean per class and over images counted as one."""
+    """Returns one row of means per kind of metric; accuracies over images and per class are of one kind."""
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
         by_kind.setdefault(row.metric.partition(" ")[0], []).append(row)
@@ -89,7 +93,7 @@ def _means(rows: Sequence[Row]) -> list[Row]:
 def as_record(
     first: Subject, second: Subject, data: Sequence[Splits], protocols: Sequence[str], seed: int, rows: Sequence[Row]
 ) -> dict[str, Any]:
-    """What was compared and found, plain JSON."""
+    """Returns the comparison as plain JSON."""
     return {
         "model": first.name,
         "model_fingerprint": first.fingerprint,

@@ -1,4 +1,4 @@
-"""Evaluating a model on a data set by a protocol, and the records of it in a `results.json`."""
+"""Evaluates a model on a data set by a protocol, and keeps the records in a `results.json`."""
 
 import itertools
 import time
@@ -20,7 +20,7 @@ Data = dict[str, str]  # the fingerprint of each split
 
 
 def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> dict[str, Any]:
-    """Runs a protocol; gives its record, plain JSON. Raises ValueError for what can't be evaluated."""
+    """Runs a protocol and returns its record, plain JSON. Raises ValueError if the model can't be evaluated."""
     run = evals.find(protocol)
     start = time.perf_counter()
     found = run(subject, splits, seed)
@@ -41,16 +41,16 @@ def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> 
 
 
 def results_file(model: str) -> Path | None:
-    """Returns where records of a model are kept by default, the results.json of its folder; None for other names."""
+    """Returns the default path of a model's records, the results.json in its folder; None for models without one."""
     folder = model_folder(model)
     return folder and folder / "results.json"
 
 
 def record(path: Path, result: dict[str, Any], spec: str = "") -> dict[str, Any]:
-    """Adds a record to the `evaluations` of a results.json, in place of an earlier one of the same; returns it.
+    """Adds a record to the `evaluations` of a results.json, replacing one of the same evaluation; returns it.
 
-    The same is what has the protocol, model and seed, and the data by name and content. Where other data stand under
-    the name already, the record gets a longer one, from the path `spec` of its data.
+    Two records are of the same evaluation if their protocol, model, seed and data agree, the data by name and content.
+    If a record of other data uses the name already, the new one gets a longer name from `spec`, the path of its data.
     """
     with results.changing(path) as held:
         kept = [r for r in held.get("evaluations", []) if not _same_evaluation(r, result)]
@@ -61,10 +61,10 @@ def record(path: Path, result: dict[str, Any], spec: str = "") -> dict[str, Any]
 
 
 def record_comparison(path: Path, result: dict[str, Any], specs: Sequence[str] = ()) -> dict[str, Any]:
-    """Adds one to the `comparisons` of a results.json, in place of an earlier one of the same; returns it.
+    """Adds a record to the `comparisons` of a results.json, replacing one of the same comparison; returns it.
 
-    The same is what has the models, protocols and seed, and the same data. `specs` are the paths of the data, which
-    get longer names where other data stand under one of theirs.
+    Two records are of the same comparison if their models, protocols, seed and data agree. `specs` are the paths of
+    the data, from which they get longer names if records of other data use one of their names already.
     """
     with results.changing(path) as held:
         kept = [r for r in held.get("comparisons", []) if not _same_comparison(r, result)]
@@ -93,7 +93,7 @@ def _same_comparison(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _same_data(a: tuple[str, Data], b: tuple[str, Data]) -> bool:
-    """Whether two names with their fingerprints mean the same data: the longer name may be `_free`'s of the other."""
+    """Returns whether two names with fingerprints are of the same data; `_free` may have made the longer name."""
     short, long = sorted((a[0], b[0]), key=len)
     return (long == short or long.endswith(f"/{short}") or long.startswith(f"{short} ")) and not _differ(a[1], b[1])
 
@@ -103,9 +103,9 @@ def _differ(a: Data, b: Data) -> bool:
 
 
 def _data_of(held: dict[str, Any], protocol: str) -> Iterator[tuple[str, Data]]:
-    """The data that records speak of, by name, of those records whose fingerprints compare with a protocol's.
+    """Yields name and fingerprints of the data of every record that is comparable with a protocol's records.
 
-    Detection and fine-tuning choose their images, and their fingerprints, in their own way.
+    Detection and fine-tuning select images, and compute fingerprints, in ways of their own.
     """
     for r in held.get("evaluations", []):
         if r["protocol"] == protocol or {r["protocol"], protocol} <= set(evals.known()):
@@ -116,14 +116,14 @@ def _data_of(held: dict[str, Any], protocol: str) -> Iterator[tuple[str, Data]]:
 
 
 def _free(name: str, data: Data, spec: str, known: list[tuple[str, Data]]) -> str:
-    """The name, or the first longer one under which no other data stand."""
+    """Returns the name, or the first longer one that no other data use."""
     longer = [end for end in ends(spec) if end.endswith(f"/{name}")] if spec else []
-    marked = f"{name} {'-'.join(found[:8] for found in data.values())}"  # where what a path held before has them all
+    marked = f"{name} {'-'.join(found[:8] for found in data.values())}"  # if earlier data at this path use all names
     return next((n for n in (name, *longer) if not any(n == k and _differ(data, d) for k, d in known)), marked)
 
 
 def in_words(record: dict[str, Any]) -> str:
-    """A record in words, one line a number."""
+    """Returns a record as text, one line per metric."""
     lines = [f"{record['model']} on {record['data']}, {record['protocol']} ({record['seconds']:.0f} s)"]
     for name, found in record["metrics"].items():
         interval = f"  [{found['low']:.4g}, {found['high']:.4g}]" if found["low"] is not None else ""
@@ -132,5 +132,5 @@ def in_words(record: dict[str, Any]) -> str:
 
 
 def tells_accuracy(record: dict[str, Any]) -> bool:
-    """Whether a record says how well a task is done; other records describe the features themselves."""
-    return record["protocol"].partition(" ")[0] in _ACCURACY  # "finetune 0.1" is one of a share of the labels
+    """Returns whether a record measures performance on a task; other records describe the features themselves."""
+    return record["protocol"].partition(" ")[0] in _ACCURACY  # "finetune 0.1" is of a share of the labels

@@ -1,1 +1,1 @@
-"""What full fine-tuning is made of: settings, model, labelled images, and the run."""
+"""Full fine-tuning: settings, model, labelled images, and the run."""

@@ -1,4 +1,4 @@
-"""What a fine-tuning computes, as frozen dataclasses: changed by `--set path=value`, saved as JSON."""
+"""Fine-tuning settings: frozen dataclasses, changed by `--set path=value`, saved as JSON."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,20 +11,20 @@ from ..settings.common import OptimizerConfig, RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData:
-    """Which labelled images. See `star_training.data.open_source` for what `source` may be."""
+    """The labelled images. See `star_training.data.open_source` for the values of `source`."""
 
     source: str
-    fraction: float = 1.0  # of each class's training images, at least one of them; the protocol's 0.01 and 0.1
+    fraction: float = 1.0  # of each class's training images, at least one; the protocol uses 0.01 and 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """The training views. Test images are prepared as timm evaluates the model."""
+    """Settings of the training views. Test images are preprocessed as timm evaluates the model."""
 
     size: int | None = None  # pixels, of training and test images; None: the size that the model was trained with
     scale: tuple[float, float] = (0.35, 1.0)  # share of the area that a random crop takes
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of it
-    flip: float = 0.5  # probability; 0 where left and right tell classes apart
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop
+    flip: float = 0.5  # probability; use 0 if mirroring changes the class
     jitter: float = 0.0  # strength of brightness, contrast and saturation; 0 for none
 
 
@@ -32,7 +32,7 @@ class Views:
 class FineTuneOptimizer(OptimizerConfig):
     """The optimiser by timm's name and its cosine schedule; the defaults are for convolutional networks.
 
-    Vision transformers take lr=1e-3 and a layer_decay of 0.65 to 0.75 since BEiT (arXiv 2106.08254).
+    Vision transformers commonly use lr=1e-3 and a layer_decay of 0.65 to 0.75 since BEiT (arXiv 2106.08254).
     """
 
     name: str = "adamw"
@@ -41,14 +41,14 @@ class FineTuneOptimizer(OptimizerConfig):
     decay_norms: bool = False
     warmup_epochs: float = 2.0
     clip: float | None = 1.0
-    layer_decay: float | None = None  # each layer learns so many times as fast as the next; None: all alike
+    layer_decay: float | None = None  # learning rate relative to the next layer's; None: the same for all
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(Settings):
-    """Everything that decides what a fine-tuning computes."""
+    """All settings that determine what a fine-tuning computes."""
 
-    model: str  # what to start from: a run, a saved folder, a zoo tag, any timm name, untrained:NAME
+    model: str  # the start: a run, a saved folder, a zoo tag, any timm name, untrained:NAME
     data: LabelledData
     backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model
     views: Views = field(default_factory=Views)
@@ -57,7 +57,7 @@ class FineTune(Settings):
     mixup: float = 0.0  # alpha of mixup; 0 for none
     cutmix: float = 0.0  # alpha of CutMix; with both, each batch gets one of them
     smoothing: float = 0.1  # share of the label that is spread over all classes
-    ema: float | None = None  # decay of averaged weights, reached slowly; they are what is measured and exported
+    ema: float | None = None  # decay of the weight average, after a warm-up; the average is measured and exported
     optimizer: FineTuneOptimizer = field(default_factory=FineTuneOptimizer)
     precision: str = "no"  # "no" (float32), "bf16" or "fp16"
     seed: int = 0
@@ -84,6 +84,6 @@ class FineTune(Settings):
                 raise ValueError(f"{name} is {given}; it must be {rule}")
 
     def published(self) -> dict[str, Any]:
-        """As `to_dict`, without the folders of this machine."""
+        """Returns `to_dict` without the folders of this machine."""
         data = replace(self.data, source=name_alone(self.data.source))
         return replace(self, model=called(self.model), data=data).to_dict()

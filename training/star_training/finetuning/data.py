@@ -1,4 +1,4 @@
-"""The labelled images of a fine-tuning: checked, a stratified fraction of them, as views.
+"""Labelled images for fine-tuning: checks, stratified fractions, and training views.
 
 Letters: N images, P augmentation parameters.
 """
@@ -15,28 +15,28 @@ from ..data.views import Plan, seeded
 from ..evaluation.features import check_classes
 from .config import FineTune, Views
 
-_MOST_CLASSES = 1_000_000  # that a classifier has an output for each: larger labels are ids
+_MOST_CLASSES = 1_000_000  # with one classifier output each: larger labels are ids
 
 
 def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, int]:
-    """The images to train on, those to measure on, the number of classes. Raises ValueError where they don't fit."""
+    """Returns training images, test images and the number of classes. Raises ValueError if they don't fit."""
     try:
         train, test = splits.train, splits.test
     except NoSuchSplit as error:
-        raise ValueError(f"{error} Fine-tuning learns from a train split and is measured on a test split.") from error
+        raise ValueError(f"{error} Fine-tuning needs a train split and a test split.") from error
     learnt = _classes(train, "train")
     if unseen := sorted(_classes(test, "test") - learnt):
         told = ", ".join(test.classes[label] if test.classes else str(label) for label in unseen[:5])
         more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
         raise ValueError(
             f"the test split of {splits.name} has {len(unseen)} classes that its train split lacks: {told}{more}; "
-            "a classifier can't tell what it never saw, so give splits of the same classes"
+            "a classifier can't predict classes that it wasn't trained on, so give splits of the same classes"
         )
     assert train.targets is not None and test.targets is not None
     check_classes(splits.name, train.targets, test.targets)
     count = max(max(learnt) + 1, len(train.classes or ()))
     if count > _MOST_CLASSES:
-        raise ValueError(f"the labels of {splits.name} go to {count - 1}; number the classes from 0, without gaps")
+        raise ValueError(f"the labels of {splits.name} go up to {count - 1}; number the classes from 0, without gaps")
     return stratified(train, settings.data.fraction, settings.seed), test, count
 
 
@@ -51,7 +51,7 @@ def _classes(source: Source, split: str) -> set[int]:
 
 
 def stratified(source: Source, fraction: float, seed: int) -> Source:
-    """The same share of each class's images, at least one of each, chosen by the seed alone."""
+    """Returns the same share of each class's images, at least one of each, chosen by the seed alone."""
     assert source.targets is not None
     if fraction == 1:
         return source
@@ -66,7 +66,7 @@ def stratified(source: Source, fraction: float, seed: int) -> Source:
 def training_policy(
     views: Views, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Policy:
-    """The augmentations of the training views."""
+    """Returns the policy of the training views."""
     augmentations: list[Augmentation] = [Crop(size, scale=views.scale, ratio=views.ratio)]
     if views.flip:
         augmentations.append(Flip(views.flip))
@@ -76,5 +76,5 @@ def training_policy(
 
 
 def one_view(policy: Policy) -> Plan:
-    """The view plan of a classifier: a single drawn view, (1, P)."""
+    """Returns the view plan of a classifier: a single drawn view, (1, P)."""
     return lambda height, width, generator: policy.draw(height, width, generator)[None]

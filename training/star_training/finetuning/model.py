@@ -1,4 +1,4 @@
-"""The classifier that is fine-tuned: any timm model with a fresh head, and its optimiser.
+"""The fine-tuned classifier, which is any timm model with a fresh head, and its optimiser.
 
 Letters: B images, S view size, P augmentation parameters, C classes.
 """
@@ -45,20 +45,20 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
 
 
 def _try_out(model: Any, name: str) -> None:
-    """Sees that the model takes images of its size, before anything is trained."""
+    """Checks that the model takes images of its size, before training."""
     size = timm.data.resolve_model_data_config(model)["input_size"]
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, *size))
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
-            f"model {name!r} doesn't take images of {size[-1]} pixels; choose another views.size, or tell the model "
-            f'with --set backbone_args={{"img_size": {size[-1]}}} where it knows that: {one_line(error)}'
+            f"model {name!r} doesn't take images of {size[-1]} pixels; choose another views.size, or, for models with "
+            f'that argument, --set backbone_args={{"img_size": {size[-1]}}}: {one_line(error)}'
         ) from error
 
 
 def build_optimizer(settings: FineTune, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """timm's optimiser over the model's layers. Raises ValueError for one that is unknown or can't be used here."""
+    """Returns timm's optimiser for the model. Raises ValueError for one that is unknown or can't be used here."""
     config = settings.optimizer
     check_optimizer(config, device)
     return create_optimizer_v2(
@@ -73,7 +73,7 @@ def build_optimizer(settings: FineTune, model: nn.Module, device: torch.device) 
 
 
 class Learner(nn.Module):
-    """The classifier with its loss as one module, so that one forward is all that a wrapper sees."""
+    """The classifier and its loss as one module, so that wrappers see a single forward."""
 
     def __init__(self, net: nn.Module, policy: Policy, settings: FineTune, classes: int, channels_last: bool = True):
         super().__init__()
@@ -85,15 +85,15 @@ class Learner(nn.Module):
             self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
 
     def forward(self, batch: Batch, step: int, rank: int) -> Tensor:
-        """Returns the mean cross entropy of the batch's one view; the mixing depends on seed, step and rank alone."""
+        """Returns the mean cross entropy of the batch's single view; mixing depends only on seed, step and rank."""
         assert batch.target is not None
         x, wanted = self.batch(batch.views[0], batch.params[0], batch.target, step, rank)
         return F.cross_entropy(self.net(x).float(), wanted, label_smoothing=0.0 if self.mix else self.smoothing)
 
     @torch.no_grad()
     def batch(self, images: Tensor, params: Tensor, labels: Tensor, step: int, rank: int) -> tuple[Tensor, Tensor]:
-        """Normalised views (B, 3, S, S) with labels (B,), or with mixtures (B, C) that are smoothed already."""
-        with torch.autocast(images.device.type, enabled=False):  # params carry more digits than bfloat16 keeps
+        """Returns normalised views (B, 3, S, S) with labels (B,), or with mixed labels (B, C), smoothed already."""
+        with torch.autocast(images.device.type, enabled=False):  # params need more digits than bfloat16 has
             x = self.policy.apply(images, params).contiguous(memory_format=self.memory_format)
         if self.mix is None:
             return x, labels
@@ -103,7 +103,7 @@ class Learner(nn.Module):
 
 @contextlib.contextmanager
 def _numpy_seeded(*key: int) -> Iterator[None]:
-    """Inside, numpy's global generator, which timm draws from, is a function of the numbers given."""
+    """Seeds numpy's global generator, from which timm draws, inside the block, and restores it afterwards."""
     before = np.random.get_state()
     np.random.seed(np.random.SeedSequence(key).generate_state(4))
     try:

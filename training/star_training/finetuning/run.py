@@ -33,15 +33,15 @@ from .setup import steps_per_epoch
 
 
 def in_words(made: dict[str, Any]) -> str:
-    """A fine-tuning's record on one line."""
+    """Returns a fine-tuning's record on one line."""
     ((name, found),) = made["metrics"].items()
     return f"{made['model']} on {made['data']}: {name} {found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
 
 
 class FineTuning(Loop):
-    """One fine-tuning in a folder: finetune.json, log.jsonl, checkpoints/, and in the end export/.
+    """One fine-tuning in a folder: finetune.json, log.jsonl, checkpoints/, and at the end export/.
 
-    Raises ValueError where the folder holds another one, or one that differs in what decides the weights.
+    Raises ValueError if the folder holds another one, or this one with other settings that determine the weights.
     """
 
     settings_file = "finetune.json"
@@ -53,7 +53,7 @@ class FineTuning(Loop):
         if self.main and not resume and (models_own := results_file(settings.model)):
             results.check(models_own)
         self.batch_size, self.clip = settings.batch_size, settings.optimizer.clip
-        self.eval_every = settings.run.eval_every or settings.epochs  # the last is always measured
+        self.eval_every = settings.run.eval_every or settings.epochs  # the last epoch is always evaluated
         self.splits = Splits(settings.data.source)
         self.images, self.test, self.classes = open_labelled(settings, self.splits)
         per_epoch = steps_per_epoch(settings, len(self.images), self.accelerator.num_processes)
@@ -65,13 +65,13 @@ class FineTuning(Loop):
         self.policy = training_policy(settings.views, config["input_size"][-1], config["mean"], config["std"])
         self.peak = settings.optimizer.lr * settings.batch_size / 256
         self.warmup = round(settings.optimizer.warmup_epochs * per_epoch)
-        self.measured: Metric | None = None  # test accuracy of the weights as they are
+        self.measured: Metric | None = None  # test accuracy of the current weights
         self._prepare()
         torch.manual_seed(settings.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
         self.begin(per_epoch * settings.epochs, per_epoch, out.name)
 
     def _prepare(self) -> None:
-        """The learner, its optimiser and averaged weights on their device."""
+        """Creates the learner, its optimiser and its averaged weights, on their device."""
         device, ema = self.accelerator.device, self.settings.ema
         if self.accelerator.num_processes > 1 and device.type == "cuda":
             convert_sync_batchnorm(self.net)  # in place; on CUDA only, it has no CPU kernel
@@ -89,7 +89,7 @@ class FineTuning(Loop):
         return self.learner.forward(small_batch(dataset, 4, self.accelerator.device), 0, 0)
 
     def train(self) -> dict[str, Any]:
-        """Trains to the end and exports; gives the record. Raises Diverged, Stopped, OSError, DataError."""
+        """Trains to the end, exports, and returns the record. Raises Diverged, Stopped, OSError, DataError."""
         if self.finished:
             return self.tell_finished()
         self.logbook.say(summary(self.images, self.test))
@@ -167,20 +167,20 @@ class FineTuning(Loop):
         return found[0] if whole and found else None
 
     def _export(self) -> dict[str, Any]:
-        """Writes the classifier, as plain timm loads it, and what was measured; gives the record."""
+        """Writes the classifier in timm's format and its record; returns the record."""
         made: dict[str, Any] = {}
         if self.main:
             self.measured = self.measured or self._accuracy()
             made = self._record(self.measured)
-            self.logbook.say(in_words(made))  # first: it isn't lost where recording fails
+            self.logbook.say(in_words(made))  # first, so that it isn't lost if recording fails
             names = self.images.classes
             self._kept.pretrained_cfg |= {"num_classes": self.classes, "label_names": list(names) if names else None}
             export = self.out / "export"
             try:
                 save_pretrained(export, self._kept)
-                if path := results_file(self.settings.model):  # every evaluation of a model stands in its own folder
+                if path := results_file(self.settings.model):  # a model's own folder holds all its evaluations
                     record(path, made, self.splits.spec)
-                record(export / "results.json", made)  # last: with it the run is finished
+                record(export / "results.json", made)  # last, because it marks the run as finished
             except (OSError, SafetensorError) as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
@@ -188,12 +188,12 @@ class FineTuning(Loop):
 
     @property
     def _protocol(self) -> str:
-        """Each fraction of the labels is one of its own, since a record replaces an earlier one of its protocol."""
+        """The record's protocol; each fraction of labels has its own, because a record replaces one of its protocol."""
         fraction = self.settings.data.fraction
         return "finetune" if fraction == 1 else f"finetune {fraction:g}"
 
     def _record(self, found: Metric) -> dict[str, Any]:
-        """Plain JSON in the form that `star_training.evaluation.record` gives a protocol's."""
+        """Returns plain JSON in the form of a protocol's record, see `star_training.evaluation.record`."""
         s, images = self.settings, {"train": self.images, "test": self.test}
         told = s.published()
         fraction = s.data.fraction

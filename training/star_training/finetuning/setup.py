@@ -1,4 +1,4 @@
-"""What a fine-tuning needs before its first step: a count of steps."""
+"""Preparation of a fine-tuning: its number of steps and its default folder."""
 
 import os
 from pathlib import Path
@@ -8,15 +8,15 @@ from .config import FineTune
 
 
 def steps_per_epoch(settings: FineTune, images: int, processes: int) -> int:
-    """Optimiser steps in an epoch; what doesn't fill one is left out. ValueError where there are too few images."""
+    """Returns optimiser steps per epoch, without a partial last one. Raises ValueError for too few images."""
     batch = settings.batch_size
     if batch % processes:
-        raise ValueError(f"batch_size {batch} is shared by {processes} processes; it must be a multiple")
+        raise ValueError(f"batch_size {batch} must be a multiple of the number of processes, {processes}")
     if (settings.mixup or settings.cutmix) and batch // processes % 2:
         raise ValueError(f"batch_size {batch} is odd on each process; mixup and cutmix mix pairs: give an even one")
     if images < batch:
         fitting = images // (2 * processes) * 2 * processes
-        hint = f", for instance --set batch_size={fitting}" if fitting >= 2 else ""
+        hint = f", e.g. --set batch_size={fitting}" if fitting >= 2 else ""
         raise ValueError(
             f"{settings.data.source} has {images} labelled images to train on, but a step takes {batch}; "
             f"give more images or a smaller batch_size{hint}"
@@ -25,7 +25,7 @@ def steps_per_epoch(settings: FineTune, images: int, processes: int) -> int:
 
 
 def default_out(settings: FineTune) -> Path:
-    """runs/finetune-MODEL-DATA, with the fraction of the labels where it is not all."""
+    """Returns runs/finetune-MODEL-DATA, with the fraction of the labels if it is below 1."""
     path = Path(os.path.abspath(settings.model))  # `.` and `..` have no name of their own
     model = path.parent.name if path.name == "export" else path.name
     fraction = "" if settings.data.fraction == 1 else f"-{settings.data.fraction:g}"

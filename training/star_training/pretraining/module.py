@@ -1,4 +1,4 @@
-"""The one module that is trained: encoder and objective, made from a recipe."""
+"""The trained module: encoder and objective, built from a recipe."""
 
 import difflib
 import math
@@ -17,7 +17,7 @@ from .recipe import Recipe
 
 
 class Pretrainer(nn.Module):
-    """Encoder + objective as one module, so that a wrapper sees one forward."""
+    """Encoder and objective as one module, so that wrappers see a single forward."""
 
     def __init__(self, backbone: nn.Module, objective: Objective, channels_last: bool = True):
         super().__init__()
@@ -31,11 +31,11 @@ class Pretrainer(nn.Module):
         return self.encoder.backbone
 
     def use_layout(self, channels_last: bool) -> None:
-        """Lays out weights and views with channels last in memory, or contiguously."""
+        """Stores weights and views in channels-last memory format, or contiguously."""
         self.encoder.use_layout(channels_last)
 
     def synchronise_norms(self) -> None:
-        """Makes batch norm see the images of all processes; in place, on CUDA only, because it has no CPU kernel."""
+        """Synchronises batch norm over all processes, in place; on CUDA only, because it has no CPU kernel."""
         convert_sync_batchnorm(self)
         self.encoder.synchronise_norms()
 
@@ -46,15 +46,15 @@ class Pretrainer(nn.Module):
 
 
 def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
-    """A recipe's module, from its `init_from` where it has one, and lines that say what was taken from there.
+    """Returns a recipe's module, loaded from `init_from` if it is set, and lines that describe the loaded parts.
 
-    Raises ValueError for names or settings that timm, the objective or the start don't know.
+    Raises ValueError for names or settings that are unknown to timm, the objective or `init_from`.
     """
     backbone = build_backbone(recipe)
-    width = backbone.head_hidden_size  # what comes out: a MobileNet's num_features is what its last layer takes
+    width = backbone.head_hidden_size  # output width; a MobileNet's num_features is its last layer's input width
     try:
         objective = objectives.build(recipe.objective, width, recipe.policy, **recipe.objective_args)
-    except (RuntimeError, TypeError) as error:  # what settings of a wrong kind end in
+    except (RuntimeError, TypeError) as error:  # raised for settings of a wrong type
         raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
     notes = _init(backbone, objective, recipe) if recipe.init_from else []
     pretrainer = Pretrainer(backbone, objective, recipe.channels_last)
@@ -63,7 +63,7 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
 
 
 def build_backbone(recipe: Recipe) -> Any:
-    """The recipe's timm model without classifier; its cfg tells the size and pixel statistics of the pretraining."""
+    """Returns the recipe's timm model without classifier; its cfg holds the views' size and pixel statistics."""
     if not timm.is_model(recipe.backbone):
         near = difflib.get_close_matches(recipe.backbone, timm.list_models(), 3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
@@ -78,7 +78,7 @@ def build_backbone(recipe: Recipe) -> Any:
 
 
 def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
-    """What a backbone's cfg says of the pretraining instead of timm's own weights; `base` is timm's cfg, if any."""
+    """Returns cfg entries that describe the pretraining, not timm's weights; `base` is timm's cfg, if any."""
     overlay: dict[str, Any] = {
         "input_size": (3, policy.size, policy.size),
         "mean": policy.mean,
@@ -94,11 +94,11 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
 
 
 def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
-    """Loads the start of a continued pretraining into a backbone and, where they fit, heads."""
+    """Loads `init_from` into the backbone and, if they fit, the heads; returns lines that describe the loaded parts."""
     assert recipe.init_from is not None
     if single(recipe.init_from, "--init-from takes the weights of a single model; give that one").untrained:
         raise ValueError(f"--init-from {recipe.init_from!r} has no weights to start from; leave it out")
-    size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples the positions of a transformer
+    size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples a transformer's position embeddings
     start = create(recipe.init_from, what="--init-from", pretrained_cfg_overlay=size, **recipe.backbone_args)
     try:
         backbone.load_state_dict(start.state_dict())
@@ -117,9 +117,9 @@ def _init_heads(objective: Objective, saved: Objective, name: str) -> str:
     if saved.config["objective"] != objective.config["objective"]:
         return f"fresh heads: those in {name} are of {saved.config['objective']}"
     if saved.policy.fields != objective.policy.fields:
-        return f"fresh heads: those in {name} know the parameters {', '.join(saved.policy.fields)}"
+        return f"fresh heads: those in {name} are for the parameters {', '.join(saved.policy.fields)}"
     ours, theirs = ({name: t.shape for name, t in o.published().items()} for o in (objective, saved))
     if ours != theirs:  # compared first, because load_state_dict loads all that fits before it raises
         return f"fresh heads: those in {name} have other sizes"
-    objective.load_state_dict(saved.published(), strict=False)  # queues and the like start afresh
+    objective.load_state_dict(saved.published(), strict=False)  # momentum copies and queues start afresh
     return f"heads from {name}"

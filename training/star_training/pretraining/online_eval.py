@@ -1,4 +1,4 @@
-"""What becomes of a model while it is trained: a few numbers from some of its images, in seconds.
+"""Online evaluation: a few metrics during training on a subset of the images, computed in seconds.
 
 Letters: T tasks, E experts.
 """
@@ -18,12 +18,12 @@ from ..evaluation.features import base_view, drawn_view, extract
 from ..evaluation.protocols import knn, regression, routing
 from ..evaluation.solvers.cca import correlations
 
-_BANK, _QUERIES = 5000, 2000  # images: keeps an online evaluation to a few seconds for a small backbone
-_WATCHED = 2560  # images whose embeddings are watched: ten for each dimension of two embeddings of 128
+_BANK, _QUERIES = 5000, 2000  # images: limits an online evaluation to a few seconds for a small backbone
+_WATCHED = 2560  # images for `watch_heads`: ten per dimension of two embeddings of 128
 
 
 class Monitor:
-    """1-NN and 20-NN accuracy for classes, of base views; R2 for numbers, of drawn views; nothing without labels."""
+    """1-NN and 20-NN accuracy on base views for classes, R2 on drawn views for numbers, nothing without labels."""
 
     def __init__(self, policy: Policy, train: Source, test: Source | None):
         self.policy = policy
@@ -31,7 +31,7 @@ class Monitor:
         self._test = None if test is None else spread(test, _QUERIES)
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
-        """The metrics by name; {} where there are no held-out labels, or those of one class alone.
+        """Returns the metrics by name; {} without held-out labels, or if all training labels are of one class.
 
         The backbone runs in eval mode, in float32.
         """
@@ -41,7 +41,7 @@ class Monitor:
         assert train.targets is not None and test.targets is not None
         numbers = train.targets.is_floating_point()
         if not numbers and len(train.targets.unique()) < 2:
-            return {}  # of one class all neighbours are right
+            return {}  # all neighbours would be correct
         preprocess = drawn_view(self.policy, seed=0) if numbers else base_view(self.policy)
         bank, queries = (extract(backbone, source, preprocess) for source in (train, test))
         check_intact(train)
@@ -56,18 +56,18 @@ class Monitor:
 
     @functools.cached_property
     def _images(self) -> tuple[Source, Source] | None:
-        """The images to learn from and those to measure on, all of which decode; None without labels."""
+        """The bank and the query images, without those that don't decode; None without labels."""
         if self._test is None or self._train.targets is None or self._test.targets is None:
             return None
         return intact(self._train), intact(self._test)
 
 
 def watch_heads(backbone: nn.Module, objective: Objective, source: Source) -> dict[str, Any]:
-    """Returns a few numbers about the heads, on base views in eval mode; {} for an objective that routes nothing.
+    """Returns a few numbers about the heads, on base views in eval mode; {} for an objective without routing.
 
-    "router": each task's mean shares of the experts (T, E); "entropy": that of an image's shares, the mean for each
-    task, in nats; "norm": mean length of each embedding; "canonical": mean canonical correlation of z_inv and z_eq,
-    where there are ten images a dimension.
+    "router": each task's mean shares of the experts (T, E); "entropy": mean entropy of an image's shares for each task,
+    in nats; "norm": mean length of each embedding; "canonical": mean canonical correlation of z_inv and z_eq, if there
+    are ten images per dimension.
     """
     features = extract(backbone, spread(source, _WATCHED), base_view(objective.policy))
     routed = routing.routed(objective, features)

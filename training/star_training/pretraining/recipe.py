@@ -1,4 +1,4 @@
-"""What a pretraining run computes: a recipe, built by a function, changed by `--set path=value`, saved as JSON."""
+"""Pretraining recipes: typed settings, built by a function, changed by `--set path=value`, saved as JSON."""
 
 import contextlib
 import dataclasses
@@ -19,16 +19,16 @@ from ..settings.common import OptimizerConfig, RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images. See `star_training.data.open_source` for what `source` may be, `open_stream` for "stream:"."""
+    """The images. See `star_training.data.open_source` for the values of `source`, `open_stream` for "stream:"."""
 
     source: str
-    limit: int | None = None  # use so many images only, evenly spaced over the set
+    limit: int | None = None  # use only this many images, evenly spaced over the set
     max_bad: float = 0.01  # share of files that may fail to decode; more is an error
     bank: str = "train"  # the split whose labels online evaluation learns from
-    hold_out: float = 0.0  # share kept for online evaluation where a labelled set has no test split
-    images: int | None = None  # how many make an epoch of a stream, which can't be counted
-    lanes: int = 8  # shards of a stream that are read side by side; batch_size must be a multiple
-    buffer: int = 256  # encoded images of each lane in memory, among which a stream is shuffled
+    hold_out: float = 0.0  # share held out for online evaluation if a labelled set has no test split
+    images: int | None = None  # images per epoch of a stream, which can't be counted
+    lanes: int = 8  # shards of a stream that are read in parallel; batch_size must be a multiple
+    buffer: int = 256  # size of each lane's shuffle buffer, in encoded images
 
     def __post_init__(self) -> None:
         for name in ("images", "lanes", "buffer"):
@@ -39,7 +39,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
-    """Everything that decides what a pretraining run computes."""
+    """All settings that determine what a pretraining run computes."""
 
     name: str
     backbone: str  # any timm model
@@ -48,10 +48,10 @@ class Recipe(Settings):
     epochs: int
     backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model
     objective: str = "star"
-    objective_args: dict[str, Any] = field(default_factory=dict)  # its settings
+    objective_args: dict[str, Any] = field(default_factory=dict)  # the objective's settings
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_size: int = 256  # images in one loss, over all processes
-    accumulate: int = 1  # losses whose gradients make one step
+    accumulate: int = 1  # losses whose gradients are accumulated for one step
     precision: str = "no"  # "no" (float32), "bf16" or "fp16"
     channels_last: bool = True
     grad_checkpointing: bool = False
@@ -70,11 +70,11 @@ class Recipe(Settings):
             raise ValueError(f"data.hold_out is {self.data.hold_out}; it must be a share of the images, from 0 to 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON; `from_dict` is the way back."""
+        """Returns plain data for JSON; `from_dict` is the inverse."""
         return json.loads(json.dumps({**dataclasses.asdict(self), "policy": self.policy.to_dict()}))
 
     def published(self) -> dict[str, Any]:
-        """As `to_dict`, without the folders of this machine: images and start keep their names alone."""
+        """Returns `to_dict` without the folders of this machine: only the names of images and start remain."""
         made = self.to_dict()
         made["data"]["source"] = name_alone(self.data.source)
         made["init_from"] = self.init_from and called(self.init_from)
@@ -82,19 +82,19 @@ class Recipe(Settings):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Recipe":
-        """Builds a recipe from `to_dict`'s data. Raises ValueError naming a wrong field and the right ones."""
+        """Builds a recipe from `to_dict`'s data. Raises ValueError with the wrong field and the known ones."""
         return build(cls, {k: _policy(v) if k == "policy" else v for k, v in data.items()}, "")
 
     def with_objective(self, name: str) -> "Recipe":
-        """The same recipe for another objective, with those settings that the other one has too."""
+        """Returns the recipe for another objective, keeping the settings that both objectives have."""
         known = objectives.settings(name)
         kept = {k: v for k, v in self.objective_args.items() if k in known}
         return dataclasses.replace(self, objective=name, objective_args=kept)
 
 
 def _policy(data: Any) -> Policy:
-    """A policy from its data, each value checked against its field's type before anything computes with it."""
-    with contextlib.suppress(KeyError, TypeError):  # no policy at all: from_dict says so
+    """Returns a policy from its data, after checking each value against its field's type."""
+    with contextlib.suppress(KeyError, TypeError):  # not a policy at all: from_dict raises
         for number, settings in enumerate(data["augmentations"]):
             hints = typing.get_type_hints(KNOWN[settings["name"]])
             for name in settings.keys() & hints.keys():

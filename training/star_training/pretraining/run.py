@@ -29,14 +29,14 @@ from .setup import check_share, count_steps, open_data, open_lanes, try_out
 
 
 def is_whole(export: Path) -> bool:
-    """Whether an export holds every file that a finished run writes; its card is written after the run."""
+    """Returns whether an export holds every file that a finished run writes; its card is written after the run."""
     return all((export / name).is_file() for name in store.FILES)
 
 
 class Run(Loop):
-    """One pretraining run in a folder: recipe.json, log.jsonl, checkpoints/, and in the end export/.
+    """One pretraining run in a folder: recipe.json, log.jsonl, checkpoints/, and at the end export/.
 
-    Raises ValueError where the folder holds another run, or one that differs in what decides the weights.
+    Raises ValueError if the folder holds another run, or this one with other settings that determine the weights.
     """
 
     advice = "a lower optimizer.lr, optimizer.clip=1, or precision=no"
@@ -50,7 +50,7 @@ class Run(Loop):
         per_epoch, steps = count_steps(recipe, self.source, self.accelerator.num_processes)
 
         self.lanes = open_lanes(recipe, self.source, self.accelerator) if isinstance(self.source, Stream) else None
-        self._lanes_state: dict[str, Tensor] = {}  # where all processes' lanes stand
+        self._lanes_state: dict[str, Tensor] = {}  # positions of all processes' lanes
 
         torch.manual_seed(recipe.seed)
         self.pretrainer, notes = build(recipe)
@@ -61,7 +61,7 @@ class Run(Loop):
         if held_out is None:
             self.notes.append("no held-out labels: the features are not evaluated online")
         if self.lanes and recipe.run.workers > len(self.lanes.own):
-            self.notes.append(f"{len(self.lanes.own)} lanes of the stream to read: no more workers than that")
+            self.notes.append(f"{len(self.lanes.own)} lanes of the stream to read, so no more workers than that")
         self.peak = recipe.optimizer.lr * recipe.batch_size * recipe.accumulate / 256
         self.warmup = round(recipe.optimizer.warmup_epochs * per_epoch)
         self._prepare()
@@ -83,7 +83,7 @@ class Run(Loop):
         )
         optimizer = build_optimizer(recipe.optimizer, self.pretrainer)
         if recipe.compile:
-            self.pretrainer.compile()  # in place: names in the state dict stay as they are
+            self.pretrainer.compile()  # in place, so that names in the state dict don't change
         self.prepare(self.pretrainer, optimizer)
         torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
 
@@ -92,7 +92,7 @@ class Run(Loop):
         return f"--init-from {self.out}"
 
     def train(self) -> dict[str, Any]:
-        """Trains to the end and exports; gives the results. Raises Diverged, Stopped, OSError, DataError."""
+        """Trains to the end, exports, and returns the results. Raises Diverged, Stopped, OSError, DataError."""
         if self.finished:
             return self.tell_finished()
         for note in self.notes:
@@ -137,7 +137,7 @@ class Run(Loop):
 
     def check_data(self) -> None:
         if self.lanes:
-            # here, where every process comes before a checkpoint, since only one of them writes it
+            # here, because every process passes here before a checkpoint, which only one of them writes
             state = self.accelerator.reduce(self.lanes.state.to(self.accelerator.device)).cpu()
             self._lanes_state = {"lanes": state}
             self.lanes.check_bad(state)
@@ -170,7 +170,7 @@ class Run(Loop):
 
     def outcome(self) -> dict[str, Any] | None:
         export = self.out / "export"
-        found = results.read(export / "results.json")  # one that is damaged is found before any step
+        found = results.read(export / "results.json")  # raises for a damaged file, before any step
         return found if is_whole(export) else None
 
     def _export(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Run(Loop):
                     model_args=self.recipe.backbone_args,
                     recipe=self.recipe.published(),
                 )
-                with results.changing(export / "results.json") as held:  # what was measured of these weights stays
+                with results.changing(export / "results.json") as held:  # keeps earlier evaluations of these weights
                     held.update(made)
             except (OSError, SafetensorError) as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
@@ -193,7 +193,7 @@ class Run(Loop):
         return made
 
     def _results(self) -> dict[str, Any]:
-        """What the run cost and started from, and what its online evaluation found: before the first step and last."""
+        """Returns the run's cost and start, and its first and last online evaluation."""
         evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
         cost = {
             "steps": self.steps,

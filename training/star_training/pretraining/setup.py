@@ -1,4 +1,4 @@
-"""What a run needs before its first step: images, a count of steps, settings that work."""
+"""Preparation of a run: images, number of steps, and a trial of the settings."""
 
 import accelerate
 import torch
@@ -20,10 +20,10 @@ from .recipe import DataConfig, Recipe
 
 
 def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
-    """The images to train on, those whose labels online evaluation learns from, and held-out ones to measure on.
+    """Returns training images, the labelled bank of online evaluation, and held-out images to measure on.
 
-    Held out is the test split, else the validation split, else a part of a labelled training set; None where there
-    are no labels, as in a stream.
+    The held-out images are the test split, else the validation split, else a part of a labelled training set; None
+    without labels, as in a stream.
     """
     config = recipe.data
     if config.source.startswith(PREFIX):
@@ -31,7 +31,7 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
         stream = open_stream(config.source)
         return stream, stream, None
     if config.images is not None:
-        raise ValueError(f"data.images={config.images} is for streams; {config.source} is counted. Use data.limit")
+        raise ValueError(f"data.images={config.images} is for streams, but {config.source} isn't one; use data.limit")
     train = open_source(config.source, "train", max_bad=config.max_bad, limit=config.limit)
     bank = train if config.bank == "train" else open_source(config.source, config.bank, max_bad=config.max_bad)
     if bank.targets is None:
@@ -42,7 +42,7 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
         except NoSuchSplit:
             continue
         if bank is not train and held_out.fingerprint == bank.fingerprint:
-            raise ValueError(f"data.bank={config.bank} is what online evaluation measures on; give another split")
+            raise ValueError(f"online evaluation measures on data.bank={config.bank}; give another split")
         return train, bank, held_out
     if not config.hold_out:
         return train, bank, None
@@ -51,19 +51,19 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
 
 
 def _check_stream(config: DataConfig) -> None:
-    """Raises ValueError where a stream is not told its length, or told to be chosen from."""
+    """Raises ValueError for a stream without data.images or with data.limit."""
     if config.images is None:
-        raise ValueError(f"{config.source} can't be counted; say how many images make an epoch: --set data.images=N")
+        raise ValueError(f"{config.source} can't be counted; give images per epoch with --set data.images=N")
     if config.limit is not None:
         raise ValueError(f"data.limit={config.limit} can't choose among the images of a stream; give fewer shards")
 
 
 def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, int]:
-    """Optimiser steps in an epoch and in all. Raises ValueError where there are too few images for one."""
+    """Returns optimiser steps per epoch and in all. Raises ValueError for too few images for one step."""
     if recipe.batch_size % processes:
-        raise ValueError(f"batch_size {recipe.batch_size} is shared by {processes} processes; it must be a multiple")
+        raise ValueError(f"batch_size {recipe.batch_size} must be a multiple of the number of processes, {processes}")
     images = recipe.batch_size * recipe.accumulate
-    count = recipe.data.images or len(source)  # a stream says how many
+    count = recipe.data.images or len(source)  # set for a stream
     if count < images:
         fitting = count // (recipe.accumulate * processes) * processes
         hint = f" or --set batch_size={fitting}" if fitting >= 2 else ""
@@ -75,9 +75,9 @@ def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, in
 
 
 def open_lanes(recipe: Recipe, stream: Stream, accelerator: accelerate.Accelerator) -> Lanes:
-    """The lanes that this process reads of a stream. Raises ValueError as `count_lanes`."""
+    """Returns the lanes of a stream that this process reads. Raises ValueError as `count_lanes` does."""
     config, processes = recipe.data, accelerator.num_processes
-    assert config.images is not None  # `open_data` saw to it
+    assert config.images is not None  # checked by `open_data`
     lanes = count_lanes(config.lanes, len(stream.shards), recipe.batch_size, processes)
     deal = Deal(stream.shards, lanes, config.buffer, recipe.seed)
     return Lanes(
@@ -86,7 +86,7 @@ def open_lanes(recipe: Recipe, stream: Stream, accelerator: accelerate.Accelerat
 
 
 def check_share(objective: Objective, images: int, lanes: Lanes | None) -> None:
-    """Raises ValueError where the images that share a draw don't divide a process's batch, or a lane's part of it."""
+    """Raises ValueError if `objective.share` doesn't divide a process's batch, or a lane's part of it."""
     count, what = (lanes.each, "images of a lane in a batch") if lanes else (images, "images of a process's batch")
     if count % objective.share:
         raise ValueError(
@@ -96,17 +96,17 @@ def check_share(objective: Objective, images: int, lanes: Lanes | None) -> None:
 
 
 def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torch.device) -> list[Convolution]:
-    """Computes the loss of one image's views, so that settings that don't fit together end a run before it begins.
+    """Computes the loss of one image's views, so that settings that don't fit together fail before training.
 
-    Returns the convolutions that took part.
+    Returns the convolutions that ran.
     """
     try:
         objective = pretrainer.objective
         dataset = MultiViewDataset(source, objective.policy, objective.plan, recipe.seed, objective.sizes)
-        # two images, because a contrast needs a negative, or as many as share a draw
+        # two images, because contrastive losses need a negative, or as many as share a draw
         batch = stack([dataset[0, 0]] * max(2, objective.share)).to(device).batch()
         with evaluating(pretrainer), Convolutions() as seen:
-            pretrainer.forward(batch)  # forward itself is never the compiled one
+            pretrainer.forward(batch)  # forward itself is never compiled
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         told = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
         raise ValueError(f"{told}: {one_line(error)}") from error

@@ -1,6 +1,6 @@
-"""Images with boxes, as every layout on disk ends up: `DetectionSet`.
+"""`DetectionSet`: images with boxes, independent of their layout on disk.
 
-Letters: N images, M boxes of all of them, K boxes of one, C classes, H x W pixels.
+Letters: N images, M boxes of all images, K boxes of one, C classes, H x W pixels.
 """
 
 import functools
@@ -18,11 +18,11 @@ from ...data.decode import UndecodableImage, decode
 from ...data.sources.base import DataError
 from ...data.sources.raw import digest
 
-_THINNEST = 1e-3  # pixels; the side of a box below which its logarithm, which is regressed, means nothing
+_THINNEST = 1e-3  # pixels; the smallest side of a box, because the logarithm of its side is regressed
 
 
 class BoxWarning(UserWarning):
-    """Some boxes of a data set are left out, because they are empty or outside their image, or may be misplaced."""
+    """Warns of boxes that are left out because they are empty or outside their image, or that may be misplaced."""
 
 
 class Box(NamedTuple):
@@ -33,12 +33,12 @@ class Box(NamedTuple):
     top: float
     right: float
     bottom: float
-    difficult: bool = False  # VOC's: trained on, but evaluation neither asks for it nor minds it
-    crowd: bool = False  # COCO's: many objects in one box, not trained on; evaluation minds no detection inside
+    difficult: bool = False  # VOC's: used in training, ignored in evaluation
+    crowd: bool = False  # COCO's: many objects in one box, not used in training; evaluation ignores detections inside
 
 
 class Picture(NamedTuple):
-    """One image as a reader finds it; `content` is its name, or changes with its bytes where they are in memory."""
+    """One image as read; `content` is its name, or a checksum of its bytes if they are in memory."""
 
     encoded: Path | bytes
     where: str  # for messages
@@ -46,11 +46,11 @@ class Picture(NamedTuple):
     height: int
     width: int
     boxes: Sequence[Box]
-    orientation: int = 1  # of EXIF, 2 to 8 where the boxes lie on the upright image and the file holds another
+    orientation: int = 1  # EXIF's; 2 to 8 if the boxes are on the upright image and the stored pixels aren't upright
 
 
 class Target(NamedTuple):
-    """The boxes of one image, or of many in a row."""
+    """The boxes of one image, or of several images concatenated."""
 
     boxes: Tensor  # (K, 4) float32: left, top, right, bottom in pixels
     labels: Tensor  # (K,) int64, 0 to C - 1
@@ -60,7 +60,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """One split of one data set; an image is decoded when it is asked for."""
+    """One split of one data set; images are decoded on access."""
 
     name: str
     classes: tuple[str, ...]
@@ -68,8 +68,8 @@ class DetectionSet:
     where: tuple[str, ...]
     contents: tuple[str, ...]
     sizes: Tensor  # (N, 2) int64: height, width
-    all_boxes: Target  # the boxes of all images in a row, (M, ...)
-    ends: Tensor  # (N,) int64: where each image's boxes end in that row
+    all_boxes: Target  # the boxes of all images, concatenated, (M, ...)
+    ends: Tensor  # (N,) int64: where each image's boxes end in `all_boxes`
     orientations: Tensor  # (N,) int64: see `Picture`
 
     def __len__(self) -> int:
@@ -77,36 +77,36 @@ class DetectionSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Short hex that changes with the images, the boxes or the classes, not with where they lie."""
+        """A short hex hash of the images, boxes and classes, independent of their folder."""
         tensors = [t.numpy().tobytes() for t in (self.sizes, self.ends, *self.all_boxes)]
         files = of_files([image for image in self.encoded if isinstance(image, Path)])
         return digest(["detection", self.classes, self.contents, files, *tensors])
 
     def target(self, index: int) -> Target:
-        """The boxes of image `index`."""
+        """Returns the boxes of image `index`."""
         start = int(self.ends[index - 1]) if index else 0
         return Target(*(part[start : int(self.ends[index])] for part in self.all_boxes))
 
     def image(self, index: int) -> Tensor:
-        """Image `index`, uint8 (3, H, W). Raises DataError where it doesn't decode or isn't of the size it should."""
+        """Returns image `index`, uint8 (3, H, W). Raises DataError if it doesn't decode or has the wrong size."""
         try:
             image = turn(decode(self.encoded[index]), int(self.orientations[index]))
         except UndecodableImage as error:
             raise DataError(f"{self.where[index]} doesn't decode ({error}); repair it or take it out.") from error
         height, width = self.sizes[index].tolist()
         if image.shape[1:] != (height, width):
-            told = f"{image.shape[2]} x {image.shape[1]} pixels, but its annotation says {width} x {height}"
+            told = f"{image.shape[2]} x {image.shape[1]} pixels, but {width} x {height} in its annotation"
             raise DataError(f"{self.where[index]} has {told}; its boxes would be wrong: repair the annotation.")
         return image
 
     @property
     def trainable(self) -> list[int]:
-        """The images with anything to learn from: detectron2 too leaves the empty ones out of training."""
+        """Indices of the images with boxes to train on; like detectron2, training leaves out the others."""
         return [index for index in range(len(self)) if not self.target(index).crowd.all()]
 
 
 def make(name: str, classes: Sequence[str], pictures: Iterable[Picture]) -> DetectionSet:
-    """A set of what a reader found: boxes are cut at the image's border, empty ones left out with a `BoxWarning`."""
+    """Returns a set of pictures; boxes are clipped to the image, empty ones are left out with a `BoxWarning`."""
     pictures = list(pictures)
     if not pictures:
         raise DataError(f"{name} has no images in this split.")
@@ -117,7 +117,7 @@ def make(name: str, classes: Sequence[str], pictures: Iterable[Picture]) -> Dete
                 raise DataError(f"{picture.where} has a box of class {box.label}; there are {len(classes)} classes.")
             left, right = (min(max(x, 0.0), picture.width) for x in (box.left, box.right))
             top, bottom = (min(max(y, 0.0), picture.height) for y in (box.top, box.bottom))
-            # comparisons with NaN are false: such a box is left out too
+            # comparisons with NaN are false, so boxes with NaN are left out too
             if right - left >= _THINNEST and bottom - top >= _THINNEST:
                 kept.append(box._replace(left=left, top=top, right=right, bottom=bottom))
             else:
@@ -149,7 +149,7 @@ def turn(image: Tensor, orientation: int) -> Tensor:
     """Returns the upright image (3, h, w) of stored pixels (3, H, W), given the EXIF orientation, 1 to 8."""
     if orientation >= 5:
         image = image.transpose(1, 2)
-    # the number says which stored corner is shown top left
+    # the number encodes which stored corner is shown top left
     if orientation in (3, 4, 7, 8):
         image = image.flip(1)
     if orientation in (2, 3, 6, 7):
@@ -158,7 +158,7 @@ def turn(image: Tensor, orientation: int) -> Tensor:
 
 
 def join(sets: Sequence[DetectionSet]) -> DetectionSet:
-    """The images of some sets one after the other, with the classes of all."""
+    """Returns the concatenation of sets, with the classes of all."""
     if len(sets) == 1:
         return sets[0]
     sets = align(sets)
@@ -177,7 +177,7 @@ def join(sets: Sequence[DetectionSet]) -> DetectionSet:
 
 
 def align(sets: Sequence[DetectionSet]) -> list[DetectionSet]:
-    """The same sets with the same classes under the same numbers: those of the first, then what others add."""
+    """Returns the sets with common classes and class numbers: those of the first set, then those that others add."""
     names = tuple(dict.fromkeys(name for s in sets for name in s.classes))
     place = {name: number for number, name in enumerate(names)}
     aligned = []

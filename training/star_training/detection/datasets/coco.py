@@ -14,7 +14,7 @@ _PREFIX = "instances_"
 
 
 def read(root: Path, split: str) -> DetectionSet:
-    """The images of one split: "val2017", or "val" where that can mean only one. Raises DataError."""
+    """Returns the images of one split, e.g. "val2017", or "val" if only one split matches. Raises DataError."""
     file = _choose(root / ANNOTATIONS, split)
     full = file.stem.removeprefix(_PREFIX)
     try:
@@ -30,7 +30,7 @@ def read(root: Path, split: str) -> DetectionSet:
     except DataError:
         raise
     except KeyError as error:
-        raise DataError(f"{file} is no COCO annotation: {error} is missing or means nothing there.") from error
+        raise DataError(f"{file} is no COCO annotation: {error} is missing or unknown.") from error
     except (OSError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"can't read the annotations {file}: {error}.") from error
     name = f"{root.name} {full}"
@@ -38,7 +38,7 @@ def read(root: Path, split: str) -> DetectionSet:
 
 
 def _choose(folder: Path, split: str) -> Path:
-    """The annotations of a split, by its name in full or by what the name in full begins with."""
+    """Returns the annotations of a split, by its full name or the beginning of it."""
     files = {path.stem.removeprefix(_PREFIX): path for path in sorted(folder.glob(f"{_PREFIX}*.json"))}
     for name in split_names(split):
         if name in files:
@@ -46,15 +46,16 @@ def _choose(folder: Path, split: str) -> Path:
     meant = [full for full in files if full.startswith(split_names(split))]
     if len(meant) == 1:
         return files[meant[0]]
-    told = f"several, {', '.join(meant)}: name one in full" if meant else f"none, only {', '.join(files) or 'nothing'}"
-    raise NoSuchSplit(f"split {split!r} of {folder}: there are {told}.")
+    known = ", ".join(files) or "none"
+    told = f"several match, {', '.join(meant)}; give one in full" if meant else f"not found; known: {known}"
+    raise NoSuchSplit(f"split {split!r} of {folder}: {told}.")
 
 
 def _folder(root: Path, full: str) -> Path:
     for folder in (root / "images" / full, root / full, root / "images"):
         if folder.is_dir():
             return folder
-    raise DataError(f"the images of {full} are not there: expected {root / full} or {root / 'images' / full}.")
+    raise DataError(f"the images of {full} are missing: expected {root / full} or {root / 'images' / full}.")
 
 
 def _picture(folder: Path, image: dict[str, Any], boxes: list[Box]) -> Picture:
@@ -63,7 +64,7 @@ def _picture(folder: Path, image: dict[str, Any], boxes: list[Box]) -> Picture:
         raise DataError(f"file_name {str(name)!r} leaves {folder}; expected a path inside it.")
     path = folder / name
     if not path.is_file():
-        raise DataError(f"{path} doesn't exist, but the annotations name it.")
+        raise DataError(f"{path} doesn't exist, but the annotations list it.")
     return Picture(path, str(path), name.as_posix(), int(image["height"]), int(image["width"]), boxes)
 
 

@@ -1,4 +1,4 @@
-"""From what the user typed to a `DetectionSet`."""
+"""Opens a `DetectionSet` from a path and a split's name."""
 
 import os
 from pathlib import Path
@@ -14,13 +14,13 @@ LAYOUTS = (
 
 
 def open_set(spec: str, split: str) -> DetectionSet:
-    """One split of a data set with boxes, or several joined: "VOC2007/trainval+VOC2012/trainval".
+    """Opens one split of a data set with boxes, or several joined, e.g. "VOC2007/trainval+VOC2012/trainval".
 
     Args:
-        spec: what `LAYOUTS` says, or a folder of such.
-        split: its name as the data set has it, after a sub-folder of `spec` where the data set lies in one.
+        spec: the path of one of `LAYOUTS`, or of a folder that holds such.
+        split: the name of the split, preceded by a sub-folder of `spec` if the data set is in one.
 
-    Raises DataError for whatever can't be used; warns `BoxWarning` of boxes that are left out.
+    Raises DataError for data that can't be used; warns `BoxWarning` of boxes that are left out.
     """
     found = []
     for part in split.split("+"):

@@ -1,8 +1,8 @@
-"""Whether boxes lie on the pixels as a file stores them, or on the upright image that its EXIF orientation describes.
+"""Decides whether boxes refer to the stored pixels or to the image turned upright by its EXIF orientation.
 
-Both conventions exist: torchvision's and pycocotools' readers leave EXIF aside, detectron2's and most tools to annotate
-with show the image upright. The size in the annotation decides for each image. Where it fits both, as that of a square
-or of an image turned by 180 degrees does, the other images of the set decide by majority.
+Both conventions exist: torchvision's and pycocotools' readers ignore EXIF, while detectron2's and most annotation tools
+show the image upright. The size in the annotation decides for each image. If it fits both, e.g. for square images or
+images turned by 180 degrees, the majority of the other images decides.
 """
 
 import warnings
@@ -15,15 +15,15 @@ from ...data.decode import FORMATS, UndecodableImage, undecodable
 from ...data.sources.base import DataError
 from .base import BoxWarning, Picture
 
-# PIL itself turns a TIFF, and would have to decode the whole of a PNG
+# PIL turns a TIFF itself, and would have to decode a whole PNG for its EXIF
 _ORIENTED = ("JPEG", "MPO", "WEBP")
 
 
 def settle(name: str, pictures: Sequence[Picture]) -> list[Picture]:
     """Returns the pictures with the orientation that brings their pixels to the annotation's convention.
 
-    Only headers are read. Raises DataError where one can't be read or has another size than the annotation; warns
-    `BoxWarning` of orientations that no majority decides.
+    Only headers are read. Raises DataError if one can't be read or has another size than the annotation; warns
+    `BoxWarning` of orientations without a majority.
     """
     settled: list[Picture] = []
     doubtful: list[int] = []
@@ -34,7 +34,7 @@ def settle(name: str, pictures: Sequence[Picture]) -> list[Picture]:
         turned = size[::-1] if orientation >= 5 else size
         annotated = picture.height, picture.width
         if annotated not in (size, turned):
-            sizes = f"{size[1]} x {size[0]} pixels, but its annotation says {picture.width} x {picture.height}"
+            sizes = f"{size[1]} x {size[0]} pixels, but {picture.width} x {picture.height} in its annotation"
             raise DataError(f"{picture.where} has {sizes}; its boxes would be wrong: repair the annotation.")
         if size != turned:
             upright += annotated == turned
@@ -46,7 +46,7 @@ def settle(name: str, pictures: Sequence[Picture]) -> list[Picture]:
     unanimous = min(upright, stored) == 0 < max(upright, stored)
     if doubtful and not unanimous:
         warnings.warn(_doubt(name, pictures[doubtful[0]].where, len(doubtful), upright, stored), stacklevel=3)
-    if upright <= stored:  # torchvision's convention where nothing decides
+    if upright <= stored:  # torchvision's convention if there is no majority
         for index in doubtful:
             settled[index] = settled[index]._replace(orientation=1)
     return settled
@@ -55,14 +55,14 @@ def settle(name: str, pictures: Sequence[Picture]) -> list[Picture]:
 def _doubt(name: str, where: str, count: int, upright: int, stored: int) -> BoxWarning:
     taken = "upright" if upright > stored else "as stored"
     return BoxWarning(
-        f"{count} images of {name} such as {where} have an EXIF orientation and an annotation whose size fits the "
+        f"{count} images of {name}, e.g. {where}, have an EXIF orientation and an annotation whose size fits both the "
         f"stored and the upright image; {upright} other images are annotated upright, {stored} as stored. They are "
-        f"taken {taken}: save them without an EXIF orientation if their boxes are wrong."
+        f"read {taken}; if their boxes are wrong, save them without an EXIF orientation."
     )
 
 
 def _header(path: Path, where: str) -> tuple[tuple[int, int], int]:
-    """Returns height and width of the stored pixels, and the EXIF orientation, 1 where there is none."""
+    """Returns height and width of the stored pixels, and the EXIF orientation, 1 if there is none."""
     try:
         with undecodable(), Image.open(path, formats=FORMATS) as image:
             return (image.height, image.width), _orientation(image) if image.format in _ORIENTED else 1
@@ -73,6 +73,6 @@ def _header(path: Path, where: str) -> tuple[tuple[int, int], int]:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken EXIF raises nearly every built-in type, and is no reason to refuse the pixels
+    except Exception:  # broken EXIF raises almost any built-in exception; the pixels are still usable
         return 1
     return int(value) if value in range(1, 9) else 1

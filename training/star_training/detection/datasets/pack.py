@@ -16,7 +16,7 @@ from .base import Box, DetectionSet, Picture, make
 
 
 def read(path: Path, split: str) -> DetectionSet:
-    """The rows of one split. Raises DataError."""
+    """Returns the images of one split. Raises DataError."""
     raw = open_parquet({"train": [path]}, split)
     boxes, names = _boxes(path)
     pictures = []
@@ -41,7 +41,7 @@ def read(path: Path, split: str) -> DetectionSet:
 
 
 def _boxes(path: Path) -> tuple[list[Any], dict[int, str]]:
-    """The column `boxes` of all rows, and the names of the classes by label."""
+    """Returns the column `boxes` of all rows, and the class names by label."""
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
@@ -52,10 +52,10 @@ def _boxes(path: Path) -> tuple[list[Any], dict[int, str]]:
     try:
         names = json.loads(metadata.get(b"classes", b"{}"))
         pairs = enumerate(names) if isinstance(names, list) else names.items()
-        # below 0 stands what an image without any object is labelled with
+        # labels below 0 mark images without objects
         return boxes, {int(label): str(name) for label, name in pairs if int(label) >= 0}
     except (ValueError, AttributeError) as error:
-        rule = "expected a JSON list of names or object from label to name"
+        rule = "expected a JSON list of names or an object from label to name"
         raise DataError(f"can't read the class names in the metadata of {path} ({error}); {rule}.") from error
 
 

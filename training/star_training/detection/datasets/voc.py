@@ -14,8 +14,8 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def read(root: Path, split: str) -> DetectionSet:
-    """The images of one list; classes are the sorted names that its boxes carry. Raises DataError."""
-    # those with an underscore list one class only, such as cat_train.txt
+    """Returns the images of one list; classes are the sorted names in its annotations. Raises DataError."""
+    # files with an underscore list one class only, e.g. cat_train.txt
     lists = {path.stem: path for path in sorted((root / LISTS).glob("*.txt")) if "_" not in path.stem}
     listed = lists[choose_split(split, lists, str(root / LISTS))]
     names = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -40,14 +40,14 @@ def _image(folder: Path, name: str) -> Path:
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Annotations declare no entities, and a few bytes of those can grow to gigabytes."""
+    """Rejects DOCTYPE: annotations declare no entities, and a few bytes of those can expand to gigabytes."""
 
     def doctype(self, *_: Any) -> None:
-        raise ValueError("it has a DOCTYPE, which annotations need not and may not have")
+        raise ValueError("it has a DOCTYPE, which annotations may not have")
 
 
 def _annotation(path: Path) -> tuple[int, int, list[tuple[str, Box]]]:
-    """Height, width and the objects of an image: the name of the class and the box."""
+    """Returns height, width and objects of an image, each object as class name and box."""
     try:
         root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
         height, width = (int(_text(root, f"size/{side}")) for side in ("height", "width"))

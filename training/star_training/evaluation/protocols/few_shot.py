@@ -1,11 +1,11 @@
-"""Few-shot classification: many small tasks on classes of a handful of labelled images each.
+"""Few-shot classification: many small tasks with a handful of labelled images per class.
 
-Letters: T tasks at once, W classes of a task, K labelled images a class, n = W * K, Q queries a class, D features.
+Letters: T tasks at once, W classes per task, K labelled images per class, n = W * K, Q queries per class, D features.
 
-Source: the released few_shot.py of STAR and AugSelf, in words: W = 5, K = 1 and 5, Q = 16, 2000 tasks; a classifier on
-raw features that is scikit-learn's LogisticRegression(solver="liblinear") with its defaults, that is, one against the
-rest, minimising |w|^2 / 2 + sum log(1 + exp(-y w.x)) where x ends in a constant 1, so that the intercept is punished
-too. Classes of no more than K images are left out; one with fewer than K + Q has queries drawn with replacement.
+Source: the released few_shot.py of STAR and AugSelf, reimplemented: W = 5, K = 1 and 5, Q = 16, 2000 tasks. The
+classifier on raw features is scikit-learn's LogisticRegression(solver="liblinear") with its defaults: one-vs-rest,
+minimising |w|^2 / 2 + sum log(1 + exp(-y w.x)), where x ends in a constant 1, so that the intercept is regularised too.
+Classes with at most K images are left out; a class with fewer than K + Q images has queries drawn with replacement.
 The originals draw without a seed; here a task is a function of the seed, K and its number.
 """
 
@@ -23,17 +23,17 @@ from ..frozen_model import Subject
 from ..metrics import Measurement, Metric, mean
 
 WAYS, SHOTS, QUERIES, TASKS = 5, (1, 5), 16, 2000
-# Benchmarks by the column of a Parquet file that says which of their parts, train, val or test, a row's class is in.
+# Parquet column -> benchmark; the column holds the benchmark's part (train, val or test) of each row's class.
 BENCHMARKS = {"cifarfs": "CIFAR-FS", "fc100": "FC100"}
-_CHUNK = 50  # tasks at once: bounds the (T, n + W Q, D) features that are gathered
-_SMALL = 1e-10  # a step that promises to lower the loss by this share is the last: Newton's method doubles its digits
+_CHUNK = 50  # tasks at once: bounds the gathered (T, n + W Q, D) features
+_SMALL = 1e-10  # predicted relative decrease of the loss in the last step: Newton's method converges quadratically
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """Mean accuracy of the tasks, with the interval over them, for 1 and 5 labelled images a class.
+    """Returns the mean accuracy of the tasks, with its interval over tasks, for 1 and 5 labelled images per class.
 
-    A file with the columns of CIFAR-FS and FC100 is measured on their novel classes, each with all of its images,
-    training and test, as those benchmarks have it; every other data set on all classes of its test images.
+    A file with the columns of CIFAR-FS and FC100 is measured on all images, training and test, of their novel classes,
+    as those benchmarks define. Any other data set is measured on all classes of its test images.
     """
     benchmarks = benchmark_classes(splits)
     whole = _both(subject, splits) if benchmarks else subject.labelled(splits.test)
@@ -55,7 +55,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
 
 
 def benchmark_classes(splits: Splits) -> dict[str, Tensor]:
-    """The novel classes (C,) of each benchmark that a Parquet file has a column of; {} for other data sets."""
+    """Returns the novel classes (C,) of each benchmark with a column in a Parquet file; {} for other data sets."""
     path = Path(os.path.expanduser(splits.spec))
     files = sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path] if path.suffix == ".parquet" else []
     if not files:
@@ -78,7 +78,7 @@ def _both(subject: Subject, splits: Splits) -> Labelled:
 
 
 def accuracies(labelled: Labelled, shots: int, seed: int, name: str, tasks: int = TASKS) -> Tensor:
-    """The share of hits among each task's queries: (tasks,) float64. Raises ValueError where classes are too few."""
+    """Returns the share of hits among each task's queries, (tasks,) float64. Raises ValueError for too few classes."""
     members = [(labelled.targets == label).nonzero().flatten() for label in labelled.targets.unique()]
     usable = [images for images in members if len(images) > shots]
     if len(usable) < WAYS:
@@ -92,7 +92,7 @@ def accuracies(labelled: Labelled, shots: int, seed: int, name: str, tasks: int 
 
 
 def draw(members: list[Tensor], shots: int, generator: torch.Generator) -> Tensor:
-    """One task's images, those to learn from first: (W, K + Q) indices; `members` are each class's images."""
+    """Returns one task's images, the labelled ones first: (W, K + Q) indices; `members` holds each class's images."""
     rows = []
     for label in torch.randperm(len(members), generator=generator)[:WAYS].tolist():
         images = members[label][torch.randperm(len(members[label]), generator=generator)]
@@ -104,23 +104,23 @@ def draw(members: list[Tensor], shots: int, generator: torch.Generator) -> Tenso
 
 
 def hits(features: Tensor, shots: int) -> Tensor:
-    """Which queries the classifiers of their tasks get right: features (T, W, K + Q, D) -> (T, W, Q) bool."""
+    """Returns which queries are classified correctly: features (T, W, K + Q, D) -> (T, W, Q) bool."""
     features = features.double()
     support, queries = (part.flatten(1, 2) for part in features.split([shots, features.shape[2] - shots], 2))
     ways = features.shape[1]
-    coefficients = fit(support @ support.mT + 1, ways)  # + 1: the constant feature, whose weight is the intercept
+    coefficients = fit(support @ support.mT + 1, ways)  # + 1 for the constant feature, whose weight is the intercept
     scores = (queries @ support.mT + 1) @ coefficients
     truth = torch.arange(ways).repeat_interleave(features.shape[2] - shots)
     return (scores.argmax(-1) == truth).unflatten(1, (ways, -1))
 
 
 def fit(gram: Tensor, ways: int) -> Tensor:
-    """Logistic regression of each of W classes against the rest, by inner products of the n images.
+    """Fits one-vs-rest logistic regressions of W classes from the inner products of n images.
 
-    gram (T, n, n), the images in the order of their classes -> coefficients (T, n, W): class c scores an image of
-    inner products k (n,) with k @ coefficients[:, c]. The optimum lies in the span of the images, w = sum a_i x_i, so
-    Newton's method runs in n dimensions however wide the features are. Its system is (I + S G S) with S the root of
-    the curvature, whose eigenvalues are at least 1 (Rasmussen and Williams 2006, algorithm 3.1).
+    gram (T, n, n), with images ordered by class -> coefficients (T, n, W): class c scores an image with inner products
+    k (n,) as k @ coefficients[:, c]. The optimum lies in the span of the images, w = sum a_i x_i, so Newton's method
+    needs n dimensions only, for features of any width. Its system is I + S G S, where S is the square root of the
+    curvature; the system's eigenvalues are at least 1 (Rasmussen and Williams 2006, algorithm 3.1).
     """
     size = gram.shape[-1]
     y = (2 * F.one_hot(torch.arange(ways).repeat_interleave(size // ways), ways) - 1).T.to(gram)  # (W, n)
@@ -140,7 +140,7 @@ def fit(gram: Tensor, ways: int) -> Tensor:
         a, scores, loss = _shortened(a, scores, loss, step, move, y)
         if (promised <= _SMALL * loss).all():
             return a.mT
-    raise ValueError("few-shot classifiers don't converge on these features; their scale may be out of all proportion")
+    raise ValueError("few-shot classifiers don't converge on these features; their scale may be extreme")
 
 
 def _times(gram: Tensor, vectors: Tensor) -> Tensor:
@@ -148,19 +148,19 @@ def _times(gram: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _loss(a: Tensor, scores: Tensor, y: Tensor) -> Tensor:
-    """|w|^2 / 2 plus the logistic losses, of each problem: (T, W, n) coefficients, scores and signs -> (T, W)."""
+    """Returns |w|^2 / 2 plus the logistic losses of each problem: coefficients, scores, signs (T, W, n) -> (T, W)."""
     return (a * scores).sum(-1) / 2 + F.softplus(-y * scores).sum(-1)
 
 
 def _shortened(
     a: Tensor, scores: Tensor, loss: Tensor, step: Tensor, move: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The step, halved for the problems where it would make the loss larger: new coefficients, scores, losses."""
+    """Returns coefficients, scores and losses after the step, which is halved while it would raise the loss."""
     length = torch.ones_like(loss)[..., None]
     for _ in range(30):
         ahead = a + length * step, scores + length * move
         found = _loss(*ahead, y)
-        worse = found > loss + _SMALL * loss  # so much is rounding
+        worse = found > loss + _SMALL * loss  # smaller differences are rounding
         if not worse.any():
             break
         length = torch.where(worse[..., None], length / 2, length)

@@ -15,7 +15,7 @@ _CHUNK = 1024  # queries at once: bounds the (M, N) similarities
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """Accuracy of 1-NN and of weighted 20-NN on the test images, with the training images as the bank."""
+    """Returns the accuracy of 1-NN and of weighted 20-NN on test images, with training images as the bank."""
     bank, queries = as_classes(splits.name, subject.labelled(splits.train), subject.labelled(splits.test))
     ks = [k for k in _KS if k <= len(bank.features)]
     found = {f"{k}-NN top-1": hits(*bank, *queries, k) for k in ks}
@@ -29,13 +29,13 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
 def hits(
     bank: Tensor, labels: Tensor, queries: Tensor, targets: Tensor, k: int, temperature: float = _TEMPERATURE
 ) -> Tensor:
-    """Which queries' classes win among their k nearest, each voting exp(cosine / temperature): (M,) bool.
+    """Returns which queries are classified correctly by k neighbours voting exp(cosine / temperature): (M,) bool.
 
     bank (N, D), labels (N,), queries (M, D), targets (M,); features are normalised here. k = 1 is the 1-NN of the
     released code; 20 and 0.07 are the usual setting since Wu et al. (CVPR 2018).
     """
     if not 1 <= k <= len(bank):
-        raise ValueError(f"k is {k}, but the bank has {len(bank)} images; give k between 1 and that")
+        raise ValueError(f"k is {k}, but the bank has {len(bank)} images; give a k from 1 to {len(bank)}")
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     classes = int(labels.max()) + 1
     found = []

@@ -1,9 +1,9 @@
 """Linear evaluation with few labels. Letters: N training images, n of them with labels, C classes.
 
-1 % and 10 % of the training images of each class, at least one, keep their labels, as in Chen et al. (SimCLR, ICML
-2020), and train the linear protocol's classifier. Its w is chosen on the data set's validation images, all of them;
-these are not fitted too, for their labels would be more than the fraction's. Mean over five draws, with the interval
-over draws.
+1 % and 10 % of each class's training images, at least one, keep their labels, as in Chen et al. (SimCLR, ICML 2020),
+and train the linear protocol's classifier. Its w is chosen on all validation images of the data set; the classifier is
+not refitted on them, because their labels would exceed the fraction. The metric is the mean over five draws, with the
+interval over draws.
 """
 
 import torch
@@ -21,7 +21,7 @@ DRAWS = 5
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """Test accuracy by fraction; `seed` draws the images, and the validation images as in the linear protocol."""
+    """Returns test accuracy by fraction; `seed` draws the images, and validation images as in the linear protocol."""
     (train, val, rule), test = divide(subject, splits, seed), subject.labelled(splits.test)
     train, val, test = as_classes(splits.name, train, val, test)
     classes = len(train.targets.unique())
@@ -46,7 +46,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
 
 
 def draw(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """Indices (n,) of a fraction of the images of each class, rounded, at least one: labels (N,)."""
+    """Returns indices (n,) of a fraction of each class's images, rounded, at least one; labels are (N,)."""
     parts = []
     for label in labels.unique():
         of_class = (labels == label).nonzero()[:, 0]

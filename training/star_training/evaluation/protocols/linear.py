@@ -1,10 +1,10 @@
-"""Linear evaluation as AugSelf and STAR do it. Letters: N training images, M others, D features, C classes, R = D + 1.
+"""Linear evaluation as in AugSelf and STAR. Letters: N training images, M others, D features, C classes, R = D + 1.
 
 Source: AugSelf's released protocol (arXiv 2111.09613): multinomial logistic regression on frozen, raw features, with
-the sum of cross entropies plus w times the squared norm of weights and bias; w from 45 values chosen on validation
-images, then refitted on training and validation images together. Top-1, or the mean over classes where a data set's
-convention says so. What the protocol finds by L-BFGS from a random start, a strictly convex problem's only optimum,
-`star_training.evaluation.solvers.logistic` finds faster and to a known distance.
+the sum of cross entropies plus w times the squared norm of weights and bias; w is chosen from 45 values on validation
+images, then the model is refitted on training and validation images together. The metric is top-1, or the mean over
+classes if that is the data set's convention. The problem is strictly convex. AugSelf approaches its only optimum by
+L-BFGS from a random start; `star_training.evaluation.solvers.logistic` does so faster and to a known distance.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,17 @@ from ..metrics import Hits, Measurement, Metric, class_mean, share
 from ..solvers.logistic import Fit, Logistic, with_ones
 
 STRENGTHS: tuple[float, ...] = tuple(torch.logspace(-6, 5, 45).tolist())
-_GAP = 1e-6  # of the objective, for every strength: an estimate, up to twice too low; 1e-5 is asked for
-_FINER = (1e-8, 1e-10)  # of those that might be chosen, step by step; after the last hardly an image is undecided
+_GAP = 1e-6  # of the objective, for every strength; an estimate, up to twice too low, where 1e-5 is required
+_FINER = (1e-8, 1e-10)  # of fits that might be chosen, in turn; after the last, hardly any image is undecided
 _SURE = 10  # logits this many `Fit.spread`s apart don't change their order
 
 
 class Accuracy(NamedTuple):
-    """A way to count hits."""
+    """An accuracy metric."""
 
     name: str
-    weights: Callable[[Tensor], Tensor]  # of the images with targets (M,), as a share of their sum
-    metric: Callable[[Tensor, Tensor], Metric]  # of hits (M,) bool and targets (M,)
+    weights: Callable[[Tensor], Tensor]  # targets (M,) -> weights of the images, relative to their sum
+    metric: Callable[[Tensor, Tensor], Metric]  # hits (M,) bool and targets (M,) -> accuracy
 
 
 TOP1 = Accuracy("top-1", lambda targets: torch.ones(len(targets)).double(), lambda hits, _: share(hits))
@@ -38,7 +38,7 @@ PER_CLASS = Accuracy("mean per class", lambda targets: 1 / targets.bincount()[ta
 
 
 class Divided(NamedTuple):
-    """Labelled features of a data set, and how its validation images were come by."""
+    """Labelled features of a data set, and the rule by which its validation images were chosen."""
 
     train: Labelled
     val: Labelled
@@ -46,7 +46,7 @@ class Divided(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The strength that does best on the validation images."""
+    """The strength with the highest validation accuracy."""
 
     strength: float
     fits: dict[float, Fit]  # by strength
@@ -54,19 +54,19 @@ class Chosen(NamedTuple):
 
     @property
     def fit(self) -> Fit:
-        """The best one."""
+        """The fit at the chosen strength."""
         return self.fits[self.strength]
 
 
 class Linear(NamedTuple):
-    """What a linear evaluation found."""
+    """The result of a linear evaluation."""
 
-    hits: Tensor  # which test images are classified right: (M,) bool
+    hits: Tensor  # which test images are classified correctly: (M,) bool
     chosen: Chosen
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """Test accuracy; `seed` draws the validation images where the data set neither has them nor says how."""
+    """Returns test accuracy; `seed` draws the validation images if the data set has none and no rule."""
     (train, val, rule), test = divide(subject, splits, seed), subject.labelled(splits.test)
     train, val, test = as_classes(splits.name, train, val, test)
     accuracy = PER_CLASS if splits.per_class else TOP1
@@ -91,7 +91,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
 
 
 def divide(subject: Subject, splits: Splits, seed: int) -> Divided:
-    """Training and validation images: the data set's own, or some of the training images held out by its rule."""
+    """Returns training and validation images: the data set's own, or training images held out by its rule."""
     train = subject.labelled(splits.train)
     if splits.val is not None:
         return Divided(train, subject.labelled(splits.val), "the data set's own")
@@ -112,7 +112,7 @@ def evaluate(
 ) -> Linear:
     """Fits on `train`, chooses w on `val`, refits on both, measures on `test`; each is features (N, D), labels (N,).
 
-    Test images of a class without training images are misses.
+    Test images of a class without training images count as misses.
     """
     both = Logistic(torch.cat((train[0], val[0])), torch.cat((train[1], val[1])), classes)
     chosen = choose(both.first(len(train[1])), val, accuracy)
@@ -120,14 +120,14 @@ def evaluate(
 
 
 def choose(problem: Logistic, val: tuple[Tensor, Tensor], accuracy: Accuracy = TOP1) -> Chosen:
-    """The strength that does best on the validation images; of equals the smallest.
+    """Chooses the strength with the highest validation accuracy, the smallest of equals.
 
-    Fits that might be the best, were the logits of close images a little different, are made finer first.
+    Fits that could become the best if the logits of undecided images changed a little are refined first.
     """
     weights = accuracy.weights(val[1])
 
     def score(hit: Tensor) -> float:
-        return round(float((weights * hit).sum() / weights.sum()), 12)  # equal scores, whichever images are hit
+        return round(float((weights * hit).sum() / weights.sum()), 12)  # rounding makes equal accuracies equal
 
     inputs, labels = with_ones(val[0]), val[1]
     fits = problem.path(STRENGTHS, _GAP)
@@ -140,13 +140,13 @@ def choose(problem: Logistic, val: tuple[Tensor, Tensor], accuracy: Accuracy = T
             fits[w] = problem.fit(w, fits[w].weights, finer)
             logits[w] = inputs @ fits[w].weights.T
     validation = {w: score(logits[w].argmax(1) == labels) for w in STRENGTHS}
-    return Chosen(max(STRENGTHS, key=lambda w: validation[w]), fits, validation)  # the first of equals
+    return Chosen(max(STRENGTHS, key=lambda w: validation[w]), fits, validation)  # max returns the first of equals
 
 
 def _settled(problem: Logistic, chosen: Chosen, test: tuple[Tensor, Tensor]) -> Tensor:
-    """Which test images the refit classifies right, as fine as it takes to tell: (M,) bool."""
+    """Returns which test images the refit classifies correctly, refined until they are decided: (M,) bool."""
     inputs, w = with_ones(test[0]), chosen.strength
-    # from the largest w down: the fit without the validation images is far off on them where w is small
+    # starts at the largest w: at small w the fit without the validation images is far off on them
     fit = problem.path(STRENGTHS[STRENGTHS.index(w) :: 4], 0.01)[w]
     for finer in (_GAP, *_FINER):
         fit = problem.fit(w, fit.weights, finer)
@@ -157,11 +157,11 @@ def _settled(problem: Logistic, chosen: Chosen, test: tuple[Tensor, Tensor]) -> 
 
 
 def hits(fit: Fit, features: Tensor, labels: Tensor) -> Tensor:
-    """Which images a fit classifies right: (M,) bool."""
+    """Returns which images a fit classifies correctly: (M,) bool."""
     return (with_ones(features) @ fit.weights.T).argmax(1) == labels
 
 
 def _margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far each image's own logit is above the highest other one: logits (M, C), labels (M,) -> (M,)."""
+    """Returns each image's own logit minus its highest other one: logits (M, C), labels (M,) -> (M,)."""
     own = logits.gather(1, labels[:, None])[:, 0]
     return own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)

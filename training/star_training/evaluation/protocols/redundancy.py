@@ -1,4 +1,4 @@
-"""How much the two embeddings share: canonical correlations of z_inv and z_eq; and how many dimensions are used.
+"""Redundancy: canonical correlations of z_inv and z_eq, and the effective rank of features and embeddings.
 
 Letters: N images, D features, O embedding size.
 """
@@ -19,19 +19,20 @@ from ..solvers.cca import correlations, jackknife, rank_me
 
 _IMAGES = 10_000
 _KEPT = 0.99  # share of each embedding's variance for SVCCA
-_ENOUGH = 10  # images a dimension
-_KINDS = {"canonical correlation": 1.0, "SVCCA correlation": _KEPT}  # by the share of variance that is kept
+_ENOUGH = 10  # images per dimension
+_KINDS = {"canonical correlation": 1.0, "SVCCA correlation": _KEPT}  # kind -> share of variance that is kept
 
 
 class FewImagesWarning(UserWarning):
-    """So few images that canonical correlations are high whatever the embeddings."""
+    """Warns of so few images that canonical correlations are high for any embeddings."""
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """On base views of test images, in eval mode: RankMe of features and embeddings, mean CCA and SVCCA of the two.
+    """Returns RankMe of features and embeddings, and the two embeddings' mean CCA and SVCCA correlations.
 
-    Both embeddings are centred, QR of each gives Q1 and Q2, the correlations are the singular values of Q1^T Q2. Which
-    images STAR took, and what share of the variance it kept, isn't known.
+    They are computed on base views of test images, in eval mode. Both embeddings are centred; with Q1 and Q2 from their
+    QR decompositions, the correlations are the singular values of Q1^T Q2. It is not known which images STAR used, nor
+    which share of the variance it kept.
     """
     source = spread(splits.test, _IMAGES)
     features = view(subject, source, base, seed).features[:, 0]
@@ -69,18 +70,18 @@ def _mean_correlation(a: Tensor, b: Tensor, kept: float, rows: Tensor) -> Tensor
 
 
 def _count_settings(name: str, images: int, *widths: int) -> dict[str, str]:
-    """{} for enough images, a warning for few; raises ValueError where correlations are 1 by construction."""
+    """Returns {} for enough images, a warning for few. Raises ValueError if correlations are 1 by construction."""
     if images <= sum(widths):
         raise ValueError(
-            f"{name} has {images} test images for embeddings of {widths[0]} and {widths[1]} dimensions: no more images "
-            f"than dimensions make canonical correlations of 1 whatever the model; give at least {sum(widths) + 1}, "
-            f"better {_ENOUGH * max(widths)}"
+            f"{name} has {images} test images for embeddings of {widths[0]} and {widths[1]} dimensions: without "
+            f"more images than dimensions, canonical correlations are 1 for any model; give at least "
+            f"{sum(widths) + 1}, better {_ENOUGH * max(widths)}"
         )
     if images >= _ENOUGH * max(widths):
         return {}
     told = (
-        f"{images} test images for embeddings of {max(widths)} dimensions: with fewer than {_ENOUGH} images a "
-        "dimension canonical correlations come out too high; compare them with those of shuffled pairs"
+        f"{images} test images for embeddings of {max(widths)} dimensions: with fewer than {_ENOUGH} images per "
+        "dimension, canonical correlations are too high; compare them with those of shuffled pairs"
     )
     warnings.warn(told, FewImagesWarning, stacklevel=3)
     return {"warning": told}

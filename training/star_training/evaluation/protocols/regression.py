@@ -1,4 +1,4 @@
-"""Ridge regression of known numbers from features. Letters: N training images, M test images, D features, K numbers."""
+"""Ridge regression of numbers from features. Letters: N training images, M test images, D features, K numbers."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ _STRENGTH = 1e-3
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """R2 of each target number, and their mean; nothing is random."""
+    """Returns R2 of each target number, and their mean; nothing is random."""
     train, test = subject.labelled(splits.train), subject.labelled(splits.test)
     if not train.targets.is_floating_point():
         raise ValueError(f"{splits.name} has classes for labels; regression needs numbers")
@@ -21,10 +21,10 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
 
 
 def r2(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, strength: float = _STRENGTH) -> Tensor:
-    """Share of each number's variance that a linear map of the features explains on the test set: (K,).
+    """Returns the share of each number's variance that a linear map of features explains on the test set: (K,).
 
     train (N, D), targets (N, K), test (M, D), truth (M, K); features are standardised by the training set, the ridge
-    is `strength` per image. 1 is perfect, 0 as good as the training mean, and below 0 worse than that.
+    is `strength` per image. 1 is perfect, 0 is as good as the training mean, and below 0 is worse than that.
     """
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
     x, y = ((train - mean) / std).double(), (targets - targets.mean(0)).double()

@@ -1,6 +1,6 @@
-"""Which experts each task uses, and what the experts see alike.
+"""Routing: which experts each task uses, and nearest neighbours in the outputs of experts.
 
-Letters: N images, Q of them that are looked up, K neighbours, D features, E experts, O embedding size, T tasks.
+Letters: N images, Q queries, K neighbours, D features, E experts, O embedding size, T tasks.
 Source: the expert analysis of STAR (arXiv 2510.27222): mean routing weights, neighbours in single experts' outputs.
 """
 
@@ -27,10 +27,10 @@ _BATCH = 1000
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """Mean weights, their entropies and their overlap between tasks, on base views of test images; nothing is random.
+    """Returns mean weights, their entropies and their overlap between tasks, on base views of test images.
 
-    A fixed router's weights are shares of its table's row, as if they summed to 1. Raises ValueError for a model
-    without experts.
+    Nothing is random. A fixed router's weights are the row of its table, normalised to sum to 1. Raises ValueError for
+    a model without experts.
     """
     source = spread(splits.test, _IMAGES)
     if len(source) <= _NEIGHBOURS:
@@ -38,10 +38,10 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     features = view(subject, source, base, seed).features[:, 0]
     found_routing = None if subject.objective is None else routed(subject.objective, features)
     if found_routing is None:
-        raise ValueError(f"{subject.name} has no experts to route to: routing needs heads that star or its kin trained")
+        raise ValueError(f"{subject.name} has no experts to route to; give a model with routed heads, e.g. star's")
     weights, outputs = found_routing
     queries = evenly_spaced(len(source), _QUERIES)
-    of_test = evenly_spaced(len(splits.test), len(source))  # where `spread` took the images from
+    of_test = evenly_spaced(len(splits.test), len(source))  # the indices that `spread` selected
     found = embed(subject.objective, features)
 
     def alike(embeddings: Tensor) -> list[list[int]]:
@@ -77,7 +77,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
 def routed(objective: Objective, features: Tensor) -> tuple[Tensor, Tensor] | None:
     """Returns each task's shares of the experts, (N, T, E) summing to 1, and each expert's output (N, E, O).
 
-    None for an objective that routes nothing; `features` are (N, D).
+    Returns None for an objective without routing; `features` are (N, D).
     """
     weights, outputs = [], []
     with evaluating(objective):
@@ -92,7 +92,7 @@ def routed(objective: Objective, features: Tensor) -> tuple[Tensor, Tensor] | No
 
 
 def usage(weights: Tensor) -> dict[str, Metric]:
-    """What the shares (N, T, E) say: how evenly one image and all images use the experts, and whether tasks share."""
+    """Returns entropies of shares (N, T, E), per image and of the mean, and the tasks' overlap."""
     average = weights.mean(0)
     metrics = {}
     for task, of_images, of_mean in zip(TASKS, entropy(weights).unbind(1), entropy(average), strict=True):
@@ -103,20 +103,20 @@ def usage(weights: Tensor) -> dict[str, Metric]:
 
 
 def entropy(weights: Tensor) -> Tensor:
-    """(..., E) -> (...), in nats; 0 log 0 is 0."""
+    """Returns the entropy (..., E) -> (...), in nats; 0 log 0 is 0."""
     return torch.special.entr(weights).sum(-1)
 
 
 def largest(weights: Tensor) -> Tensor:
-    """The share of images that give each expert their largest weight: (N, T, E) -> (T, E); ties are shared."""
+    """Returns the share of images with their largest weight on each expert: (N, T, E) -> (T, E); ties are split."""
     tops = (weights == weights.amax(2, keepdim=True)).double()
     return (tops / tops.sum(2, keepdim=True)).mean(0)
 
 
 def same_class(by_task: dict[str, Tensor], targets: Tensor) -> dict[str, Metric]:
-    """How often an image's nearest neighbours are of its class, in the outputs (N, O) of each task's first expert.
+    """Returns the share of an image's nearest neighbours that have its class, in outputs (N, O) of each task's expert.
 
-    The first expert is the one that the task weighs most on average; last comes the difference of the two, by image.
+    A task's expert is the one with its largest mean weight. The last metric is the difference of the two, by image.
     """
     found = {task: _same_class(outputs, targets) for task, outputs in by_task.items()}
     told = {f"same class among neighbours, by the {task} task's expert": mean(hits) for task, hits in found.items()}
@@ -126,14 +126,14 @@ def same_class(by_task: dict[str, Tensor], targets: Tensor) -> dict[str, Metric]
 
 
 def _same_class(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(N, O), (N,) -> the share of each image's neighbours that have its class: (N,)."""
+    """Returns the share of each image's neighbours that have its class: (N, O), (N,) -> (N,)."""
     parts = torch.arange(len(outputs)).split(_BATCH)  # bounds the (Q, N) cosines
     nearest = torch.cat([neighbours(outputs, part, _NEIGHBOURS) for part in parts])
     return (targets[nearest] == targets[:, None]).double().mean(1)
 
 
 def neighbours(embeddings: Tensor, queries: Tensor, count: int) -> Tensor:
-    """The `count` nearest other images by cosine, nearest first: (N, O), indices (Q,) -> indices (Q, count)."""
+    """Returns the `count` nearest other images by cosine, nearest first: (N, O), indices (Q,) -> indices (Q, count)."""
     unit = F.normalize(embeddings.float(), dim=1)
     similarity = unit[queries] @ unit.T
     similarity[torch.arange(len(queries)), queries] = -torch.inf

@@ -11,23 +11,23 @@ from torch import Tensor
 
 from ..metrics import Metric
 
-_ROUNDING = 1e-6  # of an embedding's norm: what varies less is float32's noise
+_ROUNDING = 1e-6  # relative to an embedding's norm: smaller variation is float32 noise
 _GROUPS = 20
 _T = 2.0930240544  # 97.5 % quantile of Student's t with 19 degrees of freedom
 
 
 def correlations(a: Tensor, b: Tensor, variance: float = 1.0) -> Tensor:
-    """Canonical correlations of (N, D) and (N, E), largest first: as many as the smaller rank has dimensions, float64.
+    """Returns the canonical correlations of (N, D) and (N, E), float64, largest first, as many as the smaller rank.
 
-    With `variance` below 1 each is first cut to its fewest principal components that hold this share of its variance
-    (SVCCA, Raghu et al., 2017). Dimensions that never vary, or only together with others, are left out by rank.
+    With `variance` below 1, each embedding is first reduced to the fewest principal components that hold this share of
+    its variance (SVCCA, Raghu et al., 2017). Constant and linearly dependent dimensions don't count towards the rank.
     """
     qa, qb = _basis(a, variance), _basis(b, variance)
     return torch.linalg.svdvals(qa.T @ qb).clamp(max=1)
 
 
 def _basis(x: Tensor, variance: float) -> Tensor:
-    """Orthonormal columns that span the centred (N, D): (N, R)."""
+    """Returns orthonormal columns (N, R) that span the centred x (N, D)."""
     x = x.double()
     q, r = torch.linalg.qr(x - x.mean(0))
     u, sizes, _ = torch.linalg.svd(r)
@@ -40,7 +40,7 @@ def _basis(x: Tensor, variance: float) -> Tensor:
 
 
 def rank_me(x: Tensor) -> Tensor:
-    """exp(entropy of the singular values' shares) of (N, D), not centred: between 1 and min(N, D).
+    """Returns exp(entropy of the singular values' shares) of (N, D), not centred: between 1 and min(N, D).
 
     Source: RankMe (Garrido et al., ICML 2023), eq. 1, without its epsilon: 0 log 0 is 0.
     """
@@ -52,10 +52,10 @@ def rank_me(x: Tensor) -> Tensor:
 
 
 def jackknife(measure: Callable[[Tensor], Tensor], count: int, seed: int) -> Metric:
-    """measure(all rows) with the interval that leaving out one of 20 random groups of images at a time gives.
+    """Returns measure(all rows) with the interval from leaving out one of 20 random groups of images at a time.
 
-    It tells how the number would vary with other images, as many; not what it would be of infinitely many. No
-    bootstrap: rows drawn twice correlate with themselves, which raises correlations.
+    The interval estimates the variation between sets of as many images, not the distance to the value for infinitely
+    many. A bootstrap isn't used, because rows drawn twice correlate with themselves, which raises correlations.
     """
     value = float(measure(torch.arange(count)))
     if count < 2 * _GROUPS:

@@ -1,10 +1,10 @@
-"""Multinomial logistic regression with a ridge, for many strengths of it, each to a known distance from the optimum.
+"""Multinomial logistic regression for many ridge strengths, each solved to a known distance from the optimum.
 
-Letters: N images, C classes, D features, R = D + 1 coordinates (a one for the bias is the last feature), K leading.
+Letters: N images, C classes, D features, R = D + 1 coordinates (the last feature is a one, for the bias), K leading.
 
-The objective is the sum of cross entropies + w * (|weights|^2 + |bias|^2). Newton's method, its steps by preconditioned
-conjugate gradients (Nocedal and Wright, Numerical Optimization, 2006, chapter 7), goes from the largest w, where the
-problem is easy, down to the smallest; each fit starts where those before it point to.
+The objective is the sum of cross entropies + w * (|weights|^2 + |bias|^2). Newton's method, with
+steps by preconditioned conjugate gradients (Nocedal and Wright, Numerical Optimization, 2006, chapter 7), runs from the
+largest w, where the problem is easy, to the smallest; each fit starts at an extrapolation of the fits before it.
 """
 
 import math
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ...data.sources.raw import evenly_spaced
 
-_LEADING = 64  # K: in these coordinates the preconditioner knows the curvature of each class in full
-_ROWS = 1024  # images that the axes are taken from at least
-_ENOUGH = 4000  # images, or up to twice as many, that the preconditioner is made from
-_SMALL = 100_000  # features whose products take less time than to ask for them
-_CHUNK = 1024  # images at once where that spares the memory a second reading
-_STEPS, _INNER = 100, 200  # Newton steps of a fit and conjugate gradients of a step, at most: far above what is needed
+_LEADING = 64  # K: in these coordinates the preconditioner holds the full curvature of each class
+_ROWS = 1024  # smallest number of images for computing the axes
+_ENOUGH = 4000  # images for computing the preconditioner, or up to twice as many
+_SMALL = 100_000  # feature values; below this, dispatch takes longer than arithmetic
+_CHUNK = 1024  # images at once, so that they are read from memory only once
+_STEPS, _INNER = 100, 200  # largest numbers of Newton steps per fit and of iterations per step, rarely reached
 
 
 class Fit(NamedTuple):
@@ -30,32 +30,32 @@ class Fit(NamedTuple):
 
     weights: Tensor  # (C, R) float64, the bias last
     objective: float
-    gap: float  # how far the objective is above the optimum, estimated from gradient and curvature
-    spread: float  # what the gap may change of the logits of undecided images, root mean square
+    gap: float  # distance of the objective from the optimum, estimated from gradient and curvature
+    spread: float  # root mean square change of undecided images' logits that the gap allows
 
 
 class Point(NamedTuple):
-    """Where the iteration stands."""
+    """The current point of the iteration."""
 
     weights: Tensor  # (C, R) along the axes
     logits: Tensor  # (C, N)
-    residual: Tensor  # (C, N) p minus one for the label
+    residual: Tensor  # (C, N) p minus the one-hot label
     p: Tensor  # (C, N) probabilities
     variance: Tensor  # (C, N) p * (1 - p)
     loss: float  # sum of cross entropies
 
     def objective(self, w: float) -> float:
-        """The loss with the ridge of strength w."""
+        """Returns the loss plus the ridge penalty of strength w."""
         return self.loss + w * _dot(self.weights, self.weights)
 
 
 class Logistic:
-    """The regression of images with features (N, D) and labels (N,) int64 below `classes`.
+    """Logistic regression of images with features (N, D) and labels (N,) int64 below `classes`.
 
-    All is kept along the features' principal axes, by which neither norms nor optima change. Along them a
-    preconditioner that is full in the leading coordinates and diagonal in the rest is a good one, and float32 tells
-    the trailing ones, which beside a large mean it wouldn't. By default small problems, where it costs nothing, are in
-    float64, which can do without any tolerance.
+    All coordinates are along the features' principal axes, which changes neither norms nor optima. Along these axes a
+    preconditioner that is full in the leading coordinates and diagonal in the rest works well, and float32 resolves the
+    trailing coordinates, which it couldn't next to a large mean. By default small problems use float64, which costs
+    nothing there and converges even at tolerance 0.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int, dtype: torch.dtype | None = None):
@@ -70,14 +70,14 @@ class Logistic:
         self._preconditioner: _Preconditioner | None = None
 
     def first(self, count: int) -> "Logistic":
-        """The regression of the first `count` images alone, which shares their memory."""
+        """Returns the regression of the first `count` images alone, which shares their memory."""
         part = object.__new__(Logistic)
         part._axes = self._axes
         part._hold(self._images[:count], self._labels[:, :count], self._classes)
         return part
 
     def path(self, strengths: Sequence[float], tolerance: float) -> dict[float, Fit]:
-        """Fits for all strengths, each with gap <= tolerance * objective."""
+        """Returns fits for all strengths, each with gap <= tolerance * objective."""
         found: dict[float, Fit] = {}
         last: list[tuple[float, Point]] = []
         for w in sorted(strengths, reverse=True):
@@ -86,16 +86,16 @@ class Logistic:
         return found
 
     def fit(self, w: float, start: Tensor, tolerance: float) -> Fit:
-        """A fit that starts from weights (C, R) of other images or another strength, or from zero if that is better."""
-        start = start - start.mean(0)  # as the optimum's do, weights sum to zero over classes; steps keep that sum
+        """Returns a fit started at weights (C, R) of other images or another strength, or at zero if that is better."""
+        start = start - start.mean(0)  # the optimum's weights sum to zero over classes; steps preserve that sum
         given = self._at((start @ self._axes).to(self._images.dtype))
-        self._preconditioner = None  # the one there may be is from another strength
+        self._preconditioner = None  # an existing one is for another strength
         return self._minimise(w, min(given, self._zero(), key=lambda point: point.objective(w)), tolerance)[1]
 
     def _at(self, weights: Tensor, logits: Tensor | None = None) -> Point:
-        """Loss and probabilities, each to float32's relative precision however small.
+        """Returns the point at some weights; loss and probabilities have float32's relative precision, however small.
 
-        Logits count from the label's own, for where p is nearly one, 1 - p can't be had from it.
+        Logits are taken relative to the label's own, because 1 - p loses its digits where p is nearly one.
         """
         logits = weights @ self._images.T if logits is None else logits
         others = (logits - logits.gather(0, self._labels)).scatter_(0, self._labels, -math.inf)
@@ -111,7 +111,7 @@ class Logistic:
         return self._at(self._images.new_zeros(self._classes, self._images.shape[1]))
 
     def _foreseen(self, w: float, last: list[tuple[float, Point]]) -> Point:
-        """Where the weights of the last strengths, as a polynomial in log w, point to; the last itself if better."""
+        """Extrapolates the last strengths' weights as a polynomial in log w; returns the last point if it is better."""
         if not last:
             return self._zero()
         ahead = torch.zeros_like(last[-1][1].weights)
@@ -122,7 +122,7 @@ class Logistic:
         return min(ahead_point, last_point, key=lambda point: point.objective(w))
 
     def _minimise(self, w: float, point: Point, tolerance: float) -> tuple[Point, Fit]:
-        """Newton's method until the gap is small enough, or rounding lets it shrink no more."""
+        """Runs Newton's method until the gap is small enough or rounding stops its decrease."""
         least, stalled = math.inf, 0
         for _ in range(_STEPS):
             inverse = self._inverse(w, point)
@@ -139,7 +139,7 @@ class Logistic:
         return point, Fit(point.weights.double() @ self._axes.T, objective, gap, spread)
 
     def _inverse(self, w: float, point: Point) -> "_Preconditioner":
-        """A preconditioner for w: the one there is, until it has cost as many iterations as a new one costs."""
+        """Returns a preconditioner for w: the existing one, until it has cost as many iterations as a new one would."""
         inverse = self._preconditioner
         if inverse is None or inverse.outdated:
             inverse = _Preconditioner(self._images, point.variance, min(0.5, 2 * inverse.least) if inverse else 0.5)
@@ -150,14 +150,14 @@ class Logistic:
     def _newton(
         self, w: float, point: Point, gradient: Tensor, step: Tensor, inverse: "_Preconditioner", target: float
     ) -> Point:
-        """One step. `step` is the preconditioned gradient (C, R), `target` the gap that is wanted."""
+        """Takes one step; `step` is the preconditioned gradient (C, R), `target` the desired gap."""
         moved, shifts = torch.zeros_like(step), torch.zeros_like(point.logits)
         residual, ahead, rz = gradient.clone(), -step, _dot(gradient, step)
         gained, lengths, ratios = 0.0, list[float](), list[float]()
         while len(lengths) < _INNER:
             hessian, logits = self._curved(w, point, ahead)
             if rz <= 0 or (curvature := _dot(ahead, hessian)) <= 0:
-                break  # all that is left is rounding
+                break  # only rounding is left
             length = rz / curvature
             lengths.append(length)
             moved += length * ahead
@@ -176,7 +176,7 @@ class Logistic:
         return self._along(w, point, moved, shifts, _dot(gradient, moved))
 
     def _curved(self, w: float, point: Point, ahead: Tensor) -> tuple[Tensor, Tensor]:
-        """The Hessian at a point times a direction (C, R), and what the direction does to the logits (C, N)."""
+        """Returns the Hessian at a point times a direction (C, R), and the direction's change of the logits (C, N)."""
         product, logits = 2 * w * ahead, torch.empty_like(point.p)
         parts = (self._images.split(_CHUNK), self._labels.split(_CHUNK, 1))
         for images, labels, p, out in zip(*parts, point.p.split(_CHUNK, 1), logits.split(_CHUNK, 1), strict=True):
@@ -186,7 +186,7 @@ class Logistic:
         return product, logits
 
     def _along(self, w: float, point: Point, moved: Tensor, shifts: Tensor, slope: float) -> Point:
-        """The end of the step, or of a half or quarter of it where the objective asks for it (Armijo's rule)."""
+        """Returns the end of the step, which is halved until it satisfies Armijo's rule."""
         start, share = point.objective(w), 1.0
         while True:
             end = self._at(point.weights + share * moved, point.logits + share * shifts)
@@ -196,10 +196,11 @@ class Logistic:
 
 
 class _Preconditioner:
-    """Roughly the inverse Hessian: each class for itself, full in the leading coordinates, diagonal in the rest.
+    """An approximate inverse Hessian, separate for each class: full in the leading coordinates, diagonal in the rest.
 
-    images (N, R), variance (C, N) at some point. How the variance of a class is spread over images is of there; its
-    sum, which falls by orders of magnitude where images are well fitted, and the ridge are as `prepare` was told.
+    It takes images (N, R) and the variance (C, N) at some point. A class's distribution of variance over images is
+    fixed at construction; `prepare` updates its total, which falls by orders of magnitude as the fit improves, and the
+    ridge.
     """
 
     def __init__(self, images: Tensor, variance: Tensor, least: float):
@@ -214,15 +215,15 @@ class _Preconditioner:
         total = _totals(variance[:, ::step])[:, None]
         self._trailing = trailing / total
         self._leading = leading.double().unflatten(1, (size, size)) / total[:, None]
-        self._leading.diagonal(dim1=1, dim2=2).mul_(1 + 1e-5)  # no rounding makes it indefinite
-        self.least = least  # eigenvalue of the preconditioned Hessian: a guess until `learn`
-        # in iterations: all but the products of coordinates is work for each class
+        self._leading.diagonal(dim1=1, dim2=2).mul_(1 + 1e-5)  # keeps it positive definite despite rounding
+        self.least = least  # smallest eigenvalue of the preconditioned Hessian: a guess until `learn`
+        # in iterations; only the products of coordinates are shared between classes
         self._cost = size**2 / images.shape[1] / 2 * (1 + 15 / len(variance)) / step
         self._w, self._total = math.nan, total
-        self._excess = 0  # iterations beyond those that a good one takes
+        self._excess = 0  # iterations beyond those with a good preconditioner
 
     def prepare(self, w: float, variance: Tensor) -> None:
-        """Makes it one for strength w and for variances (C, N) that are others by now, but over images much alike."""
+        """Adapts it to strength w and to the totals of new variances (C, N); their distribution over images is kept."""
         total = _totals(variance)[:, None]
         if w == self._w and float((total / self._total).log().abs().max()) < 0.5:
             return
@@ -232,25 +233,25 @@ class _Preconditioner:
         self._inverse, self._rest = inverse.to(variance.dtype), (self._trailing * total + 2 * w).to(variance.dtype)
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        """(C, R), roughly the inverse Hessian times the gradient; sums to zero over classes as gradients do."""
+        """Returns roughly the inverse Hessian times the gradient, (C, R); sums to zero over classes as gradients do."""
         head, tail = gradient[:, :_LEADING], gradient[:, _LEADING:]
         found = torch.cat(((self._inverse * head[:, None]).sum(2), tail / self._rest), 1)
         return found - found.mean(0)
 
     def learn(self, lengths: list[float], ratios: list[float]) -> None:
-        """Takes the least eigenvalue from the coefficients of a run of conjugate gradients, which are Lanczos' too."""
+        """Estimates the smallest eigenvalue from conjugate gradient coefficients, which are also those of Lanczos."""
         inverse = torch.tensor(lengths, dtype=torch.float64).reciprocal()
         ratio = torch.tensor(ratios, dtype=torch.float64)[: len(lengths) - 1].clamp(min=0)
         diagonal, beside = inverse.clone(), ratio.sqrt() * inverse[:-1]
         diagonal[1:] += ratio * inverse[:-1]
         lanczos = diagonal.diag() + beside.diag(1) + beside.diag(-1)
         found = max(1e-5, float(torch.linalg.eigvalsh(lanczos)[0]))
-        self.least = min(found, self.least)  # what short runs see is too large
+        self.least = min(found, self.least)  # short runs overestimate it
         self._excess += max(0, len(lengths) - 4)
 
     @property
     def outdated(self) -> bool:
-        """Whether a new one would have been cheaper."""
+        """Whether a new preconditioner would have been cheaper."""
         return self._excess > self._cost
 
 
@@ -259,7 +260,7 @@ def _totals(variance: Tensor) -> Tensor:
 
 
 def with_ones(features: Tensor) -> Tensor:
-    """Features (N, D) with a one as the last: (N, R) float64."""
+    """Returns features (N, D) with a one appended: (N, R) float64."""
     return torch.cat((features.double(), torch.ones(len(features), 1, dtype=torch.float64)), 1)
 
 

@@ -1,4 +1,4 @@
-"""Whitening: coordinates in which a set of features has mean 0 and covariance 1.
+"""Whitening: coordinates in which a set of features has mean 0 and identity covariance.
 
 Letters: N images, D features, R dimensions that vary.
 """
@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ENOUGH = 10  # images a dimension for the sample covariance; below, it is shrunk
-_FLAT = 1e-10  # of the largest variance: what varies less is mostly float32's noise
+_ENOUGH = 10  # images per dimension for the sample covariance; with fewer, it is shrunk
+_FLAT = 1e-10  # relative to the largest variance: smaller ones are mostly float32 noise
 
 
 class Whitening(NamedTuple):
@@ -20,14 +20,15 @@ class Whitening(NamedTuple):
     shrinkage: float  # 0: the sample covariance; 1: a multiple of the identity
 
     def __call__(self, features: Tensor) -> Tensor:
-        """(..., D) -> (..., R), float64."""
+        """Returns whitened features, (..., D) -> (..., R), float64."""
         return (features.double() - self.mean) @ self.axes
 
 
 def whitening(features: Tensor) -> Whitening:
-    """Of features (N, D). With fewer than 10 images a dimension the covariance is shrunk as Ledoit & Wolf (2004) do.
+    """Returns the whitening of features (N, D).
 
-    Dimensions that never vary are left out. Raises ValueError where none does.
+    With fewer than 10 images per dimension, the covariance is shrunk as by Ledoit & Wolf (2004). Dimensions without
+    variance are left out. Raises ValueError if none has any.
     """
     count, width = features.shape
     mean = features.double().mean(0)
@@ -37,13 +38,13 @@ def whitening(features: Tensor) -> Whitening:
     variances, axes = torch.linalg.eigh(covariance)
     kept = variances > _FLAT * variances[-1].clamp(min=torch.finfo(torch.float64).tiny)
     if not kept.any():
-        raise ValueError(f"all {count} images have the same features, so there is nothing to measure distances by")
+        raise ValueError(f"all {count} images have the same features, so distances can't be measured")
     shrunk = (1 - shrinkage) * variances[kept] + shrinkage * variances.mean()
     return Whitening(mean, axes[:, kept] / shrunk.sqrt(), shrinkage)
 
 
 def ledoit_wolf(x: Tensor, covariance: Tensor) -> float:
-    """How much of a multiple of the identity brings the covariance (D, D) of centred x (N, D) nearest to the truth."""
+    """Returns the optimal shrinkage of the covariance (D, D) of centred x (N, D) to a multiple of the identity."""
     count, width = x.shape
     target = covariance.diagonal().mean()
     distance = (covariance - target * torch.eye(width, dtype=x.dtype)).square().sum()

@@ -1,15 +1,15 @@
-"""What is known of the augmentation: its parameters from features and embeddings, and a view from its base view.
+"""Equivariance: prediction of augmentation parameters from features, and of a view from its base view.
 
 Letters: N images, V views of an image, P augmentation parameters, D features.
 
-Three questions, asked of any backbone; a number's name says its formula.
-  R2         How well does a linear map of one view, or of base view and view, tell the view's params?
-  MRR, H@k,  Given the base view and a view's params: is the view found among the views of its image (SIE), and how far
-  PRE        from the params asked for are those of the nearest of all views (0 perfect, 2 chance)?
-  absolute,  How far does the prediction go from the base view to the view, for each augmentation acting alone?
-  relative   EquiMod's measures, our reconstruction: 0 as good as invariance, relative 1 perfect.
-Who predicts: the objective's own shift predictor, where it has one, and for every model a linear one that is fitted to
-its features in the same way.
+Three measurements, for any backbone; the name of a metric states its formula.
+  R2         How well does a linear map predict the view's params, from the view or from base view and view?
+  MRR, H@k,  Given the base view and a view's params, is the view found among the views of its image (SIE)? How far are
+  PRE        the params of the nearest of all views from the given params (0 perfect, 2 chance)?
+  absolute,  How far does the prediction move from the base view towards the view, for each augmentation acting alone?
+  relative   These are EquiMod's measures in our reconstruction: 0 as good as invariance, relative 1 perfect.
+The predictors are the objective's own shift predictor, if it has one, and for every model a linear one that is fitted
+to its features in the same way.
 """
 
 from torch import Tensor
@@ -24,9 +24,9 @@ from . import displacement as shift
 from . import retrieval
 from .params_r2 import tell
 
-_TRAIN, _TEST, _SEARCHED = 6000, 1000, 200  # images: to fit on, for R2 and each augmentation alone, to find views of
-_VIEWS = 50  # of an image that is searched, base view included, as SIE has them
-_FEWEST = 20  # images of a split
+_TRAIN, _TEST, _SEARCHED = 6000, 1000, 200  # images: to fit on, to measure on, to retrieve views of
+_VIEWS = 50  # of each image in retrieval, base view included, as in SIE
+_FEWEST = 20  # images per split
 _SETTINGS = {
     "R2": "ridge, strength by generalised cross-validation; mean over params of sklearn's R2",
     "R2 by one mean": "of standardised params, deviations from one scalar mean: SIE's formula",
@@ -40,7 +40,7 @@ _SETTINGS = {
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """All three, on views of test images; what is fitted is fitted to views of training images."""
+    """Returns all three measurements on views of test images; predictors are fitted to views of training images."""
     training, held_out = _enough(splits.train, "training"), _enough(splits.test, "test")
     test = view(subject, spread(held_out, _TEST), base_all_and_each, seed, 1)
     train = view(subject, spread(training, _TRAIN), base_and_drawn(1), seed, 0)
@@ -75,7 +75,10 @@ def _enough(source: Source, which: str) -> Source:
 def _params(
     subject: Subject, train: Viewed, test: Viewed, varied: Tensor, seed: int
 ) -> tuple[dict[str, Metric], dict[str, list[float]]]:
-    """R2 of drawn views' params from one view and from pairs, of features and each embedding; then R2 by param."""
+    """Returns the R2 metrics of drawn views' params, and R2 by param.
+
+    The inputs are one view or a pair of views, as features and as each embedding.
+    """
     targets, truth = train.params[:, 1, varied], test.params[:, 1, varied]
     pairs, asked = train.features, test.features[:, :2]
     representations = {"features": (pairs, asked)}
@@ -93,7 +96,7 @@ def _params(
 
 
 def _predictors(subject: Subject, train: Viewed) -> dict[str, shift.Predictor]:
-    """Who predicts, by name."""
+    """Returns the predictors by name."""
     (base, drawn), (base_params, params) = train.features.unbind(1), train.params.unbind(1)
     made: dict[str, shift.Predictor] = {}
     saved = None if subject.objective is None else shift.own(subject.objective, base[:1], params[:1])
@@ -105,7 +108,7 @@ def _predictors(subject: Subject, train: Viewed) -> dict[str, shift.Predictor]:
 
 
 def found(predictor: shift.Predictor, searched: Viewed, varied: Tensor) -> tuple[dict[str, Metric], list[float]]:
-    """MRR, H@1, H@5 and PRE over every view of every image, each predicted from the base view; then PRE by param."""
+    """Returns MRR, H@1, H@5 and PRE over all views, each predicted from its base view, and PRE by param."""
     views, predicted = shift.predict_all(predictor, searched)
     ranks = retrieval.ranks(predicted, views)
     params = searched.params[..., varied]
@@ -117,12 +120,12 @@ def found(predictor: shift.Predictor, searched: Viewed, varied: Tensor) -> tuple
         "H@5": ranks.hits(5),
         "PRE": errors.mean(1).view(ranks.better.shape),
     }
-    # images are independent, the views of one are not
+    # images are independent, the views of one image are not
     return {name: mean(values.mean(1)) for name, values in of_views.items()}, errors.mean(0).tolist()
 
 
 def travelled(predictor: shift.Predictor, test: Viewed, augmentations: list[str]) -> dict[str, Metric]:
-    """The absolute and the relative measure for all augmentations together and for each that acts alone."""
+    """Returns the absolute and the relative measure for all augmentations together and for each one alone."""
     views, predicted = shift.predict_all(predictor, test)
     metrics = {}
     for k, augmentation in enumerate(("all", *augmentations), start=1):

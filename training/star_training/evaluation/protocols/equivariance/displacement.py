@@ -1,7 +1,7 @@
-"""Predicting a view's representation from its base view, and how much of the way such a prediction goes.
+"""Prediction of a view's representation from its base view, and how far it moves towards the view.
 
-Letters: N images, V views of an image, B rows, D features, O width of what is predicted, P augmentation parameters,
-K inputs of the fit.
+Letters: N images, V views of an image, B rows, D features, O width of the predicted representation,
+P augmentation parameters, K inputs of the fit.
 """
 
 import copy
@@ -19,27 +19,27 @@ from ...embeddings import Viewed
 from ...metrics import Metric
 from ...solvers import ridge
 
-_AXES = 64  # principal components of the base views' features whose products with params the fitted predictor sees
-_BATCH = 1000  # rows behind one estimate of batch statistics
-_IMAGES = 50  # whose views are predicted at once
-_FLOOR = 1e-6  # of a distance 1 - cosine
+_AXES = 64  # principal components of base features; the fitted predictor's inputs are their products with params
+_BATCH = 1000  # rows per batch, whose statistics batch norms average
+_IMAGES = 50  # images whose views are predicted at once
+_FLOOR = 1e-6  # smallest distance 1 - cosine
 
 
 class Predictor(Protocol):
-    """What predicts something of a view, from the features of its base view and its params."""
+    """Predicts a representation of a view from its base view's features and its params."""
 
     def embed(self, features: Tensor) -> Tensor:
-        """What is to be predicted, of a view's features: (B, D) -> (B, O); cosines are taken from its origin."""
+        """Returns the representation that is predicted, (B, D) -> (B, O); cosines are taken from its origin."""
 
     def predict(self, base: Tensor, base_params: Tensor, params: Tensor) -> Tensor:
-        """Base views' features (B, D), their params and the views', both (B, P) and raw -> (B, O)."""
+        """Predicts (B, O) from base views' features (B, D), their params and the views', both (B, P) and raw."""
 
 
 class Own(NamedTuple):
-    """The predictor that an objective was trained with: of z_eq, from z_eq. Three copies of one objective."""
+    """The objective's own predictor of z_eq from z_eq, as three copies of the objective."""
 
     of_base: Objective  # embeds base views
-    of_views: Objective  # embeds the views that are predicted
+    of_views: Objective  # embeds the predicted views
     shift: Objective  # predicts
 
     @torch.no_grad()
@@ -55,9 +55,9 @@ class Own(NamedTuple):
 
 @torch.no_grad()
 def own(objective: Objective, features: Tensor, params: Tensor) -> Own | None:
-    """The objective's own predictor as saved: batch norms with the running statistics of all views together.
+    """Returns the objective's own predictor as saved: batch norms use the running statistics of all views together.
 
-    None for an objective without one, which is tried out on some features (B, D) and params (B, P).
+    Returns None for an objective without one; this is tried on features (B, D) and params (B, P).
     """
     frozen = copy.deepcopy(objective).cpu().eval()
     z_eq = frozen.embed(features).get("z_eq")
@@ -65,11 +65,12 @@ def own(objective: Objective, features: Tensor, params: Tensor) -> Own | None:
 
 
 def recalibrated(saved: Own, base: Tensor, views: Tensor, params: Tensor) -> Own:
-    """As trained: batch norms see base views on their own and augmented views on their own.
+    """Returns the predictor as trained: batch norms use separate statistics for base views and augmented views.
 
-    In training each forward normalises one kind of view by its own statistics; the running ones mix both kinds, and
-    fit neither. Here they are measured, for each kind, on training images: features (N, D) of base views and drawn
-    views, with the raw params (N, P) of the latter. Source: precise batch norm, Wu & Johnson (2021).
+    In training each forward normalises one kind of view by its own statistics; the running statistics mix both kinds
+    and fit neither. This function estimates the statistics of each kind on training images: features (N, D) of base
+    views and drawn views, with the raw params (N, P) of the drawn views.
+    Source: precise batch norm, Wu & Johnson (2021).
     """
     of_base = _measured(saved.of_base, Objective.embed, base)
     shifted = _measured(saved.shift, Objective.predict, _in_batches(of_base, base), params)
@@ -78,7 +79,7 @@ def recalibrated(saved: Own, base: Tensor, views: Tensor, params: Tensor) -> Own
 
 @torch.no_grad()
 def _measured(objective: Objective, method: Callable[..., Any], *inputs: Tensor) -> Objective:
-    """A copy in eval mode whose batch norms hold the statistics that a method of it meets on inputs (N, ...)."""
+    """Returns a copy in eval mode with the batch norm statistics of one of its methods on inputs (N, ...)."""
     measured = copy.deepcopy(objective)
     for norm in measured.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
@@ -96,11 +97,11 @@ def _in_batches(objective: Objective, features: Tensor) -> Tensor:
 
 
 class Fitted(NamedTuple):
-    """A predictor that any model can have: features of the base view + W [q, q x their principal components].
+    """A predictor for any model: features of the base view + W [q, q x their principal components].
 
-    q are the differences of standardised params from the base view's, and the squares of those: at the base view's
-    params it predicts the base view. Cosines are taken from the mean, because features that are positive all point
-    the same way.
+    q holds the differences between the standardised params of view and base view, and their squares, so that at the
+    base view's params it predicts the base view. Cosines are taken from the mean, because positive features all point
+    in similar directions.
     """
 
     centre: Tensor  # (D,), mean of the training views' features
@@ -115,7 +116,7 @@ class Fitted(NamedTuple):
         return self.embed(base) + self.inputs(base, base_params, params) @ self.weights
 
     def inputs(self, base: Tensor, base_params: Tensor, params: Tensor) -> Tensor:
-        """(B, K) float64."""
+        """Returns the inputs of the fit: (B, K) float64."""
         q = ((params - base_params) / self.unit).double()
         q = torch.cat((q, q.square()), 1)
         components = self.embed(base).double() @ self.axes
@@ -124,7 +125,7 @@ class Fitted(NamedTuple):
 
 
 def fit(base: Tensor, views: Tensor, base_params: Tensor, params: Tensor) -> Fitted:
-    """The fitted predictor: ridge in closed form on training images, features (N, D) and raw params (N, P)."""
+    """Fits the predictor by ridge regression to training images: features (N, D) and raw params (N, P)."""
     centre = torch.cat((base, views)).mean(0)
     unit = params.std(0)
     unit = torch.where(unit > 0, unit, torch.ones_like(unit))
@@ -137,7 +138,7 @@ def fit(base: Tensor, views: Tensor, base_params: Tensor, params: Tensor) -> Fit
 
 
 def predict_all(predictor: Predictor, viewed: Viewed) -> tuple[Tensor, Tensor]:
-    """Every view as it is and as it is predicted from the first view of its image, the base view: (N, V, O) each."""
+    """Returns every view's representation, and its prediction from the base view, the first: (N, V, O) each."""
     actual, predicted = [], []
     for params, features in zip(*(x.split(_IMAGES) for x in viewed), strict=True):
         count = params.shape[:2]
@@ -148,20 +149,20 @@ def predict_all(predictor: Predictor, viewed: Viewed) -> tuple[Tensor, Tensor]:
 
 
 class Way(NamedTuple):
-    """How far predictions go from base views to views.
+    """How far predictions move from base views towards views.
 
-    Our reconstruction of EquiMod's absolute and relative measures (Devillers & Lefort, ICLR 2023), whose code does
-    not hold them.
+    Our reconstruction of EquiMod's absolute and relative measures (Devillers & Lefort, ICLR 2023), which the released
+    code lacks.
     """
 
     gained: Tensor  # (N,), cos(predicted, view) - cos(base, view); its mean is the absolute measure
     whole: Tensor  # (N,), 1 - cos(base, view)
 
     def relative(self) -> Metric:
-        """The mean gain over the mean way: 1 for perfect predictions, 0 if the base view itself is predicted.
+        """Returns the mean of `gained` over the mean of `whole`: 1 if perfect, 0 if the base view is predicted.
 
-        A ratio of means, its interval by the delta method: single ratios have no bound where a single image (a grey
-        one, turned grey) stays as it was.
+        The interval of this ratio of means is by the delta method. Ratios of single images are unbounded if an
+        augmentation leaves an image unchanged (e.g. grayscale on a grey image).
         """
         whole = self.whole.clamp(min=_FLOOR)
         value = self.gained.mean() / whole.mean()
@@ -171,7 +172,7 @@ class Way(NamedTuple):
 
 
 def way(predicted: Tensor, base: Tensor, views: Tensor) -> Way:
-    """The way of N predictions towards N views, each (N, O), by cosine."""
+    """Returns how far N predictions move towards N views, each (N, O), by cosine."""
     predicted, base, views = predicted.double(), base.double(), views.double()
     before = F.cosine_similarity(base, views)
     return Way(F.cosine_similarity(predicted, views) - before, 1 - before)

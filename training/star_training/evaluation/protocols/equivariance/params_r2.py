@@ -1,4 +1,4 @@
-"""How well a linear map of a representation tells the params of views.
+"""R2 of a linear map from a representation to the params of views.
 
 Letters: N images, F params that vary, K inputs, R resamples.
 """
@@ -11,11 +11,11 @@ from torch import Tensor
 from ...metrics import Metric
 from ...solvers import ridge
 
-_RESAMPLES = 200  # of the bootstrap
+_RESAMPLES = 200  # of the test images, in the bootstrap
 
 
 class Told(NamedTuple):
-    """R2 of params on test images, with intervals from a bootstrap over them; what was fitted is held fixed."""
+    """R2 of params on test images, with intervals from a bootstrap over them; the fit is held fixed."""
 
     each: Tensor  # (F,), sklearn's R2 of each param
     mean: Metric  # of `each`
@@ -23,7 +23,7 @@ class Told(NamedTuple):
 
 
 def tell(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, seed: int) -> Told:
-    """Fits a ridge regression from train (N, K) to targets (N, F) and measures it on test images."""
+    """Fits a ridge regression from train (N, K) to targets (N, F) and returns its R2 on test images."""
     centre, unit = targets.mean(0), targets.std(0)
     predicted = ridge.fit(train, (targets - centre) / unit)(test)
     truth = (truth - centre) / unit
@@ -33,10 +33,10 @@ def tell(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, seed: int)
 
 
 def r2(truth: Tensor, predicted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - squared error / squared deviation of truth (N, F), for each of R weightings `counts` (R, N) of the rows.
+    """Returns 1 - squared error / squared deviation of truth (N, F), for each of R row weightings `counts` (R, N).
 
-    First of each column, from its own mean, as sklearn does: (R, F). Then of all columns together, from one scalar
-    mean, as SIE's released code does: (R,).
+    The first result is per column, with deviations from the column's mean, as in sklearn: (R, F). The second is over
+    all columns, with deviations from one scalar mean, as in SIE's released code: (R,).
     """
     truth, predicted, counts = truth.double(), predicted.double(), counts.double()
     error = counts @ (truth - predicted).square()
@@ -47,7 +47,7 @@ def r2(truth: Tensor, predicted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor
 
 
 def _resamples(count: int, seed: int) -> Tensor:
-    """How often each row is drawn in each resample: (R, N)."""
+    """Returns how often each row is drawn in each resample: (R, N)."""
     drawn = torch.randint(count, (_RESAMPLES, count), generator=torch.Generator().manual_seed(seed))
     return torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 

@@ -1,6 +1,6 @@
-"""What features are invariant to: how far they move when an image is rotated, flipped, blurred, recoloured, ...
+"""Invariance: how far features move when an image is rotated, flipped, blurred, recoloured, ...
 
-Letters: N test images, M of them that are transformed, S view size, D features, R dimensions that vary.
+Letters: N test images, M transformed images, S view size, D features, R dimensions that vary.
 Source: Ericsson, Gouk & Hospedales (arXiv 2111.11398): cosine and Mahalanobis distance of features whitened by the
 clean test images.
 """
@@ -20,15 +20,15 @@ from ...metrics import Measurement, Metric, mean
 from ...solvers.whitening import whitening
 from .probes import TRANSFORMATIONS
 
-_CLEAN = 10_000  # images behind the covariance
-_MOVED = 500  # images that are transformed
+_CLEAN = 10_000  # images for the covariance
+_MOVED = 500  # images to transform
 _FEWEST = 20
 
 
 def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
-    """Cosine (1 invariant) and Mahalanobis distance (0 invariant) by transformation, means over strengths and images.
+    """Returns mean cosine (1 invariant) and Mahalanobis distance (0 invariant) by transformation.
 
-    Base views are what is transformed, before they are normalised.
+    The means are over strengths and images. Base views are transformed before they are normalised.
     """
     source = spread(splits.test, _CLEAN)
     if len(source) < _FEWEST:
@@ -64,12 +64,12 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
 
 
 def _base_views(subject: Subject, source: Source, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen images cropped as base views (M, 3, S, S) uint8, and their params (M, P)."""
+    """Returns the chosen images cropped as base views (M, 3, S, S) uint8, and their params (M, P)."""
     images = [source[index] for index in chosen.tolist()]
     params = torch.stack([subject.policy.base(*image.shape[-2:]) for image in images])
     return torch.stack([subject.policy.crop(image, row) for image, row in zip(images, params, strict=True)]), params
 
 
 def compare(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and distance of whitened features (M, R) and (M, R): (M,) each, float64."""
+    """Returns cosine and distance of whitened features (M, R) and (M, R): (M,) each, float64."""
     return F.cosine_similarity(before, after), (before - after).norm(dim=1)

@@ -1,8 +1,9 @@
-"""Transformations of images at a handful of strengths, to see what a model is invariant to.
+"""Image transformations at a few strengths each, for the measurement of invariance.
 
-Letters: N images, S side in pixels. Each maps (N, 3, S, S) uint8 images and a strength to images of the same shape.
+Letters: N images, S side in pixels. A transformation maps (N, 3, S, S) uint8 images and a strength to
+images of the same shape.
 Source: the families of Ericsson, Gouk & Hospedales (arXiv 2111.11398) with fewer strengths; lengths are shares of the
-side, so that they mean the same at every size.
+side, so that they are comparable between image sizes.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 
 class Transformation(NamedTuple):
-    """One family: what a strength does, and the strengths to try."""
+    """A transformation and the strengths to try."""
 
     apply: Callable[[Tensor, float], Tensor]
     strengths: tuple[float, ...]
@@ -23,27 +24,27 @@ class Transformation(NamedTuple):
 
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
-    """Counter-clockwise about the centre, black outside; quarter turns are exact."""
+    """Rotates counter-clockwise about the centre, with black outside; quarter turns are exact."""
     return F.rotate(images, degrees, interpolation=InterpolationMode.BILINEAR)
 
 
 def flip(images: Tensor, strength: float) -> Tensor:
-    """Left and right change places."""
+    """Flips horizontally."""
     return F.horizontal_flip(images)
 
 
 def translate(images: Tensor, share: float) -> Tensor:
-    """Right and down by this share of the side, in whole pixels; black where nothing is left."""
+    """Shifts right and down by this share of the side, in whole pixels, with black outside."""
     return _affine(images, max(1, round(share * images.shape[-1])), 1.0)
 
 
 def scale(images: Tensor, factor: float) -> Tensor:
-    """About the centre, black outside."""
+    """Scales about the centre, with black outside."""
     return _affine(images, 0, factor)
 
 
 def blur(images: Tensor, share: float) -> Tensor:
-    """Gaussian, its standard deviation a share of the side."""
+    """Blurs with a Gaussian whose standard deviation is a share of the side."""
     side = images.shape[-1]
     sigma = share * side
     radius = min(max(1, round(3 * sigma)), (side - 1) // 2)
@@ -51,12 +52,12 @@ def blur(images: Tensor, share: float) -> Tensor:
 
 
 def grayscale(images: Tensor, strength: float) -> Tensor:
-    """Without colour."""
+    """Removes colour."""
     return F.rgb_to_grayscale(images, num_output_channels=3)
 
 
 def noise(images: Tensor, deviation: float) -> Tensor:
-    """Gaussian noise on every value, the same each time."""
+    """Adds Gaussian noise to every value, the same in every call."""
     drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     return (images + 255 * deviation * drawn).round().clamp(0, 255).to(torch.uint8)
 

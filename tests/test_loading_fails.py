@@ -96,7 +96,7 @@ def test_an_exception_in_loading_for_an_evaluation(runs: Runs, tmp_path: Path):
 )
 def test_a_process_that_ends_or_can_not_send_its_batch(runs: Runs, tmp_path: Path, name: str, act: str):
     line = check(runs.run("image", act, arguments(name, tmp_path, 1)))
-    assert line.startswith("star-zoo: a process that loads images was killed or can't be reached ("), line
+    assert line.startswith("star-zoo: a worker that loads images was killed or can't be reached ("), line
     assert "/dev/shm" in line and "run.workers=N" in line and "--resume" in line
 
 

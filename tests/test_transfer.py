@@ -218,7 +218,7 @@ def test_imagenet100_keeps_the_listed_classes(tmp_path: Path, monkeypatch: pytes
     }  # fmt: skip
     assert Splits(f"imagenet100@{tmp_path}").test.classes == ("n3", "n1")
     (tmp_path / "imagenet100.txt").write_text("n3\nn7\n")
-    with pytest.raises(DataError, match=r"lacks 1 of the classes of imagenet100\.txt, such as n7"):
+    with pytest.raises(DataError, match=r"lacks 1 of the classes of imagenet100\.txt, e\.g\. n7"):
         _ = Splits(f"imagenet100@{tmp_path}").train
 
 

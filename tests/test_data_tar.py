@@ -165,7 +165,7 @@ def test_truncated_shard(tmp_path, cut):
             : {"in an image": last - 600, "in a header": last + 100, "between members": last, "at the start": 80}[cut]
         ]
     )
-    with pytest.raises(DataError, match=r"x.tar is not a whole, uncompressed tar file"):
+    with pytest.raises(DataError, match=r"x.tar is not a complete, uncompressed tar file"):
         open_source(str(path))
 
 

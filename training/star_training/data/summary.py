@@ -10,7 +10,7 @@ from .split_names import kind_of
 def summary(source: Source, *others: Source | None) -> str:
     """Returns the summary of a source's whole data set; the labels are those of the source's split.
 
-    `others` are further open splits. They supply their counts, because a source may know its own count alone if
+    `others` are further open splits. They supply their counts, because a source may only know its own split's count if
     counting takes a pass over the data. Example:
 
     "photos: 1,250 images of 12 classes in train, 300 in test; left out: 3 .heic files (not readable here)"

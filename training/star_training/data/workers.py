@@ -56,7 +56,7 @@ class Failure:
             line = str(error)
         elif isinstance(error, MemoryError):
             way_out = "use fewer workers with --set run.workers=N or a smaller batch_size"
-            line = f"no memory is left to load {where or 'a batch'}; {way_out}, and go on with --resume"
+            line = f"out of memory while loading {where or 'a batch'}; {way_out}, and go on with --resume"
         else:
             line = f"can't load {where or 'a batch'}: {unexpected(error)}"
         return cls(line, traceback.format_exc(), isinstance(error, DataError))

@@ -1,4 +1,4 @@
-"""Memory for large tensors that the process keeps, instead of asking the system for fresh pages at every step."""
+"""Keeps the memory of freed large tensors in the process, so that no step requests fresh pages from the system."""
 
 import ctypes
 import sys
@@ -8,10 +8,10 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def keep_large_blocks() -> None:
-    """Makes glibc's malloc keep what is freed, for the rest of the process; elsewhere it does nothing.
+    """Makes glibc's malloc keep freed memory for the rest of the process; does nothing with other C libraries.
 
-    A step frees all its activations and asks for as many again. By default malloc hands blocks above some size back to
-    the system, which then clears each page anew when it is written to.
+    Each step frees its activations and allocates as much again. By default, malloc returns large blocks to the system,
+    which then clears every page again on its first write.
     """
     if not sys.platform.startswith("linux"):
         return

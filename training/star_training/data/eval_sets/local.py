@@ -24,7 +24,7 @@ def found() -> list[str]:
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     specs = [_spec(path) for path in entries if path.suffix == ".parquet" or path.is_dir()]
     if not specs:
-        reason = "is no folder" if not folder.is_dir() else "holds no data sets"
+        reason = "is not a folder" if not folder.is_dir() else "holds no data sets"
         raise DataError(
             f"no data to evaluate on: {folder} {reason}; give --data, or set STAR_ZOO_DATA to a folder of Parquet "
             "files, folders of images with train/ and test/, and the paper's data sets by name (pets, dtd, ...)."

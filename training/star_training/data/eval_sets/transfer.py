@@ -170,14 +170,14 @@ def _lists(root: str, name: str) -> dict[str, list[int]]:
     if released.is_file():
         lists = torch.load(released, weights_only=True)
         return {split: [int(i) for i in part] for split, part in zip(("train", "val", "test"), lists, strict=False)}
-    raise DataError(f"{name} is divided by a list of files: put {released.name} of {_LISTS}, into {root}.")
+    raise DataError(f"{name} is split by a list of files: put {released.name} of {_LISTS}, into {root}.")
 
 
 def _listed(whole: Source, lists: dict[str, list[int]], split: str) -> Source:
     if split not in lists:
         raise NoSuchSplit(f"the list of files of {whole.name} has no split {split!r}, only {', '.join(lists)}.")
     if (last := max(index for part in lists.values() for index in part)) >= len(whole):
-        raise DataError(f"{whole.name} has {len(whole)} images, but its list of files goes to {last + 1}: complete it.")
+        raise DataError(f"{whole.name} has {len(whole)} images, but its list of files has {last + 1}: complete it.")
     return Part(whole, torch.tensor(lists[split]))
 
 

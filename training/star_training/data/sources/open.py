@@ -50,7 +50,7 @@ def open_source(
     Raises `DataError` if the data can't be used; warns `BadImageWarning` about bad images.
     """
     if not 0 <= max_bad <= 1:
-        raise DataError(f"max_bad = {max_bad:g} is no fraction of the images: give 0 to 1.")
+        raise DataError(f"max_bad = {max_bad:g} is not a fraction of the images: give 0 to 1.")
     if limit is not None and limit < 1:
         raise DataError(f"limit = {limit} leaves no image: give 1 or more, or None for all.")
     if re.fullmatch(r"spirograph(:.*)?", spec):
@@ -71,7 +71,7 @@ def _spirographs(spec: str, split: str, limit: int | None) -> Source:
         raise DataError(f"no split {split!r} of {spec!r}: give 'train', 'val' or 'test'.")
     typed = spec.partition(":")[2]
     if typed and not re.fullmatch("0*[1-9][0-9]*", typed):
-        raise DataError(f"{spec!r}: {typed!r} is no number of images; give one above 0, e.g. 'spirograph:1000'.")
+        raise DataError(f"{spec!r}: {typed!r} is not a number of images; give one above 0, e.g. 'spirograph:1000'.")
     count = int(typed) if typed else 100_000 if split == "train" else 20_000  # as in Foster et al., ICLR 2021
     return Spirographs(count if limit is None else min(limit, count), split)
 

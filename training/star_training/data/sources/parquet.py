@@ -241,8 +241,8 @@ def _numbered(
     count = max(int(targets.max()) if len(targets) else 0, *names) + 1
     if count > _MOST_CLASSES:
         raise DataError(
-            f"column {columns['label']!r} of {_named(files)} goes to {count - 1}: number the classes from 0, without "
-            "gaps."
+            f"column {columns['label']!r} of {_named(files)} has labels up to {count - 1}: number the classes from 0, "
+            "without gaps."
         )
     return targets, tuple(names.get(label, str(label)) for label in range(count))
 

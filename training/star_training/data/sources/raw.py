@@ -100,7 +100,7 @@ def as_targets(labels: Any) -> tuple[Tensor | None, str]:
             negative = np.flatnonzero(values < 0)
             return None, _lacking(len(negative), len(values), int(negative[0]), "have a negative label")
         if len(values) and int(values.max()) > np.iinfo(np.int64).max:
-            raise DataError(f"the labels go to {values.max()}: number the classes from 0, without gaps.")
+            raise DataError(f"the largest label is {values.max()}: number the classes from 0, without gaps.")
         return torch.from_numpy(values.astype(np.int64)), ""
     if values.dtype.kind in "iuf" and values.ndim in (1, 2):
         rows = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)

@@ -15,7 +15,7 @@ from .base import Inventory
 
 
 class Spirographs:
-    """`count` objects of a split, drawn uniformly from their ranges; splits are independent draws."""
+    """`count` objects of a split, drawn uniformly from their ranges; no two splits share an object."""
 
     classes = None
     bad = ()

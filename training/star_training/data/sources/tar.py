@@ -154,7 +154,7 @@ def _index(shard: Path, absent: _LeftOut) -> list[_Sample]:
                 samples.append(_Sample(key, image.offset_data, image.size, number))
             return samples
     except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{shard} is not a whole, uncompressed tar file: {error}. Copy or write it again.") from error
+        raise DataError(f"{shard} is not a complete, uncompressed tar file: {error}. Copy it again.") from error
 
 
 def _sorted_out(
@@ -247,4 +247,4 @@ def _check_end(shard: Path, end: int) -> None:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             size = os.path.getsize(shard)
-            raise tarfile.ReadError(f"cut or damaged at byte {end} of {size}, where the end mark should be")
+            raise tarfile.ReadError(f"truncated or damaged at byte {end} of {size}, where the end mark should be")

@@ -170,7 +170,7 @@ def test_a_class_named_as_a_split_is_one_inside_a_split(tmp_path: Path):
             ["a/train/x.png", "a/test/x.png", "b/train/x.png"],
             "a holds the splits 'test' and 'train', but images lie",
         ),
-        (["cat/train/x.png", "cat/test/x.png", "dog/train/x.png"], "order .* as train/CLASS and test/CLASS"),
+        (["cat/train/x.png", "cat/test/x.png", "dog/train/x.png"], "arrange .* as train/CLASS and test/CLASS"),
         (["seg_train/cat/a.png", "seg_test/cat/a.png"], "has 'seg_test' and 'seg_train', which seem to be splits"),
         (["birds train/a.png", "birds val/a.png"], "which seem to be splits: name them train, val or test"),
     ],
@@ -188,7 +188,7 @@ def test_doubtful_files_are_refused(tmp_path: Path):
         write_parquet(tmp_path / f"packs/{name}.parquet", image=[png(0)])
         write_tar(tmp_path / f"shards/{name}.tar", {"a.png": png(0)})
     for kind in ("packs", "shards"):
-        with pytest.raises(DataError, match=r"holds test-0.*, named as a split, beside birds\.\w+: is that one"):
+        with pytest.raises(DataError, match=r"holds test-0.*, named as a split, and birds\.\w+, which may"):
             open_source(str(tmp_path / kind))
 
 

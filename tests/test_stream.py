@@ -175,7 +175,7 @@ def test_a_shard_cut_anywhere_gives_its_beginning_and_then_an_error(tmp_path: Pa
     try:
         path.write_bytes(whole[:cut])
         got = []
-        with pytest.raises(DataError, match="is not a whole"):
+        with pytest.raises(DataError, match="is not a complete"):
             got.extend(image.data for image in reader.read(0))
         # a header and a block of the label, a header and a block of the image
         images = [png(k, (4, 4)) for k in range(5)]
@@ -197,7 +197,7 @@ def test_a_damaged_byte_gives_images_or_an_error_of_ours(tmp_path: Path, place: 
     try:
         assert len(list(reader.read(0))) <= 3
     except DataError as error:
-        assert "is not a whole" in str(error)
+        assert "is not a complete" in str(error)
 
 
 # What may be asked for

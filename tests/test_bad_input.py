@@ -230,7 +230,7 @@ def test_a_batch_that_fits_two_processes_is_even():
         ("policy.augmentations.0.size=0", "crop size is 0; a view needs at least 1 pixel"),
         ("policy.augmentations.4.kernel=99", "a blur kernel of 99 pixels needs views larger than 49 pixels"),
         ("data.limit=0", "limit = 0 leaves no image"),
-        ("data.max_bad=7", "max_bad = 7 is no fraction"),
+        ("data.max_bad=7", "max_bad = 7 is not a fraction"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, capsys, setting, message):

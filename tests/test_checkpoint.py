@@ -117,7 +117,7 @@ def test_a_damaged_newest_is_passed_over_with_one_warning(tmp_path: Path, name: 
     data = path.read_bytes()
     assert DAMAGE[name](data) != data
     path.write_bytes(DAMAGE[name](data))
-    with pytest.warns(CheckpointWarning, match=f"passed over the damaged .*{path.name}") as told:
+    with pytest.warns(CheckpointWarning, match=f"skipped the damaged .*{path.name}") as told:
         newest = checkpoints.newest()
     assert newest is not None and newest.step == 2 and len(told) == 1
 

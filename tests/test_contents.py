@@ -156,7 +156,7 @@ def test_a_long_reading_is_explained_once(tmp_path: Path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(contents, "_PATIENCE", -1.0)
     contents.of_files(some)
-    assert capsys.readouterr().err.count("reading all 40 files beside") == 1
+    assert capsys.readouterr().err.count("hashing the contents of 40 files") == 1
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco"])

@@ -235,7 +235,7 @@ def test_spirographs():
     source.check_bad()
     assert tuple(source.bad) == ()
     for spec in ("spirograph:x", "spirograph:0", "spirograph:-3"):
-        with pytest.raises(DataError, match="no number of images"):
+        with pytest.raises(DataError, match="not a number of images"):
             open_source(spec)
     with pytest.raises(DataError, match="no split 'extra'"):
         open_source("spirograph", "extra")

@@ -170,9 +170,9 @@ def test_a_class_named_as_a_split_is_one_inside_a_split(tmp_path: Path):
             ["a/train/x.png", "a/test/x.png", "b/train/x.png"],
             "a holds the splits 'test' and 'train', but images lie",
         ),
-        (["cat/train/x.png", "cat/test/x.png", "dog/train/x.png"], "order .* as train/CLASS and test/CLASS"),
+        (["cat/train/x.png", "cat/test/x.png", "dog/train/x.png"], "arrange .* as train/CLASS and test/CLASS"),
         (["seg_train/cat/a.png", "seg_test/cat/a.png"], "has 'seg_test' and 'seg_train', which seem to be splits"),
-        (["birds train/a.png", "birds val/a.png"], "which seem to be splits: name them train and test, or val"),
+        (["birds train/a.png", "birds val/a.png"], "which seem to be splits: name them train, val or test"),
     ],
 )
 def test_doubtful_folders_are_refused(tmp_path: Path, names: list[str], message: str):
@@ -188,7 +188,7 @@ def test_doubtful_files_are_refused(tmp_path: Path):
         write_parquet(tmp_path / f"packs/{name}.parquet", image=[png(0)])
         write_tar(tmp_path / f"shards/{name}.tar", {"a.png": png(0)})
     for kind in ("packs", "shards"):
-        with pytest.raises(DataError, match=r"holds test-0.*, named as a split, beside birds\.\w+: is that one"):
+        with pytest.raises(DataError, match=r"holds test-0.*, named as a split, and birds\.\w+, which may"):
             open_source(str(tmp_path / kind))
 
 
@@ -214,13 +214,13 @@ def test_everything_that_is_left_out_is_named(tmp_path: Path):
     assert summary(source) == (
         f"{tmp_path}: 3 images of 3 classes in train, 1 in test, 1 in unlabeled; left out: 3 .heic files (not readable "
         "here), 2 other files (no suffix, .txt), unlabeled (no usual name of a split), 1 image beside the splits, "
-        ".cache, train/__MACOSX (hidden or of the system), train/empty (no images)"
+        ".cache, train/__MACOSX (hidden or system folder), train/empty (no images)"
     )
 
 
 def test_why_images_have_no_labels_is_said(tmp_path: Path):
     source = open_source(folder(tmp_path, "cat/a.png", "dog/b.png", "c.png"))
-    assert source.targets is None and "(1 of 3 images lie beside the class folders, such as c.png)" in summary(source)
+    assert source.targets is None and "(1 of 3 images lie beside the class folders, e.g. c.png)" in summary(source)
 
 
 def test_folders_of_unreadable_images_alone_name_them(tmp_path: Path):

@@ -79,8 +79,8 @@ def test_dots_in_names_cost_no_image(tmp_path):
     assert numbers(source) == [1, 2, 3, 4, 5, 6, 7] and source.targets.tolist() == [4, 5, 6, 6, 7, 8, 9]
     assert source.describe(2).startswith("c.left in ")
     assert summary(source) == (
-        f"{tmp_path / 'x.tar'}: 7 images of 6 classes in train; 2 images share their name up to its first dot, such as "
-        "c.left and c.right: each counts as an image; left out: 3 further images (of samples that have one), such as "
+        f"{tmp_path / 'x.tar'}: 7 images of 6 classes in train; 2 images share their name up to its first dot, e.g. "
+        "c.left and c.right: each counts as an image; left out: 3 further images (of samples that have one), e.g. "
         "d.jpg"
     )
 
@@ -102,7 +102,7 @@ def test_links_are_followed_within_a_shard_and_counted_where_they_leave_it(tmp_p
             add_link(tar, f"{name}.png", target)
     source = open_source(str(path))
     assert numbers(source) == [1, 2, 1, 1] and source.targets.tolist() == [3, 1, 1, 1]
-    assert "left out: 4 links (to no file in the shard), such as e.png" in summary(source)
+    assert "left out: 4 links (to no file in the shard), e.g. e.png" in summary(source)
 
 
 def test_links_that_tar_itself_wrote(tmp_path):
@@ -165,7 +165,7 @@ def test_truncated_shard(tmp_path, cut):
             : {"in an image": last - 600, "in a header": last + 100, "between members": last, "at the start": 80}[cut]
         ]
     )
-    with pytest.raises(DataError, match=r"x.tar is not a whole, uncompressed tar file"):
+    with pytest.raises(DataError, match=r"x.tar is not a complete, uncompressed tar file"):
         open_source(str(path))
 
 

@@ -200,7 +200,7 @@ def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path:
         extract(tuning._kept, tuning.test, tuning.view).argmax(1) == tuning.test.targets
     )
     (folder / "test/red/002.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 images of .*002\.png, but did when they were first tried"):
+    with pytest.raises(DataError, match=r"1 images of .*002\.png, but they did at first"):
         tuning._accuracy()
 
 

@@ -69,7 +69,7 @@ def test_a_model_is_measured_on_the_images_that_decode(tmp_path: Path):
     assert queries.features.shape[0] == len(queries.targets) == 22
     assert (queries.features.mean(1) > 0.5).tolist() == (queries.targets == 1).tolist()
     assert len(subject.labelled(train).targets) == 20
-    with pytest.raises(DataError, match=r"2 images of .* don't decode, such as .*000\.jpg"):
+    with pytest.raises(DataError, match=r"2 images of .* don't decode, e\.g\. .*000\.jpg"):
         subject.features(test)  # whose length would be wrong
 
 
@@ -107,7 +107,7 @@ def test_images_that_spoil_after_they_were_tried_end_the_evaluation(tmp_path: Pa
     write_folder(tmp_path, {f"{'ab'[k % 2]}/{k}.png": png(k) for k in range(6)})
     source = intact(open_source(str(tmp_path), max_bad=1.0, cache_bytes=0))
     (tmp_path / "b/3.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 images of .* don't decode, such as .*3\.png, but did"):
+    with pytest.raises(DataError, match=r"1 images of .* don't decode, e\.g\. .*3\.png, but they did"):
         load("pixels").labelled(source)
 
 

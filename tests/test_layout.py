@@ -36,7 +36,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str) -> None:
     monkeypatch.setattr(trial, "__file__", str(path))
 
 
-@pytest.mark.parametrize(("source", "how"), [(CRASH, "crashes"), (HANG, "hangs"), (WRONG, "gives wrong numbers")])
+@pytest.mark.parametrize(("source", "how"), [(CRASH, "crashes"), (HANG, "hangs"), (WRONG, "computes wrong numbers")])
 def test_a_fault_is_named(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, how: str):
     broken(monkeypatch, tmp_path, source)
     told = "a 3x3 convolution (3 to 8 channels, stride 1, padding 1) on maps [6, 3, 16, 16]"
@@ -50,7 +50,7 @@ def test_a_verdict_is_paid_once_and_a_damaged_one_again(home: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/nowhere/python")
         assert layout.fault([PLAIN], "no") is None
-        untried = "channels_last could not be tried on this CPU"
+        untried = "channels_last could not be tested on this CPU"
         for damaged in ("", "[]", "null", '{"fault": 5}', right[:20]):
             kept.write_text(damaged)
             assert layout.fault([PLAIN], "no") == untried

@@ -75,7 +75,7 @@ def test_an_exception_in_collating(runs: Runs, tmp_path: Path, name: str):
 
 def test_memory_runs_out_in_a_loading_process(runs: Runs, tmp_path: Path):
     line = check(runs.run("image", "out_of_memory", arguments("finetune", tmp_path, 1)))
-    assert line.startswith(f"star-zoo: no memory is left to load {tmp_path}") and "run.workers=N" in line
+    assert line.startswith(f"star-zoo: out of memory while loading {tmp_path}") and "run.workers=N" in line
 
 
 def test_memory_runs_out_in_decoding(runs: Runs, tmp_path: Path):
@@ -96,7 +96,7 @@ def test_an_exception_in_loading_for_an_evaluation(runs: Runs, tmp_path: Path):
 )
 def test_a_process_that_ends_or_can_not_send_its_batch(runs: Runs, tmp_path: Path, name: str, act: str):
     line = check(runs.run("image", act, arguments(name, tmp_path, 1)))
-    assert line.startswith("star-zoo: a process that loads images was killed or can't be reached ("), line
+    assert line.startswith("star-zoo: a worker that loads images was killed or can't be reached ("), line
     assert "/dev/shm" in line and "run.workers=N" in line and "--resume" in line
 
 

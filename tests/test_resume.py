@@ -237,7 +237,7 @@ def test_a_killed_loader_ends_the_run_in_one_line_and_costs_no_bit(whole: Path, 
         at_step(patch, 4, kill)
         assert main(command(tmp_path / "run", settings=(*NOISY, "run.workers=1"))) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("star-zoo: a process that loads images was killed") and "run.workers=N" in line
+    assert line.startswith("star-zoo: a worker that loads images was killed") and "run.workers=N" in line
     assert main(command(tmp_path / "run", "--resume", settings=NOISY)) == 0
     assert_equal(exported(tmp_path / "run"), exported(whole))
 

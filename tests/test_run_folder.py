@@ -22,7 +22,7 @@ def test_a_second_process_is_refused_and_disturbs_nothing(tmp_path: Path):
     while not (out / "log.jsonl").exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     code, _, said = finish(start(command(out, "--resume", settings=long)))
-    assert code == 1 and f"another process is at work in {out}; let it end, or choose another --out" in said
+    assert code == 1 and f"another process is using {out}; let it end, or choose another --out" in said
     assert first.poll() is None  # and goes on
     first.send_signal(signal.SIGKILL)
     finish(first)
@@ -48,7 +48,7 @@ def test_the_folder_is_taken_while_a_run_trains(tmp_path: Path, monkeypatch: pyt
     refused = []
 
     def try_it(run: Run) -> None:
-        with pytest.raises(ValueError, match="another process is at work"):
+        with pytest.raises(ValueError, match="another process is using"):
             FolderLock(tmp_path)
         refused.append(run.step)
 
@@ -59,7 +59,7 @@ def test_the_folder_is_taken_while_a_run_trains(tmp_path: Path, monkeypatch: pyt
 
 def test_a_lock_is_let_go_by_leaving_by_hand_and_by_forgetting(tmp_path: Path):
     folder = tmp_path / "new" / "folder"
-    with FolderLock(folder), pytest.raises(ValueError, match="another process is at work in .*folder"):
+    with FolderLock(folder), pytest.raises(ValueError, match="another process is using .*folder"):
         FolderLock(folder)
     lock = FolderLock(folder)
     lock.let_go()

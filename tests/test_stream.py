@@ -130,7 +130,7 @@ def test_a_server_that_stays_broken_ends_in_an_error_with_the_url(tmp_path: Path
     stream = open_stream(f"stream:{site.address}/s-0.tar?token=secret")
     site.asked.clear()
     site.cuts["s-0.tar"] = [3000] * 9
-    with pytest.raises(DataError, match=f"{site.address}/s-0.tar can't be read .it broke off after 3000 of") as told:
+    with pytest.raises(DataError, match=r"/s-0.tar can't be read .the connection ended after 3000") as told:
         read(stream)
     assert "tried 4 times" in str(told.value) and "--resume" in str(told.value) and "secret" not in str(told.value)
     assert len(site.asked) == 4
@@ -146,7 +146,7 @@ def test_a_server_that_is_gone_is_told(tmp_path: Path, monkeypatch):
 
 
 def test_what_the_server_does_not_have_is_not_asked_for_twice(tmp_path: Path, site: Site):
-    with pytest.raises(DataError, match=rf"{site.address}/none.tar can't be had \(HTTP Error 404"):
+    with pytest.raises(DataError, match=rf"{site.address}/none.tar can't be downloaded \(HTTP Error 404"):
         open_stream(f"stream:{site.address}/none.tar")
     assert site.asked == ["none.tar"]
 
@@ -157,7 +157,7 @@ def test_what_the_server_does_not_have_is_not_asked_for_twice(tmp_path: Path, si
 def test_what_is_no_tar_is_told_at_once(tmp_path: Path, site: Site):
     (tmp_path / "s.tar").write_bytes(b"<html>Sign in</html>" * 100)
     for spec in (f"stream:{site.address}/s.tar", f"stream:{tmp_path / 's.tar'}"):
-        with pytest.raises(DataError, match=r"s\.tar is not a whole, uncompressed tar file"):
+        with pytest.raises(DataError, match=r"s\.tar is not a complete, uncompressed tar file"):
             open_stream(spec)
     assert site.asked == ["s.tar"]
 
@@ -175,7 +175,7 @@ def test_a_shard_cut_anywhere_gives_its_beginning_and_then_an_error(tmp_path: Pa
     try:
         path.write_bytes(whole[:cut])
         got = []
-        with pytest.raises(DataError, match="is not a whole"):
+        with pytest.raises(DataError, match="is not a complete"):
             got.extend(image.data for image in reader.read(0))
         # a header and a block of the label, a header and a block of the image
         images = [png(k, (4, 4)) for k in range(5)]
@@ -197,7 +197,7 @@ def test_a_damaged_byte_gives_images_or_an_error_of_ours(tmp_path: Path, place: 
     try:
         assert len(list(reader.read(0))) <= 3
     except DataError as error:
-        assert "is not a whole" in str(error)
+        assert "is not a complete" in str(error)
 
 
 # What may be asked for
@@ -211,9 +211,9 @@ def test_other_ways_to_fetch_are_refused(spec: str):
 
 def test_a_shard_that_is_missing_is_told(tmp_path: Path):
     shards(tmp_path, [2, 2])
-    with pytest.raises(DataError, match=r"s-2\.tar' of .* is no file; give a range of shards that are all there"):
+    with pytest.raises(DataError, match=r"s-2\.tar' of .* is not a file; give a range of shards that all exist"):
         open_stream(f"stream:{tmp_path}/s-{{0..2}}.tar")
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         open_stream(f"stream:{tmp_path}")
 
 
@@ -224,7 +224,7 @@ def test_shards_without_images_are_told(tmp_path: Path):
 
 
 def test_where_images_are_needed_in_any_order_a_stream_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="can't be read in any order"):
+    with pytest.raises(DataError, match="has no random access"):
         open_source(f"stream:{shards(tmp_path, [2])}")
 
 

@@ -255,7 +255,7 @@ def test_lanes_that_cannot_be_shared_evenly_are_refused_with_a_number_that_can()
     assert count_lanes(8, 4, 256, 4) == 4
     with pytest.raises(ValueError, match=r"5 shards make 5 lanes .* batch_size 256 must be .* data.lanes=4"):
         count_lanes(8, 5, 256, 1)
-    with pytest.raises(ValueError, match=r"the lanes one of the 3 processes; give --set data.lanes=6"):
+    with pytest.raises(ValueError, match=r"the lanes a multiple of the 3 processes; use --set data.lanes=6"):
         count_lanes(8, 20, 96, 3)
     with pytest.raises(ValueError, match=r"give --set data.lanes=16"):
         count_lanes(8, 20, 256, 16)

@@ -218,7 +218,7 @@ def test_imagenet100_keeps_the_listed_classes(tmp_path: Path, monkeypatch: pytes
     }  # fmt: skip
     assert Splits(f"imagenet100@{tmp_path}").test.classes == ("n3", "n1")
     (tmp_path / "imagenet100.txt").write_text("n3\nn7\n")
-    with pytest.raises(DataError, match=r"lacks 1 of the classes of imagenet100\.txt, such as n7"):
+    with pytest.raises(DataError, match=r"lacks 1 of the classes of imagenet100\.txt, e\.g\. n7"):
         _ = Splits(f"imagenet100@{tmp_path}").train
 
 
@@ -257,10 +257,10 @@ def test_caltech101_goes_by_a_list_of_files(tmp_path: Path, form: str):
 
 def test_a_missing_or_longer_list_is_refused(tmp_path: Path):
     caltech(tmp_path)
-    with pytest.raises(DataError, match=r"caltech101 is divided by a list of files: put caltech101\.pth of github"):
+    with pytest.raises(DataError, match=r"caltech101 is split by a list of files: put caltech101\.pth of github"):
         _ = Splits(f"caltech101@{tmp_path}").train
     (tmp_path / "caltech101_split.json").write_text('{"0": "train", "6": "test"}')
-    with pytest.raises(DataError, match="caltech101@.* has 6 images, but its list of files goes to 7: complete it"):
+    with pytest.raises(DataError, match="caltech101@.* has 6 images, but its list of files has 7: complete it"):
         _ = Splits(f"caltech101@{tmp_path}").train
 
 

@@ -1,1 +1,1 @@
-"""How the models are made and measured. Imports star_zoo; star_zoo never imports this."""
+"""Trains, evaluates and publishes star_zoo's models. It imports star_zoo; star_zoo never imports it."""

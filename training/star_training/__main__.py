@@ -1,4 +1,4 @@
-"""`python -m star_training` is `star-zoo`."""
+"""Makes `python -m star_training` the same as the command `star-zoo`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The quickstart: pretrain on spirographs, see that it learned, export, load with timm, draw a picture."""
+"""The quickstart: pretrains on spirographs, prints the gain, exports, loads with timm, draws a figure."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ _PICTURED = 4  # images whose views are drawn
 
 
 def quickstart(out: Path) -> None:
-    """Runs the recipe `spirograph_tiny` into a folder, or goes on there, and prints what came of it."""
+    """Runs the recipe `spirograph_tiny` in a folder, or resumes it there, and prints its results."""
     start = time.perf_counter()
     recipe = recipes.spirograph_tiny()
     print(f"pretraining {recipe.backbone} with {recipe.objective} on spirographs, {recipe.epochs} epochs ...")
@@ -33,15 +33,15 @@ def quickstart(out: Path) -> None:
     losses = [e["loss"] for e in entries if "loss" in e]
     untrained, trained = (e["r2"] for e in results["online"])
 
-    timm.create_model(f"local-dir:{export}", pretrained=True)  # that it loads is what is promised below
+    timm.create_model(f"local-dir:{export}", pretrained=True)  # verifies the code printed below
     objective = load_objective(export)
     picture = out / "learned.png"
-    shown = pictured_views(run.source, objective)
+    views = pictured_views(run.source, objective)
     weights = torch.tensor([e["router"] for e in entries if "router" in e][-1])
-    run_figure.draw(picture, shown, objective.policy, entries, weights)
+    run_figure.draw(picture, views, objective.policy, entries, weights)
 
     print(f"\nloss {losses[0]:.2f} -> {losses[-1]:.2f}")
-    print(f"R2 of the four true numbers from frozen features: untrained {untrained:.3f} -> trained {trained:.3f}")
+    print(f"R2 of the four true parameters from frozen features: untrained {untrained:.3f} -> trained {trained:.3f}")
     print(f"figure: {picture}    time: {time.perf_counter() - start:.0f} s\n\nNow in Python:\n")
     print("import timm")
     print(f'model = timm.create_model("local-dir:{export}", pretrained=True)')
@@ -49,7 +49,7 @@ def quickstart(out: Path) -> None:
 
 
 def pictured_views(source: Source, objective: Objective) -> Tensor:
-    """The views of the first few images in the first epoch, augmented: (images, V, 3, S, S) float, normalised."""
+    """Returns the augmented views of the first images in epoch 0, (images, V, 3, S, S) float, normalised."""
     dataset = MultiViewDataset(source, objective.policy, objective.plan, seed=0)
     batch = stack([dataset[0, i] for i in range(_PICTURED)]).batch()
     applied = [objective.policy.apply(*view) for view in zip(batch.views, batch.params, strict=True)]

@@ -1,6 +1,6 @@
 """Where images come from: folders, Parquet packs, tar shards, torchvision and Hugging Face data sets, spirographs.
 
-`open_source` turns what the user typed into a `Source`; what follows (views, loaders, protocols) knows only that.
+`open_source` returns the `Source` for a user's specification; views, loaders and protocols use only that interface.
 """
 
 from .decode import UndecodableImage as UndecodableImage

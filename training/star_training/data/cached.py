@@ -1,4 +1,4 @@
-"""A `Source` for sets that fit in memory: every image is decoded once, before training."""
+"""A `Source` for data sets that fit in memory: every image is decoded once, before training."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,14 +10,14 @@ from .sources.base import report_bad
 from .sources.raw import Raw, Subset, load
 from .threads import in_threads
 
-_BLOCK = 32  # images that a thread decodes in one go: handing over small ones singly costs more than decoding them
+_BLOCK = 32  # images decoded per task: submitting small images one by one costs more than decoding them
 
 
 class CachedSource:
-    """The images of `raw` that decode, side by side in one uint8 buffer; forked workers share its pages.
+    """The decodable images of `raw` in one uint8 buffer, whose pages forked workers share.
 
-    Images that don't decode are left out, with one `BadImageWarning`; DataError above the fraction `max_bad`.
-    `decoded_bytes` is an estimate of the whole, which saves growing the buffer.
+    Undecodable images are left out with one `BadImageWarning`. Raises DataError if their fraction exceeds `max_bad`.
+    `decoded_bytes` is the expected size of the buffer, which avoids growing it.
     """
 
     def __init__(self, name: str, raw: Raw, max_bad: float, decoded_bytes: int):
@@ -45,14 +45,14 @@ class CachedSource:
 
     @property
     def bad(self) -> tuple[int, ...]:
-        return ()  # they are no part of the source
+        return ()  # bad images are not in the source
 
     def check_bad(self) -> None:
-        pass  # already told
+        pass  # the constructor has reported them
 
 
 def _decoded(raw: Raw, reasons: dict[int, str]) -> Iterator[Tensor]:
-    """The images that decode, in order; why the others don't goes to `reasons`."""
+    """Yields the decodable images in order; stores in `reasons` why the others don't decode."""
     for block in in_threads(lambda indices: _load_block(raw, indices), len(raw), _BLOCK):
         for index, image in block:
             if isinstance(image, Tensor):
@@ -62,7 +62,7 @@ def _decoded(raw: Raw, reasons: dict[int, str]) -> Iterator[Tensor]:
 
 
 def _load_block(raw: Raw, indices: range) -> list[tuple[int, Tensor | str]]:
-    """Each index with its image, or with the reason why there is none."""
+    """Returns each index with its image, or with the reason why it doesn't decode."""
     block: list[tuple[int, Tensor | str]] = []
     for index in indices:
         try:
@@ -73,14 +73,14 @@ def _load_block(raw: Raw, indices: range) -> list[tuple[int, Tensor | str]]:
 
 
 def _packed(images: Iterable[Tensor], expected_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One buffer (bytes,) uint8, where each image starts (N,) int64, and its height and width (N, 2) int64."""
+    """Returns one buffer (bytes,) uint8, each image's offset (N,) int64, and its height and width (N, 2) int64."""
     buffer = torch.empty(expected_bytes, dtype=torch.uint8)
     offsets, sizes, end = [], [], 0
     for image in images:
         start, end = end, end + image.numel()
         if end > len(buffer):
             buffer = torch.cat([buffer, torch.empty(max(end // 4, image.numel()), dtype=torch.uint8)])
-        buffer.numpy()[start:end] = image.permute(1, 2, 0).numpy().ravel()  # as decoded: NumPy copies without threads
+        buffer.numpy()[start:end] = image.permute(1, 2, 0).numpy().ravel()  # as decoded, without threads
         offsets.append(start)
         sizes.append(image.shape[1:])
     return buffer, torch.tensor(offsets), torch.tensor(sizes)

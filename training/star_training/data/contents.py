@@ -1,12 +1,12 @@
-"""Fingerprints of data sets by their contents: which bytes, in which order, with which labels.
+"""Fingerprints of data sets' contents: the bytes of the files, their order, and the labels.
 
-Names, sizes and modification times don't show that a file was overwritten, so every byte is read once: SHA-256, which
-processors compute at 0.4 to 1.5 GB/s a thread, in as many threads as there are processors. That is a small part of
-decoding the same images; for sets that are too large to decode beforehand it is one reading, as in the first epoch.
+Names, sizes and modification times don't reveal that a file was overwritten. Therefore every byte is hashed once with
+SHA-256, at 0.4 to 1.5 GB/s per thread, with one thread per processor. This costs a fraction of decoding the images;
+for data sets that are too large to decode in advance, it reads as many bytes as one epoch.
 
-The digest of a list of files is kept under `star_zoo.store.home()`, by each file's path, device, inode, size, and
-times of modification and of change. The last can't be set back: whatever writes to a file changes it. Files that
-changed in the last two seconds are read anew each time, since a clock's tick may hide a second change.
+The digest of a list of files is cached under `star_zoo.store.home()`. Its key consists of each file's path, device,
+inode, size, modification time and change time. The change time can't be set back, and every write updates it. Files
+that changed in the last two seconds are hashed again each time, because two changes within one clock tick look alike.
 """
 
 import contextlib
@@ -26,37 +26,37 @@ from star_zoo.files import replacing
 from .sources.raw import digest
 from .threads import in_threads
 
-_SETTLED = 2.0  # seconds after a change in which a clock's tick may hide another one; FAT's tick is as long
-_PATIENCE = 10.0  # seconds of reading before the user reads why
-_MOST_KEPT = 1000  # texts, each of some 100 bytes
-_BLOCK, _CHUNK = 64, 2**20  # files that a thread reads in one go, bytes read at once
+_SETTLED = 2.0  # seconds after which a further change has a later time stamp; the resolution of FAT is 2 s
+_PATIENCE = 10.0  # seconds of hashing before a message explains the wait
+_MOST_KEPT = 1000  # cached texts, each of about 100 bytes
+_BLOCK, _CHUNK = 64, 2**20  # files hashed per task, bytes per read
 
 
 def fingerprint(*parts: object, classes: Sequence[str] | None, targets: Tensor | None) -> str:
-    """Short hex that changes with the parts, the names or the order of the classes, and the targets."""
+    """Returns a short hex string that depends on the parts, the classes' names and order, and the targets."""
     labels = None if targets is None else (targets.dtype, tuple(targets.shape))
     return digest((*parts, classes, labels, b"" if targets is None else targets.numpy().tobytes()))
 
 
 def of_files(files: Sequence[Path]) -> str:
-    """Hex that changes with the bytes of any of the files and with their order, not with their names."""
+    """Returns a hex string that depends on the files' bytes and order, but not on their names."""
     now = time.time()
     before = _listed(files)
     settled = before.changed < now - _SETTLED
-    if settled and (found := kept(before.key)):
-        return found
+    if settled and (cached := kept(before.key)):
+        return cached
     digests = _read(files)
-    made = digest(digests)
+    computed = digest(digests)
     if settled and None not in digests and _listed(files) == before:
-        keep(before.key, made)
-    return made
+        keep(before.key, computed)
+    return computed
 
 
-# What is kept: short texts by key, a file each, so that processes need not agree on anything
+# The cache: short texts by key, one file each, so that processes need no coordination
 
 
 def kept(key: str) -> str | None:
-    """The text kept under a key; None where there is none or where it is damaged."""
+    """Returns the text cached under a key, or None if it is missing or damaged."""
     try:
         text, checksum = _file(key).read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def kept(key: str) -> str | None:
 
 
 def keep(key: str, text: str) -> None:
-    """Keeps one line of text under a key; where that can't be written, it isn't kept."""
+    """Caches one line of text under a key; does nothing if the file can't be written."""
     with contextlib.suppress(OSError):
         with replacing(_file(key)) as part:
             part.write_text(f"{text}\n{digest((key, text))}\n", encoding="ascii")
@@ -84,10 +84,10 @@ def _file(key: str) -> Path:
 
 
 class _Listed(NamedTuple):
-    """What a list of files looks like without reading them."""
+    """The state of a list of files according to the file system, without reading them."""
 
     key: str
-    changed: float  # seconds since the epoch; the newest file's last change
+    changed: float  # the latest change of any file, in seconds since the epoch
 
 
 def _listed(files: Sequence[Path]) -> _Listed:
@@ -106,16 +106,16 @@ def _listed(files: Sequence[Path]) -> _Listed:
 
 
 def _read(files: Sequence[Path]) -> list[bytes | None]:
-    """Each file's digest; None for one that is there but can't be read."""
-    began, digests, said = time.monotonic(), [], False
+    """Returns each file's digest, or None for a file that exists but can't be read."""
+    began, digests, announced = time.monotonic(), [], False
     block = max(1, min(_BLOCK, len(files) // (4 * (os.cpu_count() or 1))))
-    for some in in_threads(lambda indices: [_digest(files[index]) for index in indices], len(files), block):
-        digests += some
-        if not said and time.monotonic() - began > _PATIENCE:
-            said = True
+    for part in in_threads(lambda indices: [_digest(files[index]) for index in indices], len(files), block):
+        digests += part
+        if not announced and time.monotonic() - began > _PATIENCE:
+            announced = True
             print(
-                f"star-zoo: reading all {len(files)} files beside {files[0]}, to know them by their contents; "
-                "once, as long as they don't change",
+                f"star-zoo: hashing the contents of {len(files)} files, the first of them {files[0]}; "
+                "this is done once, unless they change",
                 file=sys.stderr,
             )
     return digests
@@ -127,7 +127,7 @@ def _digest(file: Path) -> bytes | None:
         with open(file, "rb", buffering=0) as stream:
             while data := stream.read(_CHUNK):
                 sha.update(data)
-    except FileNotFoundError:  # a link to nothing, which is a bad image
+    except FileNotFoundError:  # a dangling link, which counts as a bad image
         return b""
     except OSError:
         return None

@@ -1,7 +1,7 @@
-"""Any image file to one form: a uint8 RGB tensor (3, H, W), its pixels side by side in memory (channels last).
+"""Decodes image files to uint8 RGB tensors (3, H, W) with channels last in memory.
 
-A JPEG can be had 2, 4 or 8 times smaller, which its decoder does by leaving out fine detail, in much less time.
-Lost on the way: transparency (dropped, not blended), all frames of an animation but the first, the EXIF orientation.
+A JPEG can be decoded 2, 4 or 8 times smaller: the decoder then skips fine detail and takes much less time.
+Decoding drops transparency (without blending), all frames of an animation but the first, and the EXIF orientation.
 torchvision's and timm's loaders do the same.
 """
 
@@ -18,12 +18,12 @@ from torch import Tensor
 
 Encoded = bytes | Path | Image.Image
 
-Image.init()  # loads every plugin now: decoding threads would race for it
-# Not all that PIL opens: its EPS plugin starts Ghostscript, and .pdf, .mpg or .h5 are only ever recognised.
+Image.init()  # loads every plugin now, because decoding threads would race to load them
+# PIL opens more formats, but its EPS plugin starts Ghostscript, and it can't decode .pdf, .mpg or .h5.
 _PHOTOS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 FORMATS = tuple(name for name in _PHOTOS if name in Image.OPEN)
 IMAGE_SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
-# of files that hold pictures which are not decoded here: they are counted, so that none goes missing unseen
+# Suffixes of image files that can't be decoded here. They are counted, so that no image goes missing unnoticed.
 _OTHER_PICTURES = """
     .heic .heif .hif .avif .avifs .webp .jxl .jxr .svg .psd .xcf .eps .exr .hdr .dds .ico .icns .dcm
     .dng .raw .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef
@@ -32,25 +32,25 @@ UNREADABLE_SUFFIXES = frozenset(_OTHER_PICTURES.split()) - IMAGE_SUFFIXES
 
 
 class UndecodableImage(Exception):
-    """One image can't be decoded; the message is the reason. The sources count these and never let one out."""
+    """An image can't be decoded; the message is the reason. Sources count these errors and never let one escape."""
 
 
 @contextmanager
 def undecodable() -> Iterator[None]:
-    """Turns every error raised inside into `UndecodableImage`, but one: the image is no cause of a lack of memory."""
+    """Converts every error raised inside to `UndecodableImage`, except MemoryError, which the image doesn't cause."""
     try:
         yield
     except (UndecodableImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise UndecodableImage("not recognised as an image") from error
-    except Exception as error:  # on broken bytes PIL's plugins raise nearly every built-in type
+    except Exception as error:  # PIL's plugins raise nearly every built-in exception for damaged bytes
         raise UndecodableImage(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image that is decoded already, and as large as it is."""
+    """An image that is already decoded, at full size."""
 
     pixels: Tensor  # (3, H, W) uint8
 
@@ -60,54 +60,54 @@ class Decoded:
         return self.pixels.shape[1], self.pixels.shape[2]
 
     def shrunk(self, times: int) -> tuple[Tensor, int]:
-        """The image, and that it is 1 times smaller, whatever was asked for."""
+        """Returns the image at full size and the factor 1, whatever `times` is."""
         return self.pixels, 1
 
 
 class Jpeg:
-    """A JPEG of which only the header is read, to be decoded once."""
+    """A JPEG of which only the header has been read; it can be decoded once."""
 
     def __init__(self, image: Image.Image):
         self._image = image
-        self.size = image.height, image.width  # in pixels, of the whole image
+        self.size = image.height, image.width  # in pixels, at full size
 
     def shrunk(self, times: int) -> tuple[Tensor, int]:
-        """The image by the largest of 1, 2, 4, 8 that `times` allows smaller, and that number.
+        """Returns the image downscaled by the largest of 1, 2, 4, 8 that is at most `times`, and that factor.
 
-        Pixel k of the smaller one stands for pixels k * number to (k + 1) * number of the whole; where they don't come
-        out even, the last one stands for the fewer that are left. Raises `UndecodableImage`.
+        Pixel k of the result covers pixels k * factor to (k + 1) * factor of the full image; the last pixel covers
+        fewer if the size is no multiple of the factor. Raises `UndecodableImage`.
         """
         height, width = self.size
-        number = max(n for n in (1, 2, 4, 8) if n <= max(1, min(times, height, width)))
+        factor = max(n for n in (1, 2, 4, 8) if n <= max(1, min(times, height, width)))
         with undecodable():
-            if number > 1:
-                self._image.draft(None, (width // number, height // number))
-            return _pixels(self._image), number
+            if factor > 1:
+                self._image.draft(None, (width // factor, height // factor))
+            return _pixels(self._image), factor
 
 
 Picture = Decoded | Jpeg
 
 
 def opened(encoded: Encoded) -> Picture:
-    """The image with its size known and, if it is a JPEG, its pixels yet to be decoded. Raises `UndecodableImage`."""
+    """Returns the image with its size known; the pixels of a JPEG aren't decoded yet. Raises `UndecodableImage`."""
     with undecodable():
         image = _opened(encoded)
-        # other formats can't be had smaller, and some learn their size only while they decode
+        # other formats can't be decoded at a smaller size, and some only know their size after decoding
         fresh = image is not encoded and image.format in ("JPEG", "MPO")
         return Jpeg(image) if fresh else Decoded(_pixels(image))
 
 
 def decode(encoded: Encoded) -> Tensor:
-    """The image as a uint8 RGB tensor (3, H, W).
+    """Returns the image as a uint8 RGB tensor (3, H, W).
 
-    Integer and float greys of more than 8 bits are scaled, not clipped; see `_scaled_to_bytes`.
-    Raises `UndecodableImage`, and nothing else, for whatever can't be decoded whole.
+    Integer and float greyscale images of more than 8 bits are scaled, not clipped; see `_scaled_to_bytes`.
+    Raises `UndecodableImage`, and no other error, if the image can't be decoded completely.
     """
     return opened(encoded).shrunk(1)[0]
 
 
 def decoded_size(encoded: Encoded) -> int:
-    """Bytes that the decoded image would take, from its header alone. Raises `UndecodableImage`."""
+    """Returns the size of the decoded image in bytes, from its header alone. Raises `UndecodableImage`."""
     with undecodable():
         image = _opened(encoded)
         return 3 * image.height * image.width
@@ -120,7 +120,7 @@ def _opened(encoded: Encoded) -> Image.Image:
     if not data:
         raise UndecodableImage("zero bytes")
     image = Image.open(BytesIO(data), formats=FORMATS)
-    # PIL itself refuses only twice its limit and warns below that
+    # PIL only warns above its limit; it refuses images above twice the limit
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         size = f"{image.width} x {image.height} pixels"
         raise UndecodableImage(f"{size}, more than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}")
@@ -128,7 +128,7 @@ def _opened(encoded: Encoded) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """(3, H, W) uint8, as PIL has it in memory: channels last, which crops are several times faster to resize from."""
+    """Returns (3, H, W) uint8 with channels last, PIL's memory layout, from which crops resize several times faster."""
     return torch.from_numpy(np.array(_as_rgb(image))).permute(2, 0, 1)
 
 
@@ -136,16 +136,16 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = Image.fromarray(_scaled_to_bytes(np.asarray(image, dtype=np.float32), image.mode))
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # PIL warns when such a palette goes straight to RGB
+        image = image.convert("RGBA")  # PIL warns if such a palette is converted to RGB directly
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _scaled_to_bytes(grey: np.ndarray, mode: str) -> np.ndarray:
-    """Greys of more than 8 bits (H, W) as uint8, by the range that the mode or the values announce.
+    """Returns a greyscale image (H, W) of more than 8 bits as uint8, scaled by the range of its mode or its values.
 
-    16-bit modes span 0..65535. The 32-bit modes I and F don't say: above 255 they are read as 0..65535,
-    floats that never pass 1 as 0..1, everything else as 0..255. What lies outside the range is clipped.
+    16-bit modes span 0..65535. The 32-bit modes I and F define no range: an image with values above 255 is read as
+    0..65535, floats that never exceed 1 as 0..1, and everything else as 0..255. Values outside the range are clipped.
     """
     grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
     if mode.startswith("I;16") or grey.max() > 255:

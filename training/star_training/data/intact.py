@@ -1,4 +1,4 @@
-"""Sources without images that don't decode, for whatever pairs an image with its target or its place."""
+"""Sources without undecodable images, for code that pairs an image with its target or index."""
 
 import PIL
 import torch
@@ -10,20 +10,20 @@ from .sources.raw import digest
 from .sources.subset import Part
 from .threads import in_threads
 
-_BLOCK = 32  # images that a thread decodes in one go
-_tried: set[str] = set()  # sources all of whose images decoded in this process
+_BLOCK = 32  # images decoded per task
+_tried: set[str] = set()  # keys of the sources whose images all decoded in this process
 
 
 class Intact(Part):
-    """The images of a source that decode."""
+    """The decodable images of a source."""
 
 
 def intact(source: Source) -> Source:
-    """The images of `source` that decode, as a source that is decoded beforehand has them.
+    """Returns `source` without its undecodable images, as `CachedSource` leaves them out.
 
-    A source that decodes on access lets the next good image stand in for a bad one, which suits training alone. Every
-    image is tried once, in threads; that all decode is remembered by the fingerprint. Warns `BadImageWarning` of images
-    that don't, DataError above `max_bad`.
+    A source that decodes on access replaces a bad image by the next good one, which is only suitable for training.
+    Every image is decoded once, in threads; if all decode, that is cached by the source's fingerprint.
+    Warns `BadImageWarning` about undecodable images. Raises DataError if their fraction exceeds `max_bad`.
     """
     if not isinstance(source, Opens) or isinstance(source, Intact):
         return source
@@ -48,10 +48,10 @@ def intact(source: Source) -> Source:
 
 
 def check_intact(source: Source) -> None:
-    """Raises DataError where images that decoded when they were tried no longer do, so that others stood in."""
+    """Raises DataError if images that decoded in `intact` no longer do, because other images replaced them."""
     if source.bad:
-        told = f"{len(source.bad)} images of {source.name} don't decode, such as {source.describe(source.bad[0])}"
-        raise DataError(f"{told}, but did when they were first tried; see that nothing changes them, then try again.")
+        bad = f"{len(source.bad)} images of {source.name} don't decode, e.g. {source.describe(source.bad[0])}"
+        raise DataError(f"{bad}, but they did at first; make sure that nothing changes them, then try again.")
 
 
 def _decoded(picture: Picture) -> None:

@@ -1,4 +1,4 @@
-"""A `Source` for sets too big to keep decoded: an image is decoded when asked for, mostly in a loader's worker."""
+"""A `Source` for data sets too large to keep decoded: images are decoded on access, mostly in a loader's worker."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 class StreamedSource(Opens):
-    """The images of `raw`, decoded on access; the next good image stands in for one that doesn't decode.
+    """The images of `raw`, decoded on access; the next good image replaces one that doesn't decode.
 
-    Which image stands in depends on the data alone, so that a resumed run sees the same ones. What a worker finds bad
-    is flagged in shared memory; `check_bad` in the main process tells the user.
+    The replacement depends on the data alone, so that a resumed run sees the same images. Workers flag bad images in
+    shared memory; `check_bad` reports them in the main process.
     """
 
     def __init__(self, name: str, raw: Raw, max_bad: float):
         self._raw, self._max_bad = raw, max_bad
         self._flags = torch.zeros(len(raw), dtype=torch.uint8).share_memory_()
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
         self.name, self.fingerprint, self.classes, self.targets = name, raw.fingerprint, raw.classes, raw.targets
         self.inventory = raw.inventory
 
@@ -34,7 +34,7 @@ class StreamedSource(Opens):
         return self.open(index, _whole)
 
     def open(self, index: int, use: Callable[[Picture], T]) -> T:
-        """What `use` makes of the image, or of the one that stands in for it: see `Opens`."""
+        """Returns `use(picture)` of the image or of its replacement; see `Opens`."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {self.name}, which has {len(self)}")
         for step in range(len(self)):
@@ -56,19 +56,19 @@ class StreamedSource(Opens):
 
     def check_bad(self) -> None:
         bad = self.bad
-        new = [index for index in bad if index not in self._told]
+        new = [index for index in bad if index not in self._reported]
         if new:
-            self._told.update(new)
+            self._reported.update(new)
             examples = [f"{self.describe(index)} ({self._reason(index)})" for index in new[:3]]
             report_bad(self.name, examples, len(bad), len(self), self._max_bad)
 
     def _reason(self, index: int) -> str:
-        """Why an image doesn't decode: flags carry no text from the workers, so it is tried once more."""
+        """Returns why an image doesn't decode, by decoding it again, because the workers' flags hold no text."""
         try:
             load(self._raw, index)
         except UndecodableImage as error:
             return str(error)
-        return "it does now"
+        return "it decodes now"
 
 
 def _whole(image: Picture) -> Tensor:

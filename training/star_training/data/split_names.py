@@ -1,4 +1,4 @@
-"""Which names of folders, files and values are those of splits: one table for every kind of data set."""
+"""Recognises the names of splits among folders, files and values, by one table for every kind of data set."""
 
 import re
 from collections import defaultdict
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .sources.base import DataError, NoSuchSplit, OneSplit
 
-# What a user asks for -> usual spellings. In any case, and "train_set", "train-images" or "train2017" too.
+# Split -> usual spellings. Case is ignored; "train_set", "train-images" and "train2017" are recognised too.
 _SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "validate", "dev"),
@@ -18,18 +18,18 @@ _NAME = re.compile(rf"({'|'.join(_KIND_OF)})([ _.-]?(set|split|data|images?|imgs
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """The names to look for when a user asks for `split`, best first."""
+    """Returns the names under which a data set may have `split`, best first."""
     return _SPELLINGS.get(split, (split,))
 
 
 def kind_of(name: str) -> str | None:
-    """The split "train", "val" or "test" that a name means by itself, in any case; None for other names."""
+    """Returns the split "train", "val" or "test" that a name means, ignoring case; None for other names."""
     match = _NAME.fullmatch(name.lower())
     return _KIND_OF[match[1]] if match else None
 
 
 def by_kind(names: Iterable[str], where: str) -> dict[str, str]:
-    """Those of the names that are splits', by "train", "val", "test". Raises DataError where two mean the same."""
+    """Returns the names of splits, keyed by "train", "val", "test". Raises DataError if two mean the same split."""
     found: dict[str, str] = {}
     for name in sorted(names):
         kind = kind_of(name)
@@ -37,18 +37,18 @@ def by_kind(names: Iterable[str], where: str) -> dict[str, str]:
             continue
         if kind in found:
             raise DataError(
-                f"{where} has both {found[kind]!r} and {name!r}, two names of one split: join them, or rename the one "
-                "that is not to be used."
+                f"{where} has both {found[kind]!r} and {name!r}, two names of one split: merge them, or rename the one "
+                "that shouldn't be used."
             )
         found[kind] = name
     return found
 
 
 def choose_split(split: str, available: Collection[str], where: str) -> str:
-    """The one of the `available` splits that a user means by `split`: by its usual spellings, or its exact name.
+    """Returns the name among `available` that `split` means: one of its usual spellings, or its exact name.
 
-    "test" is no validation split: which split serves where one is missing, `Splits` alone decides. Raises NoSuchSplit
-    where there is none, OneSplit where the training split stands alone, DataError where two mean the same.
+    A validation split is never returned for "test"; only `Splits` decides which split replaces a missing one. Raises
+    NoSuchSplit if there is none, OneSplit if the training split is the only one, DataError if two mean the same split.
     """
     if split not in _SPELLINGS and split in available:
         return split
@@ -59,7 +59,7 @@ def choose_split(split: str, available: Collection[str], where: str) -> str:
 
 
 def refuse_pairs(names: Collection[str], where: str) -> None:
-    """Raises DataError where names differ only in the word for a split, as `seg_train` and `seg_test`."""
+    """Raises DataError if names differ only in the word for a split, e.g. `seg_train` and `seg_test`."""
     rests: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for name in sorted(names):
         words = re.split(r"[ _.-]+", name.lower())
@@ -68,15 +68,15 @@ def refuse_pairs(names: Collection[str], where: str) -> None:
                 rests[(*words[:place], "", *words[place + 1 :])][_KIND_OF[word]] = name
     for pair in rests.values():
         if len(pair) > 1:
-            told = " and ".join(map(repr, pair.values()))
-            raise DataError(f"{where} has {told}, which seem to be splits: name them train and test, or val.")
+            both = " and ".join(map(repr, pair.values()))
+            raise DataError(f"{where} has {both}, which seem to be splits: name them train, val or test.")
 
 
 def files_by_split(files: Iterable[Path], where: str) -> Mapping[str, list[Path]]:
-    """Files by the split in their names, `test-00000-of-00001.parquet` or `birds-train.tar`; all are train without one.
+    """Groups files by the split in their names, e.g. `test-00000-of-00001.parquet` or `birds-train.tar`.
 
-    Beside a train split and something held out, other files count as splits of their own, by the beginning of their
-    names. Raises DataError where it is doubtful which split a file belongs to.
+    If no name has a split, all files are "train". If there are a train split and a held-out one, the other files form
+    splits of their own, named by the first word of the file name. Raises DataError if a file's split is ambiguous.
     """
     files = sorted(files)
     groups: dict[str, list[Path]] = defaultdict(list)
@@ -94,7 +94,7 @@ def files_by_split(files: Iterable[Path], where: str) -> Mapping[str, list[Path]
     if rest and not ("train" in kinds and len(kinds) > 1):
         other, (first, *_) = next(iter(rest.values()))[0], next(iter(groups.values()))
         raise DataError(
-            f"{where} holds {first.name}, named as a split, beside {other.name}: is that one train or test? Begin "
-            "every name with train-, val- or test-, or give the files of one kind alone."
+            f"{where} holds {first.name}, named as a split, and {other.name}, which may be train or test: begin "
+            "every name with train-, val- or test-, or give the files of one split alone."
         )
     return {**groups, **rest}

@@ -1,4 +1,4 @@
-"""One line on a data set before anything runs on it: images, splits, classes, and all that is left out."""
+"""A one-line summary of a data set, printed before its use: images, splits, classes, and files left out."""
 
 from typing import TextIO
 
@@ -8,10 +8,10 @@ from .split_names import kind_of
 
 
 def summary(source: Source, *others: Source | None) -> str:
-    """The line on the whole data set of a source; its labels are those of the source's split.
+    """Returns the summary of a source's whole data set; the labels are those of the source's split.
 
-    Other splits that are open are given for their counts, which a source knows of its own split alone if counting takes
-    a pass over the data.
+    `others` are further open splits. They supply their counts, because a source may only know its own split's count if
+    counting takes a pass over the data. Example:
 
     "photos: 1,250 images of 12 classes in train, 300 in test; left out: 3 .heic files (not readable here)"
     """
@@ -45,18 +45,18 @@ def _labelled(source: Source) -> str:
 
 
 class Summaries:
-    """Prints the line of each data set, once, before its first use."""
+    """Prints the summary of each data set once, before its first use."""
 
     def __init__(self, file: TextIO):
         self._file = file
         self._printed: set[str] = set()
 
     def print(self, splits: Splits) -> None:
-        """The line of a data set, unless it was printed. Raises DataError where no split can be opened."""
+        """Prints the summary of a data set, unless it was printed. Raises DataError if no split can be opened."""
         if splits.spec in self._printed:
             return
         try:
-            source, note = splits.test, splits.note  # all protocols use it: nothing is opened in vain
+            source, note = splits.test, splits.note  # all protocols open the test split anyway
         except NoSuchSplit:
             source, note = splits.train, ""
         print("\n".join(filter(None, (summary(source), one_line(note)))), file=self._file, flush=True)
@@ -64,5 +64,5 @@ class Summaries:
 
 
 def one_line(text: str) -> str:
-    """The text with what would break the line or the terminal escaped: names of files may hold anything."""
+    """Returns the text with non-printable characters escaped, because file names may contain any character."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Work on many images or files in threads: reading, hashing and decoding all leave the interpreter lock."""
+"""Processes many images or files in threads, because reading, hashing and decoding release the GIL."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def in_threads(work: Callable[[range], T], count: int, block: int) -> Iterator[T]:
-    """Yields `work` of each block of the indices 0 to count - 1, in order.
+    """Yields `work(block)` for each block of the indices 0 to count - 1, in order.
 
-    A few blocks at a time are worked on: that bounds what waits to be taken, and an interrupt ends soon.
+    Few blocks are submitted at a time, which bounds the results in memory and the time to stop after an interrupt.
     """
     threads = os.cpu_count() or 1
     blocks = [range(start, min(start + block, count)) for start in range(0, count, block)]

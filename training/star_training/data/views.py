@@ -1,6 +1,6 @@
-"""Views of images, batch by batch: which image, which epoch, which parameters are pure functions of the seed.
+"""Batches of views of images; the order of the images and the views' parameters are pure functions of the seed.
 
-Letters: B images on this process, V views of an image, S_v size of view v, P parameters, N images of the set.
+Letters: B images on this process, V views of an image, S_v size of view v, P parameters, N images of the data set.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ Plan = Callable[[int, int, torch.Generator], Tensor]  # height, width, generator
 
 
 def seeded(*key: int) -> torch.Generator:
-    """A generator that is a pure function of the numbers given, unrelated for different ones."""
+    """Returns a generator seeded by the given numbers alone; different numbers yield unrelated generators."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 class Packed(NamedTuple):
-    """The views of one image, or of B images with a leading B: as few tensors as travel well between processes.
+    """The views of one image, or of B images with a leading B, in few tensors, which transfer fast between processes.
 
-    Views of one size that follow one another are one tensor, with the channels last in memory, as decoders and resizing
-    have them: the axes are turned once, on the device.
+    Consecutive views of one size form one tensor with the channels last, as decoding and resizing produce them; the
+    axes are permuted once, on the device.
     """
 
     views: list[Tensor]  # runs of R views of one size: (R, S_v, S_v, 3) uint8
@@ -42,11 +42,11 @@ class Packed(NamedTuple):
     target: Tensor | None  # (), or (K,)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Packed":
-        """Returns the same on another device."""
+        """Returns a copy on another device."""
         return _each([self], lambda parts: parts[0].to(device, non_blocking=non_blocking))
 
     def batch(self) -> Batch:
-        """Returns the batch that B images make; its views share this memory."""
+        """Returns the B images as a `Batch`, whose views share this memory."""
         views = [view for run in self.views for view in run.permute(0, 1, 4, 2, 3).unbind(1)]
         return Batch(views, list(self.params.unbind(1)), self.index, self.size, self.target)
 
@@ -62,7 +62,7 @@ def small_batch(dataset: "MultiViewDataset", count: int, device: torch.device) -
 
 
 def concatenate(batches: Sequence[Packed], pin: bool = False) -> Packed:
-    """Joins parts of a batch, in pinned memory if they are to go to a GPU."""
+    """Concatenates parts of a batch, in pinned memory if `pin`."""
 
     def joined(parts: list[Tensor]) -> Tensor:
         rows = sum(map(len, parts))
@@ -83,9 +83,9 @@ def _each(packs: Sequence[Packed], join: Callable[[list[Tensor]], Tensor]) -> Pa
 
 
 class MultiViewDataset(Dataset[Packed]):
-    """(epoch, index) -> the views of that image in that epoch; a third number replaces the index in the draw's seed.
+    """Maps (epoch, index) to the views of an image in an epoch; a third number replaces the index in the draw's seed.
 
-    `sizes` are the sizes of the views in pixels; empty: all have the policy's.
+    `sizes` are the sizes of the views in pixels; if empty, all views have the policy's size.
     """
 
     def __init__(self, source: Source, policy: Policy, plan: Plan, seed: int, sizes: Sequence[int] = ()):
@@ -100,7 +100,7 @@ class MultiViewDataset(Dataset[Packed]):
             params = self.plan(height, width, seeded(self.seed, epoch, key[-1]))
             rows = params.unbind()
             policies = self._policies or [self.policy] * len(rows)
-            # every view is cropped from one decoded image, so the view that needs most detail decides
+            # all views are cropped from one decoded image, so the view that needs most detail determines its size
             shrinks = (p.shrink(row, height, width) for p, row in zip(policies, rows, strict=True))
             image, times = picture.shrunk(min(shrinks))
             extent = height / times, width / times
@@ -112,12 +112,12 @@ class MultiViewDataset(Dataset[Packed]):
         return open_image(self.source, index, views)
 
     def describe(self, key: tuple[int, ...]) -> str:
-        """Returns the place of the key's image, for messages."""
+        """Returns the origin of the key's image, for messages."""
         return self.source.describe(key[1])
 
 
 def _runs(crops: list[Tensor]) -> list[Tensor]:
-    """Stacks views of one size that follow one another: V of (3, S_v, S_v) -> runs of (R, S_v, S_v, 3)."""
+    """Stacks consecutive views of one size: V of (3, S_v, S_v) -> runs of (R, S_v, S_v, 3)."""
     runs: list[list[Tensor]] = []
     for crop in (c.permute(1, 2, 0) for c in crops):
         if runs and runs[-1][0].shape == crop.shape:
@@ -130,9 +130,9 @@ def _runs(crops: list[Tensor]) -> list[Tensor]:
 class StepBatches(Sampler[list[tuple[int, int, int]]]):
     """This process's (epoch, index, draw) lists for a range of steps: the share `rank` of `world` of each global batch.
 
-    Every epoch is a permutation of the set, cut into steps of `accumulate` batches; what doesn't fill one is left out.
-    All epochs come in one stream, so that workers live through the run and a resumed one starts in mid-epoch. `shared`
-    consecutive images have one draw, that of the first.
+    Every epoch is a permutation of the data set, cut into steps of `accumulate` batches; the incomplete last step is
+    dropped. All epochs form one stream, so that workers persist through the run and a resumed run can start in the
+    middle of an epoch. `shared` consecutive images share one draw, that of the first.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Batches from processes that load them: an exception in one ends the run in one line, and none outlives the batches.
+"""Loads batches in workers: an exception in a worker ends the run with one line, and no worker outlives the batches.
 
-The processes ignore SIGINT and SIGTERM, because a signal for the whole process group, or for all processes of a job on
-a cluster, must not end them while the run finishes its step. Therefore SIGKILL ends those that don't leave when asked.
+Workers ignore SIGINT and SIGTERM, because a signal to the whole process group, or to all processes of a cluster job,
+must not end them while the run finishes its step. Therefore workers that don't exit when asked are killed by SIGKILL.
 """
 
 import atexit
@@ -25,38 +25,38 @@ from .sources.base import DataError
 T = TypeVar("T")
 
 _END = object()
-_PATIENCE = 1.0  # seconds that a process has to finish its work before it is killed
+_PATIENCE = 1.0  # seconds that a worker has to finish its work before it is killed
 
 
 class LoadingError(RuntimeError):
-    """An exception that no one expected ended the loading of images; the message is one line."""
+    """An unexpected exception while loading images; the message is one line."""
 
 
 class Loads(Protocol):
-    """A data set whose examples make batches."""
+    """A data set whose examples are collated to batches."""
 
     def __getitem__(self, key: Any) -> Any: ...
 
     def describe(self, key: Any) -> str:
-        """Returns the place of the example's image, for messages."""
+        """Returns the origin of the example's image, for messages."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception in place of a batch, as text, because not every exception can be pickled or made again."""
+    """An exception that takes the place of a batch, as text, because not every exception can be pickled or rebuilt."""
 
     line: str
     trace: str
-    bad_data: bool  # a DataError, whose message needs nothing added
+    bad_data: bool  # whether it is a DataError, whose message is complete
 
     @classmethod
     def of(cls, error: Exception, where: str) -> "Failure":
-        """Returns the failure of loading the image that `where` describes, "" if it was not a single one."""
+        """Returns the failure to load the image that `where` describes, "" if it was not a single image."""
         if isinstance(error, DataError):
             line = str(error)
         elif isinstance(error, MemoryError):
-            way_out = "give fewer loading processes with --set run.workers=N or a smaller batch_size"
-            line = f"no memory is left to load {where or 'a batch'}; {way_out}, and go on with --resume"
+            way_out = "use fewer workers with --set run.workers=N or a smaller batch_size"
+            line = f"out of memory while loading {where or 'a batch'}; {way_out}, and go on with --resume"
         else:
             line = f"can't load {where or 'a batch'}: {unexpected(error)}"
         return cls(line, traceback.format_exc(), isinstance(error, DataError))
@@ -67,7 +67,7 @@ class Failure:
 
 
 class Batches(Dataset[Any]):
-    """A list of keys -> the batch that `collate` makes of their examples, or the `Failure` to make it."""
+    """Maps a list of keys to the batch that `collate` returns for their examples, or to the `Failure` to load it."""
 
     def __init__(self, examples: Loads, collate: Callable[[list[Any]], Any]):
         self.examples, self.collate = examples, collate
@@ -75,19 +75,19 @@ class Batches(Dataset[Any]):
     def __getitem__(self, keys: list[Any]) -> Any:
         where = None
         try:
-            found = []
+            examples = []
             for where in keys:
-                found.append(self.examples[where])
+                examples.append(self.examples[where])
             where = None
-            return self.collate(found)
+            return self.collate(examples)
         except Exception as error:
             return Failure.of(error, "" if where is None else self.examples.describe(where))
 
 
 def batches(dataset: Dataset[Any], keys: Iterable[Any] | None, workers: int, pin: bool) -> Generator[Any, None, None]:
-    """Yields what the dataset makes of each of the keys, or all that it yields where it has none.
+    """Yields `dataset[key]` for each of the keys; without keys, yields the items of an iterable dataset.
 
-    Raises DataError or LoadingError in place of a `Failure`. Closing the generator ends its processes.
+    Raises DataError or LoadingError in place of a `Failure`. Closing the generator ends its workers.
     """
     loader = DataLoader(
         dataset,
@@ -97,7 +97,7 @@ def batches(dataset: Dataset[Any], keys: Iterable[Any] | None, workers: int, pin
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_begin,
-        generator=torch.Generator(),  # or it would draw from the global one, and a resumed run's dropout would differ
+        generator=torch.Generator(),  # draws from the global one would change a resumed run's dropout
     )
     iterator = iter(loader)
     try:
@@ -112,30 +112,30 @@ def batches(dataset: Dataset[Any], keys: Iterable[Any] | None, workers: int, pin
 def _next(iterator: Iterator[Any]) -> Any:
     try:
         return next(iterator, _END)
-    except Exception as error:  # such as a ConnectionResetError, where a process ended while it sent a batch
+    except Exception as error:  # e.g. a ConnectionResetError, if a worker ended while it sent a batch
         raise _lost(error) from error
 
 
 @contextlib.contextmanager
 def loading(batches: Generator[T, None, None]) -> Iterator[Generator[T, None, None]]:
-    """Closes the batches at the end. Raises OSError where one of their processes was killed.
+    """Closes the batches at the end. Raises OSError if one of their workers was killed.
 
-    torch's handler of SIGCHLD raises that from whatever the main process does at the time, not from `next` alone.
+    torch's handler of SIGCHLD raises a RuntimeError anywhere in the main process, not only in `next`.
     """
     try:
         with contextlib.closing(batches):
             yield batches
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):  # torch has no error of its own for that
+        if not str(error).startswith("DataLoader worker"):  # torch has no class for this error
             raise
         raise _lost(error) from error
 
 
 def _lost(error: Exception) -> OSError:
-    said = " ".join(str(error).split()).split(". ")[0]  # what torch adds is about its own arguments
+    reason = " ".join(str(error).split()).split(". ")[0]  # torch's further sentences are about its own arguments
     return OSError(
-        f"a process that loads images was killed or can't be reached ({said}); memory, shared memory (/dev/shm) or "
-        "open files (ulimit -n) may be short: give fewer of them with --set run.workers=N, and go on with --resume"
+        f"a worker that loads images was killed or can't be reached ({reason}); memory, shared memory (/dev/shm) or "
+        "open files (ulimit -n) may be short: use fewer workers with --set run.workers=N, and go on with --resume"
     )
 
 
@@ -144,36 +144,36 @@ def _unchanged(batch: T) -> T:
 
 
 def _begin(worker: int) -> None:
-    """Prepares a loading process."""
+    """Prepares a worker."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
         signal.signal(number, signal.SIG_DFL)  # torch's handlers print a line, and the main process reports it anyway
-    # a batch that can't be sent is printed as a traceback and then waited for in vain, unless the process ends
+    # if a batch can't be sent, the queue prints a traceback and the main process waits for ever; so the worker exits
     setattr(Queue, "_on_queue_feeder_error", staticmethod(lambda error, batch: os._exit(1)))  # noqa: B010
     threading.Thread(target=_follow, daemon=True).start()
 
 
 def _follow() -> None:
-    """Ends this process with the main one, which may be killed, even in the middle of a batch."""
+    """Ends this worker when the main process ends, even in the middle of a batch, because that may be killed."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
 
 def _end(iterator: Any) -> None:
-    """Asks an iterator's processes to leave, and kills those that are still busy after a while."""
+    """Asks an iterator's workers to exit, and kills those that are still busy after `_PATIENCE` seconds."""
     if not (processes := getattr(iterator, "_workers", None)):
         return
     timer = threading.Timer(_PATIENCE, _kill, [processes])
     timer.start()
-    with contextlib.suppress(RuntimeError):  # torch's, about the processes that were killed
+    with contextlib.suppress(RuntimeError):  # torch's error about the killed workers
         iterator._shutdown_workers()
     timer.cancel()
     timer.join()
 
 
-@atexit.register  # later than multiprocessing's own, and so called earlier: that one sends SIGTERM and waits for ever
+@atexit.register  # later than multiprocessing's handler, so it runs first: that one sends SIGTERM and waits for ever
 def _end_all() -> None:
     _kill(multiprocessing.active_children())
 

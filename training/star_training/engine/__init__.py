@@ -1,1 +1,1 @@
-"""The training engine: the loop with its checkpoints, logs and signals. It knows no method and no data set."""
+"""The training engine: the loop with its checkpoints, logs and signals, independent of methods and data sets."""

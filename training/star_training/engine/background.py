@@ -1,11 +1,11 @@
-"""Work in a thread while the main one goes on: one piece at a time, its error raised in the main thread."""
+"""Runs tasks in a background thread, one at a time; their errors are raised in the main thread."""
 
 import threading
 from collections.abc import Callable
 
 
 class Background:
-    """Runs what it is given; to be entered, so that nothing is cut off at the end."""
+    """A context manager that runs one task at a time in a thread, and waits for it on exit."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -15,24 +15,24 @@ class Background:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Waits for the end of what runs; an error of it is raised unless there is one already."""
+        """Waits for the running task; raises its error unless another exception is active."""
         self._join()
         if kind is None:
             self.check()
 
     def start(self, work: Callable[[], object]) -> None:
-        """Begins a piece of work, once the one before has ended. Raises what that one raised."""
+        """Starts a task after the previous one has ended. Raises the previous one's error."""
         self.finish()
         self._thread = threading.Thread(target=self._run, args=(work,), name="star-zoo background")
         self._thread.start()
 
     def finish(self) -> None:
-        """Waits for the end of what runs, and raises what it raised."""
+        """Waits for the running task and raises its error."""
         self._join()
         self.check()
 
     def check(self) -> None:
-        """Raises, once, what a piece of work raised, without waiting for anything."""
+        """Raises the error of a task that has ended, once, without waiting."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -45,5 +45,5 @@ class Background:
     def _run(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except BaseException as error:  # all of it is the main thread's to raise
+        except BaseException as error:  # the main thread raises it
             self._error = error

@@ -1,6 +1,7 @@
-"""Checkpoints: one safetensors file each, atomic, checked when read, the last few kept; nothing is ever unpickled.
+"""Checkpoints: one safetensors file each, written atomically and verified when read; the last few are kept.
 
-A file holds named tensors and, in its header, JSON with the rest of the state and a checksum of both.
+A file holds named tensors and, in its header, JSON with the rest of the state and a checksum of both. Nothing is
+unpickled.
 """
 
 import json
@@ -23,28 +24,28 @@ class Checkpoint(NamedTuple):
 
     step: int
     tensors: dict[str, Tensor]
-    state: dict[str, Any]  # what JSON holds
+    state: dict[str, Any]  # JSON
 
 
 class Snapshot:
-    """Copies of tensors on the CPU, in the same memory each time: fresh memory takes ten times as long to write to."""
+    """Copies tensors to the CPU, into the same memory each time, because writing to new memory is ten times slower."""
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
 
     def take(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The values as they are now; good until the next call."""
+        """Returns copies of the current values, valid until the next call."""
         old, self._held = self._held, {}
         for name, tensor in tensors.items():
-            mine = old.get(name)
-            if mine is None or (mine.shape, mine.dtype) != (tensor.shape, tensor.dtype):
-                mine = torch.empty_like(tensor, device="cpu")  # laid out alike, which is quicker to copy
-            self._held[name] = mine.copy_(tensor.detach())
+            copy = old.get(name)
+            if copy is None or (copy.shape, copy.dtype) != (tensor.shape, tensor.dtype):
+                copy = torch.empty_like(tensor, device="cpu")  # the same memory layout, which copies faster
+            self._held[name] = copy.copy_(tensor.detach())
         return dict(self._held)
 
 
 class CheckpointWarning(UserWarning):
-    """A damaged checkpoint was passed over."""
+    """A damaged checkpoint was skipped."""
 
 
 class Checkpoints:
@@ -54,11 +55,11 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def paths(self) -> list[Path]:
-        """The checkpoint files, oldest first."""
+        """Returns the checkpoint files, oldest first."""
         return sorted(p for p in self.folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+", p.stem))
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes one and deletes those beyond `keep`; raises OSError naming the last good one where it can't."""
+        """Writes a checkpoint and deletes those beyond `keep`. Raises OSError that names the last good checkpoint."""
         tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
         header = json.dumps({"step": checkpoint.step, "state": checkpoint.state})
         metadata = {"checkpoint": header, "checksum": _checksum(tensors, header)}
@@ -71,18 +72,18 @@ class Checkpoints:
             left = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier checkpoint"
             raise OSError(f"could not write {path}: {error}; {left}; make room, then go on with --resume") from error
         paths = self.paths()
-        end = paths.index(path) + 1  # what lies beyond was passed over as damaged, and would push out good ones
+        end = paths.index(path) + 1  # later ones were skipped as damaged, and would displace good ones
         for other in paths[: max(0, end - self.keep)] + paths[end:]:
             other.unlink(missing_ok=True)
         return path
 
     def newest(self) -> Checkpoint | None:
-        """The newest intact checkpoint, or None; warns of each damaged one that it passes over."""
+        """Returns the newest intact checkpoint, or None; warns of each damaged one that it skips."""
         for path in reversed(self.paths()):
             try:
                 return _read(path)
             except (SafetensorError, OSError, ValueError, KeyError) as error:
-                warnings.warn(CheckpointWarning(f"passed over the damaged {path}: {error}"), stacklevel=2)
+                warnings.warn(CheckpointWarning(f"skipped the damaged {path}: {error}"), stacklevel=2)
         return None
 
 
@@ -91,7 +92,7 @@ def _read(path: Path) -> Checkpoint:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if _checksum(tensors, metadata["checkpoint"]) != metadata["checksum"]:
-        raise ValueError("its checksum does not match what it holds")
+        raise ValueError("its checksum does not match its contents")
     header = json.loads(metadata["checkpoint"])
     return Checkpoint(header["step"], tensors, header["state"])
 
@@ -105,7 +106,7 @@ def _checksum(tensors: dict[str, Tensor], header: str) -> str:
 
 
 def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state_dict as named tensors and JSON; both what it keeps for a parameter and for a group."""
+    """Returns an optimiser's state_dict as named tensors and JSON, with the state of parameters and of groups."""
     parts = {"state": state["state"], "param_groups": dict(enumerate(state["param_groups"]))}
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -117,9 +118,9 @@ def pack_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def unpack_optimizer(tensors: dict[str, Tensor], plain: dict[str, Any], params: list[Tensor]) -> dict[str, Any]:
-    """The state_dict that `pack_optimizer` took apart, each tensor laid out in memory as its parameter is.
+    """Returns the state_dict that `pack_optimizer` split, each tensor with the memory layout of its parameter.
 
-    The layout matters to the last bit: strided and dense loops round differently.
+    Bit-exact resume needs that layout, because strided and dense loops round differently.
     """
     parts = {part: {int(i): dict(entries) for i, entries in numbered.items()} for part, numbered in plain.items()}
     for name, value in tensors.items():

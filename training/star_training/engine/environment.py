@@ -1,4 +1,4 @@
-"""Which code made a number: the versions of the packages and, in a checkout of star-zoo, its commit."""
+"""The code behind a result: the versions of the packages and, in a checkout of star-zoo, its commit."""
 
 import functools
 import subprocess
@@ -11,14 +11,14 @@ import star_zoo
 
 
 def versions() -> dict[str, str]:
-    """By name; `commit` ends in + where files that git tracks were changed since, and is missing outside a checkout."""
-    found = {"star_zoo": star_zoo.__version__, "torch": torch.__version__, "timm": timm.__version__}
-    return found | ({"commit": commit} if (commit := _commit(Path(__file__).parents[3])) else {})
+    """Returns versions by name; `commit` ends in + if tracked files have changed, and is missing outside a checkout."""
+    packages = {"star_zoo": star_zoo.__version__, "torch": torch.__version__, "timm": timm.__version__}
+    return packages | ({"commit": commit} if (commit := _commit(Path(__file__).parents[3])) else {})
 
 
 @functools.cache
 def _commit(root: Path) -> str:
-    """The commit of the checkout that `root` is the top of; "" where it is none."""
+    """Returns the commit of the checkout at `root`; "" if `root` is not the top of one."""
     if not (root / ".git").exists():  # an installed package may lie inside a checkout of something else
         return ""
     try:

@@ -1,4 +1,4 @@
-"""What a run tells: one JSON line per entry in log.jsonl, a progress bar, and a tracker where asked."""
+"""The log of a run: one JSON line per entry in log.jsonl, a progress bar, and optionally a tracker."""
 
 import json
 from pathlib import Path
@@ -11,47 +11,47 @@ from star_zoo.files import write_text
 
 
 class Logbook:
-    """The main process writes; on all others every method does nothing. Entries after `step` are taken back."""
+    """Writes the log on the main process; does nothing on others. Entries after `step` are removed at the start."""
 
     def __init__(self, accelerator: Accelerator, path: Path, step: int, total: int, label: str):
         self.accelerator, self.path = accelerator, path
         self.active = accelerator.is_main_process
         if self.active:
-            # a killed run may have told steps that its last checkpoint doesn't know: they will be told again
+            # a killed run may have logged steps after its last checkpoint; they will be logged again
             kept = [entry for entry in read(path) if entry["step"] <= step] if step and path.exists() else []
             write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         accelerator.init_trackers("star-zoo")
-        # disable=None: no bar where nobody watches a terminal
+        # disable=None: no bar unless the output is a terminal
         self.bar = tqdm(total=total, initial=step, desc=label, unit="step", disable=None if self.active else True)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One entry; numbers go to the tracker too."""
+        """Writes one entry; passes its numbers to the tracker too."""
         if self.active:
             try:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": step, **values}) + "\n")
-            except OSError as error:  # writing to an open file names no file
+            except OSError as error:  # an error of an open file doesn't name the file
                 raise OSError(f"could not write {self.path}: {error}; make room, then go on with --resume") from error
         self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
 
     def progress(self, step: int, shown: dict[str, Any]) -> None:
-        """Moves the bar to `step` and shows some values beside it."""
+        """Moves the bar to `step` and displays some values beside it."""
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(step - self.bar.n)
 
     def say(self, text: str) -> None:
-        """A line for the reader, above the bar."""
+        """Prints a line above the bar."""
         if self.active:
             self.bar.write(text)
 
     def close(self) -> None:
-        """Ends the bar and the tracker."""
+        """Closes the bar and the tracker."""
         self.bar.close()
         self.accelerator.end_training()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log.jsonl; a last line that a kill cut short is left out."""
+    """Returns the entries of a log.jsonl, without a last line that a kill truncated."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -62,5 +62,5 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluations_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those entries of a log that hold what was measured on frozen features."""
+    """Returns the entries of a log that hold evaluations of frozen features."""
     return [entry for entry in entries if not {"loss", "router"} & entry.keys()]

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step, and the optimiser of a recipe."""
+"""The learning rate schedule, and the optimiser of a recipe."""
 
 import json
 import math
@@ -11,18 +11,18 @@ from torch import nn
 from ..settings.common import OptimizerConfig
 from .checkpoint import pack_optimizer
 
-_FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch's own, which update all weights in one kernel
+_FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch's optimisers with a fused kernel
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
-    """Linear to `peak` over the first `warmup` steps, then a half cosine to 0 at `steps`."""
+    """Returns the learning rate: linear to `peak` over the first `warmup` steps, then a half cosine to 0 at `steps`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimiser by name over a module's parameters. Raises ValueError for one that is unknown or not at hand."""
+    """Builds one of timm's optimisers by name. Raises ValueError if it is unknown or can't be built here."""
     known = [str(name) for name in list_optimizers()]
     if config.name not in known:
         raise ValueError(f"optimizer.name is {config.name!r}; known: {', '.join(known)}")
@@ -37,12 +37,12 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.O
             filter_bias_and_bn=not config.decay_norms,
             **fused,
         )
-    except (AssertionError, ImportError) as error:  # some of timm's need CUDA or a package of their own
+    except (AssertionError, ImportError) as error:  # some need CUDA or an additional package
         raise ValueError(f"optimizer.name is {config.name!r}, which can't be built here: {error}") from error
 
 
 def check_optimizer(config: OptimizerConfig, device: torch.device) -> None:
-    """Tries the optimiser out; ValueError where it can't work here, or keeps a state that no checkpoint can hold."""
+    """Runs one step. Raises ValueError if the optimiser fails here, or if a checkpoint can't hold its state."""
     toy = nn.Linear(2, 2, device=device)
     optimizer = build_optimizer(config, toy)
     try:

@@ -1,6 +1,6 @@
-"""A results.json: what is known of a model, and the records of what was measured of it.
+"""A results.json: the facts about a model, and the records of its evaluations and comparisons.
 
-It is read with care, since anyone may have written it, and changed by one process at a time.
+Its contents are checked when read, because anyone may have written them; one process at a time changes it.
 """
 
 import contextlib
@@ -12,12 +12,12 @@ from typing import Any
 
 from star_zoo.files import locked, write_json
 
-# the lists of records, and what decides in each of them whether two records are of the same
+# the lists of records, each with the fields that identify a record
 _KINDS = {"evaluations": ("protocol", "model", "data", "seed"), "comparisons": ("model", "other", "seed")}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Returns what a results.json holds, {} where there is none. Raises ValueError, naming it, for what isn't one."""
+    """Returns the contents of a results.json, {} if it is missing. Raises ValueError, naming it, if it is invalid."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -32,23 +32,23 @@ def read(path: Path) -> dict[str, Any]:
             raise _refused(path, f"its {kind} are {type(records).__name__}, not a list")
         for number, record in enumerate(records):
             if not isinstance(record, dict) or not set(needed) <= record.keys() or not _names_data(record):
-                raise _refused(path, f"number {number} of its {kind} is no record with {', '.join(needed)}")
+                raise _refused(path, f"number {number} of its {kind} is not a record with {', '.join(needed)}")
     return found
 
 
 def _names_data(record: dict[str, Any]) -> bool:
-    """Whether the data of a record have a name and, where there are any, fingerprints by split."""
+    """Whether the data of a record have a name and, if any, fingerprints by split."""
     by_data = record.get("data_fingerprints", {})
     fingerprints = [record.get("data_fingerprint", {}), *(by_data.values() if isinstance(by_data, dict) else [None])]
     return isinstance(record.get("data", ""), str) and all(isinstance(found, dict) for found in fingerprints)
 
 
 def _refused(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is not a results.json: {why}; mend it or move it away")
+    return ValueError(f"{path} is not a results.json: {why}; repair it or move it away")
 
 
 def check(path: Path) -> None:
-    """Raises ValueError or OSError, naming the file, where a record could not be added: before anything is measured."""
+    """Raises ValueError or OSError, naming the file, if no record can be added; call it before an evaluation."""
     read(path)
     folder = path.parent
     while not folder.exists():
@@ -63,7 +63,7 @@ def check(path: Path) -> None:
 
 @contextlib.contextmanager
 def changing(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields what a results.json holds, to be changed in place, and writes it; other processes wait meanwhile."""
+    """Yields the contents of a results.json to change in place, then writes them; other processes wait meanwhile."""
     with locked(path.with_name(f".{path.name}.lock")):
         found = read(path)
         yield found

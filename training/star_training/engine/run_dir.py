@@ -1,4 +1,4 @@
-"""A run's folder: one set of settings in it, which only the same run may go on with, in one process at a time."""
+"""A run's folder: it holds the settings of one run, which alone may resume there, in one process at a time."""
 
 import contextlib
 import json
@@ -14,15 +14,15 @@ from ..settings.base import Settings, differences
 
 
 def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> None:
-    """Sees that a folder is free for a new run, or holds this very one to go on with; ValueError where neither.
+    """Raises ValueError unless the folder is free for a new run, or holds this run and `resume` is set.
 
-    `path` is the file in it that holds the settings; `anew` is what to do to start again with others.
+    `path` is the file in the folder with the settings; `anew` is the advice on how to start again with others.
     """
     out = path.parent
     if not path.exists():
         if resume:
             raise ValueError(f"{out} holds no run to resume; leave --resume out, or give the run's folder with --out")
-        if (export := out / "export" / "results.json").exists():  # of weights that this run would write over
+        if (export := out / "export" / "results.json").exists():  # this run would overwrite them
             raise ValueError(f"{export.parent} holds a model already; remove it, or choose another folder with --out")
         return
     if not resume:
@@ -42,7 +42,7 @@ _held: set[int] = set()  # handles of locked folders
 
 
 def _forget() -> None:
-    """In a process that was forked, such as one that loads images: a lock is held as long as any copy of it is."""
+    """Closes the handles in a forked process, e.g. a worker, because any open copy keeps the lock."""
     for handle in _held:
         os.close(handle)
     _held.clear()
@@ -53,9 +53,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class FolderLock:
-    """Keeps a folder, which it makes, for one process until it is left or let go; a process that dies lets go too.
+    """Creates a folder and locks it for this process until exit, `let_go` or the end of the process.
 
-    Raises ValueError where another one has it. File systems that know no locks let everyone in.
+    Raises ValueError if another process holds the lock. File systems without locks admit every process.
     """
 
     def __init__(self, folder: Path):
@@ -69,7 +69,7 @@ class FolderLock:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.let_go()
-            raise ValueError(f"another process is at work in {folder}; let it end, or choose another --out") from None
+            raise ValueError(f"another process is using {folder}; let it end, or choose another --out") from None
         except OSError:
             pass
 
@@ -80,11 +80,11 @@ class FolderLock:
         self.let_go()
 
     def let_go(self) -> None:
-        """Once or more often."""
+        """Releases the lock; further calls do nothing."""
         if self._handle in _held:
             _held.discard(self._handle)
-            with contextlib.suppress(OSError):  # where there are no locks
-                fcntl.flock(self._handle, fcntl.LOCK_UN)  # at once, whoever has a copy of the handle
+            with contextlib.suppress(OSError):  # of file systems without locks
+                fcntl.flock(self._handle, fcntl.LOCK_UN)  # closing alone would not release it if copies are open
             os.close(self._handle)
         self._handle = None
 

@@ -1,4 +1,4 @@
-"""Everything that a resumed run needs to go on to the same bits: weights, optimiser, random states, loss scaler."""
+"""The state for bit-exact resume: weights, optimiser, random states, loss scaler."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from .checkpoint import pack_optimizer, unpack_optimizer
 
 
 def capture(module: nn.Module, optimizer: Any, accelerator: Accelerator) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state as named tensors and JSON. Every process must call it: random states are those of all of them."""
+    """Returns the state as named tensors and JSON. Every process must call it, because it gathers random states."""
     random = {"cpu": torch.get_rng_state()}
     if accelerator.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state()
@@ -26,7 +26,7 @@ def capture(module: nn.Module, optimizer: Any, accelerator: Accelerator) -> tupl
 def restore(
     tensors: dict[str, Tensor], state: dict[str, Any], module: nn.Module, optimizer: Any, accelerator: Accelerator
 ) -> None:
-    """Puts back what `capture` took. A process that the saved run did not have keeps its fresh random state."""
+    """Restores the state of `capture`. A process that the saved run did not have keeps its own random state."""
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Stopping politely: the first SIGINT or SIGTERM asks, the second insists."""
+"""Graceful stopping: the first SIGINT or SIGTERM requests a stop, the second one stops at once."""
 
 import signal
 from types import FrameType
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Stopped(Exception):
-    """A signal asked to stop, and what was done so far is kept; `how` ends the sentence."""
+    """A signal requested a stop, and the progress so far is saved; `how` completes the message."""
 
     def __init__(self, number: int, how: str):
         super().__init__(f"stopped by {signal.Signals(number).name}{how}")
@@ -14,7 +14,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While entered, remembers the first SIGINT or SIGTERM in `signal`; a second one acts at once, as usual."""
+    """While entered, stores the first SIGINT or SIGTERM in `signal`; a second one has its default effect."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -30,6 +30,6 @@ class StopRequest:
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        # the usual effect, not the handlers before: a job started in the background ignores SIGINT
+        # the default effect, not the previous handlers, because a background job ignores SIGINT
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

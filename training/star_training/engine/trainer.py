@@ -1,4 +1,4 @@
-"""The loop that all training shares: steps, log entries, evaluations, checkpoints, stopping, exact resume."""
+"""The loop of every training command: steps, log entries, evaluations, checkpoints, stopping, bit-exact resume."""
 
 import abc
 import contextlib
@@ -31,18 +31,18 @@ from .signals import Stopped, StopRequest
 
 
 class Diverged(RuntimeError):
-    """The loss or a weight became infinite or not a number."""
+    """The loss or a weight became infinite or NaN."""
 
 
 class Loop(abc.ABC):
-    """A training in a folder: its settings, log.jsonl, checkpoints/.
+    """A training run in a folder with its settings, log.jsonl and checkpoints/.
 
-    A subclass takes the data, calls `prepare` with what it built and then `begin`, and says what the loss of a batch
-    is. Raises ValueError where the folder holds another run, or one that differs in what decides the weights.
+    A subclass opens the data, calls `prepare` with its module and optimiser, then `begin`, and defines the loss of a
+    batch. Raises ValueError if the folder holds another run, or the same run with settings that change the weights.
     """
 
     settings_file = "recipe.json"
-    advice = "a lower learning rate"  # what to try where the loss is no number
+    advice = "a lower learning rate"  # the way out of a loss that is not finite
 
     def __init__(
         self, settings: Settings, precision: str, run: LoopConfig, out: Path, resume: bool, tracker: str | None
@@ -50,7 +50,7 @@ class Loop(abc.ABC):
         self.out, self._settings, self._intervals, self._resuming = out, settings, run, resume
         self.accelerator = make_accelerator(precision, out, tracker)
         self.main = self.accelerator.is_main_process
-        self.notes: list[str] = []  # for the reader, before the first step
+        self.notes: list[str] = []  # printed before the first step
         self.channels_last = True
         if self.accelerator.device.type == "cpu":
             keep_large_blocks()
@@ -59,16 +59,16 @@ class Loop(abc.ABC):
 
     @property
     def anew(self) -> str:
-        """What starts again with other settings or data."""
+        """The advice, for messages, on how to start again with other settings or data."""
         return "another --out"
 
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Takes up a module and its optimiser as Accelerate wraps them: device, precision, all processes."""
+        """Wraps a module and its optimiser with Accelerate for the device, the precision and all processes."""
         self.module = module
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
 
     def choose_layout(self, convolutions: list[Convolution], wanted: bool = True) -> None:
-        """Sets `channels_last`: not where a CPU fails at a convolution in it, nor where the run began without."""
+        """Sets `channels_last` unless a convolution fails in it on this CPU, or the resumed run began without it."""
         if wanted and self._resuming and (found := self._newest):
             wanted = found.state.get("channels_last", True)  # the other layout rounds differently
         faults: list[str | None] = [None]
@@ -86,82 +86,82 @@ class Loop(abc.ABC):
             raise ValueError(describe(wrong, precision, self.accelerator.device.type))
 
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
-        """Goes to where a run that is resumed stood; from here on the folder is this run's."""
+        """Locks the folder for this run, restores the newest checkpoint if the run is resumed, and opens the log."""
         self._lock = FolderLock(self.out) if self.main else contextlib.nullcontext()
         self.finished = False
         self.steps, self.per_epoch = steps, per_epoch
         self.checkpoints = Checkpoints(self.out / "checkpoints", self._intervals.keep)
         self._snapshot, self._writer = Snapshot(), Background()
         self.step = 0
-        self.seconds = 0.0  # of training, all sittings together
+        self.seconds = 0.0  # of training, including those before a resume
         self._window: list[dict[str, Tensor]] = []  # losses since the last log entry
-        self._waited = 0.0  # seconds for data since then
-        self._shown: dict[str, str] = {}  # beside the progress bar
+        self._waited = 0.0  # seconds of waiting for data since then
+        self._shown: dict[str, str] = {}  # displayed beside the progress bar
         if self._resuming:
             self._resume()
             self.finished = bool(self._agreed(int(self.main and self.outcome() is not None)))
-        if self.finished:  # nothing is swept or written from here on
+        if self.finished:  # nothing may be swept or written
             with self._lock:
                 return
-        if self.main:  # only now: a run that could not be set up leaves no folder behind
-            if self._resuming:  # or the folder is not known to be a run's
+        if self.main:  # not earlier, so that a run whose setup fails leaves no folder behind
+            if self._resuming:  # otherwise the folder may hold other files
                 for folder in (self.out, self.out / "checkpoints", self.out / "export"):
-                    sweep(folder)  # of what lives that were killed had begun
+                    sweep(folder)  # removes partial files of killed processes
             write_json(self.out / self.settings_file, self._settings.to_dict())
         self.logbook = Logbook(self.accelerator, self.out / "log.jsonl", self.step, steps, name)
 
-    # What a subclass says
+    # Defined by a subclass
 
-    accumulate = 1  # losses whose mean gradient makes one step
-    batch_size = 1  # images of a loss, over all processes
-    clip: float | None = None  # largest gradient norm
+    accumulate = 1  # batches per step, whose gradients are averaged
+    batch_size = 1  # images per batch, over all processes
+    clip: float | None = None  # maximum gradient norm
     eval_every = 0  # epochs between calls of `evaluate`; 0: never
 
     @abc.abstractmethod
     def batches(self, steps: range) -> Generator[Any, None, None]:
-        """The batches of some steps, `accumulate` for each."""
+        """Yields the batches of the given steps, `accumulate` per step."""
 
     @abc.abstractmethod
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The scalar "loss" of a batch first, then terms to log."""
+        """Returns a batch's scalar "loss" as the first entry, then terms to log."""
 
     @abc.abstractmethod
     def learning_rate(self, step: int) -> float:
-        """That of the step after `step` others."""
+        """Returns the learning rate of step `step`, counted from 0."""
 
     @abc.abstractmethod
     def fingerprints(self) -> dict[str, tuple[str, str]]:
-        """What must be the same when a run is resumed: a name in the checkpoint -> its fingerprint, what it is."""
+        """Returns the fingerprints that must match on resume: name in the checkpoint -> fingerprint, description."""
 
     @abc.abstractmethod
     def outcome(self) -> dict[str, Any] | None:
-        """What `train` returned, from the files that a finished run wrote last; None where any of them is missing."""
+        """Returns the results of `train` from the files that a finished run writes last; None if any is missing."""
 
     def updated(self) -> None:
         """Called after each update of the weights."""
 
     def evaluate(self) -> None:
-        """Measures the weights as they are, and logs it. Every process calls it."""
+        """Evaluates the current weights and logs the results. Every process calls it."""
 
     def check_data(self) -> None:
-        """Tells of bad images, and raises DataError where there are too many."""
+        """Warns of bad images, and raises DataError if there are too many."""
 
     def more_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds beside module, optimiser and random states."""
+        """Returns the tensors to checkpoint beside module, optimiser and random states."""
         return {}
 
     def take_more_state(self, tensors: dict[str, Tensor]) -> None:
-        """Puts back what `more_state` gave."""
+        """Restores the tensors of `more_state`."""
 
     # The loop
 
     def tell_finished(self) -> dict[str, Any]:
-        """Says that a run that is resumed was finished already; returns its outcome."""
+        """Prints that the resumed run was already finished, and returns its outcome."""
         if self.main:
             print(f"{self.out} is finished: nothing was left to do, nothing was changed")
-        made = self.outcome()
-        assert made is not None
-        return made
+        outcome = self.outcome()
+        assert outcome is not None
+        return outcome
 
     def run_steps(self) -> None:
         """Trains to the end. Raises Diverged, Stopped, OSError, DataError, LoadingError."""
@@ -174,12 +174,12 @@ class Loop(abc.ABC):
                 self._after_step(stop)
 
     def _train_step(self, batches: Generator[Any, None, None]) -> None:
-        """One optimiser step: `accumulate` losses, their mean gradient, one update."""
+        """Runs one optimiser step: averages the gradients of `accumulate` batches and updates the weights."""
         for k in range(self.accumulate):
             before = time.perf_counter()
             batch = next(batches)
             self._waited += max(time.perf_counter() - before, 0.0)
-            # gradients are averaged over processes with the last loss only
+            # gradients are averaged over processes in the last batch's backward pass only
             last = k == self.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 terms = self.losses(batch)
@@ -195,7 +195,7 @@ class Loop(abc.ABC):
         self.updated()
 
     def _after_step(self, stop: StopRequest) -> None:
-        """What is due after a step: an entry, an evaluation, a checkpoint, in this order."""
+        """Logs, evaluates and checkpoints, in this order, where due after a step."""
         run, step = self._intervals, self.step
         self._writer.check()
         self.logbook.progress(step, self._shown)
@@ -205,26 +205,26 @@ class Loop(abc.ABC):
         if step % run.log_every == 0 or epoch_ends or to_save or (stop.signal and self.accelerator.num_processes == 1):
             self._log()
             if epoch_ends:
-                told = ", ".join(f"{name} {value}" for name, value in self._shown.items())
-                self.logbook.say(f"epoch {epoch} of {self.steps // self.per_epoch}: {told}")
-            asked = self._agreed(stop.signal)
+                values = ", ".join(f"{name} {value}" for name, value in self._shown.items())
+                self.logbook.say(f"epoch {epoch} of {self.steps // self.per_epoch}: {values}")
+            stopping = self._agreed(stop.signal)
             if self.eval_every and epoch_ends and (epoch % self.eval_every == 0 or last):
                 self._check_weights()
                 self.evaluate()
-            if to_save or asked:
-                self._checkpoint(wait=last or bool(asked))
-            if asked:
-                raise Stopped(asked, f" after step {step}, its checkpoint is written")
-            self._mark = time.perf_counter()  # evaluating and saving is no training time
+            if to_save or stopping:
+                self._checkpoint(wait=last or bool(stopping))
+            if stopping:
+                raise Stopped(stopping, f" after step {step}, its checkpoint is written")
+            self._mark = time.perf_counter()  # training time excludes evaluations and checkpoints
 
     def _log(self) -> None:
-        """Writes the means since the last entry; raises Diverged if a loss among them is not finite."""
+        """Writes the means since the last entry. Raises Diverged if a loss among them is not finite."""
         table = torch.stack([torch.stack(list(terms.values())).float() for terms in self._window])
         table = self.accelerator.reduce(table, "mean").cpu()  # the one place where the loop waits for the device
         if wrong := (~table[:, 0].isfinite()).nonzero().flatten().tolist():
             step = self.step - (len(table) - wrong[0] - 1) // self.accumulate
             raise self.diverged(f"the loss is {table[wrong[0], 0].item()} at step {step}")
-        passed = max(time.perf_counter() - self._mark, 1e-9)  # a clock may be set back
+        passed = max(time.perf_counter() - self._mark, 1e-9)  # the clock may be set back
         self.seconds += passed
         speed = len(table) * self.batch_size / passed
         means = dict(zip(self._window[0], table.mean(0).tolist(), strict=True))
@@ -235,7 +235,7 @@ class Loop(abc.ABC):
                 **means,
                 "lr": self.learning_rate(self.step - 1),
                 "images_per_second": speed,
-                "data_wait": self._waited / passed,  # share of the time
+                "data_wait": self._waited / passed,  # as a fraction of the time
                 "seconds": self.seconds,
             },
         )
@@ -244,7 +244,7 @@ class Loop(abc.ABC):
         self.check_data()
 
     def diverged(self, what: str) -> Diverged:
-        """The error that says so, and what to do."""
+        """Returns the error to raise, with the last good checkpoint and advice."""
         self._writer.finish()
         return self._diverged(what)
 
@@ -254,12 +254,12 @@ class Loop(abc.ABC):
         return Diverged(f"{what}; {last}. Try {self.advice}")
 
     def _check_weights(self) -> None:
-        """Raises Diverged where the last update, from a finite loss, made weights that are not."""
+        """Raises Diverged if the last update produced weights that are not finite, even from a finite loss."""
         if not all(tensor.isfinite().all() for tensor in self.module.state_dict().values()):
             raise self.diverged(f"weights are not finite after step {self.step}")
 
     def _agreed(self, number: int | None) -> int:
-        """The signal that any process was sent, 0 for none: all must stop at the same step."""
+        """Returns the signal that any process received, or 0, because all must stop at the same step."""
         if self.accelerator.num_processes == 1:
             return number or 0
         return int(self.accelerator.gather(torch.tensor([number or 0], device=self.accelerator.device)).max())
@@ -267,8 +267,8 @@ class Loop(abc.ABC):
     # Checkpoints
 
     def _checkpoint(self, wait: bool) -> None:
-        """Takes a copy of the state, which is written while training goes on, unless it is to wait."""
-        self._writer.finish()  # one at a time
+        """Copies the state and writes it in the background; `wait` waits for the end of the write."""
+        self._writer.finish()  # one write at a time
         tensors, state = capture(self.module, self.optimizer, self.accelerator)
         if self.main:
             state |= {"seconds": self.seconds, "channels_last": self.channels_last}
@@ -294,11 +294,11 @@ class Loop(abc.ABC):
     def _resume(self) -> None:
         found = self._newest
         if found is None:
-            return  # stopped before its first checkpoint: from the start
-        for name, (given, what) in self.fingerprints().items():
+            return  # the run ended before its first checkpoint, so it starts anew
+        for name, (given, noun) in self.fingerprints().items():
             if found.state[name] != given:
                 raise ValueError(
-                    f"the {what} are not those that {self.out} was trained on (fingerprint {given}, was "
+                    f"the {noun} are not those that {self.out} was trained on (fingerprint {given}, was "
                     f"{found.state[name]}); give the same, or start anew with {self.anew}"
                 )
         restore(found.tensors, found.state, self.module, self.optimizer, self.accelerator)

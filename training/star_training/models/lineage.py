@@ -1,4 +1,4 @@
-"""What a continued pretraining started from: the runs before it, as the files beside their weights tell."""
+"""The lineage of a continued pretraining: the earlier runs, from the files beside their weights."""
 
 import contextlib
 import json
@@ -11,20 +11,20 @@ from .resolve import timm_name
 
 
 def start_of(name: str) -> dict[str, Any] | None:
-    """The run that made a start: its recipe, what it cost, and in turn its own start; None of what says nothing.
+    """Returns the record of the run behind an `init_from`: its recipe, its cost, and its own start, recursively.
 
-    `name` is as in a recipe's `init_from`.
+    `name` is as in a recipe's `init_from`. Returns None if the model has no record.
     """
     place = hub.place(timm_name(name))
     recipe, results = (_read(place, file) for file in ("recipe.json", "results.json"))
-    told = {"recipe": recipe, "training": results.get("training"), "start": results.get("start")}
-    return {key: value for key, value in told.items() if value} or None
+    record = {"recipe": recipe, "training": results.get("training"), "start": results.get("start")}
+    return {key: value for key, value in record.items() if value} or None
 
 
 def _read(place: Path | zoo.Repository, file: str) -> dict[str, Any]:
-    """A JSON object beside a model; empty where there is none that can be read, for weights may come without."""
+    """Returns the JSON object in a file beside a model; {} if it is missing or invalid, because it is optional."""
     with contextlib.suppress(OSError, RecursionError, ValueError, zoo.NotAvailable):
-        found = json.loads(zoo.fetch(place, file).read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
+        data = json.loads(zoo.fetch(place, file).read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            return data
     return {}

@@ -1,1 +1,1 @@
-"""Trials of the hardware and its kernels: whether gradients come out right in a layout and a precision."""
+"""Tests of the hardware's kernels: whether gradients are correct in a memory layout and a precision."""

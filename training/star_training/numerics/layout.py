@@ -1,7 +1,7 @@
 """Whether convolutions may run in channels_last on this CPU.
 
-Some kernels write beyond their memory or compute other gradients in this layout, which ends in a crash or in wrong
-weights. A trial in a process of its own finds out, and the verdict is kept on this machine.
+Some kernels write outside their memory or compute wrong gradients in this layout, which causes crashes or wrong
+weights. A trial in a separate process detects this, and its verdict is cached on this machine.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from star_zoo.store import home
 
 from . import trial
 
-_SECONDS = 600  # after which a trial has failed
+_SECONDS = 600  # timeout of a trial
 
 
 class Convolutions(TorchDispatchMode):
-    """Collects the two-dimensional convolutions that run inside, each kind once, as `trial` takes them."""
+    """Collects the distinct two-dimensional convolutions that run inside, in the form that `trial` reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,28 +42,28 @@ class Convolutions(TorchDispatchMode):
 
 
 def fault(convolutions: list[trial.Convolution], precision: str) -> str | None:
-    """Says which convolution fails how in channels_last on this CPU; None where all are right."""
+    """Returns which convolution fails in channels_last on this CPU, and how; None if all are correct."""
     dtype = "bfloat16" if precision == "bf16" else "float32"
     asked = {"threads": torch.get_num_threads(), "dtype": dtype, "convolutions": convolutions}
     path = home() / "layouts" / f"{_key(asked)}.json"
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # no verdict yet, or a damaged one
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(kept["fault"], str | None):
-            return kept["fault"]
+        cached = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(cached["fault"], str | None):
+            return cached["fault"]
     code, printed = _try(asked)
     if code and (not printed):
-        return "channels_last could not be tried on this CPU"
-    found = None
+        return "channels_last could not be tested on this CPU"
+    verdict = None
     if code:
-        how = {trial.WRONG: "gives wrong numbers", trial.HANGS: "hangs"}.get(code, "crashes")
-        found = f"{_named(convolutions[int(printed.split()[-1])])} {how} in channels_last on this CPU"
-    with contextlib.suppress(OSError):  # then the next run tries again
-        write_json(path, {"fault": found, **asked})
-    return found
+        how = {trial.WRONG: "computes wrong numbers", trial.HANGS: "hangs"}.get(code, "crashes")
+        verdict = f"{_named(convolutions[int(printed.split()[-1])])} {how} in channels_last on this CPU"
+    with contextlib.suppress(OSError):  # then the next run repeats the trial
+        write_json(path, {"fault": verdict, **asked})
+    return verdict
 
 
 def _key(asked: dict[str, Any]) -> str:
-    """What a verdict depends on: convolutions, torch, processor, the trial itself."""
+    """Returns a hash of everything that a verdict depends on: convolutions, torch, processor, the trial itself."""
     backend = {name: value for name, value in os.environ.items() if name.startswith(("DNNL_", "ONEDNN_"))}
     source = Path(trial.__file__).read_text(encoding="utf-8")
     parts = [asked, torch.__version__, torch.backends.cpu.get_cpu_capability(), _processor(), backend, source]
@@ -71,7 +71,7 @@ def _key(asked: dict[str, Any]) -> str:
 
 
 def _processor() -> list[str]:
-    """The processor's model, and what it can do where the system says so."""
+    """Returns the processor's model, and its features if the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
@@ -80,8 +80,8 @@ def _processor() -> list[str]:
 
 
 def _try(asked: dict[str, Any]) -> tuple[int, str]:
-    """The exit code of a trial, and the output."""
-    # memory that is read before it was written holds numbers of 1e37; threads that wait leave the processor to others
+    """Runs a trial and returns its exit code and its output."""
+    # fills uninitialised memory with numbers of 1e37, and lets waiting threads sleep
     environment = os.environ | {"MALLOC_PERTURB_": "129", "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, trial.__file__]
     try:
@@ -96,13 +96,13 @@ def _try(asked: dict[str, Any]) -> tuple[int, str]:
         )
     except subprocess.TimeoutExpired as error:
         return trial.HANGS, (error.stdout or b"").decode()
-    except OSError:  # no Python to start, or no memory
+    except OSError:  # Python can't be started, or memory is short
         return 1, ""
     return done.returncode, done.stdout
 
 
 def _named(convolution: trial.Convolution) -> str:
-    """A convolution in words."""
+    """Returns the description of a convolution, for messages."""
     shape, weight, _, stride, padding = convolution[:5]
     kernel = "x".join(map(str, weight[2:]))
     settings = f"{shape[1]} to {weight[0]} channels, stride {stride[0]}, padding {padding[0]}"

@@ -1,8 +1,8 @@
-"""Convolutions in channels_last compared with contiguous layout: a program of its own, because a fault may crash it.
+"""Compares convolutions in channels_last with contiguous layout, in a separate program, because a fault may crash it.
 
-It reads {"threads": int, "dtype": str, "convolutions": [...]} from standard input, each convolution as the arguments
-of torch.convolution with shapes for tensors. It prints the index of each convolution before it tries it, and exits
-with 3 where the last one gave other numbers. It imports torch alone, so that it starts fast.
+It reads {"threads": int, "dtype": str, "convolutions": [...]} from standard input. Each convolution is a list of the
+arguments of torch.convolution, with shapes in place of tensors. It prints the index of each convolution before it
+runs it, and exits with code 3 if the last one computed different numbers. It only imports torch, to start fast.
 Letters: B images, C channels, K output channels, H x W pixels.
 """
 
@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WRONG = 3  # exit code; an exception's is 1
-HANGS = -14  # the code of a process that its alarm ended
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # relative, of orders of summation
-_ELEMENTS, _PRODUCTS = 2**21, 2**24  # of enlarged maps: a few milliseconds each
+WRONG = 3  # exit code; that of an exception is 1
+HANGS = -14  # return code of a process that SIGALRM ended
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}  # relative; the order of summation may differ
+_ELEMENTS, _PRODUCTS = 2**21, 2**24  # limits of enlarged maps, which then take a few milliseconds each
 
 Convolution = list[Any]  # input (B, C, H, W), weight, bias or None, stride, padding, dilation, transposed, ..., groups
 
 
 def larger(convolution: Convolution) -> Convolution:
-    """The same convolution on a map that is as large as a trial affords, odd where the given one is odd.
+    """Returns the same convolution on a map enlarged up to the limits of a trial; odd sizes stay odd.
 
-    What runs over the end of a buffer runs further on a larger map, and crashes reliably.
+    A buffer overrun is longer on a larger map, and crashes reliably.
     """
     (images, channels, height, width), weight, *rest = convolution
     while True:
@@ -40,7 +40,7 @@ def larger(convolution: Convolution) -> Convolution:
 
 
 def agree(convolution: Convolution, dtype: torch.dtype) -> bool:
-    """Whether output and gradients are the same in both layouts; ends the process where channels_last hangs."""
+    """Whether output and gradients agree in both layouts; SIGALRM ends the process if channels_last hangs."""
     shapes, settings = convolution[:3], convolution[3:]
     generator = torch.Generator().manual_seed(0)
     given = [None if shape is None else torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
@@ -59,7 +59,7 @@ def agree(convolution: Convolution, dtype: torch.dtype) -> bool:
 
 
 def _results(given: list[Any], settings: list[Any], layout: torch.memory_format) -> Iterator[Tensor]:
-    """The output, then the gradients of input, weight and bias for a random gradient of the output."""
+    """Yields the output, then the gradients of input, weight and bias for a random gradient of the output."""
     tensors: list[Any] = [t if t is None or t.ndim != 4 else t.clone(memory_format=layout) for t in given]
     leaves = [t.requires_grad_() for t in tensors if t is not None]
     output = torch.convolution(*tensors, *settings)

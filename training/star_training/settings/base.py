@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: saved as JSON, built from it with every value checked, changed by a path."""
+"""Settings as frozen dataclasses: saved as JSON, built from JSON with type checks, changed by `--set PATH=VALUE`."""
 
 import dataclasses
 import json
@@ -15,36 +15,36 @@ S = TypeVar("S", bound="Settings")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides a computation; a subclass declares fields, each of plain data or of another dataclass."""
+    """The settings of a computation; a subclass declares fields of plain data or of other dataclasses."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON; `from_dict` is the way back."""
+        """Returns the settings as JSON data; `from_dict` is the inverse."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls: type[S], data: dict[str, Any]) -> S:
-        """Builds settings from `to_dict`'s data. Raises ValueError naming a wrong field and the right ones."""
+        """Returns settings from `to_dict`'s data. Raises ValueError for an unknown field, with the known ones."""
         return build(cls, data, "")
 
 
 def override(settings: S, changes: Sequence[str]) -> S:
-    """Applies "optimizer.lr=0.06" and the like; a value is read as JSON, or else as text.
+    """Returns the settings with changes, e.g. "optimizer.lr=0.06"; a value is parsed as JSON, or else taken as text.
 
-    Raises ValueError for a wrong path, listing the right names, or a value of the wrong type.
+    Raises ValueError for an unknown path, with the known names, and for a value of the wrong type.
     """
     data = settings.to_dict()
     for change in changes:
         path, equals, text = change.partition("=")
         if not equals:
-            raise ValueError(f"--set {change!r} has no value; write path=value, for instance optimizer.lr=0.06")
+            raise ValueError(f"--set {change!r} has no value; write path=value, e.g. optimizer.lr=0.06")
         _assign(data, path.split("."), parse_value(text), path)
     return type(settings).from_dict(data)
 
 
 def differences(a: Settings, b: Settings) -> list[str]:
-    """What decides the weights and differs between two settings: lines "path: a's value, b's value".
+    """Returns the differences that affect the weights, as lines "path: a's value, b's value".
 
-    `run` decides nothing, and where the images lie may change: a run compares their fingerprint instead.
+    `run` doesn't affect the weights, and `data.source` may change: a run compares the images' fingerprint instead.
     """
     flat_a, flat_b = (_flatten({k: v for k, v in r.to_dict().items() if k != "run"}) for r in (a, b))
     paths = sorted((set(flat_a) | set(flat_b)) - {"data.source"})
@@ -70,10 +70,10 @@ def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
     key, rest = keys[0], keys[1:]
     if isinstance(data, list):
         if not key.isdigit() or int(key) >= len(data):
-            raise ValueError(f"--set {path}: {key!r} is no item; give a number from 0 to {len(data) - 1}")
+            raise ValueError(f"--set {path}: {key!r} is not an index; give a number from 0 to {len(data) - 1}")
         key = int(key)  # type: ignore[assignment]
     elif not isinstance(data, dict):
-        raise ValueError(f"--set {path}: nothing lies below {path.rsplit('.' + key, 1)[0]!r}, it is {data!r}")
+        raise ValueError(f"--set {path}: {path.rsplit('.' + key, 1)[0]!r} has no fields, it is {data!r}")
     elif key not in data and (rest or not path.startswith(("objective_args.", "backbone_args."))):
         raise ValueError(f"--set {path}: {not_found('field', key, data)}")
     if rest:
@@ -83,7 +83,7 @@ def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
 
 
 def build(kind: type, values: dict[str, Any], path: str) -> Any:
-    """A dataclass from a dict, each value checked against its field's type."""
+    """Builds a dataclass from a dict. Raises ValueError for unknown or missing fields and for wrong types."""
     if not isinstance(values, dict):
         raise ValueError(
             f"{path} is {values!r}; it has the fields {', '.join(f.name for f in dataclasses.fields(kind))}"
@@ -99,14 +99,14 @@ def build(kind: type, values: dict[str, Any], path: str) -> Any:
 
 
 def _finite(value: Any) -> bool:
-    """Whether no number in some JSON is infinite or none: no file of JSON may hold those."""
+    """Whether every number is finite, because JSON can't hold infinity or NaN."""
     if isinstance(value, (dict, list, tuple)):
         return all(map(_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def typed(value: Any, hint: Any, path: str) -> Any:
-    """A value as its field's type has it. Raises ValueError, naming the path, for one of another type."""
+    """Returns a value converted to its field's type. Raises ValueError, naming the path, for any other type."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint):
         return build(hint, value, path)
     if typing.get_origin(hint) is tuple:

@@ -1,4 +1,4 @@
-"""Functions found by name: a recipe, a study is a public function of one module, or of the modules of a package."""
+"""Finds functions by name: a recipe or a study is a public function of a module, or of a package's modules."""
 
 import inspect
 import sys
@@ -7,11 +7,11 @@ from typing import Any
 
 from star_zoo.names import not_found
 
-_SERVES = ("known", "find")  # what such a module has beside them
+_SERVES = ("known", "find")  # the module's own helpers
 
 
 def known(module: str) -> dict[str, str]:
-    """The public functions of a module, or of a package from its own modules, by name, each with its first line."""
+    """Returns the first docstring line of each public function of a module or a package's modules, by name."""
     return {
         name: (inspect.getdoc(f) or "").splitlines()[0]
         for name, f in inspect.getmembers(sys.modules[module], inspect.isfunction)
@@ -20,13 +20,13 @@ def known(module: str) -> dict[str, str]:
 
 
 def listed(found: dict[str, str]) -> str:
-    """What `known` gives, in two columns, for the help of a command."""
+    """Returns the result of `known` in two columns, for the help of a command."""
     width = max(map(len, found)) + 2
     return "\n".join(f"  {name:{width}}{line}" for name, line in found.items())
 
 
 def find(module: str, what: str, name: str) -> Callable[..., Any]:
-    """One of them. Raises ValueError for an unknown name, calling it a `what` and listing the known ones."""
+    """Returns a function by name. Raises ValueError for an unknown name, with the noun `what` and the known ones."""
     if name not in known(module):
         raise ValueError(not_found(what, name, known(module)))
     return getattr(sys.modules[module], name)

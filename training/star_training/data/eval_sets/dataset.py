@@ -1,6 +1,6 @@
-"""The splits of one data set, each opened when it is first asked for, and its conventions for evaluation.
+"""The splits of one data set, each opened on first access, and its conventions for evaluation.
 
-Which images are trained on and which are measured on is decided here and nowhere else: none of them is in both.
+This module alone decides which images are for training and which for evaluation: no image is in both.
 """
 
 import functools
@@ -20,19 +20,19 @@ _OWN = "the data set's own"
 
 
 class Splits:
-    """The `train`, `val` and `test` images of a data set that a user named.
+    """The `train`, `val` and `test` images of a data set.
 
-    `open_source` says what names there are; besides, `pets@ROOT` is a set of `transfer.SETS` with the paper's split.
-    A pack, folder or torchvision set whose name is in that table has its conventions too.
+    `spec` is as in `open_source`, or e.g. `pets@ROOT`, a data set of `transfer.SETS` with the paper's split.
+    A pack, folder or torchvision data set whose name is in that table has the same conventions.
 
-    Where there is no test split, the validation split is the test split, and validation images are held out of the
-    training images. A data set without splits has a fifth of each class's images held out as its test images, the
-    same ones each time. NAME@ROOT has to have its test split, because without it the numbers aren't the protocol's.
+    Without a test split, the validation split becomes the test split, and validation images are held out of the
+    training images. In a data set without splits, a fifth of each class's images is held out as the test images,
+    always the same ones. NAME@ROOT must have its test split, because the protocol's numbers are defined on it.
     """
 
     def __init__(self, spec: str):
         self.spec = spec
-        self.test_images = _OWN  # where the test images come from: known when they are opened
+        self.test_images = _OWN  # the origin of the test images, known once they are opened
 
     @property
     def name(self) -> str:
@@ -45,21 +45,21 @@ class Splits:
 
     @property
     def per_class(self) -> bool:
-        """Whether accuracy on this set is by convention the mean over classes, and not over images."""
+        """Whether accuracy on this data set is by convention averaged over classes instead of images."""
         return self._conventions.per_class
 
     def held_out(self, seed: int) -> transfer.HeldOut:
-        """Which training images validate where there is no `val`: the set's own rule, else a tenth drawn by `seed`."""
+        """Returns the rule to draw `val` from `train`: the data set's own, or else a tenth drawn with `seed`."""
         return self._conventions.held_out or transfer.HeldOut(9, 1, seed)
 
     @functools.cached_property
     def train(self) -> Source:
-        """The training images, those to hold out for validation among them."""
+        """The training images, including those to hold out for validation."""
         return self._open("train") if self._given_test is not None else self._divided[0]
 
     @functools.cached_property
     def val(self) -> Source | None:
-        """The validation images; None where they are to be held out of the training images."""
+        """The validation images; None if they are to be held out of the training images."""
         if self._in_table and self._conventions.held_out:
             return None
         return None if self._given_test is self._given_val else self._given_val
@@ -78,7 +78,7 @@ class Splits:
 
     @functools.cached_property
     def _given_test(self) -> Source | None:
-        """The split that serves as test split, None where the data set has no splits."""
+        """The split used as the test split; None if the data set has no splits."""
         try:
             return self._open("test")
         except NoSuchSplit as error:
@@ -99,15 +99,15 @@ class Splits:
 
     @property
     def note(self) -> str:
-        """One line for users whose data set has no test split, else "". Opens the test images."""
+        """A one-line note if the data set has no test split of its own, else "". Opens the test images."""
         _ = self.test
         return "" if self.test_images == _OWN else f"{self.name}: the test images are {self.test_images}"
 
     @property
     def opened(self) -> dict[str, Source]:
-        """The splits that were asked for so far and exist, by name."""
-        found = {name: self.__dict__.get(name) for name in ("train", "val", "test")}
-        return {name: source for name, source in found.items() if source is not None}
+        """The existing splits that were accessed so far, by name."""
+        cached = {name: self.__dict__.get(name) for name in ("train", "val", "test")}
+        return {name: source for name, source in cached.items() if source is not None}
 
     @property
     def _conventions(self) -> transfer.Conventions:

@@ -1,4 +1,4 @@
-"""The data sets that lie on this machine, for commands that are given none."""
+"""The data sets on this machine, the default of commands that accept several."""
 
 import os
 from pathlib import Path
@@ -10,24 +10,24 @@ from .transfer import SETS
 
 
 def home() -> Path:
-    """The folder of data sets: `STAR_ZOO_DATA`, or `data` beside the local store."""
+    """Returns the folder of data sets: `STAR_ZOO_DATA`, or `data` in the local store."""
     return Path(os.path.expanduser(os.environ.get("STAR_ZOO_DATA") or store.home() / "data"))
 
 
 def found() -> list[str]:
-    """What `Splits` calls the data sets in `home()`, sorted: Parquet files, and folders.
+    """Returns the `Splits` specifications of the data sets in `home()`, sorted: Parquet files and folders.
 
-    A folder named as a set of the paper (`pets`) is that set, whatever torchvision downloaded inside. Raises DataError
-    where there is none.
+    A folder with the name of one of the paper's data sets (e.g. `pets`) is that data set in torchvision's layout.
+    Raises DataError if there is no data set.
     """
     folder = home()
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     specs = [_spec(path) for path in entries if path.suffix == ".parquet" or path.is_dir()]
     if not specs:
-        told = "is no folder" if not folder.is_dir() else "holds no data sets"
+        reason = "is not a folder" if not folder.is_dir() else "holds no data sets"
         raise DataError(
-            f"no data to evaluate on: {folder} {told}; give --data, or let STAR_ZOO_DATA name a folder of Parquet "
-            "files, folders of images with train/ and test/, and sets of the paper by their names (pets, dtd, ...)."
+            f"no data to evaluate on: {folder} {reason}; give --data, or set STAR_ZOO_DATA to a folder of Parquet "
+            "files, folders of images with train/ and test/, and the paper's data sets by name (pets, dtd, ...)."
         )
     return specs
 

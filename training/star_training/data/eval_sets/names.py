@@ -1,4 +1,4 @@
-"""Names of data sets that are told apart: two folders of one name are two data sets."""
+"""Unique names of data sets: two folders of the same name are two data sets."""
 
 import os
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Named(Splits):
 
 
 def ends(spec: str) -> list[str]:
-    """Returns what a data set may be called, the shortest first: its name, then with the folders around it."""
+    """Returns the possible names of a data set, shortest first: its name alone, then with its parent folders."""
     name = Splits(spec).name
     scheme, colon, rest = spec.partition(":")
     place = rest if colon and "/" not in scheme else spec  # hf:OWNER/NAME has an owner
@@ -42,9 +42,9 @@ def ends(spec: str) -> list[str]:
 
 
 def told_apart(specs: Sequence[str]) -> list[Splits]:
-    """Returns the data sets of one command, each under the shortest end of its path that no other of them has.
+    """Returns the data sets of one command, each named by the shortest end of its path that is unique among them.
 
-    A place that is given twice is one data set.
+    A path given twice is one data set.
     """
     places = {os.path.abspath(spec) if os.path.exists(spec) else spec: spec for spec in specs}
     known = {spec: ends(spec) for spec in places.values()}

@@ -1,12 +1,12 @@
-"""The data sets that AugSelf and STAR transfer to, and their conventions: which images validate, what accuracy means.
+"""The data sets that AugSelf and STAR transfer to, with their conventions: validation images and kind of accuracy.
 
-Sources: counts, seeds and file lists are those of AugSelf's released protocol (arXiv 2111.09613), those of cars and
-aircraft STAR's; the mean over classes for some sets is the custom since Kornblith et al. (CVPR 2019).
+Sources: counts, seeds and file lists are those of AugSelf's released protocol (arXiv 2111.09613); those of cars and
+aircraft are STAR's. Averaging over classes on some data sets is customary since Kornblith et al. (CVPR 2019).
 
-Tested on small made-up files in the real layouts, never on the official ones. What the real ones could still show:
-that an order of files differs (AugSelf had flowers, and STAR had cars and aircraft, as folders of images; ours is
-torchvision's for flowers and aircraft, whose validation images are official, so that no order matters), or that an
-image of a set doesn't decode and the set then counts as incomplete.
+Tested on small synthetic files in the real layouts, never on the official files. Two problems could remain with these.
+The order of files may differ: AugSelf read flowers, and STAR read cars and aircraft, from folders of images. Flowers
+and aircraft are read through torchvision here; their validation images are official, so their order doesn't matter.
+An image may not decode, and the data set then counts as incomplete.
 """
 
 import json
@@ -29,14 +29,14 @@ _LISTS = "github.com/hankook/AugSelf, folder splits"
 
 
 class HeldOut(NamedTuple):
-    """Validation images drawn from the training images: so many of each, or of other totals in proportion."""
+    """Validation images drawn from the training images: the numbers of both, scaled if the total differs."""
 
     train: int
     val: int
     seed: int
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Indices of the rest and of those held out among `count` images, as `torch.utils.data.random_split`'s."""
+        """Returns the remaining and the held-out indices of `count` images, as `torch.utils.data.random_split`."""
         total = self.train + self.val
         held = self.val if count == total else max(1, round(count * self.val / total))
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))
@@ -44,29 +44,29 @@ class HeldOut(NamedTuple):
 
 
 class Conventions(NamedTuple):
-    """How a data set is evaluated."""
+    """The conventions for evaluating a data set."""
 
-    held_out: HeldOut | None = None  # None where it has validation images, or no convention
-    per_class: bool = False  # the mean over classes instead of over images
+    held_out: HeldOut | None = None  # None if it has validation images or no convention
+    per_class: bool = False  # average accuracy over classes instead of images
 
 
 class TransferSet(NamedTuple):
-    """A data set of the table: `open(root, split)` gives the images of "train", "val" or "test"."""
+    """A data set of the table: `open(root, split)` returns the images of "train", "val" or "test"."""
 
     open: Callable[[str, str], Source]
     conventions: Conventions = Conventions()
 
 
 def conventions(name: str) -> Conventions:
-    """Those of a data set by its name; none for one that is not in the table."""
+    """Returns the conventions of a data set by its name; the defaults for a name that is not in the table."""
     return SETS[name].conventions if name in SETS else _PACKS.get(name, Conventions())
 
 
 def open_set(name: str, root: str, split: str) -> Source:
-    """A split of a set of the table from the folder that torchvision calls its root. Raises DataError, NoSuchSplit.
+    """Opens a split of a data set of the table; `root` is as in torchvision. Raises DataError, NoSuchSplit.
 
-    Where validation images are drawn from the training images, "train" has them all; their number must be the paper's,
-    because with another the drawn images would be others too.
+    If validation images are drawn from the training images, "train" holds both. Their number must be the paper's,
+    because otherwise other validation images would be drawn.
     """
     of_set = SETS[name]
     rule = of_set.conventions.held_out
@@ -74,19 +74,19 @@ def open_set(name: str, root: str, split: str) -> Source:
     if rule is not None and split == "train" and len(source) != rule.train + rule.val:
         raise DataError(
             f"{name} under {root} has {len(source)} training images, but the paper's split is of "
-            f"{rule.train + rule.val}: {rule.train} and {rule.val} to validate. Complete it, or for a split in "
-            "proportion give it as a folder of images, a Parquet file or torchvision:NAME."
+            f"{rule.train + rule.val}: {rule.train} and {rule.val} to validate. Complete it, or give it as a folder of "
+            "images, a Parquet file or torchvision:NAME, which are split in the same proportion."
         )
     return source
 
 
 def _torchvision(name: str, **splits: str) -> Callable[[str, str], Source]:
-    """A class of torchvision; `splits` are the names it has for ours where they differ."""
+    """Opens a torchvision class; `splits` maps our names of splits to the class's where they differ."""
     return lambda root, split: open_source(f"torchvision:{name}@{root}", splits.get(split, split))
 
 
 def _folder(name: str, **splits: str) -> Callable[[str, str], Source]:
-    """A folder of images with sub-folders for splits and classes: the root itself, or its folder of that name."""
+    """Opens a folder of images with sub-folders for splits and classes: ROOT/NAME, or else ROOT itself."""
     return lambda root, split: open_source(str(_inside(root, name)), splits.get(split, split))
 
 
@@ -95,23 +95,23 @@ def _inside(root: str, name: str) -> Path:
 
 
 def _food101(root: str, split: str) -> Source:
-    """By class: torchvision goes by train.json's order of classes, AugSelf by classes.txt's, which is sorted."""
+    """Sorts by class, because AugSelf follows classes.txt, which is sorted, and torchvision follows train.json."""
     source = open_source(f"torchvision:Food101@{root}", split)
     assert source.targets is not None
     return Part(source, source.targets.argsort(stable=True))
 
 
 def _caltech101(root: str, split: str) -> Source:
-    """AugSelf's file lists. They number the images class by class, as torchvision does, without the background."""
+    """Splits by AugSelf's file lists, which number the images class by class as torchvision, without background."""
     raw = open_folder(_inside(root, "caltech101") / "101_ObjectCategories", "train")
     classes = tuple(name for name in raw.classes or () if name != "BACKGROUND_Google")
     return _listed(_streamed("caltech101", root, _of_classes(raw, classes)), _lists(root, "caltech101"), split)
 
 
 def _sun397(root: str, split: str) -> Source:
-    """The first of the official partitions, Training_01.txt and Testing_01.txt; AugSelf's lists divide the former.
+    """Opens the first official partition, Training_01.txt and Testing_01.txt; AugSelf's lists divide the former.
 
-    The images are in ROOT/SUN397, or all in ROOT; ClassName.txt and the partitions are in either.
+    The images are in ROOT/SUN397 or in ROOT; ClassName.txt and the partitions are in either folder.
     """
     folder = _inside(root, "SUN397")
     classes = _lines(root, folder, "ClassName.txt")
@@ -135,20 +135,20 @@ def _lines(root: str, folder: Path, name: str) -> list[str]:
 
 
 def _imagenet100(root: str, split: str) -> Source:
-    """Folders train and val of 100 classes, or of more with those to keep in imagenet100.txt, one a line."""
+    """Opens folders train and val of 100 classes, or of more if imagenet100.txt lists those to use, one per line."""
     folder = _inside(root, "imagenet100")
     raw, kept = open_folder(folder, "val" if split == "test" else split), folder / "imagenet100.txt"
     names = raw.classes or ()
     if not kept.is_file() and len(names) != 100:
-        raise DataError(f"{folder} has {len(names)} classes; put imagenet100.txt of {_LISTS}, there to say which.")
+        raise DataError(f"{folder} has {len(names)} classes; put imagenet100.txt of {_LISTS}, there to choose some.")
     classes = tuple(kept.read_text(encoding="utf-8").split()) if kept.is_file() else names
     if missing := sorted(set(classes) - set(names)):
-        raise DataError(f"{folder} lacks {len(missing)} of the classes of imagenet100.txt, such as {missing[0]}.")
+        raise DataError(f"{folder} lacks {len(missing)} of the classes of imagenet100.txt, e.g. {missing[0]}.")
     return _streamed("imagenet100", root, _of_classes(raw, classes))
 
 
 def _of_classes(raw: FolderImages, classes: tuple[str, ...]) -> FolderImages:
-    """The images of these classes alone, labelled by their order."""
+    """Returns the images of the given classes, labelled by the classes' order."""
     wanted = set(classes)
     files = tuple(file for file in raw.files if file.split("/", 1)[0] in wanted)
     targets = number_names((file.split("/", 1)[0] for file in files), classes)
@@ -160,29 +160,29 @@ def _streamed(name: str, root: str, raw: FolderImages) -> Source:
 
 
 def _lists(root: str, name: str) -> dict[str, list[int]]:
-    """Indices by split: NAME.pth as AugSelf has it, or NAME_split.json with them or with the split of each index."""
+    """Returns indices by split from AugSelf's NAME.pth or NAME_split.json; the latter may map indices to splits."""
     released, ours = Path(root, f"{name}.pth"), Path(root, f"{name}_split.json")
     if ours.is_file():
-        found = json.loads(ours.read_text(encoding="utf-8"))
-        if all(isinstance(value, list) for value in found.values()):
-            return found
-        return {split: [int(i) for i, of in found.items() if of == split] for split in ("train", "val", "test")}
+        lists = json.loads(ours.read_text(encoding="utf-8"))
+        if all(isinstance(value, list) for value in lists.values()):
+            return lists
+        return {split: [int(i) for i, own in lists.items() if own == split] for split in ("train", "val", "test")}
     if released.is_file():
         lists = torch.load(released, weights_only=True)
         return {split: [int(i) for i in part] for split, part in zip(("train", "val", "test"), lists, strict=False)}
-    raise DataError(f"{name} is divided by a list of files: put {released.name} of {_LISTS}, into {root}.")
+    raise DataError(f"{name} is split by a list of files: put {released.name} of {_LISTS}, into {root}.")
 
 
 def _listed(whole: Source, lists: dict[str, list[int]], split: str) -> Source:
     if split not in lists:
         raise NoSuchSplit(f"the list of files of {whole.name} has no split {split!r}, only {', '.join(lists)}.")
     if (last := max(index for part in lists.values() for index in part)) >= len(whole):
-        raise DataError(f"{whole.name} has {len(whole)} images, but its list of files goes to {last + 1}: complete it.")
+        raise DataError(f"{whole.name} has {len(whole)} images, but its list of files has {last + 1}: complete it.")
     return Part(whole, torch.tensor(lists[split]))
 
 
 _PER_CLASS = Conventions(per_class=True)
-_PACKS = {"flowers17": _PER_CLASS}  # parts of sets of the table that have names of their own
+_PACKS = {"flowers17": _PER_CLASS}  # parts of data sets of the table, by their own names
 
 SETS: dict[str, TransferSet] = {
     "cifar10": TransferSet(_torchvision("CIFAR10"), Conventions(HeldOut(45_000, 5_000, 43))),

@@ -1,1 +1,1 @@
-"""Images with random access: one kind of data set a file, all behind `base.Source`."""
+"""Images with random access: one file per kind of data set, all with the interface `base.Source`."""

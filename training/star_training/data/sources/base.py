@@ -1,4 +1,4 @@
-"""What the rest of the project sees of a data set: `Source`, and how its bad images are told to the user."""
+"""`Source`, the interface of a data set to the rest of the project, and the reports on its bad images."""
 
 import os
 import warnings
@@ -16,32 +16,32 @@ T = TypeVar("T")
 
 
 class DataError(ValueError):
-    """The data can't be used as asked; the message says what was given, what is wrong and what to do."""
+    """The data can't be used as requested; the message states the input, the problem and the way out."""
 
 
 class NoSuchSplit(DataError):
-    """The data set is fine, but has no split of that name."""
+    """The data set is usable, but has no split of that name."""
 
 
 class OneSplit(NoSuchSplit):
-    """The data set has no splits: all of it is "train", and another split was asked for."""
+    """The data set has no splits: all of it is "train", and another split was requested."""
 
 
 class BadImageWarning(UserWarning):
-    """Some images of a data set don't decode and are left out, or replaced in training."""
+    """Some images of a data set don't decode; they are left out, or replaced in training."""
 
 
 @dataclass(frozen=True)
 class Inventory:
     """The contents of a data set over all its splits, for the summary that is printed before anything runs."""
 
-    images: Mapping[str, int | None]  # by the split's own name; None where counting takes a pass over the data
-    notes: tuple[str, ...] = ()  # how names were understood that could mean something else
+    images: Mapping[str, int | None]  # by the split's own name; None if counting takes a pass over the data
+    notes: tuple[str, ...] = ()  # the interpretation of ambiguous names
     left_out: tuple[str, ...] = ()  # each with the reason
-    unlabelled: str = ""  # why this split has no labels, where labels could be expected
+    unlabelled: str = ""  # why this split has no labels although some could be expected
 
 
-NOT_TAKEN = Inventory({})  # of a set whose images a list names
+NOT_TAKEN = Inventory({})  # of a data set whose images come from a list
 
 
 class Source(Protocol):
@@ -49,19 +49,19 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user typed, for messages."""
+        """The specification that the user typed, for messages."""
 
     @property
     def fingerprint(self) -> str:
-        """Short hex that changes when the data change, so that a resumed run can tell."""
+        """A short hex string that changes with the data, so that a resumed run can detect a change."""
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names by class label, where there are classes and they have names."""
+        """The names of the classes by label; None if there are no classes or they have no names."""
 
     @property
     def targets(self) -> Tensor | None:
-        """(N,) int64 for classes, (N, K) float32 for regression, None where the set or any image is unlabelled."""
+        """(N,) int64 for classes, (N, K) float32 for regression, None if the data set or any image is unlabelled."""
 
     @property
     def inventory(self) -> Inventory:
@@ -70,32 +70,32 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Tensor:
-        """Image `index`, uint8 (3, H, W), of any size. It may be a view of shared memory: don't write to it."""
+        """Returns image `index`, uint8 (3, H, W), of any size. Don't write to it: it may be a view of shared memory."""
 
     def describe(self, index: int) -> str:
-        """Where image `index` came from, for messages: a path, or 'row 17 of cifar10.parquet'."""
+        """Returns the origin of image `index`, for messages: a path, or 'row 17 of cifar10.parquet'."""
 
     @property
     def bad(self) -> tuple[int, ...]:
-        """Indices found not to decode so far, in any worker; another image stands in, so their targets are wrong."""
+        """Indices that failed to decode so far, in any worker; their targets are wrong, because images replace them."""
 
     def check_bad(self) -> None:
-        """To call now and then in the main process: warns of newly found bad images, DataError above `max_bad`."""
+        """Warns of new bad images; call regularly in the main process. Raises DataError above the share `max_bad`."""
 
 
 class Opens(ABC):
-    """A source whose images are decoded when asked for: what is made of one may ask for it smaller than it is."""
+    """A source that decodes images on access, and can decode them at a smaller size."""
 
     @abstractmethod
     def open(self, index: int, use: Callable[[Picture], T]) -> T:
-        """What `use` makes of image `index`; if that turns out not to decode, of the one that stands in for it.
+        """Returns `use(picture)` of image `index`, or of its replacement if that image doesn't decode.
 
-        `use` is then called anew, so that what it makes fits the image that it is made of.
+        `use` is called again for the replacement, so that its result fits the size of that image.
         """
 
 
 def open_image(source: Source, index: int, use: Callable[[Picture], T]) -> T:
-    """What `use` makes of image `index` of any source: see `Opens`."""
+    """Returns `use(picture)` of image `index` of any source; see `Opens`."""
     return source.open(index, use) if isinstance(source, Opens) else use(Decoded(source[index]))
 
 
@@ -111,7 +111,7 @@ def name_alone(place: str) -> str:
 
 
 def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad: float) -> None:
-    """Warns that `bad` of `total` images don't decode, naming some; DataError above the fraction `max_bad`."""
+    """Warns that `bad` of `total` images don't decode, naming some. Raises DataError above the fraction `max_bad`."""
     rest = f" and {bad - len(examples)} more" if bad > len(examples) else ""
     message = f"{bad} of the {total} images of {name} don't decode: {'; '.join(examples)}{rest}."
     if bad == total:

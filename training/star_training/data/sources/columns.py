@@ -1,15 +1,15 @@
-"""Columns of tables: which one holds the images and which one the labels, and Arrow's many types for one thing."""
+"""Columns of tables: selects those of the images and labels, and unifies Arrow's equivalent types."""
 
 from collections.abc import Sequence
 from typing import Any
 
-# Usual names, best first, in any case.
+# Usual names, best first; case is ignored.
 IMAGES = ("image", "img", "images", "image_bytes", "jpg", "jpeg", "png")
 LABELS = ("label", "labels", "fine_label", "target", "targets", "class")
 
 
 def choose(usual: Sequence[str], names: Sequence[str]) -> tuple[str | None, str]:
-    """The column of the first of the `usual` names, and a note where the choice could have been another."""
+    """Returns the column with the first of the `usual` names, and a note if the choice is ambiguous or unusual."""
     found = [name for wanted in usual for name in names if name.lower() == wanted]
     if not found:
         return None, ""
@@ -19,14 +19,14 @@ def choose(usual: Sequence[str], names: Sequence[str]) -> tuple[str | None, str]
 
 
 def plain(column: Any) -> Any:
-    """A pyarrow column with the same values in the type that everything can work with: no dictionary, no view."""
+    """Returns a pyarrow column with the same values in a basic type, neither dictionary nor view."""
     import pyarrow
     from pyarrow import types
 
     if types.is_dictionary(column.type):
         return plain(column.cast(column.type.value_type))
     for kind, simple in (("string", pyarrow.large_string()), ("binary", pyarrow.large_binary())):
-        is_view = getattr(types, f"is_{kind}_view", None)  # which old releases of pyarrow lack
+        is_view = getattr(types, f"is_{kind}_view", None)  # missing in old releases of pyarrow
         if is_view and is_view(column.type):
             return column.cast(simple)
     return column

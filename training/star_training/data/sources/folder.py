@@ -29,7 +29,7 @@ class FolderImages:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """That of the files' names under the root and of their contents."""
+        """The fingerprint of the files' paths under the root and of their contents."""
         contents = of_files([self.root / file for file in self.files])
         return fingerprint("folder", self.files, contents, classes=self.classes, targets=self.targets)
 
@@ -41,11 +41,11 @@ class FolderImages:
 
 
 def open_folder(folder: Path, split: str) -> FolderImages:
-    """The images of one split of a folder. Raises DataError where there are none, or where splits are doubtful.
+    """Opens one split of a folder of images. Raises DataError if it has none, or if its splits are ambiguous.
 
-    Sub-folders named as splits are splits (see `layout`); without them all is "train". Inside a split, the sub-folders
-    that hold images are classes: their sorted names, over all splits, number the labels. Images that lie beside the
-    sub-folders leave the split unlabelled. Hidden entries and `__MACOSX` are ignored, links followed.
+    Sub-folders named as splits are splits (see `layout`); without them, all images are "train". Inside a split, the
+    sub-folders that hold images are classes, numbered by their sorted names over all splits. Images beside the
+    sub-folders leave the split unlabelled. Hidden entries and `__MACOSX` are ignored; links are followed.
     """
     try:
         tree = walk(folder)
@@ -55,21 +55,21 @@ def open_folder(folder: Path, split: str) -> FolderImages:
         raise DataError(
             f"no images found in {folder}; expected class sub-folders or images "
             f"({', '.join(sorted(IMAGE_SUFFIXES))}){_instead(tree.others)}. "
-            "For Parquet files or tar shards give the folder that holds them itself."
+            "For Parquet files or tar shards, give the folder that holds them directly."
         )
     splits = layout(tree.images, folder)
     absent = tuple(left_out(tree, splits))
     try:
         prefix = splits.splits[choose_split(split, splits.splits, str(folder))]
     except NoSuchSplit as error:
-        told = f" Left out: {'; '.join(absent)}." if absent else ""
-        raise type(error)(f"{error}{told}") from None
+        rest = f" Left out: {'; '.join(absent)}." if absent else ""
+        raise type(error)(f"{error}{rest}") from None
     root, files = folder / prefix, tuple(_below(tree.images, prefix))
     counts = {name: len(_below(tree.images, inner)) for name, inner in splits.splits.items()}
     loose = [file for file in files if "/" not in file]
     why = ""
     if loose and len(loose) < len(files):
-        why = f"{len(loose):,} of {len(files):,} images lie beside the class folders, such as {loose[0]}"
+        why = f"{len(loose):,} of {len(files):,} images lie beside the class folders, e.g. {loose[0]}"
     inventory = Inventory(counts, splits.notes, absent, why)
     if loose:
         return FolderImages(root, files, None, None, inventory)
@@ -84,5 +84,5 @@ def _below(images: list[str], prefix: str) -> list[str]:
 
 
 def _instead(others: dict[str, int]) -> str:
-    found = ", ".join(suffix or "no suffix" for suffix in sorted(others)[:5])
-    return f", found only files of other kinds ({found})" if found else ""
+    suffixes = ", ".join(suffix or "no suffix" for suffix in sorted(others)[:5])
+    return f", found only files of other kinds ({suffixes})" if suffixes else ""

@@ -1,4 +1,4 @@
-"""Hugging Face `datasets`: by name from the Hub (or its cache), and folders that `save_to_disk` wrote."""
+"""Hugging Face `datasets`: data sets of the Hub (or its cache) by name, and folders written by `save_to_disk`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .base import DataError, Inventory
 from .columns import LABELS, choose
 from .raw import as_targets, number_names, whole_floats
 
-SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # what `save_to_disk` leaves in a folder
+SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # one of them is in every folder of `save_to_disk`
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class HuggingFaceImages:
 
 
 def open_hub(spec: str, split: str) -> HuggingFaceImages:
-    """A split of `NAME` or `NAME:CONFIG`, downloaded unless cached. Raises DataError.
+    """Opens a split of `NAME` or `NAME:CONFIG`, downloaded unless cached. Raises DataError.
 
-    The images are the first column of type Image; the labels that of the first of the names in `columns.LABELS`, or the
-    first ClassLabel column, if any.
+    The images are the first column of type Image. The labels are the column with the first name in `columns.LABELS`,
+    or else the first ClassLabel column, if any.
     """
     name, _, config = spec.partition(":")
     datasets = import_datasets(spec)
@@ -59,7 +59,7 @@ def open_hub(spec: str, split: str) -> HuggingFaceImages:
 
 
 def open_saved(folder: Path, split: str) -> HuggingFaceImages:
-    """A split of a folder that `save_to_disk` wrote; a single data set there is "train". Raises DataError."""
+    """Opens a split of a folder written by `save_to_disk`; a single data set in it is "train". Raises DataError."""
     datasets = import_datasets(str(folder))
     try:
         loaded = datasets.load_from_disk(str(folder))
@@ -69,7 +69,7 @@ def open_saved(folder: Path, split: str) -> HuggingFaceImages:
 
 
 def import_datasets(wanted: str) -> ModuleType:
-    """Hugging Face's library. Raises DataError, saying what it was wanted for, where it isn't installed."""
+    """Returns Hugging Face's library. Raises DataError with the name of the `wanted` data if it isn't installed."""
     try:
         import datasets
     except ImportError as error:
@@ -104,7 +104,7 @@ def _split_of(loaded: Any, split: str, where: str) -> HuggingFaceImages:
 
 
 def _contents(images: Any, column: str) -> Iterator[object]:
-    """What changes with the images: the contents of the files that hold them, and the rows that are in memory."""
+    """Yields the parts of the images' fingerprint: the contents of their files, and the rows in memory."""
     stored, paths = images.data.column(column).flatten()
     bare = paths.filter(stored.is_null()).drop_null().to_pylist()
     tables = [file["filename"] for file in images.cache_files]
@@ -114,7 +114,7 @@ def _contents(images: Any, column: str) -> Iterator[object]:
 
 
 def _labels(splits: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None, str, str]:
-    """(targets, classes, why there are none, a note) of one split; classes given as text are numbered over all."""
+    """Returns (targets, classes, reason for no labels, note) of a split; text classes are numbered over all splits."""
     import datasets
 
     features = splits[split].features

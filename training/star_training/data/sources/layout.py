@@ -1,4 +1,4 @@
-"""What the sub-folders of a folder of images are: splits, classes, or a wrapper around them."""
+"""The roles of the sub-folders of a folder of images: splits, classes, or a wrapper around them."""
 
 import os
 from collections import Counter, defaultdict
@@ -10,7 +10,7 @@ from ..decode import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from ..split_names import by_kind, kind_of, refuse_pairs
 from .base import DataError
 
-_FORKS = "__MACOSX"  # resource forks, which macOS puts beside the files that it packs
+_FORKS = "__MACOSX"  # resource forks, which macOS adds to archives
 
 
 @dataclass
@@ -18,13 +18,13 @@ class Tree:
     """The visible files below a folder; paths are relative to it."""
 
     images: list[str] = field(default_factory=list)  # sorted, folder by folder
-    skipped: list[str] = field(default_factory=list)  # folders that were not looked into
-    bare: list[str] = field(default_factory=list)  # folders without an image in them or below
-    others: Counter[str] = field(default_factory=Counter)  # by suffix, the files that are not read
+    skipped: list[str] = field(default_factory=list)  # folders that were not searched
+    bare: list[str] = field(default_factory=list)  # folders without any image in them or below
+    others: Counter[str] = field(default_factory=Counter)  # numbers of files that are not read, by suffix
 
 
 def walk(folder: Path) -> Tree:
-    """All below a folder. Hidden entries are left out, links followed but not in circles. Raises OSError."""
+    """Returns all files below a folder, without hidden ones; follows links, but no cycles. Raises OSError."""
     tree = Tree()
     _walk(folder, "", (), tree)
     return tree
@@ -49,7 +49,7 @@ def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: T
                 tree.bare[bare:] = [path]  # in place of the empty ones below it
         elif entry.name.startswith("."):
             continue
-        # a dangling link counts as a bad image: data not fetched should not go unseen
+        # a dangling link counts as a bad image, so that data that were not fetched are reported
         elif suffix in IMAGE_SUFFIXES and (entry.is_file() or not os.path.exists(entry.path)):
             tree.images.append(path)
         elif suffix not in IMAGE_SUFFIXES:
@@ -58,20 +58,20 @@ def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: T
 
 @dataclass(frozen=True)
 class Layout:
-    """The splits of a folder, each with the path below which its images lie: "" or "train/"."""
+    """The splits of a folder, each with the path that holds its images: "" or "train/"."""
 
     splits: dict[str, str]
     notes: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()  # of the splits, the folders whose names are none's; to be had by their exact name
-    loose: int = 0  # images beside the folders of splits, which are in none
+    beside: tuple[str, ...] = ()  # splits without a usual name, which only their exact name selects
+    loose: int = 0  # images beside the folders of splits, in none of them
 
 
 def layout(images: Sequence[str], folder: Path) -> Layout:
-    """What the folders that hold the images mean. Raises DataError where that is doubtful.
+    """Returns the splits among the folders that hold the images. Raises DataError if they are ambiguous.
 
-    A folder named as a split is that split, also if it is alone. Where other folders or images lie beside it, there
-    must be a train split and one held out, or it could be a class. Folders around the splits, or around all classes,
-    are seen through, if nothing else holds images.
+    A folder named as a split is that split, even if it is the only folder. If there are other folders or images beside
+    it, there must be a train split and a held-out one, because otherwise it could be a class. Folders that only wrap
+    the splits, or all classes, are skipped, unless images lie elsewhere too.
     """
     prefix = _wrapper(images)
     folders, loose = children(images, prefix)
@@ -87,7 +87,7 @@ def layout(images: Sequence[str], folder: Path) -> Layout:
         name = next(iter(kinds.values()))
         beside = f"{others[0]!r}" + (f" and {len(others) - 1} more" if len(others) > 1 else "") if others else "images"
         raise DataError(
-            f"{place} holds {name!r}, named as a split, beside {beside}: give the folder to use, such as "
+            f"{place} holds {name!r}, named as a split, beside {beside}: give the folder to use, e.g. "
             f"{place / name}; or put all classes into a folder 'train' there, if {name!r} is one of them."
         )
     splits = {name: _inner(images, f"{prefix}{name}/") for name in folders}
@@ -95,25 +95,25 @@ def layout(images: Sequence[str], folder: Path) -> Layout:
 
 
 def children(images: Sequence[str], prefix: str) -> tuple[list[str], int]:
-    """The folders directly below `prefix` that lead to images, in order, and the number of images beside them."""
+    """Returns the folders right below `prefix` that lead to images, in order, and the number of images beside them."""
     below = [path[len(prefix) :].split("/", 1) for path in images if path.startswith(prefix)]
     return list(dict.fromkeys(parts[0] for parts in below if len(parts) > 1)), sum(len(p) == 1 for p in below)
 
 
 def _wrapper(images: Sequence[str]) -> str:
-    """The path of folders around the splits or around two or more classes, each alone in the one above; else ""."""
+    """Returns the path of nested single folders that wrap the splits or at least two classes; else ""."""
     prefix = ""
     while True:
         folders, loose = children(images, prefix)
         if loose or not folders:
-            return ""  # of a single class the top folder is the class
+            return ""  # with a single class, the top folder is the class
         if len(folders) > 1 or kind_of(folders[0]):
             return prefix
         prefix += f"{folders[0]}/"
 
 
 def _inner(images: Sequence[str], prefix: str) -> str:
-    """The path of a split, with all in it that repeats its name as its only folder: `train/train/`."""
+    """Returns the path of a split, including nested single folders that repeat its name: `train/train/`."""
     while True:
         folders, loose = children(images, prefix)
         again = len(folders) == 1 and not loose and kind_of(folders[0])
@@ -123,7 +123,7 @@ def _inner(images: Sequence[str], prefix: str) -> str:
 
 
 def _refuse_splits_below(images: Sequence[str], folder: Path) -> None:
-    """Raises DataError where folders of several splits lie side by side somewhere below: one would mix them."""
+    """Raises DataError if folders of several splits lie side by side somewhere below, because they would be mixed."""
     kinds: dict[str, dict[str, str]] = defaultdict(dict)
     for path in {path.rpartition("/")[0] for path in images}:
         parts = path.split("/")
@@ -132,15 +132,15 @@ def _refuse_splits_below(images: Sequence[str], folder: Path) -> None:
                 kinds["/".join(parts[:depth])][kind] = name
     for parent, found in sorted(kinds.items()):
         if len(found) > 1:
-            told = " and ".join(map(repr, sorted(found.values())))
+            names = " and ".join(map(repr, sorted(found.values())))
             raise DataError(
-                f"{folder / parent} holds the splits {told}, but images lie outside them too: give {folder / parent} "
-                f"itself, or order {folder} as train/CLASS and test/CLASS."
+                f"{folder / parent} holds the splits {names}, but images lie outside them too: give {folder / parent} "
+                f"itself, or arrange {folder} as train/CLASS and test/CLASS."
             )
 
 
 def left_out(tree: Tree, found: Layout) -> Iterator[str]:
-    """Everything below a folder that is in none of its splits, with the reason."""
+    """Yields everything below a folder that is in none of its splits, with the reason."""
     for suffix in sorted(UNREADABLE_SUFFIXES & tree.others.keys()):
         yield f"{_count(tree.others[suffix], f'{suffix} file')} (not readable here)"
     other = sorted(tree.others.keys() - UNREADABLE_SUFFIXES)
@@ -152,15 +152,15 @@ def left_out(tree: Tree, found: Layout) -> Iterator[str]:
     if found.loose:
         yield f"{_count(found.loose, 'image')} beside the splits"
     if tree.skipped:
-        yield f"{named(tree.skipped)} (hidden or of the system)"
+        yield f"{named(tree.skipped)} (hidden or system folder)"
     if tree.bare:
         yield f"{named(tree.bare)} (no images)"
 
 
 def named(names: Sequence[str]) -> str:
-    """Up to three names and the number of the rest."""
+    """Returns up to three names and the number of the rest."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

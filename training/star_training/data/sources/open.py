@@ -1,4 +1,4 @@
-"""From what the user typed to a `Source`."""
+"""Opens the `Source` that a user's specification names."""
 
 import math
 import os
@@ -25,7 +25,7 @@ KINDS = (
     "'shard-{0000..0003}.tar'), 'torchvision:NAME', 'hf:NAME' or 'spirograph'"
 )
 _Files = TypeVar("_Files", ParquetImages, TarImages)
-_SAMPLE = 256  # images whose headers tell how much memory all of them would take
+_SAMPLE = 256  # images whose headers are read to estimate the memory of the whole data set
 
 
 def open_source(
@@ -36,7 +36,7 @@ def open_source(
     cache_bytes: int = 2 * 1024**3,
     limit: int | None = None,
 ) -> Source:
-    """The images of one split of a data set, decoded beforehand if they fit in `cache_bytes`.
+    """Opens one split of a data set; its images are decoded in advance if they fit in `cache_bytes`.
 
     Args:
         spec: a folder of images; a .parquet file or a folder of them; .tar shards (a file, a folder of them, or
@@ -44,13 +44,13 @@ def open_source(
             wrote; `spirograph[:N]`.
         split: "train", "val" (also called "valid" or "validation") or "test", or a split's exact name.
         max_bad: fraction of the images that may fail to decode; they are left out (cached) or replaced (streamed).
-        cache_bytes: a set whose decoded images take more, judged by up to 256 headers, is decoded on access.
-        limit: at most so many images, evenly spaced over the split, chosen before any is decoded.
+        cache_bytes: a data set is decoded on access if its decoded images need more, estimated from up to 256 headers.
+        limit: the largest number of images, chosen evenly spaced over the split before any is decoded.
 
-    Raises `DataError` for whatever can't be used; warns `BadImageWarning` of bad images.
+    Raises `DataError` if the data can't be used; warns `BadImageWarning` about bad images.
     """
     if not 0 <= max_bad <= 1:
-        raise DataError(f"max_bad = {max_bad:g} is no fraction of the images: give 0 to 1.")
+        raise DataError(f"max_bad = {max_bad:g} is not a fraction of the images: give 0 to 1.")
     if limit is not None and limit < 1:
         raise DataError(f"limit = {limit} leaves no image: give 1 or more, or None for all.")
     if re.fullmatch(r"spirograph(:.*)?", spec):
@@ -71,7 +71,7 @@ def _spirographs(spec: str, split: str, limit: int | None) -> Source:
         raise DataError(f"no split {split!r} of {spec!r}: give 'train', 'val' or 'test'.")
     typed = spec.partition(":")[2]
     if typed and not re.fullmatch("0*[1-9][0-9]*", typed):
-        raise DataError(f"{spec!r}: {typed!r} is no number of images; give one above 0, such as 'spirograph:1000'.")
+        raise DataError(f"{spec!r}: {typed!r} is not a number of images; give one above 0, e.g. 'spirograph:1000'.")
     count = int(typed) if typed else 100_000 if split == "train" else 20_000  # as in Foster et al., ICLR 2021
     return Spirographs(count if limit is None else min(limit, count), split)
 
@@ -79,29 +79,29 @@ def _spirographs(spec: str, split: str, limit: int | None) -> Source:
 def _open_raw(spec: str, split: str) -> Raw:
     kind, _, rest = spec.partition(":")
     if kind == "stream":
-        raise DataError(f"{spec!r} can't be read in any order, as is needed here; give files on this machine.")
+        raise DataError(f"{spec!r} has no random access, which is needed here; give files on this machine.")
     if kind == "pipe" or rest.startswith("//"):
         raise DataError(
-            f"{spec!r} is remote; only local files are read. Download it and give its path; what shards hold can be "
-            "pretrained on without: 'stream:https://...'."
+            f"{spec!r} is remote; only local files are read. Download it and give its path; pretraining can also read "
+            "shards without a download: 'stream:https://...'."
         )
     if kind == "torchvision":
         return open_torchvision(rest, split)
     if kind == "hf":
         return open_hub(rest, split)
-    path = Path(os.path.expanduser(spec))  # which, unlike Path.expanduser, leaves an unknown ~name alone
+    path = Path(os.path.expanduser(spec))  # unlike Path.expanduser, it leaves an unknown ~name unchanged
     if not spec or not os.path.exists(path):
         if "{" in spec:
             shards = [_shard(name, spec) for name in expand_braces(str(path))]
             groups = files_by_split(shards, spec)
-            return open_tar(groups if len(groups) > 1 else {"train": shards}, split)  # as asked for: no name decides
+            return open_tar(groups if len(groups) > 1 else {"train": shards}, split)  # one group is "train"
         raise DataError(f"{spec!r} doesn't exist or can't be reached; give {KINDS}.")
     return _open_folder(path, split) if path.is_dir() else _open_file(path, split)
 
 
 def _shard(name: str, pattern: str) -> Path:
     if not Path(name).is_file():
-        raise DataError(f"the shard {name} of {pattern!r} doesn't exist; give a range of shards that are all there.")
+        raise DataError(f"the shard {name} of {pattern!r} doesn't exist; give a range of shards that all exist.")
     return Path(name)
 
 
@@ -128,7 +128,7 @@ def _files(folder: Path, suffix: str) -> list[Path]:
 
 
 def _beside(raw: _Files, folder: Path, suffix: str) -> _Files:
-    """The same images, with an inventory that names everything else in the folder that could hold some."""
+    """Returns the same images, with an inventory that lists everything else in the folder that could hold images."""
     names = [
         name
         for name in sorted(os.listdir(folder))
@@ -137,12 +137,12 @@ def _beside(raw: _Files, folder: Path, suffix: str) -> _Files:
     ]
     if not names:
         return raw
-    told = f"{named(names)} (beside the {suffix} files)"
-    return replace(raw, inventory=replace(raw.inventory, left_out=(*raw.inventory.left_out, told)))
+    others = f"{named(names)} (beside the {suffix} files)"
+    return replace(raw, inventory=replace(raw.inventory, left_out=(*raw.inventory.left_out, others)))
 
 
 def _expected_bytes(spec: str, raw: Raw) -> int:
-    """What the decoded images would take, judged by the headers of a sample."""
+    """Returns the estimated size of the decoded images in bytes, from the headers of a sample."""
     if not len(raw):
         raise DataError(f"{spec} has no images in this split.")
     sizes, example = [], ""
@@ -153,5 +153,5 @@ def _expected_bytes(spec: str, raw: Raw) -> int:
         except UndecodableImage as error:
             example = f"{raw.describe(index)} ({error})"
     if not sizes:
-        raise DataError(f"none of the {len(raw)} images of {spec} can be read, such as {example}.")
+        raise DataError(f"none of the {len(raw)} images of {spec} can be read, e.g. {example}.")
     return math.ceil(sum(sizes) / len(sizes) * len(raw))

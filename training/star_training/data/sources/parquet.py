@@ -1,7 +1,7 @@
-"""Parquet files with a column of encoded images: our own packs, and those that Hugging Face `datasets` writes.
+"""Parquet files with a column of encoded images: star-zoo's packs, and files written by Hugging Face `datasets`.
 
-The encoded images of the split are held in memory as one Arrow table, which forked workers share.
-For data sets larger than memory use tar shards or a folder.
+The encoded images of a split are held in memory as one Arrow table, which forked workers share.
+Use tar shards or a folder for data sets larger than memory.
 """
 
 import json
@@ -20,7 +20,7 @@ from .base import DataError, Inventory
 from .columns import IMAGES, LABELS, choose, plain
 from .raw import as_targets, number_names, whole_floats
 
-_MOST_CLASSES = 1_000_000  # that are named: larger labels are ids, or damage
+_MOST_CLASSES = 1_000_000  # of named classes; larger labels are ids or damage
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ParquetImages:
     """The rows of one split; see `open_parquet`."""
 
     files: tuple[Path, ...]
-    images: Any  # pyarrow.ChunkedArray of bytes, null where a row has only a path
+    images: Any  # pyarrow.ChunkedArray of bytes, null if a row has only a path
     paths: Any  # pyarrow.ChunkedArray of str, or None
     places: np.ndarray  # (N, 2) int64: number of the file, row in it
     fingerprint: str
@@ -50,10 +50,10 @@ class ParquetImages:
 
 
 def open_parquet(groups: Mapping[str, Sequence[Path]], split: str) -> ParquetImages:
-    """The rows of one split of some Parquet files, which are given by split. Raises DataError.
+    """Opens one split of the Parquet files in `groups`, which maps splits to files. Raises DataError.
 
     Columns: `image` (bytes, or Hugging Face's struct of bytes and path), optionally `label`, `label_name`, `split`, or
-    what `columns` has for them. A column of splits counts more than how the files are grouped.
+    their other usual names in `columns`. A `split` column takes precedence over the grouping of the files.
     """
     files = sorted(file for group in groups.values() for file in group)
     try:
@@ -63,8 +63,8 @@ def open_parquet(groups: Mapping[str, Sequence[Path]], split: str) -> ParquetIma
     try:
         return _read(groups, files, split)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split()).rstrip(".")  # Arrow's messages have lines
-        raise DataError(f"can't read {_named(files)} as Parquet: {told}. Is it whole?") from error
+        reason = " ".join(str(error).split()).rstrip(".")  # Arrow's messages have several lines
+        raise DataError(f"can't read {_named(files)} as Parquet: {reason}. Copy or write it again.") from error
 
 
 def _read(groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: str) -> ParquetImages:
@@ -84,10 +84,10 @@ def _read(groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: st
     targets, classes, why = _labels(table, files, columns)
     read = [*used, *_named_by_rows(used, images, paths, places)]
     parts = [file.name for file in used], rows, len(table), of_files(read)
-    known_by = fingerprint("parquet", *parts, classes=classes, targets=targets)
+    fingerprinted = fingerprint("parquet", *parts, classes=classes, targets=targets)
     notes += tuple(filter(None, [whole_floats(targets)]))
     inventory = Inventory({str(name): count for name, count in counts.items()}, notes, left_out, why)
-    return ParquetImages(tuple(used), images, paths, places, known_by, classes, targets, inventory)
+    return ParquetImages(tuple(used), images, paths, places, fingerprinted, classes, targets, inventory)
 
 
 def _named(files: Sequence[Path]) -> str:
@@ -95,18 +95,18 @@ def _named(files: Sequence[Path]) -> str:
 
 
 def _columns(files: Sequence[Path]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The files' own names of `image`, `label`, `label_name`, `split`, as far as they have them, and notes on these."""
+    """Returns the names of the existing columns among `image`, `label`, `label_name`, `split`, and notes on them."""
     from pyarrow.parquet import read_schema
 
     names = [read_schema(file).names for file in files]
     found = [_roles(of_file) for of_file in names]
     for file, of_file, columns in zip(files, names, found, strict=True):
         if "image" not in columns:
-            told = ", ".join(of_file)
-            raise DataError(f"{file} has no column 'image', only {told}: rename the one that holds the images.")
+            others = ", ".join(of_file)
+            raise DataError(f"{file} has no column 'image', only {others}: rename the one that holds the images.")
         if columns != found[0]:
-            told = f"{list(columns.values())} but {files[0]} has {list(found[0].values())}"
-            raise DataError(f"{file} has columns {told}: they must agree.")
+            both = f"{list(columns.values())} but {files[0]} has {list(found[0].values())}"
+            raise DataError(f"{file} has columns {both}: they must agree.")
     notes = [choose(of_role, names[0])[1] for of_role in (IMAGES, LABELS)]
     return found[0], tuple(filter(None, notes))
 
@@ -117,7 +117,7 @@ def _roles(names: Sequence[str]) -> dict[str, str]:
 
 
 def _counts(files: Sequence[Path], column: str) -> Counter[str | None]:
-    """The values of a text column over all rows, whatever their split, in their order, with the number of each."""
+    """Returns the sorted values of a text column over the rows of all splits, with the count of each."""
     from pyarrow.parquet import ParquetFile
 
     counts: Counter[str | None] = Counter()
@@ -140,9 +140,10 @@ def _length(file: Path) -> int:
 
 
 def _rows(files: Sequence[Path], columns: Mapping[str, str], split: str | None) -> tuple[Any, np.ndarray]:
-    """The rows whose `split` is the given one (all, if None) as a pyarrow.Table, and their places (N, 2) int64.
+    """Returns the rows of a split (all if None) as a pyarrow.Table, and their places (N, 2) int64.
 
-    Its columns have our names and plain types. Row groups are read one by one: those of other splits cost no memory.
+    The table's columns are named by role and have basic types. Row groups are read one by one, so that rows of other
+    splits take no memory.
     """
     import pyarrow
     import pyarrow.compute
@@ -159,7 +160,7 @@ def _rows(files: Sequence[Path], columns: Mapping[str, str], split: str | None) 
             tables.append(ours(file.schema_arrow.empty_table()))
             start = 0
             for group in range(file.num_row_groups):
-                # the rows that are there: what a damaged file says of their number may be anything
+                # counts the rows that were read, because a damaged file may state any number
                 if split is None:
                     tables.append(ours(file.read_row_group(group, own)))
                     count = len(tables[-1])
@@ -193,7 +194,7 @@ def _bytes_and_paths(column: Any, files: Sequence[Path]) -> tuple[Any, Any]:
 
 
 def _named_by_rows(files: Sequence[Path], images: Any, paths: Any, places: np.ndarray) -> list[Path]:
-    """The files that hold the images of rows without bytes."""
+    """Returns the files that hold the images of rows without bytes."""
     if paths is None or not images.null_count:
         return []
     bare = np.flatnonzero(images.is_null().to_numpy())
@@ -204,7 +205,7 @@ def _named_by_rows(files: Sequence[Path], images: Any, paths: Any, places: np.nd
 def _labels(
     table: Any, files: Sequence[Path], columns: Mapping[str, str]
 ) -> tuple[Tensor | None, tuple[str, ...] | None, str]:
-    """(targets, classes, why there are none) from `label` and `label_name`; text is numbered over all splits."""
+    """Returns (targets, classes, reason for no labels) of the label columns; text is numbered over all splits."""
     from pyarrow import types
 
     text = next((name for name in ("label", "label_name") if name in table.column_names), None)
@@ -227,9 +228,9 @@ def _labels(
 def _numbered(
     targets: Tensor, table: Any, files: Sequence[Path], columns: Mapping[str, str]
 ) -> tuple[Tensor, tuple[str, ...] | None]:
-    """(targets, classes) of classes that are numbers, their names from the metadata or from `label_name`."""
+    """Returns (targets, classes) of integer classes, with their names from the metadata or from `label_name`."""
     stated = [_stated_names(file, columns["label"]) for file in files]
-    if any(names != stated[0] for names in stated):  # sets of their own, whose labels mean different things
+    if any(names != stated[0] for names in stated):  # separate data sets, whose labels mean different classes
         if "label_name" not in table.column_names or table["label_name"].null_count:
             raise DataError(f"{_named(files)} number their classes differently; give each row a label_name.")
         classes = _distinct(files, columns["label_name"])
@@ -240,14 +241,14 @@ def _numbered(
     count = max(int(targets.max()) if len(targets) else 0, *names) + 1
     if count > _MOST_CLASSES:
         raise DataError(
-            f"column {columns['label']!r} of {_named(files)} goes to {count - 1}: number the classes from 0, without "
-            "gaps."
+            f"column {columns['label']!r} of {_named(files)} has labels up to {count - 1}: number the classes from 0, "
+            "without gaps."
         )
     return targets, tuple(names.get(label, str(label)) for label in range(count))
 
 
 def _stated_names(file: Path, label: str) -> dict[int, str] | None:
-    """Names by label from the schema's `classes`, or from Hugging Face's ClassLabel; None where neither is there."""
+    """Returns names by label from the schema's `classes` or Hugging Face's ClassLabel; None if both are missing."""
     from pyarrow.parquet import read_schema
 
     metadata = read_schema(file).metadata or {}
@@ -265,7 +266,7 @@ def _stated_names(file: Path, label: str) -> dict[int, str] | None:
 
 
 def _names_of_rows(table: Any) -> dict[int, str]:
-    """Names by label from the rows' `label_name`; {} where there is none."""
+    """Returns names by label from the rows' `label_name`; {} without that column."""
     if "label_name" not in table.column_names:
         return {}
     rows = zip(table["label"].to_pylist(), table["label_name"].to_pylist(), strict=True)

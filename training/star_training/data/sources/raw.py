@@ -1,4 +1,4 @@
-"""What one kind of data set has to provide, `Raw`, and the rules that all kinds share: labels, subsets."""
+"""The interface of each kind of data set, `Raw`, and the rules that all kinds share: labels, subsets."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from .base import DataError, Inventory
 
 
 class Raw(Protocol):
-    """The images of one split, not decoded yet. What isn't explained here is as in `Source`."""
+    """The images of one split, not decoded yet. Members without a docstring are as in `Source`."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -31,24 +31,24 @@ class Raw(Protocol):
     def __len__(self) -> int: ...
 
     def encoded(self, index: int) -> Encoded:
-        """Image `index` in a form that `decode` takes. May raise anything: see `load`."""
+        """Returns image `index` in a form that `decode` accepts. May raise any exception; see `load`."""
 
     def describe(self, index: int) -> str: ...
 
 
 def picture(raw: Raw, index: int) -> Picture:
-    """Image `index` with its size known; `UndecodableImage` whatever goes wrong, a vanished file included."""
+    """Returns image `index` with its size known. Raises `UndecodableImage` on any failure, even a missing file."""
     with undecodable():
         return opened(raw.encoded(index))
 
 
 def load(raw: Raw, index: int) -> Tensor:
-    """Image `index` decoded, uint8 (3, H, W); raises as `picture`."""
+    """Returns image `index` decoded, uint8 (3, H, W); raises as `picture` does."""
     return picture(raw, index).shrunk(1)[0]
 
 
 class Subset:
-    """The images of `raw` at the given indices, as a `Raw` of their own."""
+    """The images of `raw` at the given indices, as a `Raw`."""
 
     def __init__(self, raw: Raw, indices: Tensor):
         self._raw, self._indices = raw, indices
@@ -67,12 +67,12 @@ class Subset:
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:
-    """At most `count` distinct indices (n,) int64 spread over 0..total-1: fair also to images sorted by class."""
+    """Returns at most `count` evenly spaced indices (n,) int64 in 0..total-1, fair to images sorted by class too."""
     return torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
 
 
 def digest(parts: Iterable[object]) -> str:
-    """Short hex that changes with any of the parts (bytes as they are, the rest by repr) or their order."""
+    """Returns a short hex string that depends on the parts (bytes as they are, the rest by repr) and their order."""
     sha = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else repr(part).encode()
@@ -81,11 +81,11 @@ def digest(parts: Iterable[object]) -> str:
 
 
 def as_targets(labels: Any) -> tuple[Tensor | None, str]:
-    """Numeric labels as `Source.targets`, and why there are none.
+    """Returns numeric labels as `Source.targets`, or None and the reason why there are none.
 
-    Integers are classes, and so are decimals (`decimal.Decimal`) that are all whole. Floats and rows of numbers are
-    regression targets, whole or not. One label that is missing (None, NaN, a negative class) or no number leaves the
-    whole set unlabelled. Raises DataError where a class is beyond int64.
+    Integers are classes, and so are decimals (`decimal.Decimal`) if all are integral. Floats and rows of numbers are
+    regression targets, even if integral. One label that is missing (None, NaN, a negative class) or not a number
+    leaves the whole data set unlabelled. Raises DataError if a class exceeds int64.
     """
     try:
         values = np.asarray(labels)
@@ -100,7 +100,7 @@ def as_targets(labels: Any) -> tuple[Tensor | None, str]:
             negative = np.flatnonzero(values < 0)
             return None, _lacking(len(negative), len(values), int(negative[0]), "have a negative label")
         if len(values) and int(values.max()) > np.iinfo(np.int64).max:
-            raise DataError(f"the labels go to {values.max()}: number the classes from 0, without gaps.")
+            raise DataError(f"the largest label is {values.max()}: number the classes from 0, without gaps.")
         return torch.from_numpy(values.astype(np.int64)), ""
     if values.dtype.kind in "iuf" and values.ndim in (1, 2):
         rows = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
@@ -114,26 +114,26 @@ def _lacking(count: int, total: int, first: int, how: str) -> str:
 
 
 def _from_decimals(values: np.ndarray) -> np.ndarray:
-    """Exact decimals (N,) as integers where all are whole, else as floats; other objects as they are."""
+    """Returns exact decimals (N,) as integers if all are integral, else as floats; other objects unchanged."""
     if values.ndim != 1 or not all(isinstance(value, Decimal) and value.is_finite() for value in values):
         return values
-    whole = all(value == value.to_integral_value() for value in values)
+    integral = all(value == value.to_integral_value() for value in values)
     try:
-        return np.asarray([int(value) if whole else float(value) for value in values])
+        return np.asarray([int(value) if integral else float(value) for value in values])
     except OverflowError:
         return values
 
 
 def whole_floats(targets: Tensor | None) -> str:
-    """The note for one float a row that is always whole: classes that were stored as floats look like this."""
+    """Returns a note if every row is one integral float, because classes stored as floats look like this; else ""."""
     if targets is None or not targets.is_floating_point() or targets.shape[1] > 1 or not len(targets):
         return ""
     if not (targets == targets.round()).all():
         return ""
-    return "the labels are floats, thus numbers to predict, though all are whole: store classes as integers"
+    return "the labels are floats and thus numbers to predict, although all are integral: store classes as integers"
 
 
 def number_names(names: Iterable[str], classes: Sequence[str]) -> Tensor:
-    """The class labels (N,) int64 of samples whose class is known by name; `classes` must hold every split's names."""
+    """Returns class labels (N,) int64 for class names; `classes` must hold the names of all splits."""
     label = {name: index for index, name in enumerate(classes)}
     return torch.tensor([label[name] for name in names], dtype=torch.int64)

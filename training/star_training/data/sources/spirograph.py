@@ -1,4 +1,4 @@
-"""Spirographs as a data set: needs no download, has no end, and its right answers are known numbers.
+"""Spirographs as a data set of any size, which needs no download and has exactly known targets.
 
 Each item is an object, four numbers as a (4, 1, 1) tensor that `star_zoo.augmentations.Spirograph` renders; its
 targets are the same four numbers. Source: Foster et al., ICLR 2021, whose task is to regress them.
@@ -15,7 +15,7 @@ from .base import Inventory
 
 
 class Spirographs:
-    """`count` objects of a split, uniform in their ranges; the splits share none."""
+    """`count` objects of a split, drawn uniformly from their ranges; no two splits share an object."""
 
     classes = None
     bad = ()
@@ -36,8 +36,8 @@ class Spirographs:
         return self.targets[index][:, None, None]
 
     def describe(self, index: int) -> str:
-        """What an index is, for messages."""
+        """Returns the name of an image, for messages."""
         return f"spirograph {index}"
 
     def check_bad(self) -> None:
-        """Nothing to check: what is computed can't be broken."""
+        """Does nothing, because rendered images can't be damaged."""

@@ -1,4 +1,4 @@
-"""Part of a source: some of its images as a source of their own."""
+"""Subsets of a source, as sources of their own."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -29,43 +29,43 @@ class Part(Opens):
         return self._source[self._indices[index]]
 
     def open(self, index: int, use: Callable[[Picture], T]) -> T:
-        """What `use` makes of image `index`: see `Opens`."""
+        """Returns `use(picture)` of image `index`; see `Opens`."""
         return open_image(self._source, self._indices[index], use)
 
     def describe(self, index: int) -> str:
-        """Where image `index` came from, for messages."""
+        """Returns the origin of image `index`, for messages."""
         return self._source.describe(self._indices[index])
 
     @property
     def bad(self) -> tuple[int, ...]:
-        """Indices found not to decode so far."""
+        """Indices that failed to decode so far."""
         known = set(self._source.bad)
         return tuple(i for i, index in enumerate(self._indices) if index in known)
 
     def check_bad(self) -> None:
-        """Warns of newly found bad images of the whole source, DataError above its `max_bad`."""
+        """Warns of new bad images of the whole source. Raises DataError above its `max_bad`."""
         self._source.check_bad()
 
 
 def spread(source: Source, count: int) -> Source:
-    """At most `count` images, evenly spaced over the source."""
+    """Returns at most `count` images, evenly spaced over the source."""
     if len(source) <= count:
         return source
     return Part(source, evenly_spaced(len(source), count))
 
 
 def hold_out(source: Source, share: float, generator: torch.Generator) -> tuple[Source, Source]:
-    """Splits at random into the rest and a `share` of the images (at least one) that is held out."""
+    """Returns the remaining images and a random `share` of them (at least one) that is held out."""
     order = torch.randperm(len(source), generator=generator)
     held = max(1, round(share * len(source)))
     return Part(source, order[held:].sort().values), Part(source, order[:held].sort().values)
 
 
 def hold_out_by_class(source: Source, share: float) -> tuple[Source, Source]:
-    """The rest and a `share` of each class's images, always the same ones, that is held out.
+    """Returns the remaining images and a `share` of each class that is held out, always the same images.
 
-    A class of two images or more has at least one in both; a single image stays with the rest. Images without classes
-    count as of one class. Raises DataError where nothing can be held out.
+    A class of at least two images has one or more in both parts; a single image is not held out. Images without
+    classes count as one class. Raises DataError if nothing can be held out.
     """
     classes = source.targets
     if classes is None or classes.is_floating_point():

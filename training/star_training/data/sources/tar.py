@@ -1,7 +1,7 @@
 """WebDataset shards: tar files in which the members of one sample share a key.
 
-The headers are read once to learn where each image lies; then every image is read by offset. That is random access,
-so an interrupted run resumes at exactly the next image, and it needs no open file that forked workers would share.
+The headers are read once to locate each image; then images are read by offset. With random access, an interrupted run
+resumes at exactly the next image, and forked workers share no open file.
 """
 
 import os
@@ -23,12 +23,12 @@ from ..split_names import choose_split
 from .base import DataError, Inventory
 from .raw import as_targets
 
-_LINKS = 40  # that are followed one after the other, as Linux does
+_LINKS = 40  # the longest chain of links that is followed, as in Linux
 
 
 class _Sample(NamedTuple):
     key: str
-    offset: int  # bytes from the start of the shard to those of the image
+    offset: int  # bytes from the start of the shard to the image
     size: int  # bytes
     label: int | None
 
@@ -60,15 +60,15 @@ class TarImages:
 
 @dataclass
 class _LeftOut:
-    """Members of the shards that could have been images, with examples of them."""
+    """Members of the shards that are not used although they could be images."""
 
     more: list[str] = field(default_factory=list)  # further images of a sample
-    links: list[str] = field(default_factory=list)  # to what is not in the shard
+    links: list[str] = field(default_factory=list)  # links to files outside the shard
     sparse: list[str] = field(default_factory=list)
     unreadable: Counter[str] = field(default_factory=Counter)  # by suffix
 
     def told(self) -> Iterator[str]:
-        """Each kind with the reason."""
+        """Yields each kind with the reason."""
         for suffix, count in sorted(self.unreadable.items()):
             yield f"{count:,} {suffix} file{'s' * (count > 1)} (not readable here)"
         for names, kind, why in (
@@ -77,24 +77,24 @@ class _LeftOut:
             (self.sparse, "sparse file", "not readable here"),
         ):
             if names:
-                yield f"{len(names):,} {kind}{'s' * (len(names) > 1)} ({why}), such as {names[0]}"
+                yield f"{len(names):,} {kind}{'s' * (len(names) > 1)} ({why}), e.g. {names[0]}"
 
 
 def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
-    """The images of one split of some shards, which are given by split. Raises DataError.
+    """Opens one split of the shards in `groups`, which maps splits to shards. Raises DataError.
 
-    An image is a member whose last extension is that of an image, `KEY.jpg`, or a link to one in the same shard; dots
-    in KEY don't matter. Of each sample it is the first: `KEY.seg.png` belongs to the sample of `KEY.jpg`, where that is
-    there, and is an image of its own where it is not. The label is an integer in `KEY.cls`, or in the member of that
-    name up to the first dot of KEY; unless all images have one, all are unlabelled.
+    An image is a member whose last extension is an image's, `KEY.jpg`, or a link to one in the same shard; KEY may
+    contain dots. Only the first image of a sample is used: `KEY.seg.png` belongs to the sample of `KEY.jpg` if that
+    exists, and otherwise is an image of its own. The label is an integer in `KEY.cls`, or in the `.cls` member of KEY
+    cut at its first dot; unless all images have a label, all are unlabelled.
     """
     where = str(next(iter(groups.values()))[0].parent)
     name = choose_split(split, groups, where)
     chosen, absent = groups[name], _LeftOut()
     samples = [(number, sample) for number, shard in enumerate(chosen) for sample in _index(shard, absent)]
     if not samples:
-        told = f" Left out: {'; '.join(absent.told())}." if any(absent.told()) else ""
-        raise DataError(f"no images found in {chosen[0]}; expected members such as 'KEY.jpg'.{told}")
+        reasons = f" Left out: {'; '.join(absent.told())}." if any(absent.told()) else ""
+        raise DataError(f"no images found in {chosen[0]}; expected members such as 'KEY.jpg'.{reasons}")
     places = torch.tensor([(number, sample.offset, sample.size) for number, sample in samples])
     names = [shard.name for shard in chosen]
     unlabelled = [sample.key for _, sample in samples if sample.label is None]
@@ -114,17 +114,17 @@ def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
 
 
 def _together(samples: Sequence[tuple[int, _Sample]]) -> tuple[str, ...]:
-    """The note where images would be one sample if a key ended at the first dot, as WebDataset has it."""
+    """Returns a note if images would be one sample in WebDataset, where a key ends at the first dot."""
     keys = Counter((shard, webdataset_key(sample.key)) for shard, sample in samples)
     shared = [sample.key for shard, sample in samples if keys[shard, webdataset_key(sample.key)] > 1]
     if not shared:
         return ()
-    told = f"{len(shared):,} images share their name up to its first dot, such as {shared[0]} and {shared[1]}"
-    return (f"{told}: each counts as an image",)
+    images = f"{len(shared):,} images share their name up to its first dot, e.g. {shared[0]} and {shared[1]}"
+    return (f"{images}: each counts as an image",)
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`shard-{0000..0003}.tar` and `{train,extra}.tar` spelt out, in order; leading zeros are kept."""
+    """Returns the names that `shard-{0000..0003}.tar` or `{train,extra}.tar` expands to; leading zeros are kept."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if not match:
         return [pattern]
@@ -154,13 +154,13 @@ def _index(shard: Path, absent: _LeftOut) -> list[_Sample]:
                 samples.append(_Sample(key, image.offset_data, image.size, number))
             return samples
     except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{shard} is not a whole, uncompressed tar file: {error}. Copy or write it again.") from error
+        raise DataError(f"{shard} is not a complete, uncompressed tar file: {error}. Copy it again.") from error
 
 
 def _sorted_out(
     members: Sequence[tarfile.TarInfo], absent: _LeftOut
 ) -> tuple[dict[str, tuple[str, tarfile.TarInfo]], dict[str, tarfile.TarInfo]]:
-    """The first image of each key, with the name of its member, and the labels by key; the rest goes to `absent`."""
+    """Returns each key's first image, with the name of its member, and the labels by key; adds the rest to `absent`."""
     images: dict[str, tuple[str, tarfile.TarInfo]] = {}
     labels: dict[str, tarfile.TarInfo] = {}
     by_name: dict[str, tarfile.TarInfo] = {}
@@ -185,39 +185,39 @@ def _sorted_out(
     return images, labels
 
 
-_OTHERS = UNREADABLE_SUFFIXES | {".cls"}  # of members that are looked at, beside those of images
+_OTHERS = UNREADABLE_SUFFIXES | {".cls"}  # suffixes of members that are examined, beside those of images
 
 
 def _followed(member: tarfile.TarInfo, by_name: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-    """The file that a member is or links to within the shard; None where there is none."""
+    """Returns the regular file that a member is or links to in the shard, or None."""
     for _ in range(_LINKS):
         if member.isreg():
             return member
         if not (member.islnk() or member.issym()):
             return None
-        folder = posixpath.dirname(member.name) if member.issym() else ""  # hard links are named from the top
+        folder = posixpath.dirname(member.name) if member.issym() else ""  # hard links are relative to the top
         target = by_name.get(posixpath.normpath(posixpath.join(folder, member.linkname)))
         if target is None:
             return None
         member = target
-    return None  # a circle
+    return None  # a cycle
 
 
 def key_and_extension(name: str) -> tuple[str, str]:
-    """The key of a member's sample, and its extension in lower case: that after the last dot of the last part."""
+    """Returns the key of a member's sample, and the text after the last dot of its file name in lower case."""
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.rpartition(".")
     return (folder + slash + stem, extension.lower()) if dot else (name, "")
 
 
 def webdataset_key(key: str) -> str:
-    """The key up to the first dot of its last part, where WebDataset ends all keys."""
+    """Returns the key cut at the first dot of its file name, which is WebDataset's key."""
     folder, slash, base = key.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
 
 def belongs_to(key: str, keys: Collection[str]) -> bool:
-    """Whether an image is a further one of another's sample: `a.seg` of `a`, cut at a dot of the last part."""
+    """Whether an image belongs to another image's sample, e.g. `a.seg` to `a`: the key cut at a dot is in `keys`."""
     shortest = len(webdataset_key(key))
     while (dot := key.rfind(".")) >= shortest:
         key = key[:dot]
@@ -227,7 +227,7 @@ def belongs_to(key: str, keys: Collection[str]) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a member is of a hidden file, as `._a.jpg`, or what macOS adds to an archive."""
+    """Whether a member is a hidden file, e.g. `._a.jpg`, or one that macOS adds to archives."""
     *folders, base = name.split("/")
     return base.startswith(".") or "__MACOSX" in folders
 
@@ -242,9 +242,9 @@ def _label(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
 
 
 def _check_end(shard: Path, end: int) -> None:
-    """tarfile takes a cut or damaged header for the end of the archive; a whole one ends in blocks of zeros."""
+    """Raises ReadError for a truncated shard: tarfile takes a bad header for the end, which is a block of zeros."""
     with open(shard, "rb") as file:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             size = os.path.getsize(shard)
-            raise tarfile.ReadError(f"cut or damaged at byte {end} of {size}, where the end mark should be")
+            raise tarfile.ReadError(f"truncated or damaged at byte {end} of {size}, where the end mark should be")

@@ -23,13 +23,13 @@ from .raw import as_targets, digest, load, whole_floats
 
 DEFAULT_ROOT = "~/.cache/star_zoo/torchvision"
 
-# Classes whose own names for splits differ from everybody's. STL10 is for pretraining on all its unlabelled images.
+# Classes with unusual names for splits. For STL10, "train" includes the unlabelled images, for pretraining.
 _OWN_SPLITS = {
     "STL10": {"train": "train+unlabeled", "labeled": "train"},
     "Places365": {"train": "train-standard"},
 }
-_BLOCK = 32  # images that a thread decodes in one go
-_LABELS = ("targets", "labels", "_labels", "y", "_samples")  # attributes that hold all labels, nothing decoded
+_BLOCK = 32  # images decoded per task
+_LABELS = ("targets", "labels", "_labels", "y", "_samples")  # attributes that hold all labels, without decoding
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TorchvisionImages:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """That of the files that the data set lists image by image; where it lists none, of the decoded images."""
+        """The fingerprint of the files that the data set lists, one per image; else that of the decoded images."""
         if files := _files(self.dataset):
             contents = of_files(files)
         else:
@@ -54,7 +54,7 @@ class TorchvisionImages:
         return fingerprint(*parts, classes=self.classes, targets=self.targets)
 
     def _digests(self, indices: range) -> list[bytes]:
-        """Each decoded image's digest; an empty one for an image that doesn't decode."""
+        """Returns each decoded image's digest, an empty one for an image that doesn't decode."""
         digests = []
         for index in indices:
             try:
@@ -78,9 +78,9 @@ class TorchvisionImages:
 
 
 def open_torchvision(spec: str, split: str) -> TorchvisionImages:
-    """A split of `NAME` or `NAME@ROOT`, downloaded to the root only if it isn't there. Raises DataError.
+    """Opens a split of `NAME` or `NAME@ROOT`, downloaded to the root if it is missing there. Raises DataError.
 
-    The split goes to the class's `train`, `split` or `image_set`; a class that has none of them has only "train".
+    The split is passed as the class's `train`, `split` or `image_set`; a class without any of them has only "train".
     STL10's "train" is `train+unlabeled`; its labelled images alone are "labeled".
     """
     name, _, root = spec.partition("@")
@@ -110,7 +110,7 @@ def _maker(name: str) -> type:
 
 
 def _make(maker: type, root: Path, split: str) -> tuple[Any, str]:
-    """The data set and the class's own name for the split."""
+    """Returns the data set and the class's own name for the split."""
     unknown = None
     for own, arguments in _choices(maker, split).items():
         try:
@@ -123,7 +123,7 @@ def _make(maker: type, root: Path, split: str) -> tuple[Any, str]:
 
 
 def _choices(maker: type, split: str) -> dict[str, dict[str, Any]]:
-    """The names that the class may have for the split, best first, each with the arguments that ask for it."""
+    """Returns the class's possible names for the split, best first, each with the arguments that select it."""
     name, parameters = maker.__name__, _parameters(maker)
     if "train" in parameters:
         own = choose_split(split, ["train", "test"], name)
@@ -137,7 +137,7 @@ def _choices(maker: type, split: str) -> dict[str, dict[str, Any]]:
 
 
 def _parameters(maker: type) -> set[str]:
-    """The names its constructor takes, with those of its bases as far as it hands keywords on to them."""
+    """Returns the names of its constructor's arguments, including those of bases to which it passes `**kwargs`."""
     names: set[str] = set()
     for cls in maker.__mro__:
         parameters = inspect.signature(cls).parameters
@@ -148,7 +148,7 @@ def _parameters(maker: type) -> set[str]:
 
 
 def _load(maker: type, root: Path, **arguments: Any) -> Any:
-    """The data set, from its files under `root` if they are there. ValueError where it knows no such split."""
+    """Returns the data set, downloaded if its files aren't under `root`. Raises ValueError for an unknown split."""
     parameters = _parameters(maker)
     if "root" in parameters:
         arguments["root"] = str(root)
@@ -171,8 +171,8 @@ def _load(maker: type, root: Path, **arguments: Any) -> Any:
 
 
 def _files(dataset: Any) -> list[Path]:
-    """The files that the data set's lists of its samples name; [] where no list names any for each sample."""
-    files: dict[Path, None] = {}  # in order, each once: some data sets have one list by two names
+    """Returns the files named in the data set's lists of samples; [] if no list names a file for each sample."""
+    files: dict[Path, None] = {}  # in order, without duplicates: some data sets keep a list under two names
     for listed in vars(dataset).values():
         if isinstance(listed, list | tuple) and len(listed) == len(dataset):
             named = [list(_paths(sample)) for sample in listed]
@@ -201,4 +201,4 @@ def _classes(dataset: Any, targets: Tensor | None) -> tuple[str, ...] | None:
     names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
     if targets is None or targets.is_floating_point() or not isinstance(names, list | tuple):
         return None
-    return tuple(name if isinstance(name, str) else str(name[0]) for name in names)  # ImageNet gives tuples of synonyms
+    return tuple(name if isinstance(name, str) else str(name[0]) for name in names)  # ImageNet has tuples of synonyms

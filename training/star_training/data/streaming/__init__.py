@@ -1,1 +1,1 @@
-"""Images that can only be read from front to back: shards, their order, and the loader over them."""
+"""Images with sequential access only: shards, their order, and the loader over them."""

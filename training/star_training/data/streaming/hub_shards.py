@@ -1,4 +1,4 @@
-"""Hugging Face data sets as shards that are read from front to back, without a download beforehand."""
+"""Hugging Face data sets as shards with sequential access, read over the network without a prior download."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from ..sources.raw import digest
 from ..split_names import choose_split
 from .shards import Encoded, persistent
 
-_ROWS = 16  # that the library reads at once
+_ROWS = 16  # rows per read of the library
 
 
 @dataclass(frozen=True)
 class HubShards:
-    """The shards of a split as `datasets` tells them apart, mostly a file each; see `open_hub_shards`."""
+    """The shards of a split as `datasets` divides it, mostly one per file; see `open_hub_shards`."""
 
     where: str
     split: str
@@ -24,19 +24,19 @@ class HubShards:
 
     @property
     def fingerprint(self) -> str:
-        """That of the name, the split and the number of shards; their contents aren't read."""
+        """The fingerprint of the name, the split and the number of shards; their contents aren't read."""
         return digest(["hub stream", self.where, self.split, len(self)])
 
     def __len__(self) -> int:
         return self.dataset.num_shards
 
     def read(self, shard: int) -> Iterator[Encoded]:
-        """The images in the order of the rows; a shard that breaks off is read anew up to there."""
+        """Yields the images in the order of the rows; resumes after an interruption by reading the shard again."""
         return persistent(lambda: self._images(shard), f"shard {shard} of {self.where}")
 
     def _images(self, shard: int) -> Iterator[Encoded]:
         part, row = self.dataset.shard(num_shards=len(self), index=shard), 0
-        # not iter(part): in a loader's worker that leaves out what it thinks the other workers read
+        # not iter(part), because in a worker it skips the rows that it assigns to the other workers
         for rows in part.iter(batch_size=_ROWS):
             for image in rows[self.column]:
                 yield Encoded(f"row {row} of shard {shard} of {self.where}", _bytes(image or {}))
@@ -44,7 +44,7 @@ class HubShards:
 
 
 def open_hub_shards(spec: str) -> HubShards:
-    """The training split of `NAME` or `NAME:CONFIG`, to be read over the network. Raises DataError.
+    """Opens the training split of `NAME` or `NAME:CONFIG`, which is read over the network. Raises DataError.
 
     The images are the first column of type Image.
     """
@@ -67,7 +67,7 @@ def open_hub_shards(spec: str) -> HubShards:
 
 
 def _bytes(image: dict[str, Any]) -> bytes:
-    """The bytes of an image; where the row has only the place where they lie, from there. Raises OSError."""
+    """Returns the bytes of an image, read from its path if the row has no bytes. Raises OSError."""
     if image.get("bytes") or not image.get("path"):
         return image.get("bytes") or b""
     import fsspec

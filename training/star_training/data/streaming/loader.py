@@ -1,7 +1,8 @@
-"""Batches from lanes: each takes its share from every lane, whoever reads them, so that all orders are one.
+"""Batches from lanes: every batch takes the same number of images from each lane.
 
-A process owns lanes that lie side by side, and in it a worker does. A worker makes its part of each batch; with it
-travels where its lanes then stand, so that what is saved is where images were used, not where reading has come to.
+Therefore batch order does not depend on the number of processes or workers. Each process owns consecutive lanes, and
+each of its workers a consecutive part of these. A worker loads its part of each batch and sends the positions of its
+lanes along, so that checkpoints hold the positions of the images used, not of those read ahead.
 
 Letters: L lanes, l of them in a part, B images of a process's batch, b of them in a part, V views, S view size,
 P parameters.
@@ -25,23 +26,23 @@ from .shard_order import Deal, Drawn, Place
 
 T = TypeVar("T")
 
-_COLUMNS = 5  # of a lane's state: lap, number, taken as in Place; images drawn, and of these bad
+_COLUMNS = 5  # of a lane's state: lap, number, taken as in Place; images drawn; bad ones among these
 
 
 class Part(NamedTuple):
     """A worker's part of a batch."""
 
     views: Packed  # of b images
-    state: Tensor  # (l, 5) int64 of its lanes after it
-    bad: list[str]  # which images were passed over for it, and why: some of them
+    state: Tensor  # (l, 5) int64, the state of its lanes after it
+    bad: list[str]  # some of the images that were skipped for it, each with the reason
 
 
 class Lanes:
-    """The lanes of one process, `rank` of `world`: its share of each global batch, and how far they were used.
+    """The lanes of process `rank` of `world`, which supply its share of each global batch, and their state.
 
     Args:
-        deal: the order of the images; the same for all processes.
-        images: how many make an epoch: of so many, and of all that were drawn, the share `max_bad` may not decode.
+        deal: the order of the images, the same in all processes.
+        images: images per epoch. The share `max_bad` of these, or of all images drawn if more, may fail to decode.
         batch_size: global; see `count_lanes`.
     """
 
@@ -50,36 +51,36 @@ class Lanes:
         self.each = batch_size // deal.lanes  # images of a lane in a batch
         self.own = range(deal.lanes * rank // world, deal.lanes * (rank + 1) // world)
         self._state = torch.zeros(deal.lanes, _COLUMNS, dtype=torch.int64)
-        self._told, self._examples = 0, list[str]()
+        self._reported, self._examples = 0, list[str]()
 
     @property
     def state(self) -> Tensor:
-        """(L, 5) int64 of this process's lanes, 0 for others: the sum over the processes is that of the run."""
+        """(L, 5) int64 for this process's lanes, 0 for others; the sum over all processes is the state of the run."""
         mine = torch.zeros_like(self._state)
         mine[self.own.start : self.own.stop] = self._state[self.own.start : self.own.stop]
         return mine
 
     def go_to(self, state: Tensor) -> None:
-        """Goes on where a run of any number of processes stood, given the sum of their states (L, 5)."""
+        """Resumes from the summed states (L, 5) of a run's processes, whose number may differ."""
         self._state.copy_(state)
-        self._told = int(state[:, 4].sum())
+        self._reported = int(state[:, 4].sum())
 
     def check_bad(self, state: Tensor) -> None:
-        """Warns of new bad images, given the sum of all states; DataError above `max_bad`."""
+        """Warns of new bad images, from the summed states of all processes. Raises DataError above `max_bad`."""
         drawn, bad = state[:, 3:].sum(0).tolist()
-        if bad > self._told:
-            self._told = bad
-            examples = self._examples[:3] or ["those that other processes name"]
+        if bad > self._reported:
+            self._reported = bad
+            examples = self._examples[:3] or ["named by other processes"]
             self._examples = []
             report_bad(self.name, examples, bad, max(drawn, self.images), self.max_bad)
 
     def batches(
         self, count: int, dataset: MultiViewDataset, workers: int, pin: bool, shared: int = 1
     ) -> Generator[Packed, None, None]:
-        """The next batches, their views made by a dataset whose source is a `HeldImage`. Raises DataError.
+        """Yields the next batches, with views from a dataset whose source is a `HeldImage`. Raises DataError.
 
-        More workers than lanes would have nothing to do and are not started. `shared` consecutive images of a lane have
-        one draw, that of the first.
+        At most one worker per lane is started, because others would be idle. `shared` consecutive images of a lane
+        share one draw, that of the first.
         """
         workers = min(workers, len(self.own))
         with closing(loaded(_Parts(self, count, dataset, shared), None, workers, pin=False)) as parts:
@@ -87,14 +88,14 @@ class Lanes:
                 batch: list[Part] = list(islice(parts, max(1, workers)))
                 joined = concatenate([p.views for p in batch], pin)
                 self._state[self.own.start : self.own.stop] = torch.cat([p.state for p in batch])
-                self._examples += [told for p in batch for told in p.bad][: 3 - len(self._examples)]
+                self._examples += [example for p in batch for example in p.bad][: 3 - len(self._examples)]
                 yield joined
 
 
 def count_lanes(wanted: int, shards: int, batch_size: int, processes: int) -> int:
-    """How many lanes read `shards` shards: as many as wanted, at most one a shard.
+    """Returns the number of lanes for `shards` shards: the wanted number, but at most one per shard.
 
-    Raises ValueError where they can't share the batch or the processes can't share them.
+    Raises ValueError if the batch isn't divisible by the lanes, or the lanes by the processes.
     """
     lanes = min(wanted, shards)
     if batch_size % lanes == 0 and lanes % processes == 0:
@@ -104,7 +105,7 @@ def count_lanes(wanted: int, shards: int, batch_size: int, processes: int) -> in
     way_out = f"--set data.lanes={best}" if best else "fewer processes, more shards or another batch_size"
     raise ValueError(
         f"{shards} shards make {lanes} lanes (data.lanes={wanted}), but batch_size {batch_size} must be a multiple of "
-        f"the lanes, and the lanes one of the {processes} processes; give {way_out}"
+        f"the lanes, and the lanes a multiple of the {processes} processes; use {way_out}"
     )
 
 
@@ -130,25 +131,25 @@ class _Parts(IterableDataset[Part | Failure]):
     def _parts(self, readers: list["_Reader"]) -> Iterator[Part]:
         for _ in range(self.count):
             views = [next(reader) for reader in readers for _ in range(self.lanes.each)]
-            bad = [told for reader in readers for told in reader.told()]
+            bad = [example for reader in readers for example in reader.told()]
             state = torch.tensor([reader.state for reader in readers])
             yield Part(stack(views), state, bad)
 
 
 class HeldImage(Opens):
-    """The encoded image whose views are drawn, whatever its number: the source of a dataset for `Lanes.batches`."""
+    """A source that holds one encoded image and ignores the index, for the dataset of `Lanes.batches`."""
 
     data = b""
     where = ""  # for messages, while it is decoded
     targets = None
 
     def open(self, index: int, use: Callable[[Picture], T]) -> T:
-        """What `use` makes of it. Raises UndecodableImage."""
+        """Returns `use(picture)` of the held image. Raises UndecodableImage."""
         return use(opened(self.data))
 
 
 class _Reader:
-    """The views of a lane's images from where it stands; the next good image stands in for a bad one."""
+    """Yields the views of a lane's images from a state on; skips bad images."""
 
     def __init__(self, lanes: Lanes, lane: int, state: list[int], dataset: MultiViewDataset, shared: int):
         self.state = state
@@ -158,9 +159,9 @@ class _Reader:
         self._bad: list[str] = []
 
     def told(self) -> list[str]:
-        """Bad images since the last call."""
-        told, self._bad = self._bad, []
-        return told
+        """Returns the bad images since the last call."""
+        bad, self._bad = self._bad, []
+        return bad
 
     def __next__(self) -> Packed:
         in_a_row = 0
@@ -183,11 +184,11 @@ class _Reader:
         draw = self._draw if self._made % self._shared else index
         views = self._dataset[drawn.lap, index, draw]
         self._made, self._draw = self._made + 1, draw
-        held.where = ""  # this image is not the cause of a failure from here on
+        held.where = ""  # later failures are not this image's
         return views
 
     def _check(self, in_a_row: int) -> None:
-        """Ends what would otherwise go on looking for a good image for ever."""
+        """Raises DataError after too many bad images in a row, because the search might never end."""
         lanes = self._lanes
         if in_a_row > lanes.max_bad * lanes.images:
             raise DataError(

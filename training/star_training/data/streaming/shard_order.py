@@ -1,8 +1,8 @@
-"""Lanes: which image of shards that are read from front to back comes when.
+"""Lanes: the order of the images of shards with sequential access.
 
-In each pass over the shards a new permutation of them is dealt to L lanes like cards. A lane reads its shards one after
-the other; what it reads of a shard goes through a buffer of K images, from which it is drawn at random. Everything is a
-pure function of the seed, so that a place in a lane can be found again by reading up to it, without decoding.
+In each pass over the shards, a new permutation of them is dealt to L lanes like cards. A lane reads its shards one
+after the other; each shard's images pass through a buffer of K images, from which they are drawn at random. The order
+is a pure function of the seed, so that a lane can be resumed at any position by reading up to it, without decoding.
 
 Letters: S shards, L lanes, K images in a lane's buffer.
 """
@@ -19,31 +19,31 @@ from ..views import seeded
 from .shards import Shards
 
 T = TypeVar("T")
-_EMPTY = 100  # passes; with other shards in each, a lane doesn't get nothing so often by chance
+_EMPTY = 100  # passes without an image; a lane has other shards in each, so this many don't happen by chance
 
 
 class Place(NamedTuple):
-    """Where a lane stands."""
+    """The position of a lane."""
 
-    lap: int = 0  # passes that it has behind it
-    number: int = 0  # of the shard that it reads, among its shards of this pass
+    lap: int = 0  # completed passes
+    number: int = 0  # index of the current shard among the lane's shards of this pass
     taken: int = 0  # images drawn from that shard
 
 
 class Drawn(NamedTuple):
-    """An image in its turn."""
+    """An image drawn from a lane."""
 
     lap: int
     shard: int
     position: int  # in the shard
-    where: str  # it came from, for messages
+    where: str  # the image's origin, for messages
     data: bytes
-    after: Place  # where the lane then stands
+    after: Place  # the lane's position after it
 
 
 @dataclass(frozen=True)
 class Deal:
-    """What decides the order of a lane's images."""
+    """The shards and settings that determine the order of each lane's images."""
 
     shards: Shards
     lanes: int
@@ -51,12 +51,12 @@ class Deal:
     seed: int
 
     def dealt(self, lane: int, lap: int) -> list[int]:
-        """The shards of a lane in a pass, in the order of reading."""
+        """Returns the shards of a lane in a pass, in the order of reading."""
         order = torch.randperm(len(self.shards), generator=seeded(self.seed, lap))
         return order[lane :: self.lanes].tolist()
 
     def images(self, lane: int, start: Place) -> Iterator[Drawn]:
-        """A lane's images without end, from a place on. Raises DataError where pass after pass has none for it."""
+        """Yields a lane's images from a position on, for ever. Raises DataError after 100 passes without an image."""
         empty = 0
         for lap in count(start.lap):
             first, none = (start if lap == start.lap else Place(lap)), True
@@ -77,7 +77,7 @@ class Deal:
 
 
 def shuffled(items: Iterable[T], size: int, generator: torch.Generator) -> Iterator[T]:
-    """The items in another order, each at most `size` places early; never more than `size` of them are held."""
+    """Yields the items in random order, each at most `size` positions early; holds at most `size` items."""
     held: list[T] = []
     for item in items:
         if len(held) < size:

@@ -1,4 +1,4 @@
-"""Shards that are read from front to back: tar files on a disk or behind a URL. Letter: S shards."""
+"""Shards with sequential access: tar files on a disk or behind a URL. Letter: S shards."""
 
 import http.client
 import os
@@ -20,41 +20,41 @@ from ..sources.base import DataError
 from ..sources.raw import digest
 from ..sources.tar import belongs_to, is_hidden, key_and_extension, webdataset_key
 
-PAUSES = (1.0, 10.0, 60.0)  # seconds before a shard that broke off is tried once more
-_SILENCE = 60.0  # seconds after which a server that sends nothing has broken off
-_HELD = 16  # images of one sample that wait for the one that it is named after
-_TRY_LATER = (408, 429)  # of the codes that blame the request, those that don't mean it
+PAUSES = (1.0, 10.0, 60.0)  # seconds before each retry of a shard whose reading was interrupted
+_SILENCE = 60.0  # timeout in seconds for a server that sends nothing
+_HELD = 16  # images of one sample that are held until the one that it is named after
+_TRY_LATER = (408, 429)  # HTTP 4xx codes that are worth a retry
 
 
 class Encoded(NamedTuple):
-    """An image as it lies in a shard."""
+    """An encoded image of a shard."""
 
-    where: str  # it came from, for messages
+    where: str  # the image's origin, for messages
     data: bytes
 
 
 class Shards(Protocol):
-    """The shards of one data set, S of them, in a fixed order; safe to read in forked workers."""
+    """The S shards of one data set, in a fixed order; safe to read in forked workers."""
 
     @property
     def fingerprint(self) -> str:
-        """Short hex that changes with the shards, as far as their kind can tell without a download."""
+        """A short hex string that changes with the shards, as far as that is detected without a download."""
 
     def __len__(self) -> int: ...
 
     def read(self, shard: int) -> Iterator[Encoded]:
-        """The images of one shard, always in the same order. Raises DataError where it can't be read."""
+        """Yields the images of one shard, always in the same order. Raises DataError if it can't be read."""
 
 
 @dataclass(frozen=True)
 class TarShards:
-    """WebDataset shards, each a path or an http(s) URL; of a sample nothing but its first image is looked at."""
+    """WebDataset shards, each a path or an http(s) URL; only the first image of each sample is read."""
 
     names: tuple[str, ...]
 
     @property
     def fingerprint(self) -> str:
-        """That of the shards' names and of the contents of those on this machine; what a URL leads to isn't read."""
+        """The fingerprint of the shards' names and of local shards' contents; remote contents aren't read."""
         names = [without_query(name) if is_remote(name) else os.path.basename(name) for name in self.names]
         local = [Path(name) for name in self.names if not is_remote(name)]
         return digest(["tar stream", *names, of_files(local)])
@@ -63,7 +63,7 @@ class TarShards:
         return len(self.names)
 
     def read(self, shard: int) -> Iterator[Encoded]:
-        """The images in the order of the file; one that breaks off is read anew up to there."""
+        """Yields the images in the order of the file; resumes after an interruption by reading the file again."""
         name = self.names[shard]
         return persistent(lambda: _images(name), without_query(name))
 
@@ -74,36 +74,36 @@ def is_remote(name: str) -> bool:
 
 
 def without_query(name: str) -> str:
-    """A name to show: what follows the question mark of a URL may be a password."""
+    """Returns the name without a URL's query, which may hold a password, for messages."""
     return urlsplit(name)._replace(query="", fragment="").geturl() if is_remote(name) else name
 
 
 def persistent(read: Callable[[], Iterator[Encoded]], name: str) -> Iterator[Encoded]:
-    """What `read()` gives; where it breaks off, it is called anew after a pause and what was given is left out.
+    """Yields the images of `read()`; if that fails, calls it again after a pause and skips the images already yielded.
 
-    Raises DataError when every try broke off.
+    Raises DataError if all attempts fail.
     """
-    given = 0
+    yielded = 0
     for pause in (*PAUSES, None):
         try:
-            for image in islice(read(), given, None):
-                given += 1
+            for image in islice(read(), yielded, None):
+                yielded += 1
                 yield image
             return
         except (OSError, http.client.HTTPException) as error:
             if pause is None:
                 raise DataError(
                     f"{name} can't be read ({str(error) or type(error).__name__}) and was tried {len(PAUSES) + 1} "
-                    "times; see that it is there and whole, then go on with --resume."
+                    "times; check that it exists and is complete, then go on with --resume."
                 ) from error
             time.sleep(pause)
 
 
 def _images(name: str) -> Iterator[Encoded]:
-    """The images of a tar file by the rules of `open_tar`, with the members of a sample side by side.
+    """Yields the images of a tar file by the rules of `open_tar`, if the members of a sample are consecutive.
 
-    Only up to 16 images wait for the one that their sample is named after, so that memory stays bounded. A link can't
-    be followed in a stream: it counts as an image that doesn't decode.
+    At most 16 images are held until the one that their sample is named after, which bounds the memory. A link can't be
+    followed in a stream, so it counts as an undecodable image.
     """
     sample = _Sample("")
     try:
@@ -122,29 +122,29 @@ def _images(name: str) -> Iterator[Encoded]:
                     else:
                         image = Encoded(where, cast(IO[bytes], tar.extractfile(member)).read())
                     yield from sample.add(key, image)
-                tar.members = []  # type: ignore[attr-defined] # it would keep all that it has seen
+                tar.members = []  # type: ignore[attr-defined] # which would grow with every member
             yield from sample.held.values()
     except tarfile.TarError as error:
         raise DataError(
-            f"{without_query(name)} is not a whole, uncompressed tar file: {error}. Copy or write it again."
+            f"{without_query(name)} is not a complete, uncompressed tar file: {error}. Copy or write it again."
         ) from error
 
 
 class _Sample:
-    """Members side by side whose keys are equal up to the first dot, `name`."""
+    """Consecutive members whose keys up to the first dot are equal, namely `name`."""
 
     def __init__(self, name: str):
         self.name = name
-        self.held: dict[str, Encoded] = {}  # by key, until it is known whether there is an image of the name itself
+        self.held: dict[str, Encoded] = {}  # by key, until it is known whether an image has the key `name`
         self._known: set[str] = set()
-        self._apart = False  # so many that each is a sample of its own
+        self._apart = False  # whether there are so many that each is a sample of its own
 
     def wants(self, key: str) -> bool:
-        """Whether an image is none of what came already, nor a further one of that."""
+        """Whether an image is new and doesn't belong to the sample of an earlier image."""
         return key not in self._known and not belongs_to(key, self._known)
 
     def add(self, key: str, image: Encoded) -> list[Encoded]:
-        """Takes an image in and returns those that need not wait."""
+        """Adds an image and returns those that need not be held any longer."""
         self._known.add(key)
         if key == self.name or self._apart:
             if not self._apart:
@@ -160,7 +160,7 @@ class _Sample:
 
 
 class _Strict(tarfile.TarInfo):
-    """tarfile takes a cut or damaged header for the end of the archive; a whole one ends in blocks of zeros."""
+    """Raises ReadError for a bad header, which tarfile takes for the end; the real end is a block of zeros."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Strict":
@@ -183,23 +183,23 @@ def _opened(name: str) -> Iterator[Any]:
     except HTTPError as error:
         error.close()
         if 400 <= error.code < 500 and error.code not in _TRY_LATER:
-            raise DataError(f"{without_query(name)} can't be had ({error}); see that the URL is right.") from error
+            raise DataError(f"{without_query(name)} can't be downloaded ({error}); check the URL.") from error
         raise
     with response:
         yield _Whole(response)
 
 
 class _Whole:
-    """A response that raises where its connection ended too early: `http.client` would take that for the end."""
+    """A response that raises if its connection ended early, which `http.client` takes for the end of the data."""
 
     def __init__(self, response: Any):
         self._response, self._received = response, 0
         self._length = int(response.headers.get("Content-Length") or 0)
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most `size`. Raises OSError."""
+        """Returns the next bytes, at most `size`. Raises OSError."""
         data = self._response.read(size)
         self._received += len(data)
         if not data and self._received < self._length:
-            raise ConnectionError(f"it broke off after {self._received} of {self._length} bytes")
+            raise ConnectionError(f"the connection ended after {self._received} of {self._length} bytes")
         return data

@@ -1,4 +1,4 @@
-"""Data sets that can only be read from front to back: what the user typed to shards, and a look at their beginning."""
+"""Data sets with sequential access only: opens the shards of a user's specification, and their first images."""
 
 import os
 import re
@@ -12,14 +12,14 @@ from .hub_shards import open_hub_shards
 from .shards import Shards, TarShards, is_remote
 
 PREFIX = "stream:"
-_FIRST = 256  # images that can be asked for one by one
+_FIRST = 256  # images with random access
 
 
 class Stream(StreamedSource):
-    """A data set to be read through its `shards`; as a `Source` it has only the first images, at most 256.
+    """A data set that is read through its `shards`; as a `Source`, it holds only the first 256 images or fewer.
 
-    Its fingerprint is that of all shards and of the first images' bytes: where shards are remote, all else that changes
-    behind the same names goes unseen. Raises DataError where there is no image.
+    Its fingerprint depends on the shards' fingerprint and on the bytes of the first images: other changes of remote
+    shards under the same names are not detected. Raises DataError if there is no image.
     """
 
     def __init__(self, name: str, shards: Shards):
@@ -28,7 +28,7 @@ class Stream(StreamedSource):
 
 
 class _First:
-    """The first images of some shards, encoded, in memory: a `Raw`."""
+    """The first images of the shards, encoded, in memory, as a `Raw`."""
 
     classes = None
     targets = None
@@ -51,12 +51,12 @@ class _First:
 
 
 def open_stream(spec: str) -> Stream:
-    """The stream that `spec` names; it has no labels.
+    """Opens the stream that `spec` names; it has no labels.
 
     Args:
         spec: `stream:shard-{0000..0003}.tar` or the same behind http(s)://; `stream:hf:NAME[:CONFIG]`.
 
-    Raises DataError for whatever can't be used.
+    Raises DataError if the data can't be used.
     """
     rest = spec.removeprefix(PREFIX)
     if rest.startswith("hf:"):
@@ -66,5 +66,5 @@ def open_stream(spec: str) -> Stream:
     names = expand_braces(rest if is_remote(rest) else os.path.expanduser(rest))
     for name in names:
         if not is_remote(name) and not os.path.isfile(name):
-            raise DataError(f"the shard {name!r} of {spec!r} is no file; give a range of shards that are all there.")
+            raise DataError(f"the shard {name!r} of {spec!r} is not a file; give a range of shards that all exist.")
     return Stream(spec, TarShards(tuple(names)))

@@ -9,6 +9,7 @@ import pytest
 from runs import assert_equal, command, exported
 from star_training.cli.main import main
 from star_training.pretraining.run import is_whole
+from star_training.publishing import card
 from star_zoo.files import write_json
 from test_finetune import coloured
 
@@ -81,6 +82,23 @@ def test_an_export_that_was_cut_short_is_made_whole(whole: Path, tmp_path: Path,
     before = state(out)
     assert main(resume(out)) == 0
     assert state(out) == before
+
+
+def test_a_card_that_can_not_be_written_is_made_up_by_resume(whole: Path, tmp_path: Path, monkeypatch, capsys):
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / "export" / "README.md").unlink()
+
+    def full(*_: object) -> None:
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(card, "write_text", full)
+        assert main(resume(out)) == 1
+    line = f"could not write {out / 'export'}: no room; make room, then --resume writes its card"
+    assert line in capsys.readouterr().err
+    assert main(resume(out)) == 0
+    assert f"wrote the card that {out / 'export'} lacked" in capsys.readouterr().out
+    assert (out / "export" / "README.md").read_text(encoding="utf-8") == card.render(out / "export")
 
 
 def test_a_damaged_results_file_is_named_before_any_step(whole: Path, tmp_path: Path, capsys):

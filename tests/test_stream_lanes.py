@@ -257,9 +257,9 @@ def test_lanes_that_cannot_be_shared_evenly_are_refused_with_a_number_that_can()
         count_lanes(8, 5, 256, 1)
     with pytest.raises(ValueError, match=r"the lanes a multiple of the 3 processes; use --set data.lanes=6"):
         count_lanes(8, 20, 96, 3)
-    with pytest.raises(ValueError, match=r"give --set data.lanes=16"):
+    with pytest.raises(ValueError, match=r"use --set data.lanes=16"):
         count_lanes(8, 20, 256, 16)
-    with pytest.raises(ValueError, match=r"give fewer processes, more shards or another batch_size"):
+    with pytest.raises(ValueError, match=r"use fewer processes, more shards or another batch_size"):
         count_lanes(8, 3, 256, 4)
 
 

@@ -1,1 +1,1 @@
-"""Studies: methods by seeds around one recipe, run and aggregated into tables and figures."""
+"""Studies: several methods and seeds of one recipe, run and aggregated into tables and figures."""

@@ -57,4 +57,4 @@ def test_a_made_up_photo_is_a_jpeg_of_the_size_and_weight_of_photos(width: int, 
 @pytest.mark.parametrize("setting", ["--images", "--rounds", "--view"])
 def test_numbers_below_one_are_refused(setting: str, capsys):
     assert main(["bench", "data", setting, "0"]) == 1
-    assert "need at least 1" in capsys.readouterr().err
+    assert "must be at least 1" in capsys.readouterr().err

@@ -157,7 +157,7 @@ def test_a_known_data_set_is_named_with_its_terms(source: str, hub_id: str | Non
 
 def test_a_licence_is_said_where_there_is_one(finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))
-    assert "Whoever published these weights stated no licence." in card.render(folder)
+    assert "These weights were published without a licence." in card.render(folder)
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["license"] = "cc-by-nc-4.0"
     (folder / "config.json").write_text(json.dumps(config))
@@ -175,7 +175,7 @@ def test_the_card_of_a_run(finished: Path):
     assert "| 20-NN top-1 | stl10 | 5,000 train, 8,000 test | 3 | 0.7912 |" in text
     assert "![nearest neighbours](nearest_neighbours.png)" in text
     assert "The heads, 2 experts, and the augmentation policy" in text
-    assert "test_resnet of timm, pretrained without labels on Spirographs. " in text
+    assert "timm's test_resnet, pretrained without labels on Spirographs. " in text
     assert "no classifier" in text and "$" not in text and "\n\n\n" not in text
     results = json.loads((finished / "results.json").read_text())
     for metric, value in results["online"][1].items():
@@ -190,14 +190,14 @@ def test_the_card_of_a_released_checkpoint(converted: Path):
     assert f"Converted from the authors' released `ckpt-200.pth` (sha256 `{sha}`)." in text
     assert "The weights are the authors' own; their repository states no licence." in text
     assert "apache" not in text and ModelCard(text).data.license_name == "not-stated"
-    assert "The heads, 3 experts, and" in text and "Nothing was measured." in text and "STL-10" in text
-    assert "resnet18 of timm" in text and "11.2 million" in text and "96 px" in text
+    assert "The heads (3 experts) and" in text and "Nothing was measured." in text and "STL-10" in text
+    assert "timm's resnet18" in text and "11.2 million" in text and "96 px" in text
 
 
 def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
     texts = {name: card.render(folder) for name, folder in others.items()}
     bare = texts["bare"]
-    assert "This model was saved without heads." in bare and "\ntest_resnet of timm.\n" in bare
+    assert "This model was saved without heads." in bare and "\ntimm's test_resnet.\n" in bare
     assert "Nothing was measured." in bare and "Not recorded." in bare
     assert "without labels" not in bare and "star-zoo pretrain" not in bare
     assert "with a classifier of 7 classes" in texts["classifier"]
@@ -220,16 +220,16 @@ def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(
     (folder / "recipe.json").write_text(json.dumps(second))
     (folder / "results.json").write_text(json.dumps(results | {"start": start}))
     text = card.render(folder)
-    made = text.partition("## How it was made")[2]
+    made = text.partition("## Training")[2]
     assert [line for block in blocks(made, "bash") for line in block.splitlines()] == [
         "star-zoo pretrain cifar10_resnet10t --objective star --data cifar10.parquet",
         "star-zoo pretrain cifar10_resnet10t_48px --objective star --data cifar10.parquet --init-from the_first",
     ]
-    assert made.index("12,345 images") < made.index("It goes on from `the_first`.") < made.rindex("72.0 minutes")
-    assert made.index("`results.json` says all of it.") < made.index("`recipe.json` says all of it.")
-    assert "The commands want paths" in made
+    assert made.index("12,345 images") < made.index("It starts from `the_first`.") < made.rindex("72.0 minutes")
+    assert made.index("`results.json` has all settings.") < made.index("`recipe.json` has all settings.")
+    assert "replace the names of images" in made
     plain = card.render(finished)
-    assert "It goes on from" not in plain and "The commands want paths" not in plain
+    assert "It starts from" not in plain and "replace the names of images" not in plain
 
     for changed in ({"epochs": 3}, {"objective": "mine"}, {"name": "mine"}, {"backbone_args": {"a": 1}}):
         (folder / "recipe.json").write_text(json.dumps(second | changed))
@@ -418,7 +418,7 @@ def test_a_file_that_says_something_else_is_one_line(name: str, finished: Path, 
         error = capsys.readouterr().err
         assert code in (0, 1) and error.count("\n") == code, text
         if code:
-            assert error.startswith(f"star-zoo: the files in {folder} make no card: ")
+            assert error.startswith(f"star-zoo: cannot make a card from the files in {folder}: ")
             assert (folder / "README.md").read_text() == good
         refused += code
         (folder / "README.md").write_text(good)

@@ -48,7 +48,7 @@ def test_the_card_is_what_the_files_say(tag: str, capsys: pytest.CaptureFixture[
     assert cli.main(["card", tag]) == 0
     text = capsys.readouterr().out
     assert text == card.render(zoo.EMBEDDED / tag, tag) == (CARDS / f"{tag}.md").read_text(encoding="utf-8")
-    assert f"# Model card for {tag}\n" in text and "With timm, once star_zoo" in text
+    assert f"# Model card for {tag}\n" in text and "With timm, after importing star_zoo" in text
     for block in blocks(text, "bash"):
         for line in block.splitlines():
             arguments = cli.parser().parse_args(shlex.split(line)[1:])
@@ -112,7 +112,7 @@ def test_what_doesn_t_fit_or_has_no_row_is_not_embedded(
     folder = save_pretrained(tmp_path / "model", model)
     monkeypatch.setattr(zoo, "EMBEDDED", tmp_path / "weights")
     for tag, said in (
-        ("star_resnet10t.cifar10", "bn1.weight holds numbers up to 70000; float16 ends at 65504"),
+        ("star_resnet10t.cifar10", "bn1.weight holds numbers up to 70000; float16's maximum is 65504"),
         ("star_resnet10t.no_row", "'star_resnet10t.no_row' has no row with a licence; add one"),
     ):
         assert cli.main(["install", str(folder), tag, "--embed"]) == 1

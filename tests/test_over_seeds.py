@@ -192,7 +192,7 @@ def test_an_outcome_holds_numbers_curves_and_the_code_that_made_them(tmp_path: P
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"method": "a", "seed": 0, "evaluations": 3}'])
 def test_what_is_no_outcome_is_told_as_such(tmp_path: Path, text: str):
     (tmp_path / "a-0.json").write_text(text)
-    with pytest.raises(ValueError, match=r"a-0\.json is no outcome of a run: .*; remove it"):
+    with pytest.raises(ValueError, match=r"a-0\.json is not the outcome of a run: .*; remove it"):
         outcome.load(tmp_path / "a-0.json")
 
 

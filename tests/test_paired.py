@@ -129,7 +129,7 @@ def test_a_saved_folder_keeps_what_it_was_compared_with(tmp_path: Path, capsys: 
     assert str(tmp_path) not in json.dumps(found)  # records are published
     text = card.render(folder)
     row = found["rows"][1]
-    assert "Beside `pixels`, on the same test images" in text
+    assert "Comparison with `pixels` on the same test images" in text
     assert (
         f"| 20-NN top-1 | birds | {row['first']:.4g} | {row['second']:.4g} | {row['difference']['value']:.4g} [" in text
     )

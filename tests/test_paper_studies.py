@@ -129,7 +129,7 @@ def test_a_missing_set_is_told_before_anything_is_trained(
         (tmp_path / data).mkdir()
     missing = tmp_path / (study.images.name if lacks == "images" else lacks)
     missing.rmdir()
-    told = f"the study needs {missing.name}: neither {missing}.parquet nor the folder {missing} is there"
+    told = f"the study needs {missing.name}: neither {missing}.parquet nor the folder {missing} exists"
     with pytest.raises(DataError) as refused:
         reproduction.check(study, tmp_path)
     assert told in str(refused.value)

@@ -100,7 +100,7 @@ def test_a_run_is_published_changed_and_tagged(hub: LoopbackHub, finished: Run, 
     _, commit = hub.commits(REPOSITORY)
     pinned = f'hf_hub_id="{REPOSITORY}@{commit}"'
     assert [told[:2] for told in (first, again)] == [
-        (0, f"published; to pin a tag of the registry to this version: {pinned}\n")
+        (0, f"published; to pin a registered tag to this version, set {pinned}\n")
     ] * 2
     assert hub._repositories[REPOSITORY].tags == {"v1.0": commit} and not hub._repositories[REPOSITORY].private
     assert uploaded(hub) == {path.name: path.read_bytes() for path in (tmp_path / "dry").iterdir()}
@@ -114,7 +114,7 @@ def test_a_run_is_published_changed_and_tagged(hub: LoopbackHub, finished: Run, 
 
     change(folder, 0.625)
     taken, other, free = run(hub, tmp_path, [*publish, "--tag", "v1.0"], publish, [*publish, "--tag", "v1.1"])
-    assert taken[0] == 1 and "tag 'v1.0' is there already, for other files; tags don't move" in taken[2]
+    assert taken[0] == 1 and "tag 'v1.0' already exists for other files; give a new tag" in taken[2]
     assert other[0] == free[0] == 0
     assert len(hub.commits(REPOSITORY)) == 3  # none by the first, one by the second, none by the third
     assert hub._repositories[REPOSITORY].tags == {"v1.0": commit, "v1.1": hub.commits(REPOSITORY)[-1]}
@@ -122,8 +122,8 @@ def test_a_run_is_published_changed_and_tagged(hub: LoopbackHub, finished: Run, 
     assert changed == {"README.md", "results.json"} and b"0.625" in uploaded(hub)["README.md"]
 
     stale, gone = run(hub, tmp_path, [*publish, "--tag", "v1.0"], [*publish, "--private"])
-    assert stale[0] == 1 and "tag 'v1.0' is there already" in stale[2]
-    assert gone[0] == 1 and "it is there already, and public" in gone[2]
+    assert stale[0] == 1 and "tag 'v1.0' already exists" in stale[2]
+    assert gone[0] == 1 and "it already exists and is public" in gone[2]
     assert len(hub.commits(REPOSITORY)) == 3
 
 

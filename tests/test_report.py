@@ -166,7 +166,7 @@ def test_images_that_are_others_are_refused(tmp_path: Path, runs: list[Path], da
     pictures(tmp_path / "other" / "images" / "test", 6)
     pictures(tmp_path / "other" / "images" / "train", 6)
     assert main(["report", str(runs[0]), "--data", str(tmp_path / "other" / "images"), "--out", "x.html"]) == 1
-    assert "doesn't hold the images that star was measured on" in capsys.readouterr().err
+    assert "does not contain the images that star was measured on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

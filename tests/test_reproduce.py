@@ -72,7 +72,7 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(
     (mean,) = [line for line in lines if line.startswith("| Linear") and MEAN in line]
     assert len([float(cell) for cell in mean.strip("| ").split(" | ")[2:]]) == len(names)  # a number of every method
     page = (out / "report.html").read_text()
-    assert "When the methods part" in page and "differences by seed" in page and (out / "curves.png").exists()
+    assert "When the methods diverge" in page and "differences by seed" in page and (out / "curves.png").exists()
 
     # a result is one file, and each run can be had again by its own command
     wanted = json.loads((results / "star_8-0.json").read_text())
@@ -84,7 +84,7 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(
 
     # and a study of other settings is told from this one
     whole = [word for word in command(packs, out) if word != "--fast"]
-    for more, error in (([], "is of other settings"), (["--only", "star_8-0"], "the settings differ from those")):
+    for more, error in (([], "has other settings"), (["--only", "star_8-0"], "the settings differ from those")):
         code = cli.main([*whole, *more])
         said = capsys.readouterr().err
         assert code == 1 and error in said and "epochs: 1, 13" in said, said

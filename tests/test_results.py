@@ -131,7 +131,7 @@ def test_data_sets_of_one_name_have_records_of_their_own(tmp_path: Path, capsys,
         for folder in (a, b):
             assert main(["eval", "knn", "pixels", "--data", str(folder), "--out", str(apart)]) == 0
         assert names(apart) == ["images", "b/images"]
-    assert f"recorded as b/images: {apart} holds other data under the name images" in capsys.readouterr().out
+    assert f"recorded as b/images, because {apart} holds other data under the name images" in capsys.readouterr().out
     found = [
         {r["data"].split("/")[-1]: r["data_fingerprint"]["test"]} for r in json.loads(apart.read_text())["evaluations"]
     ]

@@ -98,7 +98,7 @@ def test_an_unknown_study_is_told_with_the_known_ones():
 
 
 def test_images_are_a_pack_or_a_folder(tmp_path: Path):
-    with pytest.raises(DataError, match=r"needs cifar10: neither .*cifar10\.parquet nor the folder .*cifar10 is there"):
+    with pytest.raises(DataError, match=r"needs cifar10: neither .*cifar10\.parquet nor the folder .*cifar10 exists"):
         Images("cifar10", "CIFAR10").source(tmp_path)
     (tmp_path / "cifar10").mkdir()
     assert Images("cifar10", "CIFAR10").source(tmp_path) == f"torchvision:CIFAR10@{tmp_path / 'cifar10'}"

@@ -1,8 +1,8 @@
-"""Benchmarks: what a claim about speed rests on, measured in one run; one a file, found by module name.
+"""Benchmarks: the measurements behind all statements about speed, one per file, found by module name.
 
-A benchmark is a module whose first line says what it compares, with `declare(parser)` for its arguments and
-`run(arguments) -> dict`, which prints what it finds and gives it as plain JSON. A new benchmark is a new file here, or
-a package where it has parts of its own.
+The first line of a benchmark's docstring describes the comparison, `declare(parser)` declares its arguments, and
+`run(arguments) -> dict` prints the results and returns them as plain JSON. To add a benchmark, add a file here, or a
+package if it has several parts.
 """
 
 import importlib
@@ -11,10 +11,10 @@ from types import ModuleType
 
 
 def known() -> tuple[str, ...]:
-    """The names of all benchmarks, sorted."""
+    """Returns the names of all benchmarks, sorted."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
 
 
 def find(name: str) -> ModuleType:
-    """The benchmark of a name that is known."""
+    """Returns the benchmark of a known name."""
     return importlib.import_module(f"{__name__}.{name}")

@@ -1,11 +1,11 @@
-"""The data path: from encoded JPEG to uint8 views and their params, ours against PIL's plain way; one thread.
+"""The data path from encoded JPEG to uint8 views and their params, compared with plain PIL on one thread.
 
 Letters: V views of an image, S view size, P augmentation parameters.
 
-Both make the views of the `folder` recipe's policy and of STAR: the base view and two random resized crops. PIL's way
-is that of many data loaders: open, convert to RGB, and for each view crop, resize (bilinear), turn into a tensor. They
-take turns on the same images, and neither turns axes: pixels stay channels last in memory. Seconds are this process's
-own on the processor, for other processes' work makes the clock's useless.
+Both make the views of the `folder` recipe under STAR: the base view and two random resized crops. Plain PIL works as
+many data loaders do: it opens an image, converts it to RGB, and for each view crops, resizes (bilinear) and converts to
+a tensor. The two alternate on the same images. Neither permutes axes: pixels stay channels last in memory. Seconds are
+CPU time of this process, because other processes distort wall-clock time.
 """
 
 import argparse
@@ -37,12 +37,12 @@ from ..data.views import MultiViewDataset
 SIZES = ((500, 375), (500, 500), (2000, 1500))  # width and height
 QUALITY = 90
 T = TypeVar("T")
-_NOISE = 8.0  # standard deviation of each pixel's own noise, so that a pixel costs the bytes of a photo's
+_NOISE = 8.0  # standard deviation of the noise of each pixel; with it a pixel takes as many bytes as in a photo
 
 
 @dataclass(frozen=True)
 class _Photos:
-    """Made-up JPEGs, all of one size, in memory."""
+    """Synthetic JPEGs of one size, in memory."""
 
     files: tuple[bytes, ...]
     fingerprint: str = "made up"
@@ -63,16 +63,16 @@ class _Photos:
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the benchmark's arguments."""
     add = parser.add_argument
-    add("--images", type=int, default=16, help="images of each size (%(default)s)")
-    add("--rounds", type=int, default=9, help="times that each way goes over them, in turn (%(default)s)")
-    add("--view", type=int, default=224, help="side of a view in pixels (%(default)s)")
-    add("--seed", type=int, default=0, help="of what is random (%(default)s)")
+    add("--images", type=int, default=16, help="images of each size (default: %(default)s)")
+    add("--rounds", type=int, default=9, help="passes of each over the images, alternating (default: %(default)s)")
+    add("--view", type=int, default=224, help="side of a view in pixels (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Prints and gives the comparison, by image size."""
+    """Prints and returns the comparison, by image size."""
     if min(arguments.images, arguments.rounds, arguments.view) < 1:
-        raise ValueError("--images, --rounds and --view need at least 1 each")
+        raise ValueError("--images, --rounds and --view must be at least 1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -87,13 +87,13 @@ def _compared(width: int, height: int, arguments: argparse.Namespace) -> dict[st
     files = tuple(photo(width, height, arguments.seed + k) for k in range(arguments.images))
     ours = _ours(files, policy(arguments.view), arguments.seed)
     seconds: dict[str, list[float]] = {"ours": [], "pil": []}
-    for epoch in range(arguments.rounds + 1):  # each with boxes of its own
+    for epoch in range(arguments.rounds + 1):  # each draws new boxes
         took = {
             "ours": _seconds(ours.__getitem__, [(epoch, index) for index in range(len(files))]),
             "pil": _seconds(functools.partial(plain, view=arguments.view), files),
         }
         for way, value in took.items():
-            seconds[way] += [value] if epoch else []  # the first only warms up
+            seconds[way] += [value] if epoch else []  # the first is a warm-up
     rate = {way: len(files) / statistics.median(values) for way, values in seconds.items()}
     told = {
         "bytes": statistics.mean(map(len, files)),
@@ -103,14 +103,14 @@ def _compared(width: int, height: int, arguments: argparse.Namespace) -> dict[st
     }
     print(
         f"{width} x {height} px, {told['bytes'] / 1000:.0f} kB: ours {rate['ours']:.0f} images/s, "
-        f"PIL's plain way {rate['pil']:.0f} images/s, {told['ratio']:.2f} times as fast",
+        f"plain PIL {rate['pil']:.0f} images/s, {told['ratio']:.2f} times as fast",
         flush=True,
     )
     return told
 
 
 def _seconds(make: Callable[[T], object], images: Sequence[T]) -> float:
-    """Processor seconds to make the views of all images."""
+    """Returns the CPU seconds that the views of all images take."""
     start = time.process_time()
     for image in images:
         make(image)
@@ -118,7 +118,7 @@ def _seconds(make: Callable[[T], object], images: Sequence[T]) -> float:
 
 
 def policy(view: int) -> Policy:
-    """The `folder` recipe's policy, with views of that many pixels."""
+    """Returns the policy of the `folder` recipe, with views of `view` pixels."""
     of_recipe = recipes.folder().policy
     return dataclasses.replace(of_recipe, augmentations=(Crop(view), *of_recipe.augmentations[1:]))
 
@@ -130,7 +130,7 @@ def _ours(files: tuple[bytes, ...], policy: Policy, seed: int) -> MultiViewDatas
 
 
 def plain(file: bytes, view: int) -> Tensor:
-    """PIL's plain way: image (3, 3, S, S) uint8."""
+    """Returns the three views made with plain PIL, (3, 3, S, S) uint8."""
     image = Image.open(BytesIO(file)).convert("RGB")
     side = min(image.size)
     boxes = [[(image.height - side) // 2, (image.width - side) // 2, side, side]]
@@ -139,7 +139,7 @@ def plain(file: bytes, view: int) -> Tensor:
 
 
 def photo(width: int, height: int, seed: int) -> bytes:
-    """A made-up photo as JPEG: random fields, the finer the fainter, and noise."""
+    """Returns a synthetic photo as JPEG: random fields, fainter at finer scales, plus noise."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.full((1, 3, height, width), 128.0)
     for cells in (4, 8, 16, 32, 64):

@@ -1,7 +1,7 @@
-"""Importing star_zoo and loading a model by its name: against timm alone, each in a fresh process.
+"""Importing star_zoo and loading a model by its tag, compared with timm alone, each in a new process.
 
-timm loads the same file, as weights of the stock architecture. The two take turns; a ratio is the median over the
-rounds of the ratio within a round. A first pair of processes, which compiles and reads what is not cached, is dropped.
+timm loads the same file into its own architecture. The two alternate; a ratio is the median over the rounds of the
+ratio within a round. The first pair of processes is dropped, because it compiles bytecode and fills the file cache.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 from .pretrain.rounds import ratio
 
-_MODEL = "resnet10t"  # of the weights that are in the package
+_MODEL = "resnet10t"  # its weights are in the package
 _LOADS = {
     "star_zoo": f"timm.create_model('star_{_MODEL}', pretrained=True)",
     "timm": (
@@ -36,11 +36,11 @@ print(json.dumps({{"import": imported - start, "load": time.perf_counter() - imp
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the benchmark's arguments."""
-    parser.add_argument("--rounds", type=int, default=15, help="processes of each (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="processes of each (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Prints and gives the comparison. Raises ValueError for fewer than one round."""
+    """Prints and returns the comparison. Raises ValueError for fewer than one round."""
     if arguments.rounds < 1:
         raise ValueError(f"--rounds is {arguments.rounds}; it must be at least 1")
     from .pretrain.machine import machine
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def weights() -> Path:
-    """The file that both load. Raises ValueError where it would have to be downloaded."""
+    """Returns the file that both load. Raises ValueError if it would have to be downloaded."""
     from star_zoo.star_backbones import place
 
     found = place(f"star_{_MODEL}")
@@ -74,7 +74,7 @@ def _round(number: int, file: Path) -> dict[str, dict[str, float]]:
 
 
 def measure(package: str, file: Path) -> dict[str, float]:
-    """Seconds of "import" and "load" in a process of its own."""
+    """Returns the seconds of "import" and "load" in a new process."""
     import star_zoo
 
     program = _PROGRAM.format(package=package, load=_LOADS[package])

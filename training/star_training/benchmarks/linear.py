@@ -1,13 +1,13 @@
-"""The linear protocol's fits: ours against the protocol's own L-BFGS, on the same features.
+"""The fits of the linear protocol: our solver compared with the protocol's L-BFGS on the same features.
 
 Letters: N images, D features, C classes, R = D + 1.
 
-Both go through all strengths, choose one on the validation images and refit on training and validation images. Each
-objective is compared with its least possible value, which is known without trust in either: the objective f is
-2w-strongly convex, so it is nowhere below f(x) - |f'(x)|^2 / 4w, and x is found in float64 to the last digit.
+Both fit every strength w, choose one on the validation images, and refit on training and validation images. Each
+objective is compared with a lower bound that depends on neither solver: the objective f is 2w-strongly convex, so its
+minimum is at least f(x) - |f'(x)|^2 / 4w, where x is an optimum computed in float64 to the last digit.
 
-Seconds are this process's own on the processor, for other processes' work makes the clock's useless; one thread. Ours
-are the mean of a run before and a run after the protocol's.
+Seconds are CPU time of this process on one thread, because other processes distort wall-clock time. Ours are the mean
+of one run before and one run after the protocol's.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from ..evaluation.features import Labelled, as_classes
 from ..evaluation.protocols.linear import STRENGTHS, divide, evaluate, hits
 from ..evaluation.solvers.logistic import Logistic, with_ones
 
-_EXACT = 1e-16  # gap of the fits that bound the objectives, after which their gradients are next to nothing
+_EXACT = 1e-16  # gap of the fits that bound the objectives; their gradients are then almost zero
 
 
 class Problem(NamedTuple):
-    """What is to be classified."""
+    """A classification problem."""
 
     name: str
     train: Labelled
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What one solver found in how many seconds."""
+    """The result of one solver, and the seconds it took."""
 
     seconds: float
     objectives: dict[float, float]  # by strength
@@ -49,18 +49,18 @@ class Found(NamedTuple):
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the benchmark's arguments."""
     add = parser.add_argument
-    add("--model", help="a model as in star-zoo eval, whose features are used; without it they are made up")
-    add("--data", help="the data set to take the model's features of")
-    add("--images", type=int, help="training images at most, of --data; as many as are made up (5000)")
-    add("--features", type=int, default=512, help="features that are made up (%(default)s)")
-    add("--classes", type=int, default=10, help="classes that are made up (%(default)s)")
-    add("--seed", type=int, default=0, help="of what is random (%(default)s)")
+    add("--model", help="model whose features are used, as in star-zoo eval (default: synthetic features)")
+    add("--data", help="data set for the features of --model")
+    add("--images", type=int, help="maximum of training images of --data, or number of synthetic ones (default: 5000)")
+    add("--features", type=int, default=512, help="width of synthetic features (default: %(default)s)")
+    add("--classes", type=int, default=10, help="number of synthetic classes (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Prints and gives the comparison."""
+    """Prints and returns the comparison."""
     if bool(arguments.model) != bool(arguments.data):
-        raise ValueError("--model and --data go together; without either the features are made up")
+        raise ValueError("give --model and --data together, or neither for synthetic features")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -72,13 +72,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _compared(problem: Problem, seed: int) -> dict[str, Any]:
     sizes = {name: len(getattr(problem, name).targets) for name in ("train", "val", "test")}
     shape = f"{sizes['train']} x {problem.train.features.shape[1]}, {problem.classes} classes"
-    print(f"{problem.name}: {shape}, {sizes['val']} to validate, {sizes['test']} to test", flush=True)
+    print(f"{problem.name}: {shape}, {sizes['val']} for validation, {sizes['test']} for testing", flush=True)
     found = {"ours": ours(problem)}
-    print(f"ours took {found['ours'].seconds:.2f} s; the protocol's own solver takes many times that", flush=True)
+    print(f"ours took {found['ours'].seconds:.2f} s; the protocol's own solver takes many times as long", flush=True)
     found["protocol"] = protocol(problem, seed)
-    # once more: a processor shared with others is now faster and now slower
+    # a second time, because the speed of a shared processor varies
     found["ours"] = found["ours"]._replace(seconds=(found["ours"].seconds + ours(problem).seconds) / 2)
-    print(f"and took {found['protocol'].seconds:.2f} s; the exact optima, to compare both with", flush=True)
+    print(f"the protocol took {found['protocol'].seconds:.2f} s; next, the exact optima as the reference", flush=True)
     found["exact"], least = exact(problem)
     told: dict[str, Any] = {"data": problem.name, "features": problem.train.features.shape[1], "images": sizes}
     for name, of_solver in found.items():
@@ -97,12 +97,12 @@ def _compared(problem: Problem, seed: int) -> dict[str, Any]:
             flush=True,
         )
     told["ratio"] = found["protocol"].seconds / found["ours"].seconds
-    print(f"{told['ratio']:.1f} times faster")
+    print(f"ours is {told['ratio']:.1f} times as fast as the protocol")
     return told
 
 
 def ours(problem: Problem) -> Found:
-    """The linear protocol of this package."""
+    """Runs the linear protocol of this package."""
     start = time.process_time()
     hit, chosen = evaluate(problem.train, problem.val, problem.test, problem.classes)
     seconds = time.process_time() - start
@@ -111,7 +111,7 @@ def ours(problem: Problem) -> Found:
 
 
 def protocol(problem: Problem, seed: int) -> Found:
-    """The protocol's own way: float32, from a random start up along w, each fit from where the last one ended."""
+    """Fits as the protocol does: float32, a random start, increasing w, each fit starting from the previous one."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         probe = nn.Linear(problem.train.features.shape[1], problem.classes)
@@ -127,7 +127,7 @@ def protocol(problem: Problem, seed: int) -> Found:
 
 
 def lbfgs(probe: nn.Linear, images: Labelled, w: float) -> None:
-    """A fit with the protocol's settings, in place."""
+    """Fits in place with the protocol's settings."""
     optimizer = torch.optim.LBFGS(
         probe.parameters(),
         lr=1,
@@ -148,7 +148,7 @@ def lbfgs(probe: nn.Linear, images: Labelled, w: float) -> None:
 
 
 def exact(problem: Problem) -> tuple[Found, dict[float, float]]:
-    """What the exact optima say; and by strength a number that no objective is below, and theirs hardly above."""
+    """Returns the exact optima, and for each strength a lower bound of the objective that the optima almost reach."""
     start = time.process_time()
     fits = Logistic(*problem.train, problem.classes, torch.float64).path(STRENGTHS, _EXACT)
     rates = {w: _rate(hits(fits[w], *problem.val)) for w in STRENGTHS}
@@ -165,7 +165,7 @@ def _both(problem: Problem) -> Labelled:
 
 
 def objective(weights: Tensor, images: Labelled, w: float) -> tuple[float, float]:
-    """The objective and its gradient's squared norm at weights (C, R), all in float64."""
+    """Returns the objective and the squared norm of its gradient at weights (C, R), in float64."""
     inputs = with_ones(images.features)
     logits = inputs @ weights.T
     gradient = (logits.softmax(1) - F.one_hot(images.targets, len(weights))).T @ inputs + 2 * w * weights
@@ -187,10 +187,11 @@ def _rate(hit: Tensor) -> float:
 
 
 def _made_up(arguments: argparse.Namespace) -> Problem:
-    """Gaussian classes in features of the spectrum and the mean that our CIFAR-10 backbones' have on CIFAR-10.
+    """Returns Gaussian classes with the spectrum and the mean of our CIFAR-10 backbones' features on CIFAR-10.
 
-    There the standard deviation along the k-th of 512 axes is close to 3 / (1 + k / 3)^0.9, the mean's norm is 6, and
-    a sixth of the variance is between classes, along the leading axes; two images in three are classified right.
+    The standard deviation of these features along the k-th of 512 axes is close to 3 / (1 + k / 3)^0.9, the norm of
+    their mean is 6, and a sixth of their variance is between classes, along the leading axes; two in three images are
+    classified correctly.
     """
     generator = torch.Generator().manual_seed(arguments.seed)
     width, count = arguments.features, arguments.images or 5000
@@ -213,7 +214,7 @@ def _made_up(arguments: argparse.Namespace) -> Problem:
 
 
 def _features_of(arguments: argparse.Namespace) -> Problem:
-    """The features of a model's images, as the linear protocol divides them."""
+    """Returns a model's features on a data set, divided as in the linear protocol."""
     from star_zoo import store
 
     from ..data.eval_sets.dataset import Splits

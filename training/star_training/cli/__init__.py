@@ -1,11 +1,11 @@
 """The command line, one command a file, in three groups: `train`, `measure`, `share`.
 
 The docstring of a command's module is its help, `declare` adds its arguments, `run` executes it. A module imports
-the dependencies of its own command inside `run`, because the parser imports all commands. `GO_ON` says how to
+the dependencies of its own command inside `run`, because the parser imports all commands. `GO_ON` states how to
 continue after a signal.
 """
 
-COMMANDS = {  # name -> group, in the order of a model's life
+COMMANDS = {  # name -> group, in the order of a typical workflow
     "quickstart": "train",
     "pretrain": "train",
     "eval": "measure",

@@ -12,12 +12,12 @@ from . import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; gives the exit code. An error ends in one line, unless Python runs in development mode."""
+    """Runs one command and returns its exit code. An error prints one line, unless Python is in development mode."""
     arguments = parser().parse_args(argv)
     from star_zoo import NotAvailable
 
     from ..data.workers import LoadingError
-    from ..engine.trainer import Diverged  # after argument errors: they are told at once
+    from ..engine.trainer import Diverged  # imported after parsing, so that argument errors appear at once
 
     try:
         arguments.module.run(arguments)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nstopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` had enough; not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`; not an error
         return 0
     except (ValueError, OSError, ImportError, NotAvailable, Diverged) as error:
         print(f"star-zoo: {error}", file=sys.stderr)
@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each names its module as `module`."""
+    """Returns the parser of all commands; each stores its module as `module`."""
     top = argparse.ArgumentParser(
-        prog="star-zoo", description="Pretrain, evaluate, publish and keep image backbones with their heads."
+        prog="star-zoo", description="Pretrain, evaluate, store and publish image backbones with their heads."
     )
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
     for name, group in COMMANDS.items():

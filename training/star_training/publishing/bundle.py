@@ -1,4 +1,4 @@
-"""Models that travel in the package: small ones, in half precision."""
+"""Embeds small models in the package, in half precision."""
 
 import shutil
 from pathlib import Path
@@ -13,10 +13,10 @@ from .license import state
 
 
 def embed(folder: Path, tag: str) -> Path:
-    """Puts a saved model into `star_zoo/weights/`, floating-point tensors in float16; gives the folder there.
+    """Writes a saved model to `star_zoo/weights/`, with floating-point tensors in float16, and returns its folder.
 
-    Both kinds of weights are read back into float32 modules. The licence is that of the tag's row. Raises ValueError
-    where a number doesn't fit float16, or the tag has no row.
+    Backbone and heads are loaded back into float32 modules. The licence is taken from the tag's row. Raises ValueError
+    if a number exceeds float16, or the tag has no row.
     """
     hub.check(folder)
     rows = {f"{a}.{name}": cfg for a, found in star_backbones.default_cfgs.items() for name, cfg in found.cfgs.items()}
@@ -41,5 +41,5 @@ def _half(tensor: torch.Tensor, name: str) -> torch.Tensor:
         return tensor
     half = tensor.half()
     if not half.isfinite().all():
-        raise ValueError(f"{name} holds numbers up to {tensor.abs().max():g}; float16 ends at 65504")
+        raise ValueError(f"{name} holds numbers up to {tensor.abs().max():g}; float16's maximum is 65504")
     return half

@@ -1,7 +1,7 @@
-"""The card of a saved model: its README.md, filled from the files beside it, never by hand.
+"""The card of a saved model: its README.md, generated from the files beside it.
 
-What a number means stands in TEMPLATE.md or here; the numbers themselves come from config.json, recipe.json and
-results.json. A line whose number none of them holds is left out.
+The text is in template.md and here; the numbers come from config.json, recipe.json and results.json. A line whose
+number none of them holds is omitted.
 """
 
 import json
@@ -28,7 +28,7 @@ TAGS = ["image-feature-extraction", "timm", "transformers", "self-supervised-lea
 
 
 def write(folder: Path, name: str | None = None) -> Path:
-    """Writes a saved folder's card; gives its path."""
+    """Writes the card of a saved folder and returns its path."""
     write_text(folder / "README.md", render(folder, name))
     return folder / "README.md"
 
@@ -49,17 +49,16 @@ def write_after_training(export: Path, changed: bool) -> None:
 
 
 def render(folder: Path, name: str | None = None) -> str:
-    """A saved folder's card in Markdown; `name` is what its snippets load it by, the folder itself if None.
+    """Returns the card of a saved folder in Markdown; its snippets load `name`, or the folder itself if None.
 
-    Such as hf-hub:OWNER/NAME, or a tag of the zoo.
-
-    Raises ValueError or OSError where the folder's files can't be read.
+    `name` is e.g. hf-hub:OWNER/NAME, or a tag of the zoo. Raises ValueError or OSError if the folder's files can't be
+    read.
     """
     try:
         return _render(folder, name or f"local-dir:{folder.as_posix()}")
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())[:300]
-        raise ValueError(f"the files in {folder} make no card: {type(error).__name__}, {told}") from error
+        raise ValueError(f"cannot make a card from the files in {folder}: {type(error).__name__}, {told}") from error
 
 
 def _render(folder: Path, name: str) -> str:
@@ -74,7 +73,7 @@ def _render(folder: Path, name: str) -> str:
         front_matter=_front_matter(title, config, data, results),
         title=title,
         name=name,
-        loader="timm, once star_zoo, whose tag this is, is imported" if _is_tag(name) else "timm alone",
+        loader="timm, after importing star_zoo, which registers the tag" if _is_tag(name) else "timm alone",
         also=", star_zoo" if _is_tag(name) else "",
         about=_about(config, heads, data),
         architecture=config["architecture"],
@@ -88,7 +87,7 @@ def _render(folder: Path, name: str) -> str:
         figures=_figures(folder),
         licence=_licence(config, data, results),
     )
-    return re.sub(r"\n{3,}", "\n\n", text)  # parts that are empty leave no gap
+    return re.sub(r"\n{3,}", "\n\n", text)  # empty parts leave no gap
 
 
 def _is_tag(name: str) -> bool:
@@ -98,7 +97,7 @@ def _is_tag(name: str) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if not isinstance(found, dict):
-        raise TypeError(f"{path.name} is no JSON object")
+        raise TypeError(f"{path.name} is not a JSON object")
     return found
 
 
@@ -107,7 +106,7 @@ def _title(config: dict[str, Any], recipe: dict[str, Any], heads: dict[str, Any]
 
 
 def _front_matter(title: str, config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
-    """The YAML block; the Hub groups results by data set, so the protocol's name is in each metric's."""
+    """Returns the YAML block; the Hub groups results by data set, so each metric carries its protocol as its type."""
     licence = config["pretrained_cfg"].get("license")
     evaluations = [
         EvalResult(
@@ -136,27 +135,27 @@ def _front_matter(title: str, config: dict[str, Any], data: Any, results: dict[s
 
 def _about(config: dict[str, Any], heads: dict[str, Any], data: Any) -> str:
     if not heads:
-        return f"{config['architecture']} of timm" + (f", pretrained on {data.title}." if data else ".")
+        return f"timm's {config['architecture']}" + (f", pretrained on {data.title}." if data else ".")
     method = (sys.modules[objectives.find(heads["objective"]).__module__].__doc__ or "").partition("\n")[0]
-    return f"{config['architecture']} of timm, pretrained without labels{f' on {data.title}' if data else ''}. {method}"
+    return f"timm's {config['architecture']}, pretrained without labels{f' on {data.title}' if data else ''}. {method}"
 
 
 def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
     if not heads:
         return "This model was saved without heads."
     experts = heads["settings"].get("num_experts")
-    bank = f", {experts} experts," if experts else ""
+    bank = f" ({experts} experts)" if experts else ""
     source, backbone = name.removeprefix("local-dir:"), recipe.get("backbone", "NAME")
     return textwrap.dedent(f'''\
-        The heads{bank} and the augmentation policy lie beside the backbone: for the loss that the model was trained
-        with, for its embeddings, and to go on pretraining with star-zoo.
+        The heads{bank} and the augmentation policy are stored beside the backbone. Use them to compute the training
+        loss or the embeddings, or to continue pretraining with star-zoo:
 
         ```python
         import star_zoo, timm, torch
 
         backbone = timm.create_model("{name}", pretrained=True)
         objective = star_zoo.load_objective("{source}")
-        fields = objective.policy.fields  # what the heads are told of a view
+        fields = objective.policy.fields  # the augmentation parameters of a view, the input of the heads
         features = backbone(torch.rand(4, 3, *backbone.pretrained_cfg["input_size"][1:]))
         embeddings = objective.eval().heads(features)
         ```
@@ -167,15 +166,15 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
 
 
 def _training(recipe: dict[str, Any], results: dict[str, Any]) -> str:
-    """What the run was and cost, after the runs that it goes on from."""
+    """Returns recipe, cost and command of the run, after those of the runs that it started from."""
     lines = [_run(*made) for made in _chain(recipe, results)]
     if any("```" in line for line in lines):
-        lines.append("The commands want paths for the names of images and of runs before.")
+        lines.append("In the commands, replace the names of images and of earlier runs by their paths.")
     return "\n\n".join(line for line in lines if line) or "Not recorded."
 
 
 def _chain(recipe: dict[str, Any], results: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any], str]]:
-    """Recipe and results of every run, the first one first, with the file that holds the recipe."""
+    """Returns recipe and results of every run, oldest first, with the file that holds the recipe."""
     made, file = [], "recipe.json"
     while recipe or results:
         made.append((recipe, results, file))
@@ -188,8 +187,8 @@ def _run(recipe: dict[str, Any], results: dict[str, Any], file: str) -> str:
     lines = []
     if recipe:
         setting = f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']['name']}"
-        begun = f" It goes on from `{recipe['init_from']}`." if recipe.get("init_from") else ""
-        lines.append(f"The recipe `{recipe['name']}`: {setting}; `{file}` says all of it.{begun}")
+        begun = f" It starts from `{recipe['init_from']}`." if recipe.get("init_from") else ""
+        lines.append(f"Recipe `{recipe['name']}`: {setting}; `{file}` has all settings.{begun}")
     if cost := results.get("training"):
         took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
         versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
@@ -202,7 +201,7 @@ def _run(recipe: dict[str, Any], results: dict[str, Any], file: str) -> str:
 
 
 def _command(recipe: dict[str, Any]) -> str:
-    """The command that runs this recipe; nothing where it isn't one of ours as it stands."""
+    """Returns the command that runs this recipe; empty if it is not an unchanged recipe of the package."""
     if recipe.get("name") not in recipes.known() or recipe.get("objective") not in objectives.known():
         return ""
     ours = recipes.find(recipe["name"]).with_objective(recipe["objective"]).to_dict()
@@ -230,5 +229,5 @@ def _licence(config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
     elif results.get("released"):
         weights = "The weights are the authors' own; their repository states no licence."
     else:
-        weights = "Whoever published these weights stated no licence."
+        weights = "These weights were published without a licence."
     return weights + (f" The pretraining images are {data.title}. {data.terms}" if data else "")

@@ -1,4 +1,4 @@
-"""What a card tells of measurements: the records of a results.json as tables, and how to have them again."""
+"""The results of a card: the records of a results.json as tables, and the commands that reproduce them."""
 
 import shlex
 from typing import Any
@@ -8,7 +8,7 @@ from ..evaluation.record import tells_accuracy
 
 
 def measured(results: dict[str, Any], name: str) -> str:
-    """The records of a results.json in Markdown, with the commands that give them again for the model `name`."""
+    """Returns the records of a results.json in Markdown, with the commands that reproduce them for the model `name`."""
     records = results.get("evaluations", [])
     tasks, others = ([r for r in records if tells_accuracy(r) == wanted] for wanted in (True, False))
     parts = []
@@ -22,7 +22,7 @@ def measured(results: dict[str, Any], name: str) -> str:
         head = "Before and after the run, on held-out images:\n\n| metric | before | after |\n|---|---|---|"
         parts.append("\n".join([head, *lines]))
     if any(record["metrics"] for record in others):
-        summary = "<details><summary>What the features and embeddings are like</summary>"
+        summary = "<details><summary>Properties of features and embeddings</summary>"
         parts.append("\n".join([summary, "", *_table(others), "", "</details>"]))
     if again := _again(name, [r for r in records if r["metrics"]], results.get("comparisons", [])):
         parts.append(again)
@@ -30,10 +30,10 @@ def measured(results: dict[str, Any], name: str) -> str:
 
 
 def _beside(comparison: dict[str, Any]) -> str:
-    """What `star-zoo compare` found."""
+    """Returns the results of `star-zoo compare`."""
     other, interval = comparison["other"], comparison["interval"]
     lines = [
-        f"Beside `{other}`, on the same test images; intervals are {interval}:",
+        f"Comparison with `{other}` on the same test images; intervals are {interval}:",
         "",
         "| metric | data | this model | the other | difference [95 % interval] |",
         "|---|---|---|---|---|",
@@ -45,10 +45,10 @@ def _beside(comparison: dict[str, Any]) -> str:
 
 
 def _again(name: str, records: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> str:
-    """One command for each protocol and its data sets, and for each comparison: what gives the numbers again."""
+    """Returns the commands that reproduce the numbers: one per protocol with its data sets, and one per comparison."""
     sets: dict[tuple[str, int], list[str]] = {}
     for record in records:
-        if record["protocol"] in evals.known():  # fine-tuning and detection are trainings with commands of their own
+        if record["protocol"] in evals.known():  # fine-tuning and detection have their own commands
             sets.setdefault((record["protocol"], record["seed"]), []).append(record["data"])
     model = name.removeprefix("local-dir:")
     lines = [
@@ -62,7 +62,7 @@ def _again(name: str, records: list[dict[str, Any]], comparisons: list[dict[str,
     ]
     if not lines:
         return ""
-    return "\n".join(["The numbers again, with paths for the names of data sets:", "", "```bash", *lines, "```"])
+    return "\n".join(["To reproduce the numbers, give paths for data set names:", "", "```bash", *lines, "```"])
 
 
 def _seed(seed: int) -> str:

@@ -1,4 +1,4 @@
-"""The authors' released checkpoints as folders of ours, and back."""
+"""Converts the authors' released checkpoints to saved folders, and back."""
 
 import dataclasses
 import hashlib
@@ -18,8 +18,8 @@ from . import card
 def convert(checkpoint: Path, recipe: Recipe, out: Path) -> None:
     """Writes a released `ckpt-N.pth` as a folder for timm and `load_objective`.
 
-    The recipe gives what the file doesn't hold: architecture, policy and its statistics. The number of experts comes
-    from the tensors. Raises ValueError where a tensor is missing, unknown or of another shape.
+    The recipe supplies the architecture, the policy and its statistics, which the file lacks. The number of experts
+    is read from the tensors. Raises ValueError if a tensor is missing, unknown or of the wrong shape.
     """
     backbone_state, objective_state = released.from_released(released.read_checkpoint(checkpoint))
     backbone = build_backbone(recipe)
@@ -49,7 +49,9 @@ def convert_back(folder: Path, out: Path) -> None:
     """Writes a saved folder of the `star` objective as a released checkpoint, without optimiser state."""
     objective = load_objective(folder)
     if objective.config["objective"] != "star":
-        raise ValueError(f"{folder} holds {objective.config['objective']}; only star has a released format")
+        raise ValueError(
+            f"{folder} holds the objective {objective.config['objective']}; only star has a released format"
+        )
     backbone = load_file(folder / "model.safetensors")
     with replacing(out) as part:
         torch.save(released.to_released(backbone, objective.state_dict()), part)

@@ -1,4 +1,4 @@
-"""What is known of the data sets that recipes name: titles, ids on the Hub, terms. For cards, which must say them."""
+"""Titles, Hub ids and terms of the data sets that recipes name; cards must state them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ _KNOWN = {
 
 
 def of(source: str) -> DataSet:
-    """The data set that a recipe's `data.source` names; of an unknown one no more than its name is said."""
+    """Returns the data set that a recipe's `data.source` names; for an unknown one, only its name is known."""
     kind, _, rest = source.rpartition(":")
     name = Path("spirograph" if kind == "spirograph" else rest.partition("@")[0]).name
     plain = "".join(c for c in name.partition(".")[0].lower() if c.isalnum())

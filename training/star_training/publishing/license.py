@@ -7,7 +7,7 @@ from star_zoo.files import write_json
 
 
 def state(config: Path, licence: str) -> None:
-    """Writes a licence, by its SPDX name in small letters, into a config.json; cards say what stands there."""
+    """Writes a licence, as its SPDX name in lower case, into a config.json; cards state that licence."""
     told = json.loads(config.read_text(encoding="utf-8"))
     told["pretrained_cfg"]["license"] = licence
     write_json(config, told)

@@ -1,4 +1,4 @@
-"""What there is: every tag of the zoo and of the local store, as a table. Nothing is downloaded or asked."""
+"""Lists every tag of the zoo and of the local store as a table, without network access."""
 
 import json
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from star_zoo import objectives, star_backbones, store, zoo
 
 from . import dataset_terms
 
-_SHOWN = 3  # measured numbers in a row
+_SHOWN = 3  # measured numbers per row
 
 
 def rows() -> list[tuple[str, ...]]:
-    """One row a tag: tag, where its weights are, megabytes, licence, objective of the heads, data, measured numbers."""
+    """Returns one row per tag: tag, place of its weights, megabytes, licence, objective of the heads, data, results."""
     tags = {*timm.list_models("star_*", include_tags=True), *store.installed()}
     return [_row(tag) for tag in sorted(tags)]
 
@@ -42,7 +42,7 @@ def _row(tag: str) -> tuple[str, ...]:
 
 
 def _told(read: Callable[[Any], str], path: Path) -> str:
-    """What `read` finds in a JSON file; nothing where the file isn't there, or is another's and says other things."""
+    """Returns `read` of a JSON file; empty if the file is missing, or another program wrote it in another format."""
     try:
         return read(json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Publishing a saved folder to the Hub: staged as it will be, checked, then uploaded in one commit."""
+"""Publishes a saved folder to the Hub: stages it, checks it, then uploads it in one commit."""
 
 import shutil
 from pathlib import Path
@@ -14,17 +14,17 @@ from .license import state
 
 
 def stage(folder: Path, repo_id: str, out: Path, licence: str | None = None) -> Path:
-    """Writes the folder that is to be uploaded: known files alone, and a card whose snippets load the repository.
+    """Writes the folder to upload: only known files, and a card whose snippets load the repository.
 
-    `licence` goes into config.json, and from there into the card. Raises ValueError or OSError where weights, heads or
-    card are not fit to be published, or `out` holds something else.
+    `licence` is written to config.json, and the card states it. Raises ValueError or OSError if weights, heads or card
+    cannot be published, or if `out` holds other files.
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
-        raise ValueError(f"{repo_id!r} is no repository; give OWNER/NAME, such as star-zoo/star_resnet18.mine")
+        raise ValueError(f"{repo_id!r} is not a repository; give OWNER/NAME, e.g. star-zoo/star_resnet18.mine")
     files = [path for path in sorted(folder.iterdir()) if _is_ours(path.name) and path.name != "README.md"]
     if links := [path.name for path in files if path.is_symlink()]:
-        raise ValueError(f"{folder} holds links, {', '.join(links[:3])}: only files that lie in it are published")
+        raise ValueError(f"{folder} holds links, {', '.join(links[:3])}; only files are published, replace the links")
     files = [path for path in files if path.is_file()]
     hub.check(folder)
     _make_empty(out, f"hf-hub:{repo_id}", folder)
@@ -41,22 +41,22 @@ def _is_ours(name: str) -> bool:
 
 
 def _make_empty(out: Path, name: str, source: Path) -> None:
-    """Makes a folder, or empties one that was staged for the same repository. Raises ValueError for any other."""
+    """Creates a folder, or empties it if it was staged for the same repository. Raises ValueError otherwise."""
     out.mkdir(parents=True, exist_ok=True)
     before = list(out.iterdir())
     readme = out / "README.md"
     staged = readme.is_file() and f'"{name}"' in readme.read_text(encoding="utf-8", errors="replace")
     if before and (not staged or out.samefile(source) or not all(_is_ours(path.name) for path in before)):
-        raise ValueError(f"{out} holds something else than a card and files staged for {name}; give an empty folder")
+        raise ValueError(f"{out} holds files that were not staged for {name}; give an empty folder")
     for path in before:
         path.unlink()
 
 
 def publish(staged: Path, repo_id: str, *, private: bool = False, tag: str | None = None) -> str:
-    """Uploads a staged folder in one commit, none if nothing changed, and tags it; gives `owner/name@commit`.
+    """Uploads a staged folder in one commit (none if nothing changed), tags it, and returns `owner/name@commit`.
 
-    What an earlier version had and this one hasn't is removed, of our own files alone. Raises OSError, in one line, for
-    whatever the Hub refuses: its files are then as they were, and the same call may be made again.
+    Files of an earlier version that this one lacks are deleted, but only files that star-zoo writes. Raises OSError
+    with one line if the Hub refuses anything: its files are then unchanged, and the call can be repeated.
     """
     api = HfApi(library_name="star-zoo")
     try:
@@ -64,7 +64,7 @@ def publish(staged: Path, repo_id: str, *, private: bool = False, tag: str | Non
         api.create_repo(repo_id, private=private, exist_ok=True)
         head = api.model_info(repo_id)
         if private and not head.private:
-            raise ValueError("it is there already, and public; private=True is for a new one")
+            raise ValueError("it already exists and is public; private=True is for new repositories only")
         new_tag = tag and _is_new(api, repo_id, tag, str(head.sha), staged)
         names = {path.name for path in staged.iterdir()}
         gone = {file.rfilename for file in head.siblings or () if _is_ours(file.rfilename)} - names
@@ -85,7 +85,7 @@ def publish(staged: Path, repo_id: str, *, private: bool = False, tag: str | Non
 
 
 def _is_new(api: HfApi, repo_id: str, tag: str, head: str, staged: Path) -> bool:
-    """Whether a tag is still to be made. Raises ValueError where it names another version than the staged one."""
+    """Whether a tag must be created. Raises ValueError if it already names another version than the staged one."""
     known = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
     if tag not in known:
         return True
@@ -96,5 +96,5 @@ def _is_new(api: HfApi, repo_id: str, tag: str, head: str, staged: Path) -> bool
     }
     found = {path.name: zoo.checksum(path, len(tagged.get(path.name, ""))) for path in staged.iterdir()}
     if known[tag] != head or found != tagged:
-        raise ValueError(f"tag {tag!r} is there already, for other files; tags don't move, give a new one")
+        raise ValueError(f"tag {tag!r} already exists for other files; give a new tag, because tags are never moved")
     return False

@@ -1,4 +1,4 @@
-"""One self-contained page about one or several models: what was learned, drawn from their logs and records."""
+"""One self-contained page about one or several models, drawn from their logs and evaluation records."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from .loading import gather
 
 
 def report(names: list[str], out: Path, data: list[str]) -> list[str]:
-    """Writes `out`, an HTML page without scripts or links to elsewhere; gives the titles of what it shows.
+    """Writes `out`, an HTML page without scripts or external links, and returns the titles of its tables and figures.
 
-    `names` are runs, saved folders and results.json files; `data` are the data sets whose images are shown, as nearest
-    neighbours. The figures of a single run go beside its model too, as PNG files, and into its card. Raises ValueError
-    where there is nothing to show.
+    `names` are runs, saved folders and results.json files; `data` are the data sets whose images are shown as nearest
+    neighbours. The figures of a single run are also saved as PNG files beside its model and added to its card. Raises
+    ValueError if there is nothing to show.
     """
     models = gather(names)
     found = [figure for draw in figures.ALL if (figure := draw(models))]
@@ -24,7 +24,7 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     transfer = tables.transfer(models)
     if not (found or transfer):
         raise ValueError(f"{', '.join(names)}: no log and no evaluation to show; run `star-zoo eval all` first")
-    note = "In brackets the 95 % interval over the test images or tasks of one pretraining run."
+    note = "Brackets are the 95 % interval over the test images or tasks of one pretraining run."
     write_text(out, page.render(", ".join(model.label for model in models), note, transfer, found))
     if len(models) == 1 and (folder := models[0].folder):
         for figure in found:

@@ -1,5 +1,6 @@
-"""The figures of a page, each a picture, what it says in words, and its numbers. Lines and bars differ in more than
-colour: dashes, markers and hatches too.
+"""The figures of a page, each with a description and its numbers.
+
+Lines and bars differ not only in colour but also in dashes, markers and hatches.
 """
 
 import io
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed to write a file
+matplotlib.use("Agg")  # draws into files, without a display
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,17 +26,17 @@ _HATCHES = ("", "//", "xx", "..", "\\\\", "++")
 
 
 class Figure(NamedTuple):
-    """A picture with its words; `name` is that of its file."""
+    """A drawn figure with its texts; `name` is the name of its file."""
 
     name: str
     title: str
-    alt: str  # what a reader who doesn't see the picture is told
+    alt: str  # the text alternative of the image
     png: bytes
     numbers: Table
 
 
 def finish(figure: Any) -> bytes:
-    """A drawn figure as a PNG."""
+    """Returns a drawn figure as PNG, and closes it."""
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110)
     plt.close(figure)
@@ -43,7 +44,7 @@ def finish(figure: Any) -> bytes:
 
 
 def axes_of(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 4.0) -> tuple[Any, Any]:
-    """A figure and its (rows, columns) axes; sizes in inches."""
+    """Returns a figure and its (rows, columns) axes; sizes are in inches."""
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
 
 
@@ -72,7 +73,7 @@ def losses(models: list[Shown]) -> Figure | None:
 
 
 def online(models: list[Shown]) -> Figure | None:
-    """What was measured during the runs."""
+    """The evaluations during training."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     for model in models:
         entries = evaluations_of(model.log)
@@ -91,7 +92,7 @@ def online(models: list[Shown]) -> Figure | None:
 
 
 def routing(models: list[Shown]) -> Figure | None:
-    """Mean weight of every expert for each task, as a heat map with its numbers in it."""
+    """The mean weight of every expert for each task, as an annotated heat map."""
     shown = [(m, m.record("routing")) for m in models]
     known = [(m.label, r["details"]) for m, r in shown if r]
     if not known:
@@ -120,7 +121,7 @@ def routing(models: list[Shown]) -> Figure | None:
 
 
 def usage(models: list[Shown]) -> Figure | None:
-    """How the tasks came to share the experts: one small plot a model and task, one line an expert."""
+    """The mean weight of each expert during training: one small plot per model and task, one line per expert."""
     known = {m.label: [e for e in m.log if "router" in e] for m in models}
     known = {label: entries for label, entries in known.items() if len(entries) > 1}
     if not known:
@@ -134,9 +135,9 @@ def usage(models: list[Shown]) -> Figure | None:
             axis.set(title=f"{label}, {name}", xlabel="epoch", ylabel="mean weight", ylim=(0, None))
             for when, row in (("first", weights[0, task]), ("last", weights[-1, task])):
                 rows.append([label, name, when, ", ".join(f"{w:.3f}" for w in row)])
-    told = "Mean routing weight of each expert over training, for both tasks; the table has the first and the last."
+    told = "Mean routing weight of each expert over training, for both tasks; the table has the first and last values."
     numbers = Table("usage", ["model", "task", "when", "weights of the experts"], rows)
-    return Figure("usage", "How the tasks came to share the experts", told, finish(figure), numbers)
+    return Figure("usage", "How the tasks share the experts during training", told, finish(figure), numbers)
 
 
 def correlations(models: list[Shown]) -> Figure | None:
@@ -155,11 +156,13 @@ def correlations(models: list[Shown]) -> Figure | None:
     rows = [[label, f"{sum(y) / len(y):.3f}", f"{y[0]:.3f}", f"{y[-1]:.3f}"] for label, (_, y) in series.items()]
     told = "; ".join(f"{label} {average} on average" for label, average, *_ in rows)
     numbers = Table("canonical correlations", ["model", "mean", "largest", "smallest"], rows)
-    return Figure("canonical", "How much the two embeddings share", f"Correlations: {told}.", finish(figure), numbers)
+    return Figure(
+        "canonical", "Canonical correlations of the two embeddings", f"Correlations: {told}.", finish(figure), numbers
+    )
 
 
 def parameters(models: list[Shown]) -> Figure | None:
-    """R2 of each augmentation parameter from pairs of frozen features."""
+    """R2 of each augmentation parameter, predicted from pairs of frozen features."""
     known = {}
     for model in models:
         record = model.record("equivariance")
@@ -177,12 +180,12 @@ def parameters(models: list[Shown]) -> Figure | None:
         axes[0, 0].bar(places, heights, size, label=label, hatch=hatch, edgecolor="black", linewidth=0.5)
     axes[0, 0].set_xticks(np.arange(len(fields)) + 0.4 - size / 2, fields, rotation=30, ha="right")
     axes[0, 0].set(ylabel="R²", ylim=(0, 1))
-    figure.legend(loc="outside upper center", ncols=3, fontsize=8)  # beside the bars, not on them
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8)  # outside the axes, so that it covers no bars
     rows = [[label, *(f"{by[f]:.3f}" if f in by else "-" for f in fields)] for label, by in known.items()]
     told = "R² of each augmentation parameter, from frozen features of base view and view; the table has the numbers."
     return Figure(
         "parameters",
-        "What features tell of the augmentation",
+        "Augmentation parameters predicted from features",
         told,
         finish(figure),
         Table("R2", ["model", *fields], rows),
@@ -190,7 +193,7 @@ def parameters(models: list[Shown]) -> Figure | None:
 
 
 def invariance(models: list[Shown]) -> Figure | None:
-    """Whitened cosine over strengths, one small plot a transformation."""
+    """Cosine of whitened features over strengths, one small plot per transformation."""
     known = {m.label: r["details"]["curves"] for m in models if (r := m.record("invariance"))}
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""The page itself: HTML that opens from disk, without scripts, fonts or pictures from elsewhere."""
+"""The page itself: HTML that opens from disk, without scripts, fonts or external images."""
 
 import base64
 from html import escape
@@ -21,13 +21,13 @@ summary { cursor: pointer; }
 
 
 def render(about: str, note: str, tables: list[Table], figures: list[Figure]) -> str:
-    """The whole document; `note` says what the brackets in the tables mean."""
+    """Returns the whole document; `note` explains the brackets in the tables."""
     title = f"star-zoo: {about}"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<link rel="icon" href="data:,">',  # else a browser asks for one
+        '<link rel="icon" href="data:,">',  # otherwise browsers request one
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>",
         f"<h1>{escape(title)}</h1>",
     ]

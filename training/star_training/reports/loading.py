@@ -1,4 +1,4 @@
-"""What a page is about: models with their logs and the records of their evaluations."""
+"""The models of a page, with their logs and evaluation records."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +14,21 @@ class Shown:
     """One model of the page."""
 
     label: str
-    folder: Path | None  # with its weights and its card
-    log: list[dict[str, Any]]  # entries of its training, if it has a log
-    evaluations: list[dict[str, Any]]  # records, as training/star_training/evaluation/record.py makes them
+    folder: Path | None  # holds its weights and its card
+    log: list[dict[str, Any]]  # entries of its training log; empty if it has none
+    evaluations: list[dict[str, Any]]  # records in the format of training/star_training/evaluation/record.py
 
     def record(self, protocol: str) -> dict[str, Any] | None:
-        """The first record of a protocol; None if it was not run."""
+        """Returns the first record of a protocol; None if it was not run."""
         return next((r for r in self.evaluations if r["protocol"] == protocol), None)
 
 
 def gather(names: list[str]) -> list[Shown]:
-    """The models of runs, saved folders and results.json files. Raises ValueError for what is none of them."""
+    """Returns the models of runs, saved folders and results.json files. Raises ValueError for any other name."""
     models = [model for name in names for model in (_from_file(Path(name)) if Path(name).is_file() else [_of(name)])]
     labels = [model.label for model in models]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise ValueError(
-            f"several models are called {', '.join(twice)}; rename their folders, so they can be told apart"
-        )
+        raise ValueError(f"several models are called {', '.join(twice)}; rename their folders so that the names differ")
     return models
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours shown as images: what is alike by the invariant and by the equivariant embedding."""
+"""Nearest neighbours shown as images, by the invariant and by the equivariant embedding."""
 
 import io
 
@@ -17,13 +17,13 @@ _SIDE, _GAP, _SHOWN = 56, 4, 5  # pixels of an image and between images; neighbo
 
 
 def draw(models: list[Shown], splits: Splits) -> list[Figure]:
-    """A sheet for every model whose routing was measured on these images."""
+    """Returns a sheet for every model whose routing was measured on these images."""
     figures = []
     for model in models:
         called = [r for r in model.evaluations if r["protocol"] == "routing" and r["data"] in ends(splits.spec)]
         records = [r for r in called if r["data_fingerprint"]["test"] == splits.test.fingerprint]
         if called and not records:
-            raise ValueError(f"{splits.spec} doesn't hold the images that {model.label} was measured on")
+            raise ValueError(f"{splits.spec} does not contain the images that {model.label} was measured on")
         figures += [_sheet(model.label, r["details"]["neighbours"], splits.test) for r in records]
     return figures
 
@@ -45,14 +45,14 @@ def _sheet(label: str, found: dict[str, list], source: Source) -> Figure:
         ],
     )
     alt = (
-        f"{len(rows)} test images, one a row, each followed by its {_SHOWN} nearest neighbours by the invariant "
+        f"{len(rows)} test images, one per row, each followed by its {_SHOWN} nearest neighbours by the invariant "
         f"and its {_SHOWN} nearest by the equivariant embedding."
     )
     return Figure(f"neighbours_{label}", f"Nearest neighbours, {label}", alt, png.getvalue(), numbers)
 
 
 def _strip(source: Source, indices: list[int]) -> Tensor:
-    """Images side by side with white between and a wide white gap behind: (3, S + gap, W) uint8."""
+    """Returns images side by side, separated by white, with a wider white gap at the end: (3, S + gap, W) uint8."""
     images = [resize(source[i], [_SIDE, _SIDE], antialias=True) for i in indices]
     padded = [torch.nn.functional.pad(image, (0, _GAP, 0, _GAP), value=255) for image in images]
     return torch.nn.functional.pad(torch.cat(padded, 2), (0, 3 * _GAP), value=255)

@@ -1,11 +1,11 @@
-"""One picture of a run: the views it trained on, its losses and evaluations, and how its router shares the experts."""
+"""One figure of a run: its training views, its losses and evaluations, and the expert weights of its router."""
 
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed to write a file
+matplotlib.use("Agg")  # draws into files, without a display
 
 import matplotlib.pyplot as plt
 import torch
@@ -39,7 +39,7 @@ def _views(axes: Axes, views: Tensor, policy: Policy) -> None:
     side = views.shape[-1]
     axes.set_xticks([side * (v + 0.5) for v in range(len(columns))], columns)
     axes.set_yticks([])
-    axes.set_title("what was compared: views of four images")
+    axes.set_title("training views of four images")
 
 
 def _losses(axes: Axes, entries: list[dict[str, Any]]) -> None:
@@ -56,7 +56,7 @@ def _evaluations(axes: Axes, entries: list[dict[str, Any]]) -> None:
     axes.set_title("frozen features on held-out images")
     axes.set_xlabel("epoch")
     if not entries:
-        axes.text(0.5, 0.5, "no labels to evaluate with", ha="center", va="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no labels to evaluate on", ha="center", va="center", transform=axes.transAxes)
         return
     names = {"r2": "R² of the true numbers (ridge)", "knn1": "1-NN accuracy", "knn20": "20-NN accuracy"}
     markers = iter(("o-", "s--", "^:"))
@@ -80,4 +80,4 @@ def _routing(axes: Axes, weights: Tensor | None) -> None:
             axes.text(expert, task, f"{weight:.2f}", ha="center", va="center", color=shade)
     axes.set_xticks(range(weights.shape[1]), [f"expert {e + 1}" for e in range(weights.shape[1])])
     axes.set_yticks(range(2), ["invariant", "equivariant"])
-    axes.figure.colorbar(table, ax=axes, label="share of the mix")
+    axes.figure.colorbar(table, ax=axes, label="mean weight")

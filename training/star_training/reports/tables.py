@@ -1,4 +1,4 @@
-"""Tables: how well frozen features do on each data set, by every protocol that gives an accuracy."""
+"""Tables of the accuracy of frozen features on each data set, for every protocol that measures an accuracy."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ class Table(NamedTuple):
 
 
 def transfer(models: list[Shown]) -> list[Table]:
-    """One table a metric: models by data sets, per cent with their 95 % intervals."""
+    """Returns one table per metric: models by data sets, in per cent with 95 % intervals."""
     cells: dict[str, dict[tuple[str, str], str]] = {}
     for model in models:
         for record in model.evaluations:
@@ -34,9 +34,9 @@ def transfer(models: list[Shown]) -> list[Table]:
 
 
 def compare(models: list[Shown], metrics: list[str]) -> Table:
-    """One table of several metrics: a row for each metric and data set, a column for each model.
+    """Returns one table of several metrics: a row for each metric and data set, a column for each model.
 
-    Shares are in per cent, other numbers as they are; a range in brackets is the 95 % interval.
+    Shares are in per cent, other numbers are unscaled; brackets are the 95 % interval.
     """
     cells = {
         (metric, record["data"], model.label): (per_cent if is_share(metric) else _plain)(record["metrics"][metric])
@@ -56,13 +56,13 @@ def compare(models: list[Shown], metrics: list[str]) -> Table:
 
 
 def markdown(table: Table) -> str:
-    """A table as GitHub draws it."""
+    """Returns a table in Markdown."""
     lines = [table.head, ["---"] * len(table.head), *table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric is one of those that are told in per cent."""
+    """Whether a metric is a share, which is shown in per cent."""
     return metric.endswith(("top-1", "per class", "-shot", "accuracy")) or "top-1," in metric
 
 
@@ -72,6 +72,6 @@ def _plain(found: dict[str, Any]) -> str:
 
 
 def per_cent(found: dict[str, Any]) -> str:
-    """A share with its interval, in per cent."""
+    """Returns a share with its interval, in per cent."""
     interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
     return f"{100 * found['value']:.1f}{interval}"

@@ -1,7 +1,7 @@
-"""Studies: one function each, giving a Study; `star-zoo reproduce NAME` runs it.
+"""Studies: several methods and seeds of one recipe, run and aggregated; `star-zoo reproduce NAME` runs one.
 
-A docstring's first line says what is compared, then the cost and what came out. A new study is a new public function in
-a module here, imported below.
+A study is a function that returns a `Study`. The first line of its docstring states the comparison; the rest states
+cost and results. A new study is a new public function in a module here, imported below.
 """
 
 from ..settings import registry
@@ -12,10 +12,10 @@ from .study import Study
 
 
 def known() -> dict[str, str]:
-    """The studies by name, each with the first line of its docstring."""
+    """Returns the names of all studies, each with the first line of its docstring."""
     return registry.known(__name__)
 
 
 def find(name: str) -> Study:
-    """The study of that name. Raises ValueError for an unknown one, listing the known ones."""
+    """Returns the study of that name. Raises ValueError for an unknown name, listing the known ones."""
     return registry.find(__name__, "study", name)()

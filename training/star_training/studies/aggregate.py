@@ -1,4 +1,4 @@
-"""Numbers of runs put together: means over seeds, differences by seed, and what they say of the claims."""
+"""Aggregates the runs of a study: means over seeds, differences by seed, and verdicts on the claims."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ MINUS = " - "  # between the two methods of a pair
 
 
 def places(study: Study, outcomes: Sequence[Outcome]) -> list[Place]:
-    """Everything that was measured of any run; with the mean of a metric that is known of all transfer sets."""
+    """Returns every number that any run has, and the mean of each metric that was measured on all transfer sets."""
     found = dict.fromkeys(place for outcome in outcomes for place in outcome.numbers)
     metrics = dict.fromkeys(metric for metric, _ in found)
     means = [m for m in metrics if study.transfer and all((m, name) in found for name in study.transfer)]
@@ -20,13 +20,13 @@ def places(study: Study, outcomes: Sequence[Outcome]) -> list[Place]:
 
 
 def by_seed(study: Study, outcomes: Sequence[Outcome], method: str, place: Place) -> dict[int, float]:
-    """A method's number of each seed that has it."""
+    """Returns a method's number for each seed that has it."""
     found = {o.seed: o.number(*place, study.transfer) for o in outcomes if o.method == method}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
 def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: str, place: Place) -> list[float]:
-    """Of the seeds that both have, the first's number less the second's; the number itself where there is no second."""
+    """Returns `better` minus `worse` for each seed that both have, or the number of `better` if `worse` is empty."""
     first = by_seed(study, outcomes, better, place)
     if not worse:
         return list(first.values())
@@ -35,7 +35,7 @@ def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: st
 
 
 def headline(study: Study, outcomes: Sequence[Outcome]) -> Table:
-    """One row a method, one column a number of the study's headline: means over seeds, in per cent where shares are."""
+    """Returns one row per method and one column per headline number: means over seeds, shares in per cent."""
     head = ["method", "seeds", *(f"{p.metric}{_per_cent(p)} ({p.data})" for p in study.headline)]
     rows = []
     for method in study.methods:
@@ -50,7 +50,7 @@ def _per_cent(place: Place) -> str:
 
 
 def _cell(place: Place, values: list[float]) -> str:
-    """Mean and half the width of its interval."""
+    """Returns the mean and half the width of its interval."""
     if not values:
         return "-"
     found, unit, digits = of_runs(values), *((100, 1) if is_share(place.metric) else (1, 3))
@@ -59,7 +59,7 @@ def _cell(place: Place, values: list[float]) -> str:
 
 
 def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
-    """One column a method: means over its seeds with Student's intervals."""
+    """Returns one column per method: means over its seeds with Student's intervals."""
     return [
         _shown(m.name, {p: list(by_seed(study, outcomes, m.name, p).values()) for p in places(study, outcomes)})
         for m in study.methods
@@ -67,7 +67,7 @@ def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
 
 
 def differences(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
-    """One column a pair: means over seeds of the differences by seed with Student's intervals."""
+    """Returns one column per pair: mean differences by seed with Student's intervals."""
     return [
         _shown(f"{a}{MINUS}{b}", {p: difference(study, outcomes, a, b, p) for p in places(study, outcomes)})
         for a, b in study.pairs
@@ -84,10 +84,10 @@ def _shown(label: str, values: dict[Place, list[float]]) -> Shown:
 
 
 def verdicts(study: Study, outcomes: Sequence[Outcome]) -> Table:
-    """Every claim with what was found: shown, contradicted, not shown, or not tested.
+    """Returns every claim with its verdict: shown, contradicted, not shown, or not tested.
 
-    A comparison is shown where Student's 95 % interval of the differences by seed lies on the claim's side of 0, and
-    contradicted where it lies on the other; one seed shows nothing.
+    A comparison is shown if Student's 95 % interval of the differences by seed lies on the claim's side of 0, and
+    contradicted if it lies on the other side. A single seed shows nothing.
     """
     rows = []
     for claim in study.claims:
@@ -107,7 +107,7 @@ def _verdict(claim: Claim, found: list[str]) -> str:
 
 
 def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[str, str]:
-    """The verdict on one comparison, and its numbers in words."""
+    """Returns the verdict on one comparison, and its numbers as text."""
     values = difference(study, outcomes, c.better, c.worse, Place(c.metric, c.data))
     if not c.worse:
         values = [value - c.than for value in values]

@@ -1,4 +1,4 @@
-"""Curves over steps: when the methods of a study part, each the mean over its seeds."""
+"""Curves over training steps that show when methods diverge, each the mean over the seeds of a method."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ _PANELS: dict[str, Callable[[Outcome], Curve]] = {
 
 
 def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
-    """One small plot a quantity, one line a method; None where no run has any."""
+    """Returns one small plot per quantity with one line per method; None if no run has any of the quantities."""
     panels = {title: _by_method(study, outcomes, read) for title, read in _PANELS.items()}
     panels = {title: lines for title, lines in panels.items() if lines}
     if not panels:
@@ -55,7 +55,7 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
     rows = -(-len(panels) // columns)
     figure, axes = axes_of(columns, rows, 10, 3.0 * rows)
     numbered = enumerate(zip(study.methods, itertools.cycle(STYLES), strict=False))
-    known: dict[str, Any] = {m.name: {"color": f"C{k}", **style} for k, (m, style) in numbered}  # alike in all plots
+    known: dict[str, Any] = {m.name: {"color": f"C{k}", **style} for k, (m, style) in numbered}  # the same in all plots
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
@@ -71,13 +71,13 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
         for title, lines in panels.items()
         for method, curve in lines.items()
     ]
-    told = f"Over steps, each line the mean of a method's seeds: {', '.join(panels)}; the table has numbers."
+    told = f"Curves over steps, each the mean over a method's seeds: {', '.join(panels)}; the table has the numbers."
     numbers = Table("over steps", ["quantity", "method", "first", "halfway", "last"], cells)
-    return Figure("curves", "When the methods part", told, finish(figure), numbers)
+    return Figure("curves", "When the methods diverge", told, finish(figure), numbers)
 
 
 def _by_method(study: Study, outcomes: Sequence[Outcome], read: Callable[[Outcome], Curve]) -> dict[str, Curve]:
-    """The mean curve of each method that has one, at the steps that all of its seeds have."""
+    """Returns the mean curve of each method that has one, at the steps that all of its seeds have."""
     found = {}
     for method in study.methods:
         curves = [dict(curve) for o in outcomes if o.method == method.name and (curve := read(o))]

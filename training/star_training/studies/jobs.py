@@ -1,4 +1,4 @@
-"""Commands side by side, each in a process of its own with its output in a file."""
+"""Runs commands in parallel, each in its own process with its output in a file."""
 
 import os
 import subprocess
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from ..engine.signals import Stopped, StopRequest
 
-_PAUSE = 0.2  # seconds between looks
-_SHOWN = 5  # last lines of a failed job's output
+_PAUSE = 0.2  # seconds between polls
+_SHOWN = 5  # last output lines of a failed job that its error shows
 
 
 class Job(NamedTuple):
-    """What to run, what to call it, and where its output goes."""
+    """A command, its name in messages, and the file for its output."""
 
     name: str
     command: Sequence[str]
@@ -22,14 +22,14 @@ class Job(NamedTuple):
 
 
 class Failed(OSError):
-    """A job ended with an error; the others were let finish."""
+    """A job failed; the other running jobs have finished."""
 
 
 def run(jobs: Sequence[Job], at_once: int) -> None:
-    """Runs all jobs in their order, so many at once, each with its share of the processors.
+    """Runs all jobs in order, at most `at_once` at a time, each with its share of the processors.
 
-    After a failure no further job is begun. Raises Failed with the first failed one's last lines, and Stopped where a
-    signal came, which the jobs were told and have obeyed.
+    No further job starts after a failure. Raises Failed with the last output lines of the first failed job. Raises
+    Stopped after a signal, which was forwarded to the running jobs and has ended them.
     """
     waiting, running = list(jobs), _Running(max(1, (os.cpu_count() or 1) // at_once))
     failed: list[tuple[Job, int]] = []
@@ -47,11 +47,11 @@ def run(jobs: Sequence[Job], at_once: int) -> None:
     if failed:
         job, code = failed[0]
         lines = job.output.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN:]
-        raise Failed(f"{job.name} ended with exit code {code}; {job.output} says:\n" + "\n".join(lines))
+        raise Failed(f"{job.name} ended with exit code {code}; {job.output} ends with:\n" + "\n".join(lines))
 
 
 class _Running:
-    """The jobs that have been started and have not ended; killed where this is left before they end."""
+    """The running jobs; those that still run when the context exits are killed."""
 
     def __init__(self, threads: int):
         self._processes: dict[str, tuple[Job, subprocess.Popen]] = {}
@@ -70,7 +70,7 @@ class _Running:
             process.wait()
 
     def start(self, job: Job) -> None:
-        """In a session of its own: Ctrl-C reaches it through `tell` alone, once."""
+        """Starts a job in its own session, so that Ctrl-C reaches it only once, through `tell`."""
         print(f"{job.name} ...", flush=True)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with job.output.open("ab") as output:
@@ -86,14 +86,14 @@ class _Running:
             )
 
     def tell(self, number: int) -> None:
-        """Hands a signal on, the first time."""
+        """Forwards a signal to all running jobs; later calls do nothing."""
         if not self._told:
             for _, process in self._processes.values():
                 process.send_signal(number)
         self._told = True
 
     def ended(self) -> list[tuple[Job, int]]:
-        """Those that have ended since the last call, with their exit codes."""
+        """Returns the jobs that have ended since the last call, with their exit codes."""
         found = [(job, code) for job, process in self._processes.values() if (code := process.poll()) is not None]
         for job, code in found:
             del self._processes[job.name]

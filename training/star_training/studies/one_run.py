@@ -1,4 +1,4 @@
-"""One run of a study, from pretraining to the file of its outcome; what is trained or measured isn't so again."""
+"""One run of a study, from pretraining to the file of its outcome. Finished steps are skipped."""
 
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,16 @@ from ..publishing import card
 from . import outcome
 from .study import Method, Study, located
 
-_BACKBONE = "model.backbone."  # of names in a checkpoint
+_BACKBONE = "model.backbone."  # prefix of the names in a checkpoint
 
 
 def name_of(method: Method, seed: int) -> str:
-    """Of a run's folder and of the file of its outcome."""
+    """Returns the name of a run's folder and of the file of its outcome."""
     return f"{method.name}-{seed}"
 
 
 def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> None:
-    """Trains, measures and writes `out/results/METHOD-SEED.json`. Raises what pretraining and protocols raise."""
+    """Trains, measures and writes `out/results/METHOD-SEED.json`. Errors of pretraining and protocols propagate."""
     recipe = study.recipe_of(method, seed, folder)
     place = out / name_of(method, seed)
     begun = (place / "recipe.json").exists()
@@ -50,7 +50,7 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
 
 
 def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
-    """Every protocol on its data sets, with seed 0 throughout: runs differ in their pretraining alone."""
+    """Runs every protocol on its data sets. The seed is always 0, so that runs differ only in their pretraining."""
     path = results_file(str(place))
     assert path
     known = read(path).get("evaluations", [])
@@ -64,7 +64,7 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
                 found = evaluate(protocol, subject, splits[name])
             except (DataError, NotFinite):
                 raise
-            except ValueError as error:  # a protocol that the method has nothing for, as routing without experts
+            except ValueError as error:  # the protocol does not apply to the method, e.g. routing without experts
                 print(f"{protocol} on {name} left out: {error}", flush=True)
                 continue
             print(in_words(found), flush=True)
@@ -72,7 +72,7 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
 
 
 def _at_step(study: Study, recipe: Any, place: Path, step: int, splits: dict[str, Splits]) -> dict[str, Any]:
-    """20-NN accuracy on some transfer sets, by the weights of a checkpoint on the way."""
+    """Returns the 20-NN accuracy of an intermediate checkpoint on some transfer sets."""
     path = place / "checkpoints" / f"step-{step:09d}.safetensors"
     backbone = build_backbone(recipe)
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""What came of one run of a study, as a small JSON file: its recipe and cost, every number, and its curves over steps.
+"""The outcome of one run of a study as a small JSON file: its recipe, its cost, its numbers, and its curves over steps.
 
 Tables, comparisons and figures are made from these files alone.
 """
@@ -12,13 +12,13 @@ from star_zoo.files import write_text
 from ..engine.logging import evaluations_of, read
 from .study import MEAN
 
-_ONE_NAME = {"Linear top-1": "Linear accuracy", "Linear mean per class": "Linear accuracy"}  # by the set's convention
-_POINTS = 100  # of a loss curve
+_ONE_NAME = {"Linear top-1": "Linear accuracy", "Linear mean per class": "Linear accuracy"}  # by each set's convention
+_POINTS = 100  # of a stored loss curve, roughly
 _TERMS = ("invariant", "equivariant")
 
 
 class Outcome(NamedTuple):
-    """One run: method and seed, numbers by (metric, data), and everything else that its file holds."""
+    """One run: its method, its seed, its numbers by (metric, data), and the whole content of its file."""
 
     method: str
     seed: int
@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     told: dict[str, Any]
 
     def number(self, metric: str, data: str, transfer: tuple[str, ...]) -> float | None:
-        """A number; `MEAN` for its mean over the transfer sets, None where any of them was not measured."""
+        """Returns a number; for `MEAN`, its mean over the transfer sets, or None if any of them was not measured."""
         if data != MEAN:
             return self.numbers.get((metric, data))
         found = [self.numbers.get((metric, name)) for name in transfer]
@@ -34,9 +34,9 @@ class Outcome(NamedTuple):
 
 
 def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[str, Any]]) -> None:
-    """Gathers a finished and measured run's files into one; `over_steps` is what was measured of its checkpoints."""
+    """Gathers the files of a finished and measured run into one; `over_steps` holds the numbers of its checkpoints."""
     results = json.loads((run / "export" / "results.json").read_text(encoding="utf-8"))
-    recipe = json.loads((run / "export" / "recipe.json").read_text(encoding="utf-8"))  # without this machine's folders
+    recipe = json.loads((run / "export" / "recipe.json").read_text(encoding="utf-8"))  # has no local paths
     entries = read(run / "log.jsonl")
     losses = [e for e in entries if "loss" in e]
     told = {
@@ -56,17 +56,17 @@ def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[s
         "transfer over steps": over_steps,
     }
     lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")  # a line a part: small, and still to be compared
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")  # one line per part: small, but a diff stays readable
 
 
 def _slim(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without its details, which figures of single runs are drawn from."""
+    """Returns a record without its details, which only the figures of single runs need."""
     kept = ("protocol", "data", "data_fingerprint", "images", "seed", "settings", "metrics", "seconds", "versions")
     return {name: record[name] for name in kept}
 
 
 def _mean(losses: list[dict[str, Any]], name: str) -> float:
-    """Over all steps: an entry is the mean since the one before."""
+    """Returns the mean over all steps; each log entry is the mean since the previous entry."""
     total, before = 0.0, 0
     for entry in losses:
         total += entry[name] * (entry["step"] - before)
@@ -75,7 +75,7 @@ def _mean(losses: list[dict[str, Any]], name: str) -> float:
 
 
 def load(path: Path) -> Outcome:
-    """An outcome from its file. Raises ValueError for what isn't one."""
+    """Reads an outcome from its file. Raises ValueError if the file is not an outcome."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         numbers = {
@@ -86,4 +86,4 @@ def load(path: Path) -> Outcome:
         numbers |= {(f"{name} loss, mean of all steps", ""): value for name, value in told["mean losses"].items()}
         return Outcome(told["method"], told["seed"], numbers, told)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no outcome of a run: {error!r}; remove it, and it is made again") from error
+        raise ValueError(f"{path} is not the outcome of a run: {error!r}; remove it and run the study again") from error

@@ -1,6 +1,6 @@
-"""Running a study: every method and seed, the same measurements of each, one table, one page.
+"""Runs a study: trains every method and seed, measures all runs alike, and writes one table and one page.
 
-A run's folder is `OUT/METHOD-SEED`, what came of it `OUT/results/METHOD-SEED.json`; what is there isn't done again.
+A run's folder is `OUT/METHOD-SEED`, its outcome is `OUT/results/METHOD-SEED.json`. Runs with an outcome are skipped.
 """
 
 import sys
@@ -22,13 +22,13 @@ from .study import Method, Study, located
 
 
 def runs(study: Study) -> Iterator[tuple[Method, int]]:
-    """Methods and seeds in the order in which they are run: every method once, then once more with the next seed."""
+    """Yields methods and seeds in the order of execution: all methods with seed 0, then with seed 1, and so on."""
     for seed in range(max(method.seeds for method in study.methods)):
         yield from ((method, seed) for method in study.methods if seed < method.seeds)
 
 
 def run_one(study: Study, name: str, out: Path, folder: Path) -> None:
-    """The run METHOD-SEED alone, in this process. Raises ValueError for one that the study doesn't have."""
+    """Runs METHOD-SEED alone, in this process. Raises ValueError if the study has no such run."""
     known = {name_of(method, seed): (method, seed) for method, seed in runs(study)}
     if name not in known:
         raise ValueError(f"{study.name} has no run {name!r}; its runs are {', '.join(known)}")
@@ -36,7 +36,7 @@ def run_one(study: Study, name: str, out: Path, folder: Path) -> None:
 
 
 def check(study: Study, folder: Path) -> None:
-    """Raises DataError or ValueError where images or settings are wrong, before anything is trained."""
+    """Raises DataError or ValueError if images or settings are wrong, before any training."""
     for method in study.methods:
         build(study.recipe_of(method, 0, folder))
     for name in study.data:
@@ -44,9 +44,9 @@ def check(study: Study, folder: Path) -> None:
 
 
 def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_once: int, processes: int) -> None:
-    """Every run without an outcome, so many at once, each in so many processes of its own.
+    """Executes every run without an outcome: `at_once` runs at a time, each in `processes` processes.
 
-    `options` are those of the command that the processes have to be given too.
+    `options` are the command-line options that are passed on to these processes.
     """
     check(study, folder)
     known = {name_of(method, seed): study.recipe_of(method, seed, folder) for method, seed in runs(study)}
@@ -59,18 +59,18 @@ def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_on
 
 
 def _done(path: Path, recipe: Recipe) -> bool:
-    """Whether there is an outcome. Raises ValueError for one of another recipe: a study is of one kind of run."""
+    """Whether there is an outcome. Raises ValueError if it has another recipe, because a study must not mix recipes."""
     if not path.is_file():
         return False
     if found := differences(Recipe.from_dict(outcome.load(path).told["recipe"]), recipe):
-        raise ValueError(f"{path} is of other settings (theirs, yours): {'; '.join(found)}; choose another --out")
+        raise ValueError(f"{path} has other settings (theirs, yours): {'; '.join(found)}; choose another --out")
     return True
 
 
 def tell(study: Study, out: Path) -> list[Table]:
-    """Writes `table.md`, and `report.html` with figures, from the outcomes that are there; gives the tables.
+    """Writes `table.md`, and `report.html` with figures, from the existing outcomes, and returns the tables.
 
-    Raises ValueError where there are none.
+    Raises ValueError if there is no outcome.
     """
     outcomes = [outcome.load(path) for path in sorted((out / "results").glob("*.json"))]
     if not outcomes:
@@ -82,7 +82,7 @@ def tell(study: Study, out: Path) -> list[Table]:
         compare(aggregate.differences(study, outcomes), shown)._replace(title="differences by seed"),
         aggregate.verdicts(study, outcomes),
     ]
-    note = "After ± and in brackets Student's 95 % interval over the seeds of a method; a method of one seed has none."
+    note = "± and brackets are Student's 95 % interval over the seeds of a method; a method with one seed has none."
     text = "\n".join(f"## {table.title}\n\n{markdown(table)}" for table in tables)
     write_text(out / "table.md", f"# {study.name}\n\n{note}\n\n{text}")
     drawn = [curve] if (curve := curves.draw(study, outcomes)) else []
@@ -95,6 +95,6 @@ def tell(study: Study, out: Path) -> list[Table]:
 
 
 def _first_seeds(study: Study, out: Path) -> list[Shown]:
-    """Each method's run of seed 0, where its folder is still there."""
+    """Returns each method's run with seed 0 whose folder still exists."""
     folders = [out / name_of(method, 0) for method in study.methods]
     return gather([str(folder) for folder in folders if (folder / "export" / "config.json").is_file()])

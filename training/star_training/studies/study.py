@@ -1,6 +1,6 @@
-"""What a study is: methods and seeds around one recipe, what is measured of every run, and the claims it may bear out.
+"""The definition of a study: methods and seeds of one recipe, the measurements of every run, and the claims to test.
 
-The studies themselves are functions of cifar10_small.py and paper.py; run.py runs them.
+Each study is a function of cifar10_small.py or paper.py that returns a `Study`; run.py runs it.
 """
 
 import dataclasses
@@ -13,48 +13,48 @@ from ..data.sources.base import DataError
 from ..pretraining.recipe import Recipe
 from ..settings.base import override
 
-MEAN = "mean of transfer sets"  # stands where a data set's name could, in comparisons and tables
+MEAN = "mean of transfer sets"  # takes the place of a data set's name in comparisons and tables
 
 
 class Method(NamedTuple):
-    """One column of the table: an objective and what it changes in the study's recipe."""
+    """One column of the table: an objective and its changes to the study's recipe."""
 
     name: str
     objective: str
-    changes: tuple[str, ...] = ()  # as --set takes them
-    seeds: int = 1  # how many: 0, 1, ...
+    changes: tuple[str, ...] = ()  # in the syntax of --set
+    seeds: int = 1  # number of seeds, counted from 0
 
 
 class Measure(NamedTuple):
-    """A protocol and the data sets it is run on."""
+    """A protocol and the data sets on which it is run."""
 
     protocol: str
     data: tuple[str, ...]
 
 
 class Place(NamedTuple):
-    """A number by its metric and the data set it was measured on, or MEAN."""
+    """Identifies a number by its metric and its data set, or MEAN."""
 
     metric: str
     data: str = MEAN
 
 
 class Comparison(NamedTuple):
-    """A difference of two methods in one number, by seed: `better` minus `worse` should be above 0.
+    """The difference of two methods in one number, by seed: `better` - `worse` should be above 0, or below if `lower`.
 
-    Without a `worse` method the number is compared with `than`.
+    If `worse` is empty, the number is compared with `than`.
     """
 
     better: str
     worse: str
     metric: str
     data: str = MEAN
-    lower: bool = False  # whether a lower number is the better one
+    lower: bool = False  # whether a lower number is better
     than: float = 0.0
 
 
 class Claim(NamedTuple):
-    """What the paper says, by the comparisons that would show it; without any it is not tested, and `note` says why."""
+    """A statement of the paper with the comparisons that would show it; if there are none, `note` states the reason."""
 
     name: str
     says: str
@@ -63,13 +63,13 @@ class Claim(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The images that a study pretrains on: a set by its name, and torchvision's class where it has one."""
+    """The images that a study pretrains on: the name of a data set, and of its torchvision class if there is one."""
 
     name: str
     torchvision: str = ""
 
     def source(self, folder: Path) -> str:
-        """What `data.source` of a recipe is called: NAME.parquet in the folder, or the folder NAME in it."""
+        """Returns `data.source` of a recipe: NAME.parquet in the folder, or the folder NAME in it. Raises DataError."""
         pack, root = folder / f"{self.name}.parquet", folder / self.name
         if pack.is_file():
             return str(pack)
@@ -80,25 +80,25 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Methods by seeds around one recipe, everything else the same."""
+    """Several methods and seeds of one recipe; everything else is the same."""
 
     name: str
     recipe: Recipe
     images: Images
     methods: tuple[Method, ...]
     measures: tuple[Measure, ...]
-    transfer: tuple[str, ...] = ()  # the data sets that the mean is over
-    steps: tuple[int, ...] = ()  # checkpoints that are measured too
-    transfer_over_steps: tuple[str, ...] = ()  # by 20-NN on these sets
-    pairs: tuple[tuple[str, str], ...] = ()  # methods whose differences are told, the first less the second
-    headline: tuple[Place, ...] = ()  # the numbers of the first table
-    shown: tuple[str, ...] = ()  # the metrics of the others
+    transfer: tuple[str, ...] = ()  # data sets that MEAN averages
+    steps: tuple[int, ...] = ()  # checkpoints to measure in addition
+    transfer_over_steps: tuple[str, ...] = ()  # data sets for their 20-NN accuracy
+    pairs: tuple[tuple[str, str], ...] = ()  # methods to compare, the first minus the second
+    headline: tuple[Place, ...] = ()  # numbers of the first table
+    shown: tuple[str, ...] = ()  # metrics of the other tables
     claims: tuple[Claim, ...] = ()
-    fast: tuple[str, ...] = ()  # what --fast changes in the recipe
-    fast_measures: tuple[Measure, ...] = ()  # and what it measures then
+    fast: tuple[str, ...] = ()  # changes of --fast to the recipe
+    fast_measures: tuple[Measure, ...] = ()  # measurements of --fast
 
     def seeds(self, count: int | None) -> "Study":
-        """The same study with so many seeds of every method instead of its own numbers."""
+        """Returns the study with `count` seeds of every method, or unchanged if `count` is None."""
         if count is None:
             return self
         if count < 1:
@@ -106,7 +106,7 @@ class Study:
         return dataclasses.replace(self, methods=tuple(m._replace(seeds=count) for m in self.methods))
 
     def in_haste(self) -> "Study":
-        """The same methods and the same table from a recipe that is too short to tell them apart."""
+        """Returns the study with the same methods and tables, but a recipe too short to distinguish the methods."""
         measured = {name for measure in self.fast_measures for name in measure.data}
         return dataclasses.replace(
             self,
@@ -117,19 +117,19 @@ class Study:
         )
 
     def recipe_of(self, method: Method, seed: int, folder: Path) -> Recipe:
-        """The recipe of one run, with its images under `folder`. Raises DataError where they are not there."""
+        """Returns the recipe of one run, with its images under `folder`. Raises DataError if they are missing."""
         recipe = override(self.recipe.with_objective(method.objective), method.changes)
         data = dataclasses.replace(recipe.data, source=self.images.source(folder))
         return dataclasses.replace(recipe, data=data, seed=seed)
 
     @property
     def data(self) -> tuple[str, ...]:
-        """The data sets that runs are measured on, each once."""
+        """The data sets that runs are measured on, without repeats."""
         return tuple(dict.fromkeys(name for measure in self.measures for name in measure.data))
 
 
 def located(name: str, folder: Path) -> str:
-    """What `Splits` calls a data set under `folder`: NAME.parquet, or the folder NAME. Raises DataError."""
+    """Returns the spec of a data set under `folder` for `Splits`: NAME.parquet or the folder NAME. Raises DataError."""
     pack, root = folder / f"{name}.parquet", folder / name
     if pack.is_file():
         return str(pack)
@@ -140,6 +140,6 @@ def located(name: str, folder: Path) -> str:
 
 def _missing(name: str, folder: Path) -> DataError:
     return DataError(
-        f"the study needs {name}: neither {folder / name}.parquet nor the folder {folder / name} is there; "
-        "--data says where its data sets lie"
+        f"the study needs {name}: neither {folder / name}.parquet nor the folder {folder / name} exists; "
+        "give the folder with its data sets as --data"
     )

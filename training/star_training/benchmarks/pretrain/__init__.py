@@ -1,9 +1,9 @@
 """A step of pretraining: ours from data to optimiser, the released code's style, and the machine's limit.
 
-The three take turns: in a round each does some steps, in an order that rotates, and a ratio is the median over the
-rounds of the ratio within a round, since a machine is now faster and now slower. A sample is one image with its three
-views. Ours is a real run; `released_style` is a twin of it that computes the same loss; `limit` is what no step can
-beat: the backbone on ready tensors, and the heads' multiply-adds at the rate of one large matrix product.
+The three alternate: in each round each of them runs some steps, in a rotating order. A ratio is the median over the
+rounds of the ratio within a round, because a machine's speed varies. A sample is one image with its three views. Ours
+is a real run; `released_style` is a twin that computes the same loss; `limit` is a lower bound on the time of a step:
+the backbone on ready tensors, and the heads' multiply-adds at the rate of one large matrix product.
 """
 
 import argparse
@@ -17,24 +17,24 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the benchmark's arguments."""
     add = parser.add_argument
     steps = ", ".join(f"{size.steps} for {name}" for name, size in SIZES.items())
-    add("--size", nargs="+", choices=list(SIZES), default=list(SIZES), help="what is measured (all)")
-    add("--rounds", type=int, default=4, help="turns of the three (%(default)s)")
-    add("--steps", type=int, help=f"steps of each in a round ({steps})")
-    add("--precision", choices=("no", "bf16"), default="no", help="of ours and the limit (no, which is float32)")
-    # a worker would load images ahead in the others' turns, on the processors that those compute with
+    add("--size", nargs="+", choices=list(SIZES), default=list(SIZES), help="sizes to measure (default: all)")
+    add("--rounds", type=int, default=4, help="rounds of the three (default: %(default)s)")
+    add("--steps", type=int, help=f"steps of each per round (default: {steps})")
     add(
-        "--workers", type=int, default=0, help="processes that load images (%(default)s, best where processors compute)"
+        "--precision", choices=("no", "bf16"), default="no", help="of ours and of the limit (default: no, i.e. float32)"
     )
-    add("--picture", type=Path, help="a PNG to write: where a step's time goes")
+    # a worker would prefetch images during the others' turns, and take processors from them
+    add("--workers", type=int, default=0, help="processes that load images (default: %(default)s, the best on a CPU)")
+    add("--picture", type=Path, help="PNG to write: the time of each part of a step")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Prints and gives the comparison. Raises ValueError for counts that measure nothing."""
+    """Prints and returns the comparison. Raises ValueError for counts that are too small."""
     for name, least in (("rounds", 1), ("steps", 1), ("workers", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; it must be at least {least}")
-    # only now, for every command declares this one
+    # imported here, because the parser of every command imports this module
     from .compare import compare
     from .machine import machine
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in dict.fromkeys(arguments.size):
         size, steps = SIZES[name], arguments.steps or SIZES[name].steps
         what = f"{size.backbone} at {size.pixels} px, batch {size.batch}, {size.experts} experts"
-        print(f"\n{name}: {what}; rounds {rounds}, steps of each in a round {steps}", flush=True)
+        print(f"\n{name}: {what}; {rounds} rounds with {steps} steps of each", flush=True)
         found["sizes"][name] = compare(name, size, rounds, steps, precision, workers)
         _tell(found["sizes"][name])
     if arguments.picture:
@@ -67,15 +67,15 @@ def _tell(told: dict[str, Any]) -> None:
         median, least, most = (told[name][key] for key in ("median", "least", "most"))
         print(f"  {name:24} {median:8.3f}   ({least:.3f} to {most:.3f} over the rounds)")
     whole = sum(told["parts"].values())
-    print(f"  where a step of ours goes, {whole:.3f} s:")
+    print(f"  parts of our step, {whole:.3f} s:")
     for part, seconds in told["parts"].items():
         print(f"    {part:24} {seconds:6.3f} s {seconds / whole:6.1%}")
     saving, step = told["checkpoint"], told["checkpoint"]["step"]
     slower = max(0.0, saving["stall"] + saving["step beside"] - step) / step
     print(
-        f"  a checkpoint stops the loop for {saving['stall'] / step:.1%} of a step; with the writing beside it costs "
-        f"{slower:.1%} of one, every {saving['every']}"
+        f"  every {saving['every']} steps a checkpoint stops the loop for {saving['stall'] / step:.1%} of a step; with "
+        f"its background writing it costs {slower:.1%} of a step"
     )
     kept = ", ".join(f"{size / 2**20:.1f} MiB in {variant}" for variant, size in told["saved for backward"].items())
-    print(f"  heads and loss keep for the backward pass: {kept}")
-    print(f"  the process held {told['peak resident'] / 2**30:.2f} GiB at most so far", flush=True)
+    print(f"  saved by heads and loss for the backward pass: {kept}")
+    print(f"  peak memory of the process so far: {told['peak resident'] / 2**30:.2f} GiB", flush=True)

@@ -1,4 +1,4 @@
-"""Seconds, also where a device computes on its own, and where those of a step of ours go."""
+"""Wall-clock seconds, synchronised with the device, and the seconds of each part of our step."""
 
 import time
 from collections.abc import Generator
@@ -22,14 +22,14 @@ PARTS = (
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, after all that the device was told to do is done."""
+    """Returns the time in seconds, after the device has finished all queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter()
 
 
 class Marks:
-    """When each part of one step ended. What is marked twice ended the first time."""
+    """The times at which the parts of one step ended; the first mark of a part counts."""
 
     def __init__(self, device: torch.device):
         self._device, self._ends = device, dict[str, float]()
@@ -39,16 +39,16 @@ class Marks:
             self._ends[part] = now(self._device)
 
     def seconds(self, start: float) -> dict[str, float]:
-        """What each part took of a step that began at `start`, in their order; together they are the whole step."""
+        """Returns the seconds of each part of a step that began at `start`, in order; their sum is the whole step."""
         ends = [start, *(self._ends[part] for part in PARTS)]
         return {part: ends[k + 1] - ends[k] for k, part in enumerate(PARTS)}
 
 
 def time_parts(run: Run, batches: Generator[Any, None, None], steps: int) -> dict[str, float]:
-    """Mean seconds of each part over some steps of a run, which goes on as if nothing had been measured.
+    """Returns the mean seconds of each part over some steps of a run. The measurement does not change the run.
 
-    The backward of the heads ends when a gradient first reaches the features: autograd goes back through what was
-    computed last, and all views' heads come after all views' backbones.
+    The backward pass of the heads ends when a gradient first reaches the features, because autograd runs in reverse
+    order, and the heads of all views are computed after the backbones of all views.
     """
     totals = dict.fromkeys(PARTS, 0.0)
     for _ in range(steps):
@@ -71,7 +71,7 @@ def _marked(batches: Generator[Any, None, None], marks: Marks) -> Generator[Any,
 
 
 def _watch(run: Run, marks: Marks) -> list[Any]:
-    """Hooks that mark the parts' ends; the handles to remove them by."""
+    """Registers hooks that mark the end of each part, and returns their handles."""
 
     def features_arrive(encoder: Any, images: Any, found: list[Tensor]) -> None:
         marks("backbone forward")

@@ -1,4 +1,4 @@
-"""The three side by side: rounds in which each takes its turn, then parts and memory of a step of ours."""
+"""Compares the three: alternating rounds, then the parts and the memory of our step."""
 
 import contextlib
 import statistics
@@ -22,7 +22,7 @@ from .sizes import Size, recipe, write_images
 
 
 def compare(name: str, size: Size, rounds: int, steps: int, precision: str, workers: int) -> dict[str, Any]:
-    """Everything that is measured of a size, as plain data: raw seconds by round, rates, ratios, parts, bytes."""
+    """Returns all measurements of a size as plain data: raw seconds by round, rates, ratios, parts, bytes."""
     with tempfile.TemporaryDirectory(prefix="star-zoo-bench-") as folder, contextlib.ExitStack() as stack:
         files = write_images(size, Path(folder) / "images")
         told = recipe(name, size, Path(folder) / "images", workers, precision)
@@ -30,7 +30,7 @@ def compare(name: str, size: Size, rounds: int, steps: int, precision: str, work
         device = run.accelerator.device
         ours = stack.enter_context(Ours(run))
         multiply_adds = head_multiply_adds(run.pretrainer.objective)
-        # where memory is as the system's allocator has it: `Run` changes that, which is a part of what it gains
+        # in new processes with the default allocator: `Run` changes its settings, which is part of the gain
         twin = stack.enter_context(Elsewhere(ReleasedStyle.name, _twin, size, told.policy, files, workers, device))
         limit = stack.enter_context(Elsewhere(Limit.name, _limit, size, multiply_adds, precision, device))
         seconds = take_turns([ours, twin, limit], rounds, steps)
@@ -71,7 +71,7 @@ def _limit(size: Size, multiply_adds: int, precision: str, device: torch.device)
 
 
 def _saved(ours: Ours, network: Network, batch: int) -> dict[str, int]:
-    """What heads and loss keep for the backward pass, in ours and in the twin, from the same features on."""
+    """Returns the bytes that heads and loss save for the backward pass, in ours and in the twin, for equal features."""
     objective, device = ours.run.pretrainer.objective, ours.run.accelerator.device
     width, fields = objective.config["num_features"], len(objective.policy.fields)
     features = list(torch.randn(VIEWS, batch, width, device=device).requires_grad_())

@@ -1,4 +1,4 @@
-"""A variant in a process of its own, so that what another does to the process's memory doesn't change what it takes."""
+"""A variant in its own process, so that the memory use of another variant does not change its speed."""
 
 import contextlib
 import multiprocessing
@@ -11,7 +11,7 @@ from .rounds import Variant
 
 
 class Elsewhere:
-    """A variant that `make(*arguments)` builds in a fresh process, where it waits for its turns."""
+    """A variant that `make(*arguments)` builds in a new process, where it waits for its turns."""
 
     def __init__(self, name: str, make: Callable[..., Variant], *arguments: Any):
         self.name = name
@@ -31,18 +31,18 @@ class Elsewhere:
         self._end.close()
 
     def seconds(self, steps: int) -> float:
-        """What some steps take there. Raises RuntimeError where they fail."""
+        """Returns the seconds of some steps there. Raises RuntimeError if they fail."""
         return self._ask("seconds", steps)
 
     def tell(self, attribute: str) -> Any:
-        """An attribute of the variant."""
+        """Returns an attribute of the variant."""
         return self._ask("tell", attribute)
 
     def _ask(self, *question: Any) -> Any:
         try:
             self._end.send(question)
             return self._end.recv()
-        except (EOFError, OSError) as error:  # its traceback stands above
+        except (EOFError, OSError) as error:  # its traceback is printed above
             raise RuntimeError(f"the process that measures {self.name!r} ended") from error
 
 

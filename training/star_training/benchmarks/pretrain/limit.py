@@ -1,4 +1,4 @@
-"""The least that a step can take here: the backbone on ready tensors, and the heads' products at this machine's rate.
+"""The least time of a step on this machine: the backbone on ready tensors, and the heads' products at its full rate.
 
 Letters: B images, S view size.
 """
@@ -12,14 +12,15 @@ from ...evaluation.features import evaluating
 from .clock import now
 
 VIEWS = 3
-_FORWARD_AND_BACKWARD = 3  # times the forward: a product's two gradients are two products of the same size
-_SIDE = 2048  # of the square matrices whose product tells the machine's rate
+_FORWARD_AND_BACKWARD = 3  # times the forward pass, because a product has two gradients of the same cost
+_SIDE = 2048  # side of the square matrices whose product measures the machine's rate
 
 
 class Limit:
-    """Three passes of B images through a backbone and back, channels last; and the heads as if they were one product.
+    """Forward and backward passes of three views of B images through a backbone, and the heads as one matrix product.
 
-    No data, augmentation, loss or optimiser. `precision` "bf16" computes both in bfloat16, as training does then.
+    It has no data, augmentation, loss or optimiser. Memory is channels last. `precision` "bf16" computes both parts in
+    bfloat16, as training does.
     """
 
     name = "limit"
@@ -27,14 +28,14 @@ class Limit:
     def __init__(self, backbone: Any, multiply_adds: int, batch: int, pixels: int, precision: str):
         self.device = next(backbone.parameters()).device
         self.backbone = backbone.to(memory_format=torch.channels_last).train()
-        self.multiply_adds = multiply_adds * batch * _FORWARD_AND_BACKWARD  # of a step
+        self.multiply_adds = multiply_adds * batch * _FORWARD_AND_BACKWARD  # per step
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         images = torch.randn(VIEWS, batch, 3, pixels, pixels, device=self.device)
         self.views = [x.contiguous(memory_format=torch.channels_last) for x in images]
-        self.rates: list[float] = []  # multiply-adds a second, as they were found
+        self.rates: list[float] = []  # multiply-adds per second, one entry per measurement
 
     def seconds(self, steps: int) -> float:
-        """What some steps would take."""
+        """Returns the seconds that some steps would take."""
         start = now(self.device)
         for _ in range(steps):
             self._through_the_backbone()
@@ -50,7 +51,7 @@ class Limit:
 
 
 def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Multiply-adds a second of a large square matrix product, the better of two."""
+    """Returns the multiply-adds per second of a large square matrix product, the better of two trials."""
     a, b = torch.rand(2, _SIDE, _SIDE, device=device).to(dtype)
     found = []
     for _ in range(2):
@@ -61,7 +62,7 @@ def product_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def head_multiply_adds(objective: Any) -> int:
-    """Those of one image's heads forward: experts, router and mix of three views, the shift predictor of two."""
+    """Returns the multiply-adds of one image's heads: experts, router, mix of three views, shift predictor of two."""
     device = next(objective.parameters()).device
     features = torch.zeros(1, objective.config["num_features"], device=device)
     params = torch.zeros(1, len(objective.policy.fields), device=device)

@@ -1,4 +1,4 @@
-"""What a measurement was made on, with and when."""
+"""The machine, the versions and the date of a measurement."""
 
 import datetime
 import os
@@ -11,7 +11,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """Processor, its cores, torch's threads among them, the device that trains, versions, the day (UTC)."""
+    """Returns the processor, its cores, the threads of torch, the training device, versions, and the date (UTC)."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return {
         "cpu": _cpu(Path("/proc/cpuinfo")),
@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu(file: Path) -> str:
-    """The model's name as Linux tells it, or what Python knows elsewhere."""
+    """Returns the processor's name, from /proc/cpuinfo on Linux, otherwise from Python."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Bytes: what autograd keeps for the backward pass, and the most that the process held."""
+"""Memory in bytes: the tensors that autograd saves for the backward pass, and the peak of the process."""
 
 import resource
 import sys
@@ -10,10 +10,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def saved_bytes(compute: Callable[[], Any], but: Iterable[Tensor]) -> int:
-    """Bytes that stay in memory for the backward of what `compute` gives: each storage once and whole.
+    """Returns the bytes that autograd saves for the backward pass of `compute`; each storage counts once, as a whole.
 
-    Those of the tensors `but`, parameters and buffers, are not counted: they are there anyway. Copies of weights in
-    another precision, which autocast makes, are.
+    The tensors `but`, i.e. parameters and buffers, do not count, because they exist anyway. The copies of weights in
+    another precision that autocast makes do count.
     """
     there = {tensor.untyped_storage().data_ptr() for tensor in but}
     kept: dict[int, int] = {}
@@ -24,13 +24,13 @@ def saved_bytes(compute: Callable[[], Any], but: Iterable[Tensor]) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        graph = compute()  # held until the sum is made: a freed address would be given out again
+        graph = compute()  # kept until the sum is computed, because a freed address would be reused
     total = sum(size for place, size in kept.items() if place not in there)
     del graph
     return total
 
 
 def peak_resident() -> int:
-    """The most bytes of memory that this process held so far."""
+    """Returns the peak resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS tells bytes, Linux KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS reports bytes, Linux KiB

@@ -13,7 +13,7 @@ _CHECKPOINTS = 3
 
 
 class Ours:
-    """The steps of a `Run` whenever they are asked for; all that touches the run's own loop is here and in clock.py."""
+    """Runs the steps of a `Run` on demand. Only this file and clock.py touch the internals of its loop."""
 
     name = "ours"
 
@@ -31,7 +31,7 @@ class Ours:
         self.run.logbook.close()
 
     def seconds(self, steps: int) -> float:
-        """What some steps take, the log entries that are due between them included."""
+        """Returns the seconds of some steps, including the log entries that are due between them."""
         run, device = self.run, self.run.accelerator.device
         start = now(device)
         for _ in range(steps):
@@ -41,13 +41,13 @@ class Ours:
         return now(device) - start
 
     def parts(self, steps: int) -> dict[str, float]:
-        """Mean seconds of each part of a step."""
+        """Returns the mean seconds of each part of a step."""
         return time_parts(self.run, self.batches, steps)
 
     def checkpoint(self) -> dict[str, float]:
-        """What a checkpoint costs: seconds that the loop stands still, and of a step beside and without its writing."""
+        """Returns the cost of a checkpoint: seconds of the stall, and of a step during its writing and without it."""
         run, device = self.run, self.run.accelerator.device
-        run._checkpoint(wait=True)  # takes the memory that is used again from now on
+        run._checkpoint(wait=True)  # allocates the memory that later checkpoints reuse
         found: list[dict[str, float]] = []
         for _ in range(_CHECKPOINTS):
             without = self.seconds(1)
@@ -60,7 +60,7 @@ class Ours:
         return {name: statistics.median(each[name] for each in found) for name in found[0]}
 
     def loss(self, features: list[Tensor], params: list[Tensor]) -> Any:
-        """The objective's terms of V features (B, D) and raw params (B, P), in the run's precision."""
+        """Returns the objective's terms for V features (B, D) and raw params (B, P), in the run's precision."""
         with self.run.accelerator.autocast():
             objective: Any = self.run.pretrainer.objective
             return objective.terms(features, params)

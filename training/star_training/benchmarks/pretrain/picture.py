@@ -1,4 +1,4 @@
-"""Where a step's time goes, as one bar a size; parts differ in more than colour: hatches too."""
+"""The time of each part of a step, one bar per size; parts differ in colour and hatch."""
 
 import itertools
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed to write a file
+matplotlib.use("Agg")  # draws into files, without a display
 
 import matplotlib.pyplot as plt
 
 from .clock import PARTS
 
 _HATCHES = ("", "//", "xx", "..", "\\\\", "++")
-_LEGIBLE = 0.04  # of a bar, under which a share is not written into it
+_LEGIBLE = 0.04  # smallest share of a bar that is labelled
 
 
 def draw(path: Path, found: dict[str, Any]) -> None:
-    """Writes a PNG of what `star-zoo bench pretrain` found."""
+    """Writes a PNG of the results of `star-zoo bench pretrain`."""
     sizes = found["sizes"]
     figure, axes = plt.subplots(figsize=(10, 1.6 + 0.7 * len(sizes)), layout="constrained")
     names = [f"{name}\n{1000 * sum(told['parts'].values()):.0f} ms a step" for name, told in sizes.items()]
@@ -32,7 +32,7 @@ def draw(path: Path, found: dict[str, Any]) -> None:
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.invert_yaxis()  # the first size on top
     axes.set(
-        xlim=(0, 1), xlabel="share of a step's time", title=f"where a step of ours goes, {found['machine']['cpu']}"
+        xlim=(0, 1), xlabel="share of a step's time", title=f"parts of our training step, {found['machine']['cpu']}"
     )
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=120, format="png")

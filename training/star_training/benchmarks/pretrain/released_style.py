@@ -1,7 +1,7 @@
-"""The same step as the released code writes it: one expert after the other, in float32, contiguous, not compiled.
+"""The same step in the released code's style: one expert after the other, in float32, contiguous, not compiled.
 
 Letters: B images, D features, E experts, O embedding size, P augmentation parameters. Written from the formulas of
-arXiv 2510.27222 and the released checkpoints' tensors, whose names it has; it computes the loss that `star` does.
+arXiv 2510.27222 and the tensor names of the released checkpoints; it computes the same loss as `star`.
 """
 
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from .sizes import Size
 
 _EMBED_DIM, _PARAM_DIM, _HIDDEN = 128, 128, 512  # released code
 _TEMPERATURE = 0.2
-_RATE, _MOMENTUM, _DECAY = 0.03, 0.9, 5e-4  # the rate for 256 images
+_RATE, _MOMENTUM, _DECAY = 0.03, 0.9, 5e-4  # the learning rate for 256 images
 
 
 class Network(nn.Module):
-    """Backbone, experts, a gate for each task, and the shift predictor; `statistics` standardise params, (P,) each."""
+    """Backbone, experts, one gate per task, and the shift predictor; `statistics` (P,) each standardise the params."""
 
     mean: Tensor
     std: Tensor
@@ -42,11 +42,11 @@ class Network(nn.Module):
             self.register_buffer(name, values)
 
     def forward(self, views: list[Tensor], params: list[Tensor]) -> Tensor:
-        """The loss of [base, view, view], (B, 3, S, S) each, and the raw params (B, P) of the two views."""
+        """Returns the loss of [base, view, view], (B, 3, S, S) each, and the raw params (B, P) of the two views."""
         return self.loss([self.backbone(x) for x in views], params)
 
     def loss(self, features: list[Tensor], params: list[Tensor]) -> Tensor:
-        """The sum of both terms, of three views' features (B, D) and the raw params (B, P) of the last two."""
+        """Returns the sum of both terms for three views' features (B, D) and the raw params (B, P) of the last two."""
         (_, eq0), (inv1, eq1), (inv2, eq2) = (self.embeddings(f) for f in features)
         predicted = []
         for p in params:
@@ -57,7 +57,7 @@ class Network(nn.Module):
         return invariant + equivariant
 
     def embeddings(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The invariant and the equivariant embedding of one view's features: (B, D) -> (B, O) twice."""
+        """Returns the invariant and the equivariant embedding of one view's features: (B, D) -> (B, O) twice."""
         outputs = torch.stack([projector(features) for projector in self.projectors], dim=1)
         gates: Any = self.gatingnetwork["gating_fc"]
         weights = [F.softmax(gate(features), dim=-1) for gate in gates]
@@ -78,18 +78,18 @@ def _mlp(wide: int, first: int, second: int, narrow: int) -> nn.Sequential:
 
 
 def nt_xent(a: Tensor, b: Tensor) -> Tensor:
-    """SimCLR's loss of B pairs, (B, O) twice: each row's own entry is taken out of the similarities."""
+    """Returns SimCLR's loss of B pairs, (B, O) twice; the similarity of each row to itself is removed."""
     count = len(a)
     rows = F.normalize(torch.cat([a, b]), dim=1)
     others = ~torch.eye(2 * count, dtype=torch.bool, device=rows.device)
     logits = (rows @ rows.t() / _TEMPERATURE)[others].view(2 * count, -1)
-    # b's partner lies before its own entry, a's behind, and so one place further on
+    # a's partner comes after the removed entry, so its index is one less; b's partner comes before it
     positive = torch.cat([torch.arange(count - 1, 2 * count - 1), torch.arange(count)]).to(rows.device)
     return F.cross_entropy(logits, positive)
 
 
 class ReleasedStyle:
-    """The twin's steps, from its own data to its own optimiser."""
+    """The steps of the twin, with its own data loader and optimiser."""
 
     name = "released style"
 
@@ -97,7 +97,7 @@ class ReleasedStyle:
         self.device = next(network.parameters()).device
         self.network, self.size = network.train(), size
         self.mean, self.std = (torch.tensor(x, device=self.device).view(1, 3, 1, 1) for x in (policy.mean, policy.std))
-        # as where ours reads them: in memory, or decoded when asked for
+        # as in our run: in memory, or decoded on access
         images: Any = files if size.photos else [Image.open(file).convert("RGB") for file in files]
         self.loader = DataLoader(
             Crops(images, size.pixels), batch_size=size.batch, shuffle=True, drop_last=True, num_workers=workers
@@ -107,7 +107,7 @@ class ReleasedStyle:
         self.optimizer = torch.optim.SGD(network.parameters(), rate, momentum=_MOMENTUM, weight_decay=_DECAY)
 
     def seconds(self, steps: int) -> float:
-        """What some steps take."""
+        """Returns the seconds of some steps."""
         start = now(self.device)
         for _ in range(steps):
             self._step()

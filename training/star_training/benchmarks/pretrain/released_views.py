@@ -1,9 +1,9 @@
-"""Views as the released code makes them: crops by PIL image after image, colours by torch batch after batch.
+"""Views in the released code's style: PIL crops one image at a time, torch changes colours one batch at a time.
 
-Letters: B images, S view size, P augmentation parameters. Colours act in [0, 1]. Written from the description of the
-augmentations (kornia 0.4.1's operations): drawn for a batch, each applied to those images alone that it acts on, the
-jitter's four operations in one order for the batch. The blur's kernel is known to be one for each image; that it is
-applied to rows and then columns is an assumption in the released code's favour.
+Letters: B images, S view size, P augmentation parameters. Colours are in [0, 1]. Written from the description of the
+augmentations (kornia 0.4.1's operations): parameters are drawn for a whole batch, each operation is applied only to the
+images that it changes, and the jitter's four operations have one order per batch. Each image is known to have its own
+blur kernel; applying it to rows and then to columns is an assumption in the released code's favour.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ _NOTHING = (1.0, 1.0, 1.0, 0.0)  # brightness, contrast, saturation, hue
 
 
 class Crops(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
-    """index -> the original image and two crops, each (3, S, S) float, and the crops' boxes, each (4,)."""
+    """index -> the original image and two crops, each (3, S, S) float, and the boxes of the crops, each (4,)."""
 
     def __init__(self, images: list[Image.Image] | list[Path], size: int):
         self.images, self.size = images, size
@@ -41,27 +41,27 @@ class Crops(Dataset[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]):
 
 
 def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Tensor:
-    """The box (top, left, height, width) of an image, resized: (3, S, S) float."""
+    """Returns the box (top, left, height, width) of an image, resized: (3, S, S) float."""
     top, left, height, width = box
     return pil.to_tensor(pil.resized_crop(image, top, left, height, width, [size, size]))
 
 
 class Drawn(NamedTuple):
-    """What is done to each image of a batch."""
+    """The augmentations of each image of a batch."""
 
     flip: Tensor  # (B,), 0 or 1
     factors: Tensor  # (B, 4): brightness, contrast, saturation, hue
     grey: Tensor  # (B,), 0 or 1
-    sigma: Tensor | None  # (B,) pixels, 0 for none; None where the policy has no blur
+    sigma: Tensor | None  # (B,) pixels, 0 for no blur; None if the policy has no blur
 
     def params(self, boxes: Tensor) -> Tensor:
-        """The parameters as the heads are told them: boxes (B, 4) -> (B, P)."""
+        """Returns the parameters that the heads receive: boxes (B, 4) -> (B, P)."""
         columns = [boxes, self.flip[:, None], self.factors, self.grey[:, None]]
         return torch.cat(columns if self.sigma is None else [*columns, self.sigma[:, None]], 1)
 
 
 def draw(count: int, blur: bool, device: torch.device) -> Drawn:
-    """Draws for a batch of `count` images."""
+    """Draws the augmentations of `count` images."""
 
     def share() -> Tensor:
         return torch.rand(count, device=device)
@@ -73,7 +73,7 @@ def draw(count: int, blur: bool, device: torch.device) -> Drawn:
 
 
 def augmented(images: Tensor, drawn: Drawn, order: list[int], kernel: int | None) -> Tensor:
-    """A batch of crops (B, 3, S, S) after flip, jitter with its operations in this order, grey and blur."""
+    """Returns a batch of crops (B, 3, S, S) after flip, jitter with its operations in `order`, grey and blur."""
     images = images.clone()
     if (acts := drawn.flip > 0).any():
         images[acts] = images[acts].flip(-1)
@@ -111,7 +111,7 @@ _OPERATIONS = (_brightness, _contrast, _saturation, _hue)
 
 
 def _to_hsv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue in turns, saturation and value, each (B, 1, S, S)."""
+    """Returns hue in turns, saturation and value, each (B, 1, S, S)."""
     value, largest = x.max(1, keepdim=True)
     span = value - x.min(1, keepdim=True).values
     red, green, blue = x.split(1, 1)
@@ -121,7 +121,7 @@ def _to_hsv(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _to_rgb(h: Tensor, s: Tensor, v: Tensor) -> Tensor:
-    """The six sides of the colour hexagon, of which each pixel takes one."""
+    """Computes the colour on all six sides of the colour hexagon, and selects one side for each pixel."""
     side = (6 * h).floor()
     into = 6 * h - side
     p, q, t = v * (1 - s), v * (1 - s * into), v * (1 - s * (1 - into))
@@ -135,7 +135,7 @@ def _grey(x: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor, sigma: Tensor, size: int) -> Tensor:
-    """Each image by its own Gaussian of `size` pixels."""
+    """Blurs each image with its own Gaussian kernel of `size` pixels."""
     distance = torch.arange(size, device=x.device) - size // 2
     kernels = torch.exp(-(distance**2) / (2 * sigma[:, None] ** 2))
     kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(3, 0)

@@ -1,4 +1,4 @@
-"""Taking turns: what is compared is measured in the same round, for a machine is now faster and now slower."""
+"""Alternation: all variants are measured in every round, because a machine's speed varies over time."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from typing import Protocol
 
 
 class Variant(Protocol):
-    """One way to do what is compared."""
+    """One of the variants to compare."""
 
     @property
     def name(self) -> str: ...
 
     def seconds(self, steps: int) -> float:
-        """What some steps take."""
+        """Returns the seconds of some steps."""
 
 
 def take_turns(variants: Sequence[Variant], rounds: int, steps: int) -> list[dict[str, float]]:
-    """Seconds of some steps of each variant, by round; another one begins each round. A step of each comes before."""
+    """Returns the seconds of each variant by round, in a rotating order, after one warm-up step of each."""
     for variant in variants:
-        variant.seconds(1)  # allocations, kernels chosen, files read for the first time
+        variant.seconds(1)  # allocates memory, selects kernels, reads files for the first time
     found = []
     for k in range(rounds):
         first = k % len(variants)
@@ -27,6 +27,6 @@ def take_turns(variants: Sequence[Variant], rounds: int, steps: int) -> list[dic
 
 
 def ratio(seconds: list[dict[str, float]], above: str, below: str) -> dict[str, float]:
-    """The median over the rounds of one variant's seconds over another's in the same round, and its spread."""
+    """Returns the ratio of two variants' seconds within a round: its median, least and most over the rounds."""
     found = [each[above] / each[below] for each in seconds]
     return {"median": statistics.median(found), "least": min(found), "most": max(found)}

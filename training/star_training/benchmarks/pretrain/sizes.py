@@ -1,4 +1,4 @@
-"""What is measured: three sizes of the method, each with its recipe and made-up images for it.
+"""The measured sizes: three configurations of the method, each with its recipe and synthetic images.
 
 Letters: S view size, P augmentation parameters.
 """
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ...pretraining.recipe import Recipe
 
 PHOTO = (500, 375)  # width and height of ImageNet's most common picture
-_SMALL_BATCHES = 4  # batches of small images that are made; they are decoded once and kept
-_PHOTOS, _NAMES = 64, 4096  # files that are made, and names under which they lie: too many to be kept decoded
-_EPOCHS = 1000  # a run never gets to its end here
-_BLOCK = 25  # pixels between a photo's independent colours
-_NOISE = 6  # standard deviation of the noise on them, of 255: a JPEG of about 90 kB
+_SMALL_BATCHES = 4  # batches of small images to write; they are decoded once and kept
+_PHOTOS, _NAMES = 64, 4096  # distinct photos, and files linked to them, which are too many to keep decoded
+_EPOCHS = 1000  # more than a benchmark reaches
+_BLOCK = 25  # pixels between independent colours of a photo
+_NOISE = 6  # standard deviation of the noise on these colours, of 255; a JPEG then has about 90 kB
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Size:
 
     backbone: str
     pixels: int  # S
-    batch: int  # images of a step
+    batch: int  # images per step
     experts: int
-    blur: int | None  # pixels of the kernel; None: no blur, as usual for small images
-    photos: bool  # JPEGs of 500 x 375 that are decoded on access; or images of S x S that are kept in memory
-    steps: int  # of each variant in a round, so that a round takes seconds
+    blur: int | None  # kernel size in pixels; None: no blur, as usual for small images
+    photos: bool  # JPEGs of 500 x 375 decoded on access, or images of S x S kept in memory
+    steps: int  # per variant and round, so that a round takes seconds
 
 
 SIZES = {
@@ -42,7 +42,7 @@ SIZES = {
 
 
 def policy(size: Size) -> "Policy":
-    """The released policy: crops told in pixels, kornia's colours, ImageNet's pixel statistics."""
+    """Returns the released policy: crop boxes in pixels, kornia's colours, ImageNet's pixel statistics."""
     from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
     from star_zoo.star_backbones import IMAGENET
 
@@ -52,7 +52,7 @@ def policy(size: Size) -> "Policy":
 
 
 def recipe(name: str, size: Size, images: Path, workers: int, precision: str) -> "Recipe":
-    """STAR with the released optimiser, SGD with momentum, on a folder of images."""
+    """Returns a recipe for STAR with the released optimiser, SGD with momentum, on a folder of images."""
     from ...pretraining.recipe import DataConfig, Recipe
     from ...settings.common import RunConfig
 
@@ -70,7 +70,7 @@ def recipe(name: str, size: Size, images: Path, workers: int, precision: str) ->
 
 
 def write_images(size: Size, folder: Path) -> list[Path]:
-    """Fills a new folder with the images of a size and gives their files, in order."""
+    """Fills a new folder with the images of a size and returns their files, in order."""
     import numpy as np
     from PIL import Image
 
@@ -82,7 +82,7 @@ def write_images(size: Size, folder: Path) -> list[Path]:
             Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{k:05d}.png")
         return sorted(folder.iterdir())
     width, height = PHOTO
-    for k in range(_PHOTOS):  # soft blotches under a little noise, so that decoding costs what a photo's does
+    for k in range(_PHOTOS):  # smooth blotches with a little noise, so that decoding costs as much as for a photo
         coarse = random.integers(0, 256, (height // _BLOCK, width // _BLOCK, 3), dtype=np.uint8)
         soft = np.asarray(Image.fromarray(coarse).resize(PHOTO, Image.Resampling.BICUBIC), np.float32)
         noisy = (soft + random.normal(0, _NOISE, soft.shape)).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""measure what is said of speed"""
+"""run a benchmark of speed and memory"""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from ... import benchmarks
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments: those of each benchmark, and where its numbers go."""
+    """Declares the arguments of each benchmark, and `--out` for its numbers."""
     subparsers = parser.add_subparsers(required=True, metavar="BENCHMARK")
     for name in benchmarks.known():
         benchmark = benchmarks.find(name)
@@ -15,12 +15,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
         line = benchmark.__doc__.splitlines()[0]
         command = subparsers.add_parser(name, help=line, description=line)
         benchmark.declare(command)
-        command.add_argument("--out", type=Path, help="a JSON file to write")
+        command.add_argument("--out", type=Path, help="JSON file to write")
         command.set_defaults(benchmark=benchmark)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from star_zoo.files import write_json
 
     found = arguments.benchmark.run(arguments)

@@ -11,15 +11,15 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
     add("first", help=f"{LEAVES}, pixels, {WRAPPERS}")
-    add("second", help="another, whose numbers are taken from the first's")
-    add("--data", nargs="+", help="data sets with train and test splits (all that lie in STAR_ZOO_DATA)")
-    add("--protocol", nargs="+", default=["linear", "knn"], help="linear, knn or both (%(default)s)")
-    add("--seed", type=int, default=0, help="of random splits (%(default)s)")
-    add("--out", type=Path, help="a results.json to add to (the first model's own, where it is a folder)")
+    add("second", help="another model; differences are first minus second")
+    add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
+    add("--protocol", nargs="+", default=["linear", "knn"], help="linear, knn or both (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of random splits (default: %(default)s)")
+    add("--out", type=Path, help="results.json to add to (default: the first model's own, if it is a folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from star_zoo import store
 
     from ...data.eval_sets.local import found
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     table = Table("", ["metric, %", "data", first.name, second.name, "difference [95 % interval]"], cells)
     try:
-        print(markdown(table), end="", flush=True)  # first, as in `eval`
+        print(markdown(table), end="", flush=True)  # before recording, as in `eval`
     finally:
         if out:
             made = as_record(first, second, data, arguments.protocol, arguments.seed, rows)

@@ -13,13 +13,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("protocol", help=f"all, or one of {', '.join(evals.known())}")
     add("model", help=f"{LEAVES}, pixels, {WRAPPERS}")
-    add("--data", nargs="+", help="data sets with train and test splits (all that lie in STAR_ZOO_DATA)")
-    add("--seed", type=int, default=0, help="of random splits and random weights (%(default)s)")
-    add("--out", type=Path, help="a results.json to add to (the model's own, where it is a folder)")
+    add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
+    add("--seed", type=int, default=0, help="seed of random splits and random weights (default: %(default)s)")
+    add("--out", type=Path, help="results.json to add to (default: the model's own, if it is a folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from star_zoo import store
 
     from ...data.eval_sets.local import found
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     protocols = evals.known() if arguments.protocol == "all" else (arguments.protocol,)
     for name in protocols:
-        evals.find(name)  # a wrong name before the model is loaded
+        evals.find(name)  # rejects a wrong name before the model is loaded
     data = told_apart(arguments.data or found())
     out = arguments.out or results_file(arguments.model)
     if out:
@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"{protocol} on {splits.name} left out: {error}")
                 continue
             try:
-                print(in_words(result), flush=True)  # first: nothing that was measured is lost where recording fails
-            finally:  # nor where nobody reads any more what is printed
+                print(in_words(result), flush=True)  # first, so that no result is lost if recording fails
+            finally:  # nor if printing fails, e.g. after `| head`
                 name = record(out, result, splits.spec)["data"] if out else splits.name
             if name != splits.name:
-                print(f"recorded as {name}: {out} holds other data under the name {splits.name}")
+                print(f"recorded as {name}, because {out} holds other data under the name {splits.name}")

@@ -1,4 +1,4 @@
-"""write one page with tables and figures about runs"""
+"""write one page with tables and figures of runs"""
 
 import argparse
 from pathlib import Path
@@ -7,12 +7,12 @@ from pathlib import Path
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("models", nargs="+", help="runs, saved folders, results.json files")
-    parser.add_argument("--data", nargs="+", default=[], help="data sets whose images to show, as nearest neighbours")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (%(default)s)")
+    parser.add_argument("--data", nargs="+", default=[], help="data sets whose images are shown as nearest neighbours")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...reports import report
 
     for title in report(arguments.models, arguments.out, arguments.data):

@@ -1,4 +1,4 @@
-"""write the card of a run or a saved folder; print that of a tag"""
+"""write the card of a run or a saved folder, or print the card of a tag"""
 
 import argparse
 
@@ -9,12 +9,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...models.resolve import model_folder, saved_folder, tag_folder
     from ...publishing import card
 
     tag = None if model_folder(arguments.model) else tag_folder(arguments.model)
-    if tag:  # others write into that folder
+    if tag:  # the folder of a tag is not the user's to change
         print(card.render(tag, arguments.model), end="")
     else:
         print(card.write(saved_folder(arguments.model)))

@@ -1,4 +1,4 @@
-"""the authors' released checkpoints into our layout, or back"""
+"""convert the authors' released checkpoints to star-zoo's layout, or back"""
 
 import argparse
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("source", type=Path, help="a released ckpt-N.pth, or with --to-released a saved folder")
-    parser.add_argument("--recipe", help="whose architecture and policy the checkpoint has, e.g. stl10_resnet18")
-    parser.add_argument("--install", metavar="TAG", help="put it into the local store too, as star_resnet18.stl10")
+    parser.add_argument("source", type=Path, help="a released ckpt-N.pth, or a saved folder with --to-released")
+    parser.add_argument("--recipe", help="recipe with the checkpoint's architecture and policy, e.g. stl10_resnet18")
+    parser.add_argument("--install", metavar="TAG", help="also install it under a tag, e.g. star_resnet18.stl10")
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--out", type=Path, help="the folder to write")
     way.add_argument("--to-released", type=Path, metavar="OUT.pth", help="write a released checkpoint instead")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from star_zoo import install
 
     from ... import recipes
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.to_released:
         convert_back(arguments.source, arguments.to_released)
     elif not arguments.recipe:
-        raise ValueError("a released checkpoint doesn't say its architecture; give --recipe, such as stl10_resnet18")
+        raise ValueError("a released checkpoint does not state its architecture; give --recipe, e.g. stl10_resnet18")
     else:
         convert(arguments.source, recipes.find(arguments.recipe), arguments.out)
         if arguments.install:

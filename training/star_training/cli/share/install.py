@@ -1,4 +1,4 @@
-"""put a run or a saved folder into the local store, under a tag"""
+"""install a run or a saved folder in the local store, under a tag"""
 
 import argparse
 
@@ -6,12 +6,12 @@ import argparse
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("model", help="a run or a saved folder")
-    parser.add_argument("tag", help="star_ARCHITECTURE.NAME, such as star_resnet18.mine")
-    parser.add_argument("--embed", action="store_true", help="into the package, in half precision; for maintainers")
+    parser.add_argument("tag", help="star_ARCHITECTURE.NAME, e.g. star_resnet18.mine")
+    parser.add_argument("--embed", action="store_true", help="in the package, in half precision; for maintainers")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from star_zoo import install
 
     from ...models.resolve import saved_folder

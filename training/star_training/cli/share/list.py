@@ -1,14 +1,14 @@
-"""show every tag: where its weights are, size, licence, objective, data and measured numbers"""
+"""list every tag with the location and size of its weights, licence, objective, data and results"""
 
 import argparse
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's arguments: none."""
+    """Declares no arguments."""
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...publishing.listing import rows
 
     table = [("tag", "weights", "MB", "licence", "objective", "data", "measured"), *rows()]

@@ -9,16 +9,16 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
     add("model", help="a run or a saved folder")
-    add("repo_id", metavar="OWNER/NAME", help="the repository, made if it isn't there")
-    add("--license", help="of the weights, such as apache-2.0")
-    add("--private", action="store_true", help="make the repository a private one")
-    add("--tag", help="name of this version, such as v1.0")
-    add("--dry-run", action="store_true", help="write the folder that would be uploaded, and stop")
-    add("--out", type=Path, help="that folder (beside the model's, NAME-to-publish)")
+    add("repo_id", metavar="OWNER/NAME", help="the repository; created if it does not exist")
+    add("--license", help="licence of the weights, e.g. apache-2.0")
+    add("--private", action="store_true", help="create a private repository")
+    add("--tag", help="Git tag of this version, e.g. v1.0")
+    add("--dry-run", action="store_true", help="write the folder to upload, without uploading it")
+    add("--out", type=Path, help="folder of --dry-run (default: NAME-to-publish beside the model's folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...models.resolve import saved_folder
     from ...publishing.upload import publish, stage
 
@@ -30,4 +30,4 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         staged = stage(folder, repo_id, Path(scratch) / "staged", licence)
         pinned = publish(staged, repo_id, private=arguments.private, tag=arguments.tag)
-    print(f'published; to pin a tag of the registry to this version: hf_hub_id="{pinned}"')
+    print(f'published; to pin a registered tag to this version, set hf_hub_id="{pinned}"')

@@ -1,4 +1,4 @@
-"""train a detector on a backbone and test it"""
+"""train and test a detector on a backbone"""
 
 import argparse
 import dataclasses
@@ -17,15 +17,15 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", help=LEAVES)
-    add("--recipe", default="coco256", help="a recipe's name (%(default)s)")
+    add("--recipe", default="coco256", help="name of a recipe (default: %(default)s)")
     add("--data", help="images with boxes: *.parquet, a VOC folder, a VOCdevkit, or a COCO folder")
     add("--out", type=Path, required=True, help="the run's folder")
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. head=c4, data.test=test2017")
-    add("--resume", action="store_true", help="go on from the newest intact checkpoint")
+    add("--resume", action="store_true", help="continue from the newest intact checkpoint")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...detection.run import DetectionRun
     from ...settings.base import override
 

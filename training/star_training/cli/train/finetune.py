@@ -17,15 +17,15 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", help=LEAVES)
     add("--data", required=True, help="labelled images with train and test splits")
-    add("--fraction", type=float, help="share of each class's training labels, such as 0.01 or 0.1 (all)")
-    add("--out", type=Path, help="the folder to write (runs/finetune-MODEL-DATA)")
+    add("--fraction", type=float, help="share of each class's training labels, e.g. 0.01 or 0.1 (default: all)")
+    add("--out", type=Path, help="the folder to write (default: runs/finetune-MODEL-DATA)")
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. epochs=10, optimizer.lr=1e-3, ema=0.999")
-    add("--resume", action="store_true", help="go on from the newest intact checkpoint")
-    add("--tracker", help="tensorboard, wandb or another tracker that Accelerate knows")
+    add("--resume", action="store_true", help="continue from the newest intact checkpoint")
+    add("--tracker", help="tensorboard, wandb or another tracker that Accelerate supports")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...finetuning.run import FineTuning
     from ...finetuning.setup import default_out
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> "FineTune":
-    """The default settings with what the command line changes in them."""
+    """Returns the default settings with the changes of the command line."""
     from ...finetuning.config import FineTune, LabelledData
     from ...settings.base import override
 

@@ -1,4 +1,4 @@
-"""run a recipe"""
+"""pretrain a backbone with a recipe"""
 
 import argparse
 import dataclasses
@@ -19,24 +19,24 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"recipes:\n{registry.listed(recipes.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("recipe", help="a recipe's name")
+    add("recipe", help="name of a recipe")
     add(
         "--objective",
-        help="another objective: star, star_ss, equimod, simclr, ..., my_package.my_objective",
+        help="another objective, e.g. star, star_ss, equimod, simclr, my_package.my_objective",
     )
     add(
         "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
     )
-    add("--out", type=Path, help="the run's folder (runs/RECIPE-OBJECTIVE)")
+    add("--out", type=Path, help="the run's folder (default: runs/RECIPE-OBJECTIVE)")
     add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. optimizer.lr=0.06")
-    add("--resume", action="store_true", help="go on from the newest intact checkpoint")
+    add("--resume", action="store_true", help="continue from the newest intact checkpoint")
     add("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME, a zoo tag or hf-hub:ORG/NAME")
-    add("--max-bad", type=float, help="share of images that may fail to decode (0.01)")
-    add("--tracker", help="tensorboard, wandb or another tracker that Accelerate knows")
+    add("--max-bad", type=float, help="share of images that may fail to decode (default: 0.01)")
+    add("--tracker", help="tensorboard, wandb or another tracker that Accelerate supports")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...pretraining.run import Run
     from ...publishing import card
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """Returns the named recipe with the changes of the command line."""
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as python -m does: an objective of the user's own may lie here
+        sys.path.append(os.getcwd())  # as python -m does, because it may hold the user's own objective
     recipe = recipes.find(arguments.recipe)
     if arguments.objective:
         recipe = recipe.with_objective(arguments.objective)

@@ -1,4 +1,4 @@
-"""pretrain on spirographs for two minutes, export, load, draw"""
+"""pretrain on spirographs for two minutes, export the model, load it, draw a figure"""
 
 import argparse
 from pathlib import Path
@@ -8,11 +8,11 @@ GO_ON = "run it again to go on"
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--out", type=Path, default=Path("star-zoo-quickstart"), help="folder to write (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("star-zoo-quickstart"), help="folder (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...quickstart import quickstart
 
     quickstart(arguments.out)

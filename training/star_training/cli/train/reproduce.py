@@ -1,4 +1,4 @@
-"""run a study: methods by seeds, measured alike, in one table"""
+"""run a study: several methods and seeds, measured alike, in one table"""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from ... import studies
 from ...settings import registry
 
-GO_ON = "give the same command again to go on"
+GO_ON = "repeat the command to continue"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -15,19 +15,19 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"studies:\n{registry.listed(studies.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("study", help="a study's name")
-    add("--data", type=Path, help="the folder with its data sets (STAR_ZOO_DATA)")
-    add("--out", type=Path, help="the study's folder (runs/STUDY)")
-    add("--seeds", type=int, help="so many seeds of every method (as the study says)")
-    add("--fast", action="store_true", help="a few minutes of each run: the same table, without its meaning")
-    add("--jobs", type=int, help="runs at once (the number of processors, or 1 with an accelerator)")
-    add("--processes", type=int, default=1, help="processes of one run, such as one a GPU (%(default)s)")
-    add("--only", metavar="METHOD-SEED", help="one run alone, in this process and without the table")
-    add("--tables", action="store_true", help="run nothing: tables and page from the results that are there")
+    add("study", help="name of a study")
+    add("--data", type=Path, help="the folder with its data sets (default: $STAR_ZOO_DATA)")
+    add("--out", type=Path, help="the study's folder (default: runs/STUDY)")
+    add("--seeds", type=int, help="number of seeds of every method (default: set by the study)")
+    add("--fast", action="store_true", help="train for minutes only, to test the setup; the numbers mean nothing")
+    add("--jobs", type=int, help="runs at a time (default: the number of processors, or 1 with an accelerator)")
+    add("--processes", type=int, default=1, help="processes of each run, e.g. one per GPU (default: %(default)s)")
+    add("--only", metavar="METHOD-SEED", help="execute this run alone, in this process, without the table")
+    add("--tables", action="store_true", help="execute no run; make tables and page from existing results")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does what the command says."""
+    """Executes the command."""
     from ...data.eval_sets.local import home
     from ...reports.tables import markdown
     from ...studies import run as reproduction
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def at_once(jobs: int | None) -> int:
-    """How many runs at once. Raises ValueError for less than one."""
+    """Returns the number of runs at a time. Raises ValueError if it is below one."""
     import torch
 
     if jobs is None:

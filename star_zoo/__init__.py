@@ -1,4 +1,4 @@
-"""star-zoo: equivariance-aware self-supervised backbones for timm. Importing it registers the `star_*` models."""
+"""Equivariance-aware self-supervised backbones for timm. Importing the package registers the `star_*` models."""
 
 from . import released as released
 from . import star_backbones as star_backbones

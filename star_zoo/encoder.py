@@ -1,15 +1,16 @@
-"""The backbone under a policy, as objectives see it.
+"""The encoder that objectives receive: a backbone preceded by a policy's augmentations.
 
 Letters: B images, V views of an image, S_v size of view v in pixels, D features, C channels, P augmentation parameters.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .augmentations import Policy
+from .backbone import Backbone
 from .view_norms import ViewNorms
 
 if TYPE_CHECKING:
@@ -17,63 +18,65 @@ if TYPE_CHECKING:
 
 
 class Encoder(nn.Module):
-    """A backbone with the augmentations before it; batch norm takes each view on its own.
+    """A backbone preceded by the augmentations; batch norm treats each view separately.
 
-    Views of one size pass through the backbone together, which computes the same as one pass a view in less time.
-    `copy.deepcopy` of an encoder is independent of it, which is how objectives make momentum copies.
+    Views of equal size pass through the backbone together, which is faster than one pass per view and computes the
+    same result. `copy.deepcopy` of an encoder returns an independent one; objectives make momentum copies this way.
+
+    `backbone` is any module with the members of `Backbone`, e.g. a model of `timm.create_model`.
     """
 
-    def __init__(self, policy: Policy, backbone: nn.Module):
+    def __init__(self, policy: Policy, backbone: nn.Module | Backbone):
         super().__init__()
         self.policy = policy
-        self.backbone: Any = backbone
-        self._norms = ViewNorms(backbone)
+        self.backbone = cast(Backbone, backbone)  # timm declares each of its models as nn.Module
+        self._norms = ViewNorms(self.backbone)
         self.use_layout(channels_last=True)
 
     def use_layout(self, channels_last: bool) -> None:
-        """Lays out weights and views with channels last in memory, or contiguously."""
+        """Sets the memory format of weights and views: channels last, or contiguous."""
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone.to(memory_format=self.memory_format)
 
     def synchronise_norms(self) -> None:
-        """Installs the view norms anew, after batch norms were replaced by synchronised ones."""
+        """Installs the view norms again, which is required after batch norms are converted to synchronised ones."""
         self._norms = ViewNorms(self.backbone)
 
     def augment(self, batch: "Batch", view: int) -> Tensor:
         """Returns one view of the batch, augmented and normalised: (B, 3, S_v, S_v) float32.
 
-        Differentiable in the params as far as the augmentations are.
+        The result is differentiable in the params wherever the augmentations are.
         """
         images = batch.views[view]
-        with torch.autocast(images.device.type, enabled=False):  # params have more digits than bfloat16 keeps
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would round the params
             x = self.policy.apply(images, batch.params[view])
         return x.contiguous(memory_format=self.memory_format)
 
     def forward(self, images: list[Tensor]) -> list[Tensor]:
-        """Returns the pooled features of V views, (B, 3, S_v, S_v) each: V of (B, D)."""
+        """Returns the pooled features of each view: V of (B, 3, S_v, S_v) -> V of (B, D)."""
         features: list[Any] = [None] * len(images)
         for places in _by_shape(images):
             together = self._norms(_joined(images, places), len(places))
-            for place, found in zip(places, together.chunk(len(places)), strict=True):
-                features[place] = found
+            for place, x in zip(places, together.chunk(len(places)), strict=True):
+                features[place] = x
         return features
 
     def maps(self, images: list[Tensor], layers: Sequence[int]) -> list[list[Tensor]]:
-        """Returns intermediate maps of V views: V lists with one (B, C, H, W) for each layer.
+        """Returns the intermediate feature maps of each view: V lists with one (B, C, H, W) per layer.
 
-        `layers` are indices as timm's `forward_intermediates` takes them.
+        `layers` are the `indices` of timm's `forward_intermediates`.
         """
         maps: list[Any] = [None] * len(images)
         for places in _by_shape(images):
-            found = self._norms.intermediates(_joined(images, places), len(places), list(layers))
-            by_layer = [x.chunk(len(places)) for x in found]
+            together = self._norms.intermediates(_joined(images, places), len(places), list(layers))
+            by_layer = [x.chunk(len(places)) for x in together]
             for k, place in enumerate(places):
                 maps[place] = [x[k] for x in by_layer]
         return maps
 
 
 def _by_shape(images: list[Tensor]) -> list[list[int]]:
-    """Returns the places of views that have one shape, list by list."""
+    """Returns the indices of the views, grouped by shape."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, x in enumerate(images):
         groups.setdefault(tuple(x.shape), []).append(place)

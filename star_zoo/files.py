@@ -1,6 +1,6 @@
-"""Files that are whole or not there: written under a temporary name beside the target, then renamed.
+"""Atomic writes: a file is written under a temporary name beside its target, then renamed, so it is never partial.
 
-Writers that read first what they change take turns by a lock.
+A writer that reads the old contents before it replaces them holds a lock.
 """
 
 import contextlib
@@ -13,40 +13,40 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-_PATIENCE = 600  # seconds that a lock is waited for; whoever holds one copies files at most
+_PATIENCE = 600  # seconds to wait for a lock; a holder copies files at most
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write to; on success it becomes `path` in one step, on any error it is removed."""
+    """Yields a temporary path to write to; it replaces `path` in one step on success and is removed on any error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    part.touch(exist_ok=False)  # with the permissions of any new file; mkstemp's 0600 would hide it from its group
+    part.touch(exist_ok=False)  # with default permissions; mkstemp's 0600 would hide the file from the group
     mode = part.stat().st_mode
     try:
         yield part
-        part.chmod(mode)  # safetensors puts a 0600 file of its own in this one's place
+        part.chmod(mode)  # safetensors replaces the file by its own with mode 0600
         with part.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut could leave a renamed file without its contents
+            os.fsync(file.fileno())  # without it, a power failure could leave the renamed file empty
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # a full disk is met while writing to an open file, which has no name
+            error.filename = str(path)  # an error while writing to an open file, e.g. a full disk, names no file
         raise
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock, of which `path` is the file: one process at a time is in here, the others wait.
+    """Holds the lock file `path`, so that one process at a time runs the block and the others wait.
 
-    The file is made where it is missing, and stays; a process that dies lets the lock go. Raises OSError where the
-    file can't be made, or another process doesn't let go for minutes.
+    The file is created if it is missing, and it is kept; the lock of a process that dies is released. Raises OSError
+    if the file can't be created or another process holds the lock for 600 seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=_PATIENCE)
     try:
-        lock.acquire(poll_interval=0.005)  # seconds; a turn may be as short as writing a small file
+        lock.acquire(poll_interval=0.005)  # seconds; a lock may be held only while a small file is written
     except Timeout as error:
         raise OSError(f"another process has held {path} for {_PATIENCE} seconds; end it, then try again") from error
     try:
@@ -56,19 +56,19 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what writers that were killed left unfinished; for a folder that nobody else writes to now."""
-    for pattern in (".*.????????.part", ".tmp??????"):  # those of `replacing`, and safetensors' own beside them
+    """Removes temporary files that killed writers left in a folder; no other process may be writing to it."""
+    for pattern in (".*.????????.part", ".tmp??????"):  # of `replacing`, and of safetensors
         for path in folder.glob(pattern):
             if path.is_file():
                 path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes indented JSON, whole or not at all."""
+    """Writes indented JSON atomically."""
     write_text(path, json.dumps(data, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text, whole or not at all."""
+    """Writes UTF-8 text atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")

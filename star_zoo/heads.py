@@ -1,7 +1,7 @@
 """The heads that STAR trains on top of a backbone: experts, routers and the shift predictor.
 
-Letters: B images, V views of them one after the other, D features, E experts, H hidden width, O embedding size,
-T tasks, P augmentation parameters.
+Letters: B images, V views (V*B rows hold the views one after another), D features, E experts, H hidden width,
+O embedding size, T tasks, P augmentation parameters.
 Sources: arXiv 2510.27222 and the authors' released code. Every linear layer keeps torch's default initialisation,
 U(+-1/sqrt(fan in)).
 """
@@ -19,7 +19,10 @@ _PARAM_DIM = 128  # released code, p_projector
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU between; no bias before a batch norm, none of either after the last."""
+    """Returns linear layers of these widths, each but the last followed by batch norm and ReLU.
+
+    Layers before a batch norm have no bias.
+    """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths[:-1]):
         layers += [nn.Linear(fan_in, fan_out, bias=False), nn.BatchNorm1d(fan_out), nn.ReLU(inplace=True)]
@@ -27,10 +30,10 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 def by_view(norm: nn.Module, x: Tensor, views: int) -> Tensor:
-    """A batch norm that takes each view on its own: (V*B, C) -> (V*B, C), as a call for each of V views would give."""
-    if views == 1 or not norm.training:
-        return norm(x)
-    return torch.cat([norm(view) for view in x.chunk(views)])
+    """Applies a batch norm to each view separately, as V calls would: (V*B, C) -> (V*B, C)."""
+    separately = views > 1 and norm.training
+    normalised: Tensor = torch.cat([norm(view) for view in x.chunk(views)]) if separately else norm(x)
+    return normalised
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
@@ -38,10 +41,11 @@ def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
 
 
 class Experts(nn.Module):
-    """E three-layer MLPs side by side: (V*B, D) -> (V*B, E, O); as many kernels as one MLP, whatever E is.
+    """E three-layer MLPs computed together: (V*B, D) -> (V*B, E, O), with as many kernels as one MLP.
 
-    Layer 1 is one linear layer onto E*H columns, and a stock batch norm over them is each expert's own (a subclass
-    would be lost when converted to SyncBatchNorm); layers 2 and 3 are batched matrix products.
+    Layer 1 is one linear layer onto E*H columns; layers 2 and 3 are batched matrix products. One stock batch norm over
+    the E*H columns normalises each expert separately (conversion to SyncBatchNorm would lose a subclass). `hidden` is
+    H, `num_features` by default. Raises ValueError for fewer than one expert.
     """
 
     def __init__(self, num_features: int, num_experts: int, embed_dim: int = EMBED_DIM, hidden: int | None = None):
@@ -61,19 +65,19 @@ class Experts(nn.Module):
         x = by_view(self.norm1, self.linear1(features), views).relu()
         x = torch.bmm(self._by_expert(x), self.weight2).transpose(0, 1).flatten(1)
         x = by_view(self.norm2, x, views).relu()
-        # baddbmm, not einsum plus bias: under autocast the latter comes out in float32
+        # baddbmm, because einsum plus bias returns float32 under autocast
         return torch.baddbmm(self.bias3, self._by_expert(x), self.weight3).transpose(0, 1)
 
     def _by_expert(self, x: Tensor) -> Tensor:
-        """(B, E*H) -> (E, B, H), a view."""
+        """Returns a view of the columns by expert: (B, E*H) -> (E, B, H)."""
         return x.view(len(x), self.num_experts, -1).transpose(0, 1)
 
 
 class Router(nn.Module):
-    """Each task's soft weights over the experts: (B, D) -> (B, T, E), summing to 1 over E.
+    """Computes soft weights over the experts for each task: (B, D) -> (B, T, E), summing to 1 over E.
 
-    One linear layer and a softmax per task; no noise, temperature or balancing loss, and the gradient reaches the
-    backbone. Soft only: a sparse choice would starve the batch norms inside the experts.
+    One linear layer and a softmax per task, without noise, temperature or a balancing loss; the gradient reaches the
+    backbone. Routing is soft because a sparse choice would leave too few rows for the batch norms inside the experts.
     """
 
     def __init__(self, num_features: int, num_experts: int, num_tasks: int = 2):
@@ -82,11 +86,15 @@ class Router(nn.Module):
         self.linear = nn.Linear(num_features, num_tasks * num_experts)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features).view(len(features), -1, self.num_experts).softmax(-1)
+        logits: Tensor = self.linear(features).view(len(features), -1, self.num_experts)
+        return logits.softmax(-1)
 
 
 class FixedRouter(nn.Module):
-    """The same weights for every image: (B, D) -> (B, T, E), from a table (T, E) that is saved and never trained."""
+    """Returns the same weights for every image: (B, D) -> (B, T, E).
+
+    `weights` is a table (T, E), a buffer that is saved and never trained. Raises ValueError for another shape.
+    """
 
     weights: Tensor
 
@@ -94,7 +102,7 @@ class FixedRouter(nn.Module):
         super().__init__()
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
         if self.weights.ndim != 2:
-            raise ValueError(f"a fixed router needs a table (tasks, experts), but its shape is {self.weights.shape}")
+            raise ValueError(f"weights have shape {tuple(self.weights.shape)}; a fixed router needs (tasks, experts)")
         self.num_experts = self.weights.shape[1]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -102,7 +110,7 @@ class FixedRouter(nn.Module):
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std by saved statistics: (B, P) -> (B, P). A column that never varies is only centred."""
+    """Returns (x - mean) / std with saved statistics: (B, P) -> (B, P). A column with std 0 is only centred."""
 
     mean: Tensor
     std: Tensor
@@ -117,7 +125,7 @@ class Standardize(nn.Module):
 
 
 class ShiftPredictor(nn.Module):
-    """Predicts a view's embedding from the base view's: (B, O), raw params (B, P) -> embedding + shift (B, O)."""
+    """Predicts a view's embedding from that of the base view: (B, O), raw params (B, P) -> embedding + shift (B, O)."""
 
     def __init__(self, standardize: Standardize, embed_dim: int = EMBED_DIM):
         super().__init__()
@@ -127,13 +135,14 @@ class ShiftPredictor(nn.Module):
 
     def forward(self, embedding: Tensor, params: Tensor) -> Tensor:
         encoded = self.encode(self.standardize(params))
-        return embedding + self.shift(torch.cat((embedding, encoded), 1))
+        shift: Tensor = self.shift(torch.cat((embedding, encoded), 1))
+        return embedding + shift
 
 
 class StarHeads(nn.Module):
-    """Experts mixed by a router, once for each task: features (V*B, D) -> z_inv, z_eq, each (V*B, O).
+    """Mixes the experts by a router, once per task: features (V*B, D) -> z_inv, z_eq, each (V*B, O).
 
-    Several views in one call give what a call for each gives, in less time: the experts' weights are read once.
+    One call with V views computes the same as V calls, faster, because it reads the experts' weights once.
     """
 
     def __init__(self, experts: Experts, router: Router | FixedRouter):

@@ -1,6 +1,6 @@
 """Losses on pairs of embeddings. Letters: N pairs on this process, O embedding size, W processes.
 
-Every loss takes the pairs' two sides, (N, O) each, and returns a scalar in float32, whatever autocast says.
+Every loss takes both sides of the pairs, (N, O) each, and returns a scalar in float32, also under autocast.
 """
 
 import functools
@@ -16,7 +16,7 @@ from .names import not_found
 
 
 class _Gather(torch.autograd.Function):
-    """All processes' rows, in rank order; the gradient of each row is summed over the processes."""
+    """Gathers the rows of all processes in rank order; sums the gradient of each row over the processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -27,33 +27,36 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].clone(memory_format=torch.contiguous_format)  # autograd may hold the same tensor elsewhere
+        grad = grads[0].clone(memory_format=torch.contiguous_format)  # autograd may share the tensor; all_reduce writes
         dist.all_reduce(grad)
         return grad[dist.get_rank() * ctx.rows :][: ctx.rows]
 
 
 def gather_with_grad(x: Tensor) -> Tensor:
-    """Rows of all processes with gradient: (N, O) -> (W*N, O), own rows at rank*N; x itself on one process.
+    """Returns the rows of all processes, with gradient: (N, O) -> (W*N, O), this process's at rank*N.
 
-    Every process must bring equally many rows. The backward sum over processes and DDP's mean over them cancel, so
-    that a loss averaged over each process's own rows trains as one process with the whole batch would.
+    With one process, returns x itself. Every process must pass the same number of rows. The sum over processes in the
+    backward pass and DDP's mean cancel, so that a loss averaged over each process's own rows trains as one process
+    with the whole batch would.
     """
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _Gather.apply(x)
+        gathered: Tensor = _Gather.apply(x)
+        return gathered
     return x
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """The normalised temperature-scaled cross entropy of N pairs: (N, O), (N, O) -> scalar, always in float32.
+    """Returns the normalised temperature-scaled cross entropy of N pairs: (N, O), (N, O) -> scalar, in float32.
 
-    Each of the 2N rows is an anchor; its positive is the other of its pair, its negatives all other rows but itself,
-    those of other processes included. Source: SimCLR (Chen et al., 2020), eq. 1; averaged over the anchors.
+    Each of the 2N rows is an anchor; its positive is the other row of its pair, and its negatives are all other rows,
+    including those of other processes. The loss is averaged over the anchors. Raises ValueError if the shapes differ
+    or the temperature is not positive. Source: SimCLR (Chen et al., 2020), eq. 1.
     """
     if a.shape != b.shape:
-        raise ValueError(f"a pair needs two embeddings of one shape, but they are {tuple(a.shape)}, {tuple(b.shape)}")
+        raise ValueError(f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; a pair needs equal shapes")
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be positive")
-    with torch.autocast(a.device.type, enabled=False):  # logits need float32: a bfloat16 step at 5 is 1/32
+    with torch.autocast(a.device.type, enabled=False):  # logits need float32: bfloat16 values near 5 are 1/32 apart
         own = F.normalize(torch.cat((a, b)).float(), dim=1)
         everyone = gather_with_grad(own)
         rank = dist.get_rank() if len(everyone) > len(own) else 0
@@ -66,20 +69,20 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 
 
 def negative_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The mean negative cosine of N pairs: (N, O), (N, O) -> scalar, with a gradient to both sides.
+    """Returns the mean negative cosine similarity of N pairs: (N, O), (N, O) -> scalar, with a gradient to both sides.
 
-    Nothing in it keeps embeddings from collapsing to one point: a method that uses it stops the gradient of one side
-    and predicts from the other, as SimSiam does (Chen & He, 2021, eq. 1).
+    The loss does not prevent embeddings from collapsing to one point: a method that uses it must stop the gradient of
+    one side and predict it from the other. Source: SimSiam (Chen & He, 2021), eq. 1.
     """
     with torch.autocast(a.device.type, enabled=False):
         return -F.cosine_similarity(a.float(), b.float(), dim=1).mean()
 
 
 def barlow_twins(a: Tensor, b: Tensor, weight: float = 5e-3) -> Tensor:
-    """The distance of the sides' cross-correlation from the identity: (N, O), (N, O) -> scalar.
+    """Returns the squared distance of the cross-correlation matrix from the identity: (N, O), (N, O) -> scalar.
 
-    Correlations are over the pairs of all processes; `weight` is lambda, of the off-diagonal elements. Source: Barlow
-    Twins (Zbontar et al., 2021), eq. 1 and 2.
+    Correlations are over the pairs of all processes; `weight` is lambda, the weight of the off-diagonal elements.
+    Source: Barlow Twins (Zbontar et al., 2021), eq. 1 and 2.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = (gather_with_grad(x.float()) for x in (a, b))
@@ -91,10 +94,10 @@ def barlow_twins(a: Tensor, b: Tensor, weight: float = 5e-3) -> Tensor:
 
 
 def vicreg(a: Tensor, b: Tensor, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> Tensor:
-    """Variance, invariance and covariance terms of N pairs: (N, O), (N, O) -> scalar.
+    """Returns the weighted variance, invariance and covariance terms of N pairs: (N, O), (N, O) -> scalar.
 
     Variances and covariances are over the pairs of all processes. Source: VICReg (Bardes et al., 2022), eq. 1 to 6,
-    but the variance term is the mean of the two sides, as in the authors' code, and not their sum.
+    except that the variance term is the mean over the two sides, as in the authors' code, and not their sum.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = (gather_with_grad(x.float()) for x in (a, b))
@@ -105,7 +108,7 @@ def vicreg(a: Tensor, b: Tensor, invariance: float = 25.0, variance: float = 25.
 
 
 def _off_diagonal_covariance(x: Tensor) -> Tensor:
-    """The sum of squared covariances of different dimensions, divided by their number O: (N, O) -> scalar."""
+    """Returns the sum of squared covariances between different dimensions, divided by O: (N, O) -> scalar."""
     centred = x - x.mean(0)
     covariance = centred.T @ centred / (len(x) - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / x.shape[1]
@@ -120,7 +123,7 @@ AGREEMENTS: dict[str, Callable[..., Tensor]] = {
 
 
 def agreement(name: str, temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Returns a loss of `AGREEMENTS` by name; `temperature` is that of nt_xent. Raises ValueError for other names."""
+    """Returns a loss of `AGREEMENTS` by name. Raises ValueError for an unknown name. Only nt_xent has a temperature."""
     if name not in AGREEMENTS:
         raise ValueError(not_found("agreement", name, AGREEMENTS))
     return functools.partial(nt_xent, temperature=temperature) if name == "nt_xent" else AGREEMENTS[name]

@@ -1,8 +1,8 @@
-"""The authors' released setting: their augmentation policy with its constants, and their checkpoints.
+"""The authors' released augmentation policies and checkpoints.
 
 Source: the released code (transforms.py, trainers.py): crop boxes in source pixels, kornia 0.4.1's colour operations,
-and hard-coded mean and deviation of each parameter on their two data sets. Their tensors and ours are matched by one
-table, `_TABLE`, that is read both ways. Letters: D features, E experts, H hidden width, O embedding size.
+and a hard-coded mean and standard deviation of each parameter on each of their two data sets. One table, `_TABLE`,
+maps their tensors to ours and ours to theirs. Letters: D features, E experts, H hidden width, O embedding size.
 """
 
 import re
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
+from .names import not_found
 
 _STL10 = (
     (13.0968, 13.1474, 69.8042, 69.7284, 0.4986, 1.0016941, 0.99847072, 0.99962264, -9.0546833e-05, 0.2066, 0.53592795),
@@ -35,26 +36,35 @@ _IMAGENET100 = (
 
 
 def policy(dataset: str) -> Policy:
-    """The authors' policy for "stl10" (96 px) or "imagenet100" (224 px), in pixels of the source image."""
+    """Returns the authors' policy for "stl10" (96 px) or "imagenet100" (224 px), with crop boxes in source pixels.
+
+    Raises ValueError for another data set.
+    """
     if dataset == "stl10":
         return _policy(96, 9, (0.43, 0.42, 0.39), (0.27, 0.26, 0.27), _STL10)
     if dataset == "imagenet100":
         return _policy(224, 23, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), _IMAGENET100)
-    raise ValueError(f"no released policy for {dataset!r}; known: stl10, imagenet100")
+    raise ValueError(not_found("released policy", dataset, ("stl10", "imagenet100")))
 
 
-def _policy(size: int, blur: int, mean: tuple, std: tuple, statistics: tuple) -> Policy:
+def _policy(
+    size: int,
+    blur: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Policy:
     jitter, grey = ColorJitter(style="released"), Grayscale(style="released")
     return Policy((Crop(size, unit="pixel"), Flip(), jitter, grey, Blur(blur)), mean, std, statistics)
 
 
 class _Row(NamedTuple):
-    """How a tensor of ours is made of theirs: of one for each expert or task where their name says {}."""
+    """The conversion between one tensor of ours and theirs; {} in their name is the number of an expert or task."""
 
     ours: str
     theirs: str  # group, then name
     join: Callable[[list[Tensor]], Tensor]
-    split: Callable[[Tensor, int], list[Tensor]]  # ours and the number of experts or tasks
+    split: Callable[[Tensor, int], list[Tensor]]  # arguments: our tensor, the number of experts or tasks
 
 
 def _one(tensor: Tensor, count: int) -> list[Tensor]:
@@ -63,22 +73,22 @@ def _one(tensor: Tensor, count: int) -> list[Tensor]:
 
 def _same(tensors: list[Tensor]) -> Tensor:
     if any(not torch.equal(t, tensors[0]) for t in tensors):
-        raise ValueError("the experts' batch norms counted different numbers of batches; ours is one, with one count")
+        raise ValueError("num_batches_tracked differs between experts; our single batch norm needs one value")
     return tensors[0]
 
 
 def _rows(ours: str, theirs: str) -> _Row:
-    """Side by side: E times (H, ...) <-> (E*H, ...)."""
+    """Concatenates or chunks: E times (H, ...) <-> (E*H, ...)."""
     return _Row(ours, theirs, torch.cat, lambda t, count: list(t.chunk(count)))
 
 
 def _matrices(ours: str, theirs: str) -> _Row:
-    """Stacked and turned: E times (out, in) <-> (E, in, out)."""
+    """Stacks and transposes, or the inverse: E times (out, in) <-> (E, in, out)."""
     return _Row(ours, theirs, lambda ts: torch.stack([t.T for t in ts]), lambda t, _: [m.T for m in t])
 
 
 def _norm(ours: str, theirs: str) -> list[_Row]:
-    """A batch norm for each expert <-> one over all their columns."""
+    """Returns the rows of a batch norm: one for each expert <-> one over the columns of all experts."""
     rows = [_rows(f"{ours}.{name}", f"{theirs}.{name}") for name in ("weight", "bias", "running_mean", "running_var")]
     return [*rows, _Row(f"{ours}.num_batches_tracked", f"{theirs}.num_batches_tracked", _same, _one)]
 
@@ -100,18 +110,18 @@ _TASKS = 2
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The model tensors of a released `ckpt-N.pth` by "group name", without the "module." that DDP puts in.
+    """Returns the model's tensors in a released `ckpt-N.pth` by "group name", without the "module." that DDP adds.
 
-    Optimiser and scheduler are left out. Read with `weights_only`, so nothing in the file is executed. Raises
-    ValueError where it is no such file.
+    The states of the optimizer and the scheduler are ignored. The file is read with `weights_only`, so no code in it
+    is executed. Raises OSError if it can't be opened and ValueError if it is not a released checkpoint.
     """
     try:
         groups = torch.load(path, map_location="cpu", weights_only=True)
         missing = [name for name in _GROUPS if name not in groups]
     except OSError:
         raise
-    except Exception as error:  # torch's unpickler raises many kinds for a file that it refuses
-        raise ValueError(f"{path} is no checkpoint that can be read safely: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch's unpickler raises many types of error for a file that it rejects
+        raise ValueError(f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}") from error
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; a released checkpoint has {', '.join(_GROUPS)}")
     named = ((f"{group} {name}", tensor) for group in _GROUPS for name, tensor in groups[group].items())
@@ -119,9 +129,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Their tensors (`read_checkpoint`) as state dicts of our backbone and our `star` objective, without statistics.
+    """Converts the tensors of `read_checkpoint` to state dicts of our backbone and our `star` objective.
 
-    Raises ValueError naming the tensors that are missing or unknown.
+    The checkpoint has no statistics of the params, so the objective's state dict lacks them. Raises ValueError naming
+    the tensors that are missing or unknown.
     """
     left = dict(tensors)
     counts = {_EXPERT: _count(left, _EXPERT), _ROUTER: _TASKS}
@@ -130,16 +141,16 @@ def from_released(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
     except KeyError as error:
         raise ValueError(f"the released checkpoint lacks the tensor {error}") from error
     for ours, theirs in _RENAMED.items():
-        found = [name for name in left if name.startswith(theirs)]
-        objective |= {ours + name.removeprefix(theirs): left.pop(name) for name in found}
+        names = [name for name in left if name.startswith(theirs)]
+        objective |= {ours + name.removeprefix(theirs): left.pop(name) for name in names}
     backbone = {name: left.pop(name) for name in list(left) if name.startswith("backbone ")}
     if left:
-        raise ValueError(f"the released checkpoint has tensors of unknown use: {', '.join(sorted(left)[:5])}")
+        raise ValueError(f"the released checkpoint has unknown tensors: {', '.join(sorted(left)[:5])}")
     return {name.removeprefix("backbone "): tensor for name, tensor in backbone.items()}, objective
 
 
 def to_released(backbone: Mapping[str, Tensor], objective: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The way back: state dicts of ours as the groups of a released checkpoint, each tensor on its own memory."""
+    """Converts state dicts of ours to the groups of a released checkpoint; the tensors share no memory with ours."""
     num_experts = objective["heads.router.linear.weight"].shape[0] // _TASKS
     counts = {_EXPERT: num_experts, _ROUTER: _TASKS}
     named = {f"backbone {name}": tensor for name, tensor in backbone.items()}
@@ -161,6 +172,6 @@ def _names(row: _Row, counts: Mapping[str, int]) -> list[str]:
 
 
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many experts the names number."""
+    """Returns the number of experts that the names count."""
     pattern = re.escape(prefix).replace(r"\{\}", r"(\d+)")
     return len({found[1] for name in tensors if (found := re.match(pattern, name))})

@@ -1,14 +1,14 @@
-"""The star_* models: timm's own architectures under our names, one row of `_TAGS` per set of weights.
+"""The star_* models: timm's architectures under our names, one row of `_TAGS` per set of weights.
 
-Importing this file registers every row with timm; afterwards `timm.create_model("star_resnet18.stl10")` works like any
-other timm name. The network is timm's, without a classifier: images (B, 3, S, S) -> features (B, D). What a row adds is
-what timm can't know: the statistics, the input size and the crop of the data that the weights were made from. Models
-in the local store are registered beside the rows, with what their config.json says.
+Importing this module registers every row with timm, so that `timm.create_model("star_resnet18.stl10")` works like any
+other timm name. The network is timm's, without a classifier: images (B, 3, S, S) -> features (B, D). A row adds the
+properties of the pretraining data that timm can't know: pixel statistics, input size and crop. Models in the local
+store are registered too, with the properties in their config.json.
 
-To add a tag, add a row: `"star_<timm architecture>.<tag>": dict(size=..., **statistics)`. A new architecture needs no
-more than that, and the tests find it by themselves. The first row of an architecture is its default tag. Weights are
-looked for as zoo.py says; `hf_hub_id="<owner>/<name>@<revision>"`, which `star-zoo publish` prints, pins a row to a
-revision and keeps a released star_zoo on the weights that it was tested with.
+To add a tag, add a row: `"star_<timm architecture>.<tag>": dict(size=..., **statistics)`. A new architecture needs
+nothing else, and the tests cover it automatically. The first row of an architecture is its default tag. zoo.py locates
+the weights; `hf_hub_id="<owner>/<name>@<revision>"`, which `star-zoo publish` prints, pins a row to a revision, so that
+a released star_zoo keeps the weights that it was tested with.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ from .names import not_found
 __all__: list[str] = []  # register_model adds the names
 
 _PREFIX = "star_"
-_WEIGHTS = "model.safetensors"  # nothing else is loaded: timm's second choice is a pickle
-_SOURCES = {"file", "hf_hub_id", "state_dict", "url"}  # what an overlay says of weights goes to timm as it is
+_WEIGHTS = "model.safetensors"  # the only file that is loaded, because timm's fallback is a pickle
+_SOURCES = {"file", "hf_hub_id", "state_dict", "url"}  # an overlay with one of these names weights for timm to load
 
-# Mean and std of each channel of the pretraining data, pixels in 0..1.
+# Mean and std of each channel of the pretraining data, pixels in [0, 1].
 CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 TIN100 = {"mean": (0.498, 0.474, 0.426), "std": (0.270, 0.261, 0.279)}  # of Tiny ImageNet's 100 classes and CIFAR-100
 TINY_IMAGENET = {"mean": (0.480, 0.448, 0.398), "std": (0.277, 0.269, 0.282)}
@@ -59,12 +59,15 @@ _TAGS: dict[str, dict[str, Any]] = {
 
 
 def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
-    """The timm cfg of one row: structure from timm's cfg of the same architecture, everything else from the row."""
+    """Returns the timm cfg of a row: structure from timm's cfg of the same architecture, everything else from the row.
+
+    Raises ValueError if the architecture is not timm's.
+    """
     stock = _stock_name(name.partition(".")[0])
     base = get_pretrained_cfg(stock)
     if base is None:
-        raise ValueError(f"Row {name!r}: {stock!r} must be a timm architecture with a cfg; see timm.list_models().")
-    # Only structure is taken over: the rest of timm's cfg (statistics, test size, custom_load) is about timm's weights.
+        raise ValueError(f"tag {name!r} needs a timm architecture with a cfg, not {stock!r}; see timm.list_models()")
+    # Only structure is copied: the rest of timm's cfg (statistics, test size, custom_load) describes timm's weights.
     return PretrainedCfg(
         input_size=(3, size, size),
         fixed_input_size=base.fixed_input_size,
@@ -72,35 +75,35 @@ def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
         pool_size=base.pool_size and 2 * (math.ceil(size / 32),),  # None for a ViT; timm's suite checks the 32
         first_conv=base.first_conv,
         classifier=base.classifier,
-        file=_on_this_machine(name),  # so that timm lists the tag as pretrained
+        file=_local_weights(name),  # so that timm lists the tag as pretrained
         # resize to S, crop S
         **{"num_classes": 0, "crop_pct": 1.0, "interpolation": "bicubic", "license": "apache-2.0", **row},
     )
 
 
-def _on_this_machine(tag: str) -> str | None:
-    """The file of a tag's weights if it is installed or in the package."""
+def _local_weights(tag: str) -> str | None:
+    """Returns the file of a tag's weights if the tag is installed or embedded in the package."""
     place = zoo.find(tag)
     return str(place / _WEIGHTS) if isinstance(place, Path) else None
 
 
 def read_config(path: Path, tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
-    """The cfg and the model arguments of a tag, by a config.json. Raises OSError, or ValueError for what isn't one."""
+    """Returns the cfg and the model arguments of a tag from a config.json. Raises OSError, or ValueError if invalid."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        found = config["pretrained_cfg"]
-        row = {name: tuple(map(float, found[name])) for name in ("mean", "std") if name in found}
-        row |= {name: found[name] for name in ("crop_pct", "interpolation") if name in found}
-        row["license"] = found.get("license")  # not stated is not ours
-        cfg = _cfg(tag, int(found["input_size"][-1]), num_classes=int(config.get("num_classes", 0)), **row)
+        saved = config["pretrained_cfg"]
+        row = {name: tuple(map(float, saved[name])) for name in ("mean", "std") if name in saved}
+        row |= {name: saved[name] for name in ("crop_pct", "interpolation") if name in saved}
+        row["license"] = saved.get("license")  # if missing, it must not become the license of our rows
+        cfg = _cfg(tag, int(saved["input_size"][-1]), num_classes=int(config.get("num_classes", 0)), **row)
         architecture, _, name = tag.partition(".")
         return replace(cfg, architecture=architecture, tag=name), dict(config.get("model_args") or {})
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no config.json that can be used: {error!r}") from error
+        raise ValueError(f"{path} is not a valid config.json: {error!r}") from error
 
 
 def _installed(tag: str, folder: Path) -> tuple[PretrainedCfg, dict[str, Any]]:
-    """As `read_config`, of a tag's folder in the local store. Raises NotAvailable."""
+    """Returns `read_config` of a tag's folder in the local store. Raises NotAvailable if it fails."""
     try:
         return read_config(folder / "config.json", tag)
     except (OSError, ValueError) as error:
@@ -108,12 +111,12 @@ def _installed(tag: str, folder: Path) -> tuple[PretrainedCfg, dict[str, Any]]:
 
 
 def _stock_name(name: str) -> str:
-    """timm's name of the architecture behind a star_* model."""
+    """Returns timm's name of the architecture of a star_* model."""
     return name.removeprefix(_PREFIX)
 
 
 def full_tag(name: str) -> str:
-    """`star_resnet18` with its default tag, and a name that has one as it is. Raises ValueError for no star_* name."""
+    """Returns a star_* name with its default tag unless it has a tag. Raises ValueError for an unknown architecture."""
     if "." in name:
         return name
     if name not in default_cfgs:
@@ -122,37 +125,39 @@ def full_tag(name: str) -> str:
 
 
 def place(name: str) -> Path | zoo.Repository:
-    """Where the files of a star_* model are, by its name with or without a tag."""
+    """Returns the folder or repository of a star_* model, given its name with or without a tag."""
     tag = full_tag(name)
     return zoo.find(tag, _TAGS.get(tag, {}).get("hf_hub_id"))
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    """The function that timm calls to build `name`; it hands timm's own entrypoint our cfg."""
+    """Returns the function that timm calls to build `name`; it passes our cfg to timm's own entrypoint."""
     stock = _stock_name(name)
     build = model_entrypoint(stock)
 
     def star_model(
         pretrained: bool = False,
-        pretrained_cfg: Any = None,  # a tag's name, or a cfg as timm's schemas make it
+        pretrained_cfg: Any = None,  # the name of a tag, or a timm cfg
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         cache_dir: str | Path | None = None,
         **kwargs: Any,
     ) -> nn.Module:
         by_tag = pretrained_cfg is None or isinstance(pretrained_cfg, str)
         tag = f"{name}.{pretrained_cfg}" if by_tag and pretrained_cfg else full_tag(name)
-        # asked once for config and weights: an install meanwhile makes another folder the tag's
+        # looked up once for config and weights, because an install in between changes the tag's folder
         installed = store.folder(tag) if by_tag and tag in store.installed() else None
         if installed:
             pretrained_cfg, arguments = _installed(tag, installed)
             kwargs = arguments | kwargs
-        # Resolved here, since timm's entrypoint would look our tag up under its own name.
+        # Resolved here, because timm's entrypoint would look up our tag under its own name.
         cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=stock)
-        # The stock architecture name goes into config.json when the model is saved: plain timm can load it.
+        # A saved model's config.json names the stock architecture, so that plain timm can load it.
+        model: nn.Module
         if not (pretrained and by_tag) or _SOURCES & set(pretrained_cfg_overlay or ()):
-            return build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
+            model = build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
+            return model
         file = _fetch(tag, installed, cache_dir)
-        with _told(tag, file):
+        with _invalid_weights(tag, file):
             model = build(pretrained=True, pretrained_cfg=replace(cfg, file=str(file)), **kwargs)
             _check_complete(model, cfg, file)
         return model
@@ -163,7 +168,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
 
 def _fetch(tag: str, installed: Path | None, cache_dir: str | Path | None) -> Path:
-    """The file of a tag's weights; timm's own error would name the stock architecture and no way out."""
+    """Returns the file of a tag's weights. Raises NotAvailable; timm's error would name the stock architecture."""
     try:
         if installed and (installed / _WEIGHTS).is_file():
             return installed / _WEIGHTS
@@ -171,15 +176,16 @@ def _fetch(tag: str, installed: Path | None, cache_dir: str | Path | None) -> Pa
     except (FileNotFoundError, zoo.NotAvailable) as error:
         raise zoo.NotAvailable(
             f"no weights for {tag}: none in the local store ({store.folder(tag)}), none in the package, and {error}. "
-            f"Ways out: train it and `star-zoo install RUN {tag}`; `star-zoo convert` a released checkpoint with "
-            "--install; other repositories with STAR_ZOO_HUB_ORG=OWNER, a mirror with HF_ENDPOINT=URL; a file of yours "
-            "with pretrained_cfg_overlay=dict(file=...), a saved folder as 'local-dir:FOLDER'; or pretrained=False."
+            f"Ways out: train it and run `star-zoo install RUN {tag}`; run `star-zoo convert` with --install on a "
+            "released checkpoint; set STAR_ZOO_HUB_ORG=OWNER for other repositories or HF_ENDPOINT=URL for a mirror; "
+            "load a file with pretrained_cfg_overlay=dict(file=...) or a saved folder as 'local-dir:FOLDER'; or pass "
+            "pretrained=False."
         ) from error
 
 
 @contextlib.contextmanager
-def _told(tag: str, file: Path) -> Iterator[None]:
-    """Damaged or foreign weights as one line."""
+def _invalid_weights(tag: str, file: Path) -> Iterator[None]:
+    """Raises NotAvailable, with a one-line message, for damaged weights or weights that don't fit."""
     try:
         yield
     except SafetensorError as error:
@@ -191,7 +197,7 @@ def _told(tag: str, file: Path) -> Iterator[None]:
 
 
 def _check_complete(model: nn.Module, cfg: PretrainedCfg, file: Path) -> None:
-    """Raises RuntimeError where weights are missing; timm lets them be missing as soon as there is a new classifier."""
+    """Raises RuntimeError if weights are missing; with a new classifier, timm loads the weights without this check."""
     classifiers = (cfg.classifier,) if isinstance(cfg.classifier, str) else tuple(cfg.classifier or ())
     if getattr(model, "num_classes", 0) and classifiers:
         with safe_open(file, framework="pt") as weights:
@@ -201,10 +207,10 @@ def _check_complete(model: nn.Module, cfg: PretrainedCfg, file: Path) -> None:
 
 
 def _rows() -> dict[str, Any]:
-    """Every tag's cfg, those in the local store included; the first of an architecture carries timm's mark of it."""
+    """Returns the cfgs of all tags, including those in the local store; "*" marks an architecture's default tag."""
     rows: dict[str, Any] = {tag: _cfg(tag, **row) for tag, row in _TAGS.items()}
     for tag in store.installed():
-        with contextlib.suppress(zoo.NotAvailable):  # a broken one says so when it is asked for, not at import
+        with contextlib.suppress(zoo.NotAvailable):  # a broken model raises when it is created, not at import
             rows[tag] = _installed(tag, store.folder(tag))[0]
     first = {tag.partition(".")[0]: tag for tag in reversed(rows)}
     return {f"{tag}*" if first[tag.partition(".")[0]] == tag else tag: cfg for tag, cfg in rows.items()}

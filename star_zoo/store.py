@@ -1,10 +1,10 @@
-"""The local store: models that a user installed under a tag, as `save_pretrained` writes them.
+"""The local store: models that a user installed under a tag, in the format of `save_pretrained`.
 
-models/TAG/FILES                     the first that was installed, or what a user put there
-models/TAG/current, VERSION/FILES    after another took its place: `current` names the folder that counts
+models/TAG/FILES                     the first model installed, or files that a user put there
+models/TAG/current, VERSION/FILES    after a replacement: `current` names the folder of the installed version
 
-One file is replaced in one step, a folder is not: so a new version lies whole beside the old one before `current`
-names it. Who looked before goes on reading the old one, which is removed by an install that is minutes later.
+A file can be replaced in one step, a folder can't. Therefore a new version is complete beside the old one before
+`current` names it. Readers that started earlier go on reading the old version, which a later install removes.
 """
 
 import contextlib
@@ -22,25 +22,27 @@ FILES = ("model.safetensors", "config.json", "heads.safetensors", "heads.json", 
 _TAG = re.compile(r"star_[a-z0-9_]+\.[a-z0-9_]+")
 _CURRENT = "current"
 _VERSION = re.compile(r"version-[0-9a-f]{8}")
-_GRACE = 600  # seconds that a version is kept after another took its place; a model is loaded in less
+_GRACE = 600  # seconds for which a replaced version is kept; loading a model takes less
 
 
 def home() -> Path:
-    """Where star-zoo keeps things on this machine: `STAR_ZOO_HOME`, or `~/.cache/star_zoo`."""
+    """Returns the folder of star-zoo's local files: `STAR_ZOO_HOME`, or `~/.cache/star_zoo`."""
     return Path(os.path.expanduser(os.environ.get("STAR_ZOO_HOME") or "~/.cache/star_zoo"))
 
 
 def place(tag: str) -> Path:
-    """What holds every version of a tag, or would. Raises ValueError for what can't be a tag, a path among them."""
+    """Returns the folder of all versions of a tag, existing or not. Raises ValueError for an invalid tag."""
     if not _TAG.fullmatch(tag):
-        raise ValueError(f"{tag!r} is no tag; a tag is star_ARCHITECTURE.NAME in small letters, as star_resnet18.mine")
+        raise ValueError(
+            f"{tag!r} is not a valid tag; a tag is star_ARCHITECTURE.NAME in lower case, e.g. star_resnet18.mine"
+        )
     return home() / "models" / tag
 
 
 def folder(tag: str) -> Path:
-    """The folder with the files of a tag as they are installed now, or would be. Raises ValueError as `place`.
+    """Returns the folder with a tag's installed files, existing or not. Raises ValueError for an invalid tag.
 
-    Whoever reads several of them asks once: the next answer may be another folder.
+    To read several files, call this once, because the next call may return another folder.
     """
     where = place(tag)
     try:
@@ -51,7 +53,7 @@ def folder(tag: str) -> Path:
 
 
 def installed() -> list[str]:
-    """The tags in the store, sorted; none for a store that isn't there or can't be read."""
+    """Returns the tags in the store, sorted; an empty list if the store doesn't exist or can't be read."""
     try:
         return sorted(p.name for p in (home() / "models").iterdir() if _TAG.fullmatch(p.name))
     except OSError:
@@ -59,15 +61,15 @@ def installed() -> list[str]:
 
 
 def put(tag: str, files: Iterable[Path]) -> Path:
-    """Copies files to where a tag is installed, in place of what was there; returns the folder.
+    """Installs copies of files under a tag, replacing an installed version; returns the folder.
 
-    Readers, and whoever comes after a process that was killed, find one version or the other, whole. Processes that
-    install at once take turns.
+    Readers see the old version or the new one, always complete, even if this process is killed. Concurrent installs
+    wait for each other.
     """
     where = place(tag)
     with locked(home() / ".install.lock"):
         where.parent.mkdir(parents=True, exist_ok=True)
-        _remove(where.parent.glob(f".{tag}.*.part"))  # of processes that were killed: nobody else is in here
+        _remove(where.parent.glob(f".{tag}.*.part"))  # of killed processes, because only one process holds the lock
         part = where.with_name(f".{tag}.{secrets.token_hex(4)}.part")
         _copy(files, part)
         target = _switch(where, part) if _holds_files(where) else _put_first(where, part)
@@ -76,7 +78,7 @@ def put(tag: str, files: Iterable[Path]) -> Path:
 
 
 def _copy(files: Iterable[Path], target: Path) -> None:
-    """Makes a folder with copies of some files, or nothing at all."""
+    """Creates a folder with copies of some files; removes it on any error."""
     try:
         target.mkdir()
         for file in files:
@@ -94,19 +96,19 @@ def _holds_files(where: Path) -> bool:
 def _put_first(where: Path, part: Path) -> Path:
     if where.is_dir() and not where.is_symlink():
         where.rmdir()
-    elif os.path.lexists(where):  # a file or a link, perhaps to nowhere, that a user put there; it isn't followed
+    elif os.path.lexists(where):  # a file or a link, perhaps broken, that a user put there; a link isn't followed
         where.unlink()
     part.rename(where)
     return where
 
 
 def _switch(where: Path, part: Path) -> Path:
-    """Makes a whole folder the current version of a tag, and removes versions that nobody reads any more."""
+    """Makes a complete folder the current version of a tag, and removes versions that are no longer read."""
     old, last_switch = folder(where.name), where.stat().st_mtime
     target = where / f"version-{secrets.token_hex(4)}"
     part.rename(target)
     if old.is_dir():
-        os.utime(old)  # its age counts from now
+        os.utime(old)  # its grace period starts now
     write_text(where / _CURRENT, f"{target.name}\n")
     due = time.time() - _GRACE
     _remove([p for p in where.glob("version-*") if p not in (old, target) and p.stat().st_mtime < due])
@@ -117,7 +119,7 @@ def _switch(where: Path, part: Path) -> Path:
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    """Removes files and folders that are there; what the system doesn't let go is left to the next install."""
+    """Removes files and folders if they exist; those that can't be removed are left for the next install."""
     for path in list(paths):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

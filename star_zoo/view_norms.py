@@ -1,25 +1,26 @@
-"""Batch norm that sees each view on its own, though several views pass through the backbone at once.
+"""Batch norm with separate statistics for each view, while several views pass through the backbone together.
 
-One pass over the views of a batch is faster than one pass a view, and where batch norm's statistics are each view's
-own it computes the same. Gradient checkpointing computes the activations again during the backward pass; the running
-statistics don't count that second pass. Letters: B images, V views of an image.
+One pass over all views is faster than one pass per view, and with separate batch norm statistics it computes the same
+result. Gradient checkpointing recomputes the activations during the backward pass; that second pass does not update the
+running statistics. Letters: B images, V views of an image, S view size in pixels, C channels, D features.
 """
 
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .backbone import Backbone
+
 
 class ViewNorms:
-    """Runs a backbone on several views at once, with its batch norms, of any kind, taking each view on its own."""
+    """Runs a backbone on several views at once; its batch norms, of any type, treat each view separately."""
 
-    def __init__(self, backbone: nn.Module):
-        self._backbone: tuple[Any] = (backbone,)  # a tuple, so that the backbone is no submodule here
+    def __init__(self, backbone: Backbone):
+        self._backbone = (backbone,)  # a tuple, so that the backbone is not a submodule
         self._next = self.views = 1
         self._seen: dict[tuple[int, torch.Size], int] = {}
         for norm in backbone.modules():
@@ -28,24 +29,25 @@ class ViewNorms:
         backbone.register_forward_pre_hook(self._begin)
 
     def __call__(self, images: Tensor, views: int) -> Tensor:
-        """Returns the features (V*B, D) of V views, one after the other: (V*B, 3, S, S)."""
+        """Returns the features of V views, one after another: (V*B, 3, S, S) -> (V*B, D)."""
         self._next = views
         return self._backbone[0](images)
 
     def intermediates(self, images: Tensor, views: int, layers: list[int]) -> list[Tensor]:
-        """Returns the maps (V*B, C, H, W) of some layers, as timm's `forward_intermediates` does."""
+        """Returns the feature maps (V*B, C, H, W) of some layers, as timm's `forward_intermediates` does."""
         self.views = views
-        return self._backbone[0].forward_intermediates(images, indices=layers, intermediates_only=True)
+        maps: list[Tensor] = self._backbone[0].forward_intermediates(images, indices=layers, intermediates_only=True)
+        return maps
 
     def _begin(self, *_: object) -> None:
-        """Any other call of the backbone is of one view."""
+        """Sets the number of views for a call of the backbone; any call but this object's own has one view."""
         self.views, self._next = self._next, 1
 
     def views_of(self, norm: nn.Module, shape: torch.Size, again: bool) -> int:
-        """Returns how many views a norm's input holds: if it is computed again, as many as in its forward pass."""
+        """Returns the number of views in a norm's input; when recomputing, that of the forward pass."""
         if torch.compiler.is_compiling():
             return self.views
-        if again:  # maybe after a pass of other views
+        if again:  # another pass may have changed self.views in between
             return self._seen.get((id(norm), shape), self.views)
         self._seen[id(norm), shape] = self.views
         return self.views
@@ -62,13 +64,13 @@ def _by_view(norm: _BatchNorm, norms: ViewNorms, x: Tensor) -> Tensor:
 
 
 def _recomputing() -> bool:
-    """Whether a backward pass runs this forward pass. A compiled graph changes no buffer then."""
+    """Returns whether a backward pass runs this forward pass; False if compiled, because no buffer changes then."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @contextlib.contextmanager
 def _uncounted(norm: nn.Module) -> Iterator[None]:
-    """Inside, a batch norm updates copies of its running statistics, which are lost."""
+    """Discards the updates of a batch norm's running statistics that are made inside."""
     kept = dict(norm._buffers)
     norm._buffers.update({name: buffer if buffer is None else buffer.clone() for name, buffer in kept.items()})
     try:

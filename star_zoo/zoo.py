@@ -1,4 +1,4 @@
-"""Where the files of a tag are: in the local store, in the package itself, or on the Hub; looked for in that order."""
+"""Locates the files of a tag: in the local store, in the package, or on the Hub, in that order."""
 
 import hashlib
 import os
@@ -7,27 +7,27 @@ from typing import NamedTuple
 
 from . import store
 
-HUB_OWNER = "star-zoo"  # whose repositories hold the published tags; STAR_ZOO_HUB_ORG names another owner
+HUB_OWNER = "star-zoo"  # owner of the repositories of the published tags; STAR_ZOO_HUB_ORG overrides it
 EMBEDDED = Path(__file__).parent / "weights"
 HUB_PREFIX = "hf-hub:"
 
 
 class NotAvailable(RuntimeError):
-    """A model's files can't be had; the message says what was tried and the ways out."""
+    """Raised if a model's files are not available; the message lists the places tried and the ways out."""
 
 
 class Repository(NamedTuple):
     """A model on the Hub."""
 
-    id: str
-    revision: str | None = None  # a branch, a tag or a commit; None is the newest
+    id: str  # owner/name
+    revision: str | None = None  # a branch, a tag or a commit; None: the newest commit of the main branch
 
     @classmethod
     def parse(cls, name: str) -> "Repository":
-        """From `owner/name` or `owner/name@revision`, with or without `hf-hub:`. Raises ValueError."""
+        """Parses `owner/name` or `owner/name@revision`, with or without `hf-hub:`. Raises ValueError."""
         repo_id, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
         if len(parts := repo_id.split("/")) != 2 or not all(parts):
-            raise ValueError(f"{name!r} is no model on the Hub; give hf-hub:OWNER/NAME, with @REVISION if you like")
+            raise ValueError(f"{name!r} is not the name of a model on the Hub; give hf-hub:OWNER/NAME[@REVISION]")
         return cls(repo_id, revision or None)
 
     def __str__(self) -> str:
@@ -35,15 +35,15 @@ class Repository(NamedTuple):
 
 
 def owner() -> str:
-    """Whose repositories on the Hub hold the tags."""
+    """Returns the owner of the repositories on the Hub that hold the tags."""
     return os.environ.get("STAR_ZOO_HUB_ORG") or HUB_OWNER
 
 
 def find(name: str, pinned: str | None = None) -> Path | Repository:
-    """Where a tag's model is: a folder of this machine, or a repository. Nothing is downloaded yet.
+    """Returns the local folder or the repository of a tag's model, without downloading anything.
 
-    `pinned` is the repository, `owner/name@revision`, that the registry holds for the tag; it counts only as long as
-    no other owner is asked for. Raises ValueError for what can't be a tag.
+    `pinned` is the registry's repository for the tag, `owner/name@revision`; it is ignored if `STAR_ZOO_HUB_ORG` sets
+    another owner. Raises ValueError for an invalid tag.
     """
     for folder in (store.folder(name), EMBEDDED / name):
         if (folder / "model.safetensors").is_file():
@@ -54,14 +54,14 @@ def find(name: str, pinned: str | None = None) -> Path | Repository:
 
 
 def fetch(place: Path | Repository, filename: str, cache_dir: str | Path | None = None) -> Path:
-    """One file of a model, as a path of this machine; downloaded into the Hub client's cache where it has to be.
+    """Returns the local path of one file of a model; a file on the Hub is downloaded to the cache of the Hub's client.
 
-    Raises FileNotFoundError if the model has no such file, NotAvailable if its repository can't be had.
+    Raises FileNotFoundError if the model has no such file, and NotAvailable if the download fails.
     """
     if isinstance(place, Repository):
         return _download(place, filename, cache_dir)
     if not (place / filename).is_file():
-        raise FileNotFoundError(f"{place} has no {filename}; it is written by save_pretrained or a finished run")
+        raise FileNotFoundError(f"{place} has no {filename}; save_pretrained and finished runs write it")
     return place / filename
 
 
@@ -73,24 +73,22 @@ def _download(repository: Repository, filename: str, cache_dir: str | Path | Non
         before = try_to_load_from_cache(repo_id, filename, cache_dir, revision)
         path = Path(hf_hub_download(repo_id, filename, revision=revision, cache_dir=cache_dir, library_name="star-zoo"))
     except errors.GatedRepoError as error:
-        raise NotAvailable(
-            f"{repository} asks for its terms to be accepted on the Hub, and for `hf auth login`"
-        ) from error
+        raise NotAvailable(f"{repository} is gated; accept its terms on the Hub, then run `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise NotAvailable(
-            f"there is no {repository} on the Hub, or it is private and needs `hf auth login`"
+            f"{repository} does not exist on the Hub, or it is private and needs `hf auth login`"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise NotAvailable(f"{repository.id} on the Hub has no revision {repository.revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
-        why = _one_line(error.__cause__ or error)
+        reason = _one_line(error.__cause__ or error)
         raise NotAvailable(
-            f"{filename} of {repository} is not in the cache, and the Hub can't be reached ({why})"
+            f"{filename} of {repository} is not in the cache, and the Hub can't be reached ({reason})"
         ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository} on the Hub has no {filename}") from error
-    except Exception as error:  # of the client, of Xet or of whatever carries HTTP, which differs between its versions
-        raise NotAvailable(f"{filename} of {repository} can't be had from the Hub: {_one_line(error)}") from error
+    except Exception as error:  # of the client, Xet or the HTTP library, which differs between versions of the client
+        raise NotAvailable(f"{filename} of {repository} can't be downloaded: {_one_line(error)}") from error
     if str(path) != before:
         _verify(path, repository)
     return path
@@ -101,20 +99,23 @@ def _one_line(error: BaseException) -> str:
 
 
 def _verify(path: Path, repository: Repository) -> None:
-    """Compares a fresh download with the checksum that names it in the cache: the client looks at the size alone."""
+    """Checks a new download against the checksum that names it in the cache; the client compares the size alone.
+
+    Raises NotAvailable, and removes the file, if they differ.
+    """
     blob = path.resolve()
     if len(blob.name) not in (40, 64):
-        return  # a file system without links: the cache doesn't know the checksum
+        return  # on a file system without links, the cache has no checksum
     if checksum(blob, len(blob.name)) != blob.name:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise NotAvailable(
-            f"{path.name} of {repository} arrived damaged, with another checksum; it was removed, try again"
+            f"{path.name} of {repository} was damaged in the download (wrong checksum) and is removed; try again"
         )
 
 
 def checksum(path: Path, length: int) -> str:
-    """What the Hub calls a file's content: its sha256, of 64 digits, if it is a large one, git's sha1 of 40 if not."""
+    """Returns a file's checksum as the Hub computes it: sha256 if `length` is 64 (large files), else git's sha1."""
     sha = hashlib.sha256() if length == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
         while part := file.read(1 << 20):

@@ -147,7 +147,7 @@ def test_a_fixed_router_is_saved_and_not_trained():
 
 
 def test_a_fixed_router_needs_a_table():
-    with pytest.raises(ValueError, match=r"table \(tasks, experts\)"):
+    with pytest.raises(ValueError, match=r"needs \(tasks, experts\)"):
         FixedRouter([1.0, 0.0])  # type: ignore[list-item]
 
 

@@ -83,7 +83,7 @@ def test_a_zero_embedding_gives_a_finite_loss_and_gradient():
 
 
 def test_pairs_of_different_shape_are_refused():
-    with pytest.raises(ValueError, match=r"\(6, 5\), \(5, 5\)"):
+    with pytest.raises(ValueError, match=r"\(6, 5\) and \(5, 5\)"):
         nt_xent(randn(6, O), randn(5, O), 0.2)
 
 

@@ -106,9 +106,9 @@ def test_a_module_must_be_importable_and_define_one_objective(tmp_path: Path, mo
     (tmp_path / "nobodys").mkdir()
     (tmp_path / "nobodys" / "empty.py").write_text("from star_zoo import Objective\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"'nobodys.empty': the module must define one subclass .* but defines none"):
+    with pytest.raises(ValueError, match=r"'nobodys.empty' defines none; the module must define one subclass"):
         objectives.find("nobodys.empty")
-    with pytest.raises(ValueError, match=r"'nobodys.gone' can't be imported: No module named .* on PYTHONPATH"):
+    with pytest.raises(ValueError, match=r"'nobodys.gone' can't be imported: No module named .* to PYTHONPATH"):
         objectives.find("nobodys.gone")
 
 

@@ -120,7 +120,7 @@ CROP = {"name": "Crop", "size": 16}
         ({"augmentations": [{"name": "Crop"}]}, "not a policy.*size"),
         ({"augmentations": [{"size": 16}]}, "not a policy.*name"),
         ({"augmentations": 5}, "not a policy"),
-        ({"augmentations": []}, "first augmentation must make the view"),
+        ({"augmentations": []}, "first augmentation of a policy must be Crop or Spirograph"),
         ({}, "not a policy.*augmentations"),
         (None, "not a policy"),
         ("Crop", "not a policy"),
@@ -135,11 +135,11 @@ def test_what_is_no_policy_is_refused(data: Any, told: str):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"augmentations": (Flip(),)}, "first augmentation must make the view"),
-        ({"augmentations": (Crop(16), Spirograph(16))}, "stands first and nowhere else"),
-        ({"augmentations": (Crop(16), Flip(), Flip())}, "names each field once"),
-        ({"augmentations": (Crop(16), Flip()), "statistics": ((0.0,) * 4, (1.0,) * 4)}, "need 5 means and deviations"),
-        ({"augmentations": (Crop(16), Flip()), "statistics": ((0.0,) * 5, (1.0,) * 4)}, "need 5 means and deviations"),
+        ({"augmentations": (Flip(),)}, "first augmentation of a policy must be Crop or Spirograph"),
+        ({"augmentations": (Crop(16), Spirograph(16))}, "must be first and nowhere else"),
+        ({"augmentations": (Crop(16), Flip(), Flip())}, "must not repeat a field"),
+        ({"augmentations": (Crop(16), Flip()), "statistics": ((0.0,) * 4, (1.0,) * 4)}, "must be 5 means and as many"),
+        ({"augmentations": (Crop(16), Flip()), "statistics": ((0.0,) * 5, (1.0,) * 4)}, "must be 5 means and as many"),
     ],
 )
 def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any], told: str):
@@ -157,8 +157,8 @@ def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any], told: st
         (Crop, {"size": 16, "scale": (0.5, 1.2)}, "crop scale"),
         (Crop, {"size": 16, "ratio": (0.0, 1.0)}, "crop ratio"),
         (Crop, {"size": 16, "ratio": (2.0, 1.0)}, "crop ratio"),
-        (Blur, {"kernel": 4}, "odd and positive"),
-        (Blur, {"kernel": -1}, "odd and positive"),
+        (Blur, {"kernel": 4}, "positive and odd"),
+        (Blur, {"kernel": -1}, "positive and odd"),
         (ColorJitter, {"style": "kodak"}, "known: released, torchvision"),
         (ColorJitter, {"hue": 0.6}, "between 0 and 0.5"),
         (ColorJitter, {"hue": -0.1}, "between 0 and 0.5"),

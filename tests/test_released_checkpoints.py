@@ -171,7 +171,7 @@ def test_there_and_back_is_exact(theirs: Theirs, converted: Path, tmp_path: Path
     [
         (lambda c: c["projectors"].pop("1.3.weight"), "lacks the tensor 'projectors 1.3.weight'"),
         (lambda c: c["eq_predictor"].pop("3.weight"), "does not fit the recipe"),
-        (lambda c: c["gatingnetwork"].update(extra=torch.zeros(1)), "unknown use: gatingnetwork extra"),
+        (lambda c: c["gatingnetwork"].update(extra=torch.zeros(1)), "unknown tensors: gatingnetwork extra"),
         (lambda c: c["backbone"].pop("conv1.weight"), "does not fit the recipe"),
         (lambda c: c.pop("p_projector"), "lacks p_projector"),
     ],
@@ -197,7 +197,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest
     assert main(["convert", "trap.pth", "--recipe", "stl10_resnet18", "--out", "ours"]) == 1
     assert not Path("executed").exists() and not Path("ours").exists()
     error = capsys.readouterr().err
-    assert error.startswith("star-zoo: trap.pth is no checkpoint that can be read safely") and error.count("\n") == 1
+    assert error.startswith("star-zoo: trap.pth is not a checkpoint that can be read safely") and error.count("\n") == 1
 
 
 def test_a_recipe_is_needed(tmp_path: Path, capsys) -> None:

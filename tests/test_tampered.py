@@ -119,7 +119,7 @@ def test_damaged_weights_are_refused(name: str, folder: Path, capsys: pytest.Cap
     for damage, change in DAMAGED.items():
         (folder / name).write_bytes(change(whole))
         error = refused(folder, capsys, by_all=damage == "half")
-        assert ("no model that timm loads" if name[0] == "m" else "not an intact safetensors file") in error, damage
+        assert ("no model that timm can load" if name[0] == "m" else "not an intact safetensors file") in error, damage
 
 
 def test_pickles_are_not_opened(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

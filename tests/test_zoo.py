@@ -120,7 +120,7 @@ def test_names_of_repositories(name: str):
 
 @pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:a", "a/b/c", "/b", "a/", "hf-hub:@v1", "../../x", ""])
 def test_what_is_no_name_of_a_repository(name: str):
-    with pytest.raises(ValueError, match="is no model on the Hub; give hf-hub:OWNER/NAME"):
+    with pytest.raises(ValueError, match="is not the name of a model on the Hub; give hf-hub:OWNER/NAME"):
         zoo.Repository.parse(name)
 
 
@@ -197,7 +197,8 @@ def test_a_released_checkpoint_is_converted_and_installed_at_once(tmp_path: Path
 def test_what_cannot_be_a_tag_is_refused(tag: str, tiny: Path, home: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["install", str(tiny), tag]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"star-zoo: {tag!r} is no tag; a tag is star_ARCHITECTURE.NAME") and error.count("\n") == 1
+    assert error.startswith(f"star-zoo: {tag!r} is not a valid tag; a tag is star_ARCHITECTURE.NAME")
+    assert error.count("\n") == 1
     assert not home.exists()
 
 

@@ -1,4 +1,4 @@
-"""Augmentations that return their parameters: drawn first, applied second, one idea a file."""
+"""Augmentations with explicit parameters, which are drawn first and applied second."""
 
 from .base import Augmentation as Augmentation
 from .base import Framing as Framing

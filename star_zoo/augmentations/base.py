@@ -1,4 +1,4 @@
-"""What an augmentation is: named parameters that are drawn first and applied second.
+"""The interface of an augmentation: named parameters that are drawn first and applied second.
 
 Letters: B images, S view size in pixels, P parameters of one view.
 """
@@ -12,58 +12,62 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One operation. Its parameters are a pure function of uniform numbers, its effect one of images and parameters.
+    """One operation: its parameters are a pure function of uniform numbers, its result of images and parameters.
 
     `p` is the probability of acting; an operation that doesn't act draws its `base` values, which change nothing.
     """
 
-    fields: ClassVar[tuple[str, ...]]  # names of its columns of params
-    uniforms: ClassVar[int]  # how many uniform numbers in [0, 1) one draw takes
+    fields: ClassVar[tuple[str, ...]]  # the names of its columns of params
+    uniforms: ClassVar[int]  # the number of uniform numbers in [0, 1) that one draw uses
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
-        """The parameters of the un-augmented view of an image of this size."""
+        """Returns the parameters of the un-augmented view of an image of this size in pixels."""
         raise NotImplementedError
 
     def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
-        """The parameters that the uniform numbers `u` select, for an image of this size."""
+        """Returns the parameters that the uniform numbers `u` select for an image of this size in pixels."""
         raise NotImplementedError
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """The whole batch at once: (B, 3, S, S) float in [0, 1], (B, len(fields)) -> (B, 3, S, S)."""
+        """Applies the operation to a batch: (B, 3, S, S) float in [0, 1], (B, len(fields)) -> (B, 3, S, S)."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Framing(Augmentation):
-    """The first operation of a policy: it makes views of a fixed size out of a data set's images."""
+    """The first operation of a policy: it makes views of a fixed size from the images of a data set."""
 
     size: int  # S, pixels
 
     def crop(self, image: Tensor, params: Tensor) -> Tensor:
-        """One view of one image, in the worker: any size, (len(fields),) -> (3, S, S) uint8."""
+        """Returns one view of one image, in a worker: (3, height, width), (len(fields),) -> (3, S, S) uint8."""
         raise NotImplementedError
 
     def shrink(self, params: Tensor, height: int, width: int) -> int:
-        """How many times smaller an image of this size may be without a view that lacks detail: 1, unless it is known.
+        """Returns the largest integer downscale that loses no detail in the view; 1 by default.
 
-        What says more than 1 has a `crop_within` for the smaller image.
+        `height` and `width` are those of the image, in pixels. A subclass that returns more than 1 must implement
+        `crop_within` for the downscaled image.
         """
         return 1
 
     def crop_within(self, image: Tensor, params: Tensor, height: float, width: float) -> Tensor:
-        """`crop` where the image shows height x width of its own pixels, a little less than it has if it was shrunk."""
+        """Returns `crop` of an image whose content covers only height x width of its pixels.
+
+        A downscaled image has rounded sides, so its content may be slightly smaller than the image.
+        """
         return self.crop(image, params)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """Turns the batch of `crop`'s results, (B, 3, S, S) uint8, into images in [0, 1]: (B, 3, S, S) float."""
-        return images.contiguous().float() / 255  # views come channels last; the operations and their sums go by plane
+        """Converts a batch of `crop`'s results to images in [0, 1]: (B, 3, S, S) uint8 -> (B, 3, S, S) float."""
+        return images.contiguous().float() / 255  # views arrive channels last; the operations work plane by plane
 
 
 def per_image(column: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1), to multiply images with."""
+    """Returns a column of params in a shape that broadcasts over images: (B,) -> (B, 1, 1, 1)."""
     return column[:, None, None, None]
 
 
 def between(low: float, high: float, u: float) -> float:
-    """The number a share `u` of the way from `low` to `high`."""
+    """Returns the linear interpolation between `low` (u = 0) and `high` (u = 1)."""
     return low + (high - low) * u

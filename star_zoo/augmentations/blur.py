@@ -1,4 +1,4 @@
-"""Gaussian blur with a sigma per image."""
+"""Gaussian blur with one sigma per image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .base import Augmentation, between
 
 
 def gaussian_kernels(sigma: Tensor, size: int) -> Tensor:
-    """A normalised 1-D kernel per image: (B,) -> (B, size); sigma 0 gives the kernel that changes nothing."""
+    """Returns one normalised 1-D kernel per image: (B,) in pixels -> (B, size); the identity kernel for sigma 0."""
     distance = torch.arange(size, device=sigma.device, dtype=sigma.dtype) - size // 2
     weights = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)[:, None]).square())
     return weights / weights.sum(1, keepdim=True)
@@ -20,7 +20,7 @@ def gaussian_kernels(sigma: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Blur(Augmentation):
-    """Blurs with standard deviation `blur_sigma` in pixels, 0 where it doesn't act; borders are reflected."""
+    """Blurs with standard deviation `blur_sigma` in pixels, 0 if it doesn't act; borders are reflected."""
 
     fields: ClassVar = ("blur_sigma",)
     uniforms: ClassVar = 2
@@ -31,7 +31,7 @@ class Blur(Augmentation):
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"blur kernel is {self.kernel} pixels; it must be odd and positive")
+            raise ValueError(f"blur kernel is {self.kernel} pixels; it must be positive and odd")
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return (0.0,)
@@ -44,10 +44,10 @@ class Blur(Augmentation):
         pad = self.kernel // 2
         if pad >= min(height, width):
             raise ValueError(
-                f"a blur kernel of {self.kernel} pixels needs views larger than {pad} pixels, but they are "
-                f"{height} x {width}; give a smaller kernel"
+                f"blur kernel is {self.kernel} pixels, but views are {height} x {width}; "
+                f"choose a smaller kernel or views larger than {pad} pixels"
             )
-        kernels = gaussian_kernels(params[:, 0], self.kernel).repeat_interleave(c, 0)  # each channel is a group
+        kernels = gaussian_kernels(params[:, 0], self.kernel).repeat_interleave(c, 0)  # every channel is a group
         stacked = F.pad(images, (pad, pad, pad, pad), mode="reflect").view(1, b * c, height + 2 * pad, width + 2 * pad)
         stacked = F.conv2d(stacked, kernels[:, None, :, None], groups=b * c)
         return F.conv2d(stacked, kernels[:, None, None, :], groups=b * c).view(b, c, height, width)

@@ -1,8 +1,8 @@
 """Colour jitter in two styles, grayscale and solarize.
 
-Images are (B, 3, S, S) float in [0, 1]. Sources: `torchvision` is torchvision's functional colour operations on float
-tensors; `released` is kornia 0.4.1, which the authors pin: brightness is added, contrast multiplies
-without a mean, saturation and hue act in HSV.
+Images are (B, 3, S, S) float in [0, 1]. Sources: `torchvision` follows torchvision's functional colour operations on
+float tensors; `released` follows kornia 0.4.1, which the authors pin: brightness is added, contrast multiplies without
+a mean, saturation and hue act in HSV.
 """
 
 from collections.abc import Sequence
@@ -18,25 +18,25 @@ _LUMA = {"released": (0.299, 0.587, 0.114), "torchvision": (0.2989, 0.587, 0.114
 
 
 def luma(images: Tensor, style: str) -> Tensor:
-    """The grey value of each pixel: (B, 3, S, S) -> (B, 1, S, S)."""
+    """Returns the grey value of each pixel: (B, 3, S, S) -> (B, 1, S, S)."""
     r, g, b = _LUMA[style]
     return r * images[:, 0:1] + g * images[:, 1:2] + b * images[:, 2:3]
 
 
 def rgb_to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue (in turns), saturation and value, each (B, S, S) in [0, 1]."""
+    """Returns hue (in turns), saturation and value, each (B, S, S) in [0, 1]."""
     r, g, b = images.unbind(1)
     value, chroma = images.amax(1), images.amax(1) - images.amin(1)
     span = torch.where(chroma == 0, 1.0, chroma)
     sector = torch.where(
         value == r, (g - b) / span, torch.where(value == g, 2 + (b - r) / span, 4 + (r - g) / span)
-    )  # which of the six sides of the colour hexagon, and how far along
+    )  # the side of the colour hexagon, 0 to 5, plus the position along it
     saturation = chroma / torch.where(value == 0, 1.0, value)
     return (sector / 6) % 1.0, saturation, value
 
 
 def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Back again; hue is taken modulo one turn."""
+    """Returns RGB images, the inverse of `rgb_to_hsv`: three of (B, S, S) -> (B, 3, S, S); hue is modulo one turn."""
     sixth = 6 * (hue - hue.floor())  # 0 to 6, red at 0, green at 2, blue at 4
     ramps = torch.stack(((sixth - 3).abs() - 1, 2 - (sixth - 2).abs(), 2 - (sixth - 4).abs()), 1).clamp(0, 1)
     return (value * (1 - saturation))[:, None] + (value * saturation)[:, None] * ramps
@@ -47,7 +47,7 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def jitter_torchvision(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """torchvision's adjust_brightness, _contrast, _saturation and _hue, in this order; factors (B,)."""
+    """Applies torchvision's adjust_brightness, _contrast, _saturation and _hue, in this order; factors (B,)."""
     images = (per_image(brightness) * images).clamp(0, 1)
     images = _blend(images, luma(images, "torchvision").mean((1, 2, 3), keepdim=True), per_image(contrast))
     images = _blend(images, luma(images, "torchvision"), per_image(saturation))
@@ -56,10 +56,10 @@ def jitter_torchvision(images: Tensor, brightness: Tensor, contrast: Tensor, sat
 
 
 def jitter_released(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """kornia 0.4.1's brightness, contrast, saturation and hue, in this order; factors (B,)."""
+    """Applies kornia 0.4.1's brightness, contrast, saturation and hue, in this order; factors (B,)."""
     images = (images + per_image(brightness - 1)).clamp(0, 1)
     images = (images * per_image(contrast)).clamp(0, 1)
-    h, s, v = rgb_to_hsv(images)  # once for both: kornia goes back to RGB between saturation and hue
+    h, s, v = rgb_to_hsv(images)  # one conversion for both; kornia converts to RGB and back between the two
     return hsv_to_rgb(h + hue[:, None, None], (s * saturation[:, None, None]).clamp(0, 1), v)
 
 
@@ -68,10 +68,11 @@ _STYLES = {"released": jitter_released, "torchvision": jitter_torchvision}
 
 @dataclass(frozen=True)
 class ColorJitter(Augmentation):
-    """Brightness, contrast, saturation (factors, 1 does nothing) and hue (turns, 0 does nothing), in this order.
+    """Changes brightness, contrast, saturation (factors, 1 is the identity) and hue (turns, 0 is the identity).
 
-    The order is fixed so that equal parameters give equal images; the released code shuffles it once per batch and
-    does not tell its heads. A factor is uniform in [1 - x, 1 + x] (not below 0), the hue shift in [-hue, hue].
+    The order is fixed, so that equal parameters produce equal images; the released code shuffles it once per batch and
+    does not encode it for its heads. Factors are uniform in [1 - x, 1 + x], not below 0; the hue shift is uniform in
+    [-hue, hue]. Raises ValueError for an unknown style or a hue outside [0, 0.5].
     """
 
     fields: ClassVar = ("brightness", "contrast", "saturation", "hue")
@@ -88,7 +89,7 @@ class ColorJitter(Augmentation):
         if self.style not in _STYLES:
             raise ValueError(f"colour jitter style is {self.style!r}; known: {', '.join(_STYLES)}")
         if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue range is {self.hue}; give turns between 0 and 0.5")
+            raise ValueError(f"colour jitter hue is {self.hue}; it must be between 0 and 0.5 turns")
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return 1.0, 1.0, 1.0, 0.0
@@ -103,12 +104,12 @@ class ColorJitter(Augmentation):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         jittered = _STYLES[self.style](images, *params.unbind(1))
         untouched = (params == params.new_tensor(self.base(0, 0))).all(1)
-        return torch.where(per_image(untouched), images, jittered)  # a trip through HSV would round
+        return torch.where(per_image(untouched), images, jittered)  # the conversion to HSV and back would round
 
 
 @dataclass(frozen=True)
 class Grayscale(Augmentation):
-    """Takes the colour away; `grayscale` is 1 where it did."""
+    """Converts images to grey; `grayscale` is 1 if it acts. Raises ValueError for an unknown style."""
 
     fields: ClassVar = ("grayscale",)
     uniforms: ClassVar = 1
@@ -132,7 +133,7 @@ class Grayscale(Augmentation):
 
 @dataclass(frozen=True)
 class Solarize(Augmentation):
-    """Inverts what is brighter than `threshold`; `solarize` is 1 where it did."""
+    """Inverts values of at least `threshold`; `solarize` is 1 if it acts."""
 
     fields: ClassVar = ("solarize",)
     uniforms: ClassVar = 1

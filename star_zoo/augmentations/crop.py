@@ -1,4 +1,4 @@
-"""Random resized crop, in fractions of the image (our default) or in its pixels (the released code)."""
+"""Random resized crop, in fractions of the image (our default) or in pixels (the released code)."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ from torch import Tensor
 
 from .base import Framing, between
 
-_ATTEMPTS = 10  # as torchvision's RandomResizedCrop before it falls back to the centre
+_ATTEMPTS = 10  # torchvision's RandomResizedCrop also tries ten times before it falls back to the centre
 
 
 @dataclass(frozen=True)
 class Crop(Framing):
-    """A box of random area and shape, resized to `size` x `size` (bilinear, antialiased).
+    """Crops a box of random area and aspect ratio and resizes it to `size` x `size` (bilinear, antialiased).
 
-    With `unit="fraction"` the box is told in fractions of the image's height and width, so that one policy serves
-    images of any size; with `unit="pixel"` in source pixels, as the authors' code does.
-    The base view is the largest centred square: the whole image where that is square.
+    With `unit="fraction"`, the params are fractions of the image's height and width, so that one policy fits images of
+    any size; with `unit="pixel"`, they are source pixels, as in the authors' code.
+    The base view is the largest centred square, i.e. the whole image if it is square. Raises ValueError for an unknown
+    unit and for a size, scale or ratio out of range.
     """
 
     fields: ClassVar = ("top", "left", "height", "width")
@@ -32,17 +33,17 @@ class Crop(Framing):
 
     def __post_init__(self) -> None:
         if self.unit not in ("fraction", "pixel"):
-            raise ValueError(f"crop unit is {self.unit!r}; known: 'fraction', 'pixel'")
+            raise ValueError(f"crop unit is {self.unit!r}; known: fraction, pixel")
         if self.size < 1:
-            raise ValueError(f"crop size is {self.size}; a view needs at least 1 pixel")
+            raise ValueError(f"crop size is {self.size}; it must be at least 1 pixel")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"crop scale is {self.scale}; give 0 < low <= high <= 1, shares of the image's area")
+            raise ValueError(f"crop scale is {self.scale}; it must be 0 < low <= high <= 1, shares of the image's area")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"crop ratio is {self.ratio}; give 0 < low <= high, width over height")
+            raise ValueError(f"crop ratio is {self.ratio}; it must be 0 < low <= high, width over height")
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         side = min(height, width)
-        return self._told((height - side) // 2, (width - side) // 2, side, side, height, width)
+        return self._params((height - side) // 2, (width - side) // 2, side, side, height, width)
 
     def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -52,15 +53,15 @@ class Crop(Framing):
             w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
             if 0 < w <= width and 0 < h <= height:
                 top, left = int(u[-2] * (height - h + 1)), int(u[-1] * (width - w + 1))
-                return self._told(top, left, h, w, height, width)
-        # an image too long or too small for any such box: its centre, as near to the allowed shapes as it goes
+                return self._params(top, left, h, w, height, width)
+        # too elongated or too small an image for such a box: its centre, with an aspect ratio as allowed if possible
         w = min(width, max(1, round(height * self.ratio[1])))
         h = min(height, max(1, round(width / self.ratio[0])))
-        return self._told((height - h) // 2, (width - w) // 2, h, w, height, width)
+        return self._params((height - h) // 2, (width - w) // 2, h, w, height, width)
 
     def shrink(self, params: Tensor, height: int, width: int) -> int:
-        """So many times that the box keeps at least the view's pixels; source pixels are told of the image as it is."""
-        if self.unit == "pixel" or min(height, width) < 2 * self.size:
+        """Returns the largest integer downscale for which the box has at least as many pixels as the view."""
+        if self.unit == "pixel" or min(height, width) < 2 * self.size:  # source pixels refer to the full-size image
             return 1
         _, _, h, w = self._pixels(params, height, width)
         return max(1, min(h, w) // self.size)
@@ -71,20 +72,20 @@ class Crop(Framing):
     def crop_within(self, image: Tensor, params: Tensor, height: float, width: float) -> Tensor:
         top, left, h, w = self._pixels(params, height, width)
         box = image[None, :, top : top + h, left : left + w]
-        box = box.contiguous(memory_format=torch.channels_last)  # several times faster to resize, to the same numbers
+        box = box.contiguous(memory_format=torch.channels_last)  # resizes several times faster, with equal results
         if h == w == self.size:
             return box[0]
         return F.interpolate(box, size=(self.size, self.size), mode="bilinear", antialias=True)[0]
 
-    def _told(self, top: int, left: int, h: int, w: int, height: int, width: int) -> tuple[float, ...]:
+    def _params(self, top: int, left: int, h: int, w: int, height: int, width: int) -> tuple[float, ...]:
         if self.unit == "pixel":
             return float(top), float(left), float(h), float(w)
         return top / height, left / width, h / height, w / width
 
     def _pixels(self, params: Tensor, height: float, width: float) -> tuple[int, int, int, int]:
-        """The box in whole pixels; exact for what `draw` told, clamped into the image for any other numbers.
+        """Returns the box in whole pixels: exact for the params of `draw`, clamped to the image for any other values.
 
-        Where height and width are not whole, the image has one row and column more, only partly shown.
+        If height or width is not an integer, the image's last row or column is only partly covered by content.
         """
         top, left, h, w = params.tolist()
         if self.unit == "fraction":

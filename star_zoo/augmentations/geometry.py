@@ -12,7 +12,7 @@ from .base import Augmentation, per_image
 
 @dataclass(frozen=True)
 class Flip(Augmentation):
-    """Mirrors left and right; `flip` is 1 where it did."""
+    """Flips images horizontally; `flip` is 1 if it acts."""
 
     fields: ClassVar = ("flip",)
     uniforms: ClassVar = 1
@@ -31,7 +31,7 @@ class Flip(Augmentation):
 
 @dataclass(frozen=True)
 class QuarterTurn(Augmentation):
-    """Turns counter-clockwise by `quarter_turns` times 90 degrees; all four equally likely when it acts."""
+    """Rotates counter-clockwise by `quarter_turns` times 90 degrees; 0 to 3 are equally likely if it acts."""
 
     fields: ClassVar = ("quarter_turns",)
     uniforms: ClassVar = 2
@@ -47,6 +47,6 @@ class QuarterTurn(Augmentation):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         turns = per_image(params[:, 0].round())
         turned = images
-        for k in (1, 2, 3):  # a `where` per turn, not an index per image: no synchronisation with the device
+        for k in (1, 2, 3):  # one `where` per turn, because indexing by image would synchronise with the device
             turned = torch.where(turns == k, images.rot90(k, (-2, -1)), turned)
         return turned

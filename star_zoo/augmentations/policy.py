@@ -1,4 +1,4 @@
-"""A policy: ordered augmentations whose parameters lie side by side.
+"""A policy: a sequence of augmentations whose parameters are the columns of one row.
 
 Letters: B images, S view size in pixels, P parameters of one view.
 """
@@ -22,37 +22,41 @@ from .spirograph import Spirograph
 KNOWN: dict[str, type[Augmentation]] = {
     kind.__name__: kind for kind in (Crop, Spirograph, Flip, QuarterTurn, ColorJitter, Grayscale, Solarize, Blur)
 }
-_IN_CACHE = 1_000_000  # numbers of images at once, 4 MB of float32
-_SAMPLE = 4096  # draws behind an estimated statistic: 1.6 % of a standard deviation
+_IN_CACHE = 1_000_000  # pixel values processed together, 4 MB of float32
+_SAMPLE = 4096  # draws for an estimated mean, whose standard error is 1.6 % of a standard deviation
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Which augmentations, in which order, and how pixels are normalised at the end.
+    """A sequence of augmentations, followed by the normalisation of pixels.
 
-    The first augmentation makes the view out of the image (`Crop`), the others change the batch of views.
-    `statistics` are the mean and standard deviation of each field over the training set, where they are known
-    (the authors' constants); otherwise `field_statistics` estimates them from draws.
+    The first augmentation makes the view from the image, e.g. `Crop`; the others transform the batch of views.
+    `statistics` are the mean and standard deviation of each field over the training set if they are known, e.g. the
+    authors' constants; otherwise `field_statistics` estimates them. Raises ValueError unless the first augmentation,
+    and no other, makes the view, if a field is repeated, or if the statistics have the wrong length.
     """
 
     augmentations: tuple[Augmentation, ...]
-    mean: tuple[float, float, float]  # pixel statistics, of values in [0, 1]
+    mean: tuple[float, float, float]  # statistics of pixels in [0, 1], per channel
     std: tuple[float, float, float]
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
         if not self.augmentations or not isinstance(self.augmentations[0], Framing):
-            raise ValueError("a policy's first augmentation must make the view: Crop or Spirograph")
+            raise ValueError("the first augmentation of a policy must be Crop or Spirograph, which make the view")
         if any(isinstance(a, Framing) for a in self.augmentations[1:]):
-            raise ValueError("a policy makes its view once: Crop or Spirograph stands first and nowhere else")
+            raise ValueError("a policy makes its view once; Crop or Spirograph must be first and nowhere else")
         if len(set(self.fields)) < len(self.fields):
-            raise ValueError(f"a policy names each field once, but it has {', '.join(self.fields)}")
+            raise ValueError(f"fields are {', '.join(self.fields)}; a policy must not repeat a field")
         if self.statistics and {len(s) for s in self.statistics} != {len(self.fields)}:
-            raise ValueError(f"statistics need {len(self.fields)} means and deviations, one for each of {self.fields}")
+            raise ValueError(
+                f"statistics must be {len(self.fields)} means and as many standard deviations, one for each of "
+                f"{', '.join(self.fields)}"
+            )
 
     @functools.cached_property
     def fields(self) -> tuple[str, ...]:
-        """The names of the P columns of params."""
+        """The names of the P columns of params, in order."""
         return tuple(name for a in self.augmentations for name in a.fields)
 
     @property
@@ -61,7 +65,7 @@ class Policy:
         return self._framing.size
 
     def resized(self, size: int) -> "Policy":
-        """Returns the same policy with views of another size in pixels."""
+        """Returns the policy with views of another size in pixels."""
         return replace(self, augmentations=(replace(self._framing, size=size), *self.augmentations[1:]))
 
     @property
@@ -71,11 +75,14 @@ class Policy:
         return first
 
     def base(self, height: int, width: int) -> Tensor:
-        """The parameters of the un-augmented view of an image of this size: (P,)."""
+        """Returns the parameters of the un-augmented view of an image of this size in pixels: (P,) float32."""
         return _row(x for a in self.augmentations for x in a.base(height, width))
 
     def draw(self, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """One view's parameters for an image of this size: (P,); what doesn't act draws its base values."""
+        """Draws the parameters of one view of an image of this size in pixels: (P,) float32.
+
+        An augmentation that doesn't act draws its base values.
+        """
         u = torch.rand(self._uniforms, generator=generator, dtype=torch.float64, device="cpu").tolist()
         params: list[float] = []
         start = 0
@@ -89,22 +96,23 @@ class Policy:
         return sum(a.uniforms for a in self.augmentations)
 
     def crop(self, image: Tensor, params: Tensor, extent: tuple[float, float] | None = None) -> Tensor:
-        """One view of one image, before the other operations: any size, (P,) -> (3, S, S) uint8.
+        """Returns one view of one image, before the other operations: (3, height, width), (P,) -> (3, S, S) uint8.
 
-        `extent` is the height and width of what the image shows, in its own pixels: its own size, unless a decoder made
-        it smaller and its last row and column stand for fewer pixels of the whole than the others do.
+        `extent` is the height and width of the image's content in the image's pixels, its size by default. It is
+        smaller if a decoder downscaled the image and the last row or column covers fewer source pixels than the others.
         """
         height, width = extent or image.shape[-2:]
         return self._framing.crop_within(image, params[: len(self._framing.fields)], height, width)
 
     def shrink(self, params: Tensor, height: int, width: int) -> int:
-        """How many times smaller an image of this size may be for the view that `params` (P,) tell."""
+        """Returns the largest integer downscale of an image of this size that loses no detail in the view."""
         return self._framing.shrink(params[: len(self._framing.fields)], height, width)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """The rest, on a batch of `crop`'s results: (B, 3, S, S) uint8, (B, P) -> (B, 3, S, S) float32, normalised.
+        """Applies the other operations to views: (B, 3, S, S) uint8, (B, P) -> (B, 3, S, S) float32, normalised.
 
-        Differentiable in the params as far as the augmentations are.
+        The views are results of `crop`. The result is differentiable in the params wherever the augmentations are.
+        Raises ValueError if the params have another shape.
         """
         if params.shape != (len(images), len(self.fields)):
             raise ValueError(
@@ -113,9 +121,9 @@ class Policy:
             )
         if images.device.type != "cpu":
             return self._apply(images, params)
-        # so few at once that a processor keeps them in its cache from one operation to the next
+        # in parts that stay in the processor's cache from one operation to the next
         few = max(1, _IN_CACHE // max(images.shape[1:].numel(), 3 * self.size**2))
-        parts = zip(images.split(few), params.split(few), strict=True)
+        parts = zip(torch.split(images, few), torch.split(params, few), strict=True)
         return torch.cat([self._apply(*part) for part in parts])
 
     def _apply(self, images: Tensor, params: Tensor) -> Tensor:
@@ -128,7 +136,7 @@ class Policy:
 
     @functools.cached_property
     def field_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each field, each (P,): as given, or over 4096 draws for an image of S x S."""
+        """The mean and standard deviation of each field, (P,) each: `statistics`, or those of 4096 draws at S x S."""
         if self.statistics:
             return _row(self.statistics[0]), _row(self.statistics[1])
         generator = torch.Generator().manual_seed(0)
@@ -136,25 +144,25 @@ class Policy:
         return sample.mean(0), sample.std(0)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON; `from_dict` is the way back."""
+        """Returns the policy as plain data for JSON; `from_dict` is the inverse."""
         named = [{"name": type(a).__name__, **asdict(a)} for a in self.augmentations]
         return {"augmentations": named, "mean": self.mean, "std": self.std, "statistics": self.statistics}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Policy":
-        """Builds a policy from `to_dict`'s data or the same read from JSON.
+        """Builds a policy from the data of `to_dict`, also after a round trip through JSON.
 
-        Raises ValueError for an unknown augmentation or setting, naming the known ones.
+        Raises ValueError for an unknown augmentation or setting, listing the known ones, and for invalid data.
         """
         try:
             made = tuple(_augmentation(dict(one)) for one in data["augmentations"])
             return Policy(made, _tuples(data["mean"]), _tuples(data["std"]), _tuples(data.get("statistics")))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not a policy: {error!r} in {str(data)[:200]}") from error
+            raise ValueError(f"the data is not a policy: {error!r} in {str(data)[:200]}") from error
 
 
 def _row(values: Iterable[float]) -> Tensor:
-    """Parameters are made on the CPU, whatever device models are being made on."""
+    """Returns a row of params, always on the CPU: a default device is meant for models."""
     return torch.tensor(list(values), dtype=torch.float32, device="cpu")
 
 
@@ -169,5 +177,5 @@ def _augmentation(settings: dict[str, Any]) -> Augmentation:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has lists where we have tuples."""
+    """Converts the lists that JSON returns to tuples, recursively."""
     return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -1,7 +1,7 @@
-"""Spirographs: curves drawn from ten numbers, four of them what the picture is and six how it is seen.
+"""Spirographs: curves rendered from ten numbers, four for the object and six for the view.
 
-A procedural stand-in for images (Foster et al., ICLR 2021): the object is (m, b, sigma, rfore) and comes from the data
-set as a tensor of shape (4, 1, 1); a view's parameters are the other six, so that rendering is the augmentation.
+A procedural substitute for images (Foster et al., ICLR 2021). The object is (m, b, sigma, rfore) and comes from the
+data set as a tensor of shape (4, 1, 1); the params of a view are the other six, so that rendering is the augmentation.
 """
 
 import math
@@ -28,10 +28,11 @@ _EXTENT = 6.0  # the picture spans [-6, 6]; no curve leaves [-5, 5]
 
 
 def render(thing: Tensor, seen: Tensor, size: int) -> Tensor:
-    """Renders objects (..., 4) seen under (..., 6): (..., 3, size, size) float in [0, 1], differentiable in both.
+    """Renders objects under view params: (..., 4), (..., 6) -> (..., 3, size, size) float in [0, 1].
 
-    A hypotrochoid with R = m - h: x = R cos t + h cos(R t / b), y = R sin t - h sin(R t / b); every pixel sums
-    exp(-distance^2 / sigma) over its points, which separates into rows times columns.
+    The result is differentiable in both. The curve is a hypotrochoid with R = m - h: x = R cos t + h cos(R t / b),
+    y = R sin t - h sin(R t / b). Every pixel sums exp(-distance^2 / sigma) over the points of the curve, which
+    separates into rows times columns.
     """
     m, b, sigma, rfore = thing[..., None].unbind(-2)
     h, rback, gfore, gback, bfore, bback = seen[..., None].unbind(-2)
@@ -49,10 +50,9 @@ def render(thing: Tensor, seen: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Spirograph(Framing):
-    """Draws the object with six parameters of its own: the ring h and the colours; base: the middle of each range.
+    """Renders the object under six params, the ring h and the colours; the base view has the middle of each range.
 
-    The picture is rendered on the device, in `apply`; its values are those of an 8-bit picture, its gradient that of
-    the picture before it is rounded.
+    `apply` renders on the device. It rounds the values to 8 bits; the gradient is that of the unrounded image.
     """
 
     fields: ClassVar = tuple(SEEN)
@@ -65,9 +65,9 @@ class Spirograph(Framing):
         return tuple(between(low, high, share) for (low, high), share in zip(SEEN.values(), u, strict=True))
 
     def crop(self, image: Tensor, params: Tensor) -> Tensor:
-        return image  # the object itself: there is nothing to crop before it is rendered
+        return image  # the object; there is no image to crop before `apply` renders it
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """Renders objects (B, 4, 1, 1): (B, 3, S, S)."""
+        """Renders a batch of objects: (B, 4, 1, 1), (B, 6) -> (B, 3, S, S) float in [0, 1]."""
         exact = render(images.flatten(1), params, self.size)
         return (exact * 255).round().detach() / 255 + (exact - exact.detach())

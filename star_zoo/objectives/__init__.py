@@ -1,8 +1,8 @@
-"""Objectives: one method a file, found by module name; the seam they implement is in `_base`.
+"""Objectives: one method per module, found by the module's name; `_base` defines their interface.
 
 Letters: B images, V views of an image, D features, O embedding size, P augmentation parameters.
-A new objective is a new file here with one subclass of `Objective`, or a module of your own that is named by its dotted
-path, `my_package.my_objective`; nothing else has to change.
+To add an objective, add a module here with one subclass of `Objective`, or use the dotted path of your own module as
+the objective's name, e.g. `my_package.my_objective`.
 """
 
 import importlib
@@ -26,17 +26,18 @@ def known() -> tuple[str, ...]:
 
 
 def find(name: str) -> Callable[..., Objective]:
-    """Returns the one subclass of `Objective` that a module defines: one of this package, or any by its dotted path.
+    """Returns the subclass of `Objective` in a module, given its name in this package or its dotted path.
 
-    Raises ValueError for a name that is not known or importable, and for a module without exactly one such class.
+    Raises ValueError if the name is unknown, the module can't be imported, or it doesn't define exactly one subclass.
     """
     if "." not in name and name not in known():
-        raise ValueError(not_found("objective", name, known()) + "; or the dotted path of a module, my_package.name")
+        hint = "a module outside star_zoo needs its dotted path, e.g. my_package.my_objective"
+        raise ValueError(f"{not_found('objective', name, known())}; {hint}")
     try:
         module = importlib.import_module(name if "." in name else f"{__name__}.{name}")
     except ImportError as error:
         raise ValueError(
-            f"objective {name!r} can't be imported: {error}; its package must be installed, or its folder on PYTHONPATH"
+            f"objective {name!r} can't be imported: {error}; install its package, or add its folder to PYTHONPATH"
         ) from error
     found = [
         c for c in vars(module).values()
@@ -44,27 +45,27 @@ def find(name: str) -> Callable[..., Objective]:
     ]  # fmt: skip
     if len(found) != 1:
         names = ", ".join(c.__name__ for c in found) or "none"
-        raise ValueError(f"objective {name!r}: the module must define one subclass of Objective, but defines {names}")
+        raise ValueError(f"objective {name!r} defines {names}; the module must define one subclass of Objective")
     return found[0]
 
 
 def settings(name: str) -> dict[str, Any]:
-    """Returns an objective's settings with their defaults: the keyword-only arguments of its class and its bases."""
+    """Returns an objective's settings with their defaults: the keyword-only arguments of the class and its bases."""
     found: dict[str, Any] = {}
     for cls in inspect.getmro(find(name)):  # type: ignore[arg-type]
         parameters = inspect.signature(cls).parameters.values()
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 found.setdefault(parameter.name, parameter.default)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # keywords are not passed on to a base
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # the class passes no keywords to its base
             break
     return found
 
 
 def build(name: str, num_features: int, policy: Any, **given: Any) -> Objective:
-    """Builds a fresh objective on features of width D; `given` are its settings.
+    """Builds an untrained objective on features of width D = `num_features`; `given` are its settings.
 
-    The objective's policy is `policy` as the method adapts it. Raises ValueError for an unknown name or setting,
+    The objective's policy is `policy` after the method's `adapt`. Raises ValueError for an unknown name or setting,
     listing the known ones.
     """
     kind: Any = find(name)
@@ -73,16 +74,16 @@ def build(name: str, num_features: int, policy: Any, **given: Any) -> Objective:
         raise ValueError(
             f"objective {name!r} has no setting {', '.join(sorted(unknown))}; known: {', '.join(defaults) or 'none'}"
         )
-    objective = kind(num_features, kind.adapt(policy), **given)
+    objective: Objective = kind(num_features, kind.adapt(policy), **given)
     objective.config = {
         "objective": name,
         "num_features": num_features,
-        "settings": defaults | given,  # in full: defaults may change, a saved objective must not
+        "settings": defaults | given,  # complete, because defaults may change and a saved objective must not
         "policy": objective.policy.to_dict(),
     }
     return objective
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
-    """Returns the loss of a set of terms: their sum, because each carries its own weight."""
+    """Returns the loss: the sum of the terms, each of which includes its weight."""
     return sum(terms.values(), start=next(iter(terms.values())).new_zeros(()))

@@ -1,4 +1,4 @@
-"""The seam between a method and everything around it: `Batch`, `Objective`, `FeatureObjective`.
+"""The interface of a method: `Batch`, `Objective`, `FeatureObjective`.
 
 Letters: B images, V views of an image, S_v size of view v in pixels, D features, O embedding size, T tasks,
 E experts, P augmentation parameters.
@@ -14,13 +14,13 @@ from ..encoder import Encoder
 
 
 class Batch(NamedTuple):
-    """The views of B images with everything that a data set knows about the images."""
+    """The views of B images, with the data set's information about each image."""
 
     views: list[Tensor]  # V of (B, 3, S_v, S_v) uint8, cropped, before the other augmentations
     params: list[Tensor]  # V of (B, P) float32, raw units, columns named by `Policy.fields`
-    index: Tensor  # type: ignore[assignment] # (B,) int64, the image's number in its data set
+    index: Tensor  # type: ignore[assignment] # (B,) int64, the image's position in its data set
     size: Tensor  # (B, 2) int64, height and width of the source image in pixels
-    target: Tensor | None = None  # (B,) int64 classes or (B, K) float32 numbers, where the data set has them
+    target: Tensor | None = None  # (B,) int64 classes or (B, K) float32 numbers, if the data set has them
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Returns the batch on another device."""
@@ -34,15 +34,15 @@ class Batch(NamedTuple):
 
 
 class Objective(nn.Module):
-    """One method: its view plan, its loss terms, and the modules it trains beside the backbone.
+    """A method: its view plan, its loss terms, and the modules it trains in addition to the backbone.
 
-    A subclass takes `num_features`, `policy` and keyword-only settings, and implements `plan` and `forward`. Every
-    other method has a default. `objectives.build` fills `config`, from which it can build the objective again.
-    A method on pooled features and params alone subclasses `FeatureObjective` instead.
+    The constructor of a subclass takes `num_features`, `policy` and keyword-only settings. A subclass implements `plan`
+    and `forward`; every other method has a default. `objectives.build` sets `config`, from which it can build the
+    objective again. A method that needs only pooled features and params subclasses `FeatureObjective` instead.
     """
 
-    share: int = 1  # consecutive images of a batch that share one draw of their params
-    sizes: tuple[int, ...] = ()  # the size of each view in pixels; empty: all views have the policy's size
+    share: int = 1  # number of consecutive images of a batch that share one draw of params
+    sizes: tuple[int, ...] = ()  # the size of each view in pixels; if empty, all views have the policy's size
 
     def __init__(self, policy: Policy):
         super().__init__()
@@ -51,56 +51,59 @@ class Objective(nn.Module):
 
     @classmethod
     def adapt(cls, policy: Policy) -> Policy:
-        """Returns the policy that the method trains under, made from the recipe's; an adapted policy stays as it is."""
+        """Returns the policy that the method trains with, given the recipe's. Must be idempotent."""
         return policy
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Draws the params of the views of one image of this size: (V, P), a pure function of the generator."""
+        """Draws the params of the views of one image of this size in pixels: (V, P).
+
+        Must be a pure function of its arguments, including the generator's state.
+        """
         raise NotImplementedError
 
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
-        """Computes named scalar terms, each with its weight inside; the loss is their sum."""
+        """Returns named scalar terms, each multiplied by its weight; the loss is their sum."""
         raise NotImplementedError
 
     def attach(self, encoder: Encoder) -> None:
-        """Prepares for training this encoder, after its weights are initialised: the place for momentum copies.
+        """Called once before training, after the encoder's weights are initialised; make momentum copies here.
 
-        Called once, before the optimizer is built and before a checkpoint is loaded. Parameters that do not require a
-        gradient are not given to the optimizer; every parameter and buffer of the objective is resumed exactly.
+        The optimizer is built and a checkpoint is loaded afterwards. The optimizer skips parameters that do not require
+        a gradient; a resumed run restores every parameter and buffer of the objective exactly.
         """
 
     def after_step(self, encoder: Encoder, progress: float) -> None:
-        """Called without gradient after every optimizer step; `progress` is the share of all steps, in (0, 1]."""
+        """Called without gradient after every optimizer step; `progress` is the fraction of all steps, in (0, 1]."""
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """Returns the method's embeddings of features (B, D), (B, O) each, by name; empty without heads."""
+        """Returns the method's embeddings by name: (B, D) -> (B, O) each; an empty dict without heads."""
         return {}
 
     def predict(self, z: Tensor, params: Tensor) -> Tensor | None:
-        """Predicts views' "z_eq" embeddings from the base views', (B, O), and the views' params, (B, P).
+        """Returns predicted "z_eq" embeddings of views, from those of the base views: (B, O), params (B, P) -> (B, O).
 
-        None where the method has no such predictor.
+        Returns None if the method has no such predictor.
         """
         return None
 
     def routing(self, features: Tensor) -> Tensor | None:
-        """Returns each task's weights over the experts, (B, T, E), or None where nothing is routed."""
+        """Returns the weights over the experts for each task, (B, D) -> (B, T, E), or None without routing."""
         return None
 
     def experts(self, features: Tensor) -> Tensor | None:
-        """Returns the output of every expert that `routing` weighs, (B, E, O), or None."""
+        """Returns the output of every expert that `routing` weights, (B, D) -> (B, E, O), or None without routing."""
         return None
 
     def published(self) -> dict[str, Tensor]:
-        """Returns the tensors to publish: the state dict without momentum copies and queues."""
+        """Returns the tensors to publish: the state dict, from which a subclass removes momentum copies and queues."""
         return self.state_dict()
 
 
 class FeatureObjective(Objective):
-    """An objective that needs nothing but pooled features and params: a subclass implements `plan` and `terms`."""
+    """An objective that needs only pooled features and params; a subclass implements `plan` and `terms`."""
 
     def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
-        """Computes the named terms from V features (B, D) and V raw params (B, P)."""
+        """Returns the named terms of V views, given V features (B, D) and V raw params (B, P)."""
         raise NotImplementedError
 
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:

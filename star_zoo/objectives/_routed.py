@@ -1,4 +1,4 @@
-"""The two-task objective that star, star_ss, equimod and uniform share: they differ in the router alone.
+"""The two-task objective that star, star_ss, equimod and uniform share; they differ only in the router.
 
 Letters: B images, D features, E experts, O embedding size, T tasks, P augmentation parameters.
 Source: arXiv 2510.27222 and the authors' released code (trainers.py, objective.py).
@@ -14,11 +14,12 @@ from ._base import FeatureObjective
 
 
 class RoutedExperts(FeatureObjective):
-    """The two-task objective around a router: a base view and two augmented ones; the router is the method.
+    """The two-task objective on a base view and two augmented views; the router defines the method.
 
-    Invariant term: the augmented views' `z_inv` agree. Equivariant term: each augmented view's `z_eq` agrees with the
-    shift predictor's prediction from the base view's `z_eq` and the view's params. With nt_xent, the other view of the
-    same image is a negative there, which keeps the embedding from becoming invariant.
+    The invariant term is the agreement between `z_inv` of the two augmented views. The equivariant term is the
+    agreement between `z_eq` of each augmented view and its prediction by the shift predictor from `z_eq` of the base
+    view and the params of the augmented view. With nt_xent, the other view of the same image is a negative in the
+    equivariant term, which keeps the embedding from becoming invariant.
     """
 
     def __init__(
@@ -28,8 +29,8 @@ class RoutedExperts(FeatureObjective):
         router: Router | FixedRouter,
         *,
         temperature: float = 0.2,  # of nt_xent, both terms; released code
-        equivariant_weight: float = 1.0,  # lambda; hard-coded 1 in the released code
-        hidden: int | None = None,  # width of the experts' hidden layers; None: the features' width
+        equivariant_weight: float = 1.0,  # lambda; hard-coded as 1 in the released code
+        hidden: int | None = None,  # width of the experts' hidden layers; None: num_features
         embed_dim: int = EMBED_DIM,  # O, width of both embeddings
         agree: str = "nt_xent",  # the agreement that both terms maximise; see `losses.AGREEMENTS`
     ):
@@ -40,13 +41,13 @@ class RoutedExperts(FeatureObjective):
         self.shift_predictor = ShiftPredictor(Standardize(*policy.field_statistics), embed_dim)
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Plans the base view and two draws: (3, P)."""
+        """Returns the params of the base view and of two draws: (3, P)."""
         draws = (self.policy.draw(height, width, generator) for _ in range(2))
         return torch.stack((self.policy.base(height, width), *draws))
 
     def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
-        """Returns {"invariant": ..., "equivariant": ...} of [base, view, view]."""
-        # batch norm sees each view on its own, as the released code does
+        """Returns {"invariant": ..., "equivariant": ...} for [base view, augmented view, augmented view]."""
+        # batch norm treats each view separately, as in the released code
         z_inv, z_eq = self.heads(torch.cat(features), len(features))
         (_, inv1, inv2), (eq0, eq1, eq2) = z_inv.chunk(3), z_eq.chunk(3)
         predicted = [self.shift_predictor(eq0, p) for p in params[1:]]
@@ -54,18 +55,21 @@ class RoutedExperts(FeatureObjective):
         return {"invariant": self.agree(inv1, inv2), "equivariant": self.equivariant_weight * equivariant}
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """Returns the invariant and the equivariant embedding, "z_inv" and "z_eq": (B, D) -> (B, O) each."""
+        """Returns the invariant embedding "z_inv" and the equivariant embedding "z_eq": (B, D) -> (B, O) each."""
         z_inv, z_eq = self.heads(features)
         return {"z_inv": z_inv, "z_eq": z_eq}
 
     def predict(self, z: Tensor, params: Tensor) -> Tensor:
-        """Predicts views' z_eq by the shift predictor: (B, O), (B, P) -> (B, O)."""
-        return self.shift_predictor(z, params)
+        """Returns z_eq of views as predicted from z_eq of the base views: (B, O), params (B, P) -> (B, O)."""
+        predicted: Tensor = self.shift_predictor(z, params)
+        return predicted
 
     def routing(self, features: Tensor) -> Tensor:
-        """Returns the router's weights of the invariant and the equivariant task: (B, 2, E)."""
-        return self.heads.router(features)
+        """Returns the weights over the experts for the invariant and the equivariant task: (B, D) -> (B, 2, E)."""
+        weights: Tensor = self.heads.router(features)
+        return weights
 
     def experts(self, features: Tensor) -> Tensor:
-        """Returns the output of every expert: (B, E, O)."""
-        return self.heads.experts(features)
+        """Returns the output of every expert: (B, D) -> (B, E, O)."""
+        outputs: Tensor = self.heads.experts(features)
+        return outputs

@@ -1,7 +1,8 @@
-"""EquiMod (Devillers & Lefort, ICLR 2023) in STAR's frame: a head of its own for each task.
+"""EquiMod (Devillers & Lefort, ICLR 2023) in STAR's frame: a separate head for each task.
 
-Same heads, shift predictor and losses as `star`, so that the routing is the only difference. The original's predictor
-is one linear layer without the residual, and its parameters encode the jitter's order too: its numbers are not these.
+Heads, shift predictor and losses are those of `star`, so that the routing is the only difference. Results are not
+comparable with the original, whose predictor is one linear layer without the residual and whose params also encode the
+order of the colour jitter.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from ._routed import RoutedExperts
 
 
 class EquiMod(RoutedExperts):
-    """EquiMod: two separate heads, the first for the invariant and the second for the equivariant task."""
+    """EquiMod: two separate heads, the first for the invariant task and the second for the equivariant task."""
 
     def __init__(self, num_features: int, policy: Policy, **shared: Any):
         super().__init__(num_features, policy, FixedRouter([[1.0, 0.0], [0.0, 1.0]]), **shared)

@@ -1,4 +1,7 @@
-"""SimCLR (Chen et al., ICML 2020): two augmented views agree. Letters: B images, D features, P parameters."""
+"""SimCLR (Chen et al., ICML 2020): agreement between two augmented views.
+
+Letters: B images, D features, O embedding size, P augmentation parameters.
+"""
 
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from ._base import FeatureObjective
 
 
 class SimCLR(FeatureObjective):
-    """SimCLR with the three-layer head of STAR's experts; no base view, no use of the params."""
+    """SimCLR with the three-layer head of STAR's experts; uses neither a base view nor the params."""
 
     def __init__(
         self,
@@ -18,18 +21,18 @@ class SimCLR(FeatureObjective):
         policy: Policy,
         *,
         temperature: float = 0.2,
-        hidden: int | None = None,  # width of the head's hidden layers; None: the features' width
+        hidden: int | None = None,  # width of the head's hidden layers; None: num_features
     ):
         super().__init__(policy)
         self.temperature = temperature
         self.heads = mlp(num_features, hidden or num_features, hidden or num_features, EMBED_DIM)
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Plans two draws: (2, P)."""
+        """Returns the params of two draws: (2, P)."""
         return torch.stack([self.policy.draw(height, width, generator) for _ in range(2)])
 
     def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
-        """Returns {"invariant": ...} of two views' features."""
+        """Returns {"invariant": ...} for two views."""
         z1, z2 = (self.heads(f) for f in features)
         return {"invariant": nt_xent(z1, z2, self.temperature)}
 

@@ -1,4 +1,4 @@
-"""STAR (Jeon et al., NeurIPS 2025), STAR-MMoE in the paper: learned routers mix shared experts."""
+"""STAR (Jeon et al., NeurIPS 2025), called STAR-MMoE in the paper: learned routers mix shared experts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""STAR with a single shared expert (STAR-SS): each task's own expert plus one that both share."""
+"""STAR with a single shared expert (STAR-SS): one expert per task and one that both tasks share."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ._routed import RoutedExperts
 
 
 class StarSS(RoutedExperts):
-    """STAR-SS: three experts with equal-weight sums, z_inv = E_inv + E_shared and z_eq = E_eq + E_shared."""
+    """STAR-SS: sums of three experts, z_inv = E_inv + E_shared and z_eq = E_eq + E_shared."""
 
     def __init__(self, num_features: int, policy: Policy, **shared: Any):
         super().__init__(num_features, policy, FixedRouter([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]), **shared)

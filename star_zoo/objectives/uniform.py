@@ -1,4 +1,4 @@
-"""STAR without routing: both tasks read the mean of all experts. The control that measures the routers' worth."""
+"""STAR without routing: both tasks use the mean of all experts. The control experiment for the effect of routing."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ._routed import RoutedExperts
 
 
 class Uniform(RoutedExperts):
-    """Experts as in `star` under a fixed router of equal weights, so that z_inv and z_eq are one embedding."""
+    """The experts of `star` with a fixed router of equal weights, so that z_inv and z_eq are the same embedding."""
 
     def __init__(self, num_features: int, policy: Policy, *, num_experts: int = 16, **shared: Any):
         router = FixedRouter([[1 / max(1, num_experts)] * num_experts] * 2)

@@ -1,0 +1,41 @@
+"""The part of a timm model that the package uses, as a type."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Backbone(Protocol):
+    """A timm model without a classifier: images (B, 3, S, S), normalised -> pooled features (B, D).
+
+    Any `nn.Module` with these members is a backbone. `forward_intermediates` is needed only by `Encoder.maps`.
+    """
+
+    training: bool
+    num_features: int  # channels of the last feature map
+    head_hidden_size: int  # D, width of the pooled features; larger than num_features in e.g. MobileNet
+    pretrained_cfg: dict[str, Any]  # timm's: input_size (3, S, S), mean and std per channel of pixels in [0, 1], ...
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+    def forward_intermediates(
+        self, x: Tensor, /, indices: list[int] | None = None, *, intermediates_only: bool = False
+    ) -> Any:
+        """Returns maps (B, C, H, W) of these layers; also the last map unless `intermediates_only`, as timm does."""
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any], /) -> Any: ...
+
+    def to(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...

@@ -174,7 +174,7 @@ def test_the_card_of_a_run(finished: Path):
     assert "| Linear top-1 | stl10 | 5,000 train, 8,000 test | 3 | 0.8765 [0.8611, 0.8922] |" in text
     assert "| 20-NN top-1 | stl10 | 5,000 train, 8,000 test | 3 | 0.7912 |" in text
     assert "![nearest neighbours](nearest_neighbours.png)" in text
-    assert "The heads, 2 experts, and the augmentation policy" in text
+    assert "The heads (2 experts) and the augmentation policy" in text
     assert "timm's test_resnet, pretrained without labels on Spirographs. " in text
     assert "no classifier" in text and "$" not in text and "\n\n\n" not in text
     results = json.loads((finished / "results.json").read_text())

@@ -71,10 +71,7 @@ SETTINGS = {"temperature": 0.2, "equivariant_weight": 1.0, "hidden": None}
         ({"settings": {**SETTINGS, "num_experts": 3}}, "does not fit its heads.json"),
         ({"settings": {**SETTINGS, "num_experts": 10**9}}, "does not fit its heads.json"),  # would be terabytes
         ({"settings": {**SETTINGS, "num_experts": 10**18}}, "not describe a valid objective"),
-        (
-            {"settings": {**SETTINGS, "num_experts": 10**25}},
-            "not describe a valid objective",
-        ),  # torch's error has many lines
+        ({"settings": {**SETTINGS, "num_experts": 10**25}}, "not describe a valid objective"),  # a many-line error
         ({"settings": {**SETTINGS, "num_experts": "2"}}, "not describe a valid objective"),
         ({"settings": {**SETTINGS, "bogus": 2}}, "has no setting bogus; known: num_experts"),
         ({"settings": [2]}, "not describe a valid objective"),

@@ -14,6 +14,8 @@ from ..augmentations import Policy
 from ..augmentations.spirograph import Spirograph
 from ._base import Wrapper
 
+_data: Any = timm.data  # untyped
+
 
 class Averaged(Wrapper):
     """The mean of the features over views that the policy draws, at test time as in training.
@@ -34,7 +36,7 @@ class Averaged(Wrapper):
                 "Averaged takes a model of images; this one renders objects, and averages their views already"
             )
         self.views = views
-        config = timm.data.resolve_model_data_config(self)
+        config = _data.resolve_model_data_config(self)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(config[name], device="cpu")[:, None, None], persistent=False)
         self.takes_objects = isinstance(policy.augmentations[0], Spirograph)
@@ -45,7 +47,7 @@ class Averaged(Wrapper):
         """Returns the params of the views of so many images of this size: (V, B, P)."""
         generator = torch.Generator().manual_seed(0)
         rows = [self.policy.draw(height, width, generator) for _ in range(count * self.views)]
-        return torch.stack(rows).unflatten(0, (count, self.views)).transpose(0, 1)
+        return torch.stack(rows).view(count, self.views, -1).transpose(0, 1)
 
     def view(self, x: Tensor, params: Tensor) -> Tensor:
         """Returns one view of each image, normalised: (B, 3, S, S), (B, P) -> (B, 3, S, S); differentiable in both."""

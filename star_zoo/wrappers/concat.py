@@ -11,6 +11,8 @@ from torch import Tensor
 from ..augmentations import Policy
 from ._base import Wrapper
 
+_data: Any = timm.data  # untyped
+
 
 class Concat(Wrapper):
     """The features of two backbones or more, one after the other in the order given.
@@ -26,7 +28,7 @@ class Concat(Wrapper):
         super().__init__(backbones, policy)
         if len({bool(getattr(backbone, "takes_objects", False)) for backbone in backbones}) > 1:
             raise ValueError("Concat takes models of one kind of input; some of these take images, others objects")
-        configs = [timm.data.resolve_model_data_config(backbone) for backbone in backbones]
+        configs = [_data.resolve_model_data_config(backbone) for backbone in backbones]
         self.sizes = [tuple(config["input_size"][1:]) for config in configs]
         mean, std = (torch.tensor([config[key] for config in configs], device="cpu") for key in ("mean", "std"))
         self.register_buffer("scale", (std[0] / std)[..., None, None], persistent=False)

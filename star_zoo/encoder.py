@@ -4,17 +4,15 @@ Letters: B images, V views of an image, S_v size of view v in pixels, D features
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .augmentations import Policy
 from .backbone import Backbone
+from .batch import Batch
 from .view_norms import ViewNorms
-
-if TYPE_CHECKING:
-    from .objectives import Batch
 
 
 class Encoder(nn.Module):
@@ -42,7 +40,7 @@ class Encoder(nn.Module):
         """Installs the view norms again, which is required after batch norms are converted to synchronised ones."""
         self._norms = ViewNorms(self.backbone)
 
-    def augment(self, batch: "Batch", view: int) -> Tensor:
+    def augment(self, batch: Batch, view: int) -> Tensor:
         """Returns one view of the batch, augmented and normalised: (B, 3, S_v, S_v) float32.
 
         The result is differentiable in the params wherever the augmentations are.

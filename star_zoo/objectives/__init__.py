@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..batch import Batch as Batch
 from ..encoder import Encoder as Encoder
 from ..names import not_found
-from ._base import Batch as Batch
 from ._base import FeatureObjective as FeatureObjective
 from ._base import Objective as Objective
 

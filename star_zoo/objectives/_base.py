@@ -1,36 +1,17 @@
-"""The interface of a method: `Batch`, `Objective`, `FeatureObjective`.
+"""The interface of a method: `Objective` and `FeatureObjective`.
 
-Letters: B images, V views of an image, S_v size of view v in pixels, D features, O embedding size, T tasks,
+Letters: B images, V views of an image, D features, O embedding size, T tasks,
 E experts, P augmentation parameters.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..augmentations import Policy
+from ..batch import Batch
 from ..encoder import Encoder
-
-
-class Batch(NamedTuple):
-    """The views of B images, with the data set's information about each image."""
-
-    views: list[Tensor]  # V of (B, 3, S_v, S_v) uint8, cropped, before the other augmentations
-    params: list[Tensor]  # V of (B, P) float32, raw units, columns named by `Policy.fields`
-    index: Tensor  # type: ignore[assignment] # (B,) int64, the image's position in its data set
-    size: Tensor  # (B, 2) int64, height and width of the source image in pixels
-    target: Tensor | None = None  # (B,) int64 classes or (B, K) float32 numbers, if the data set has them
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Returns the batch on another device."""
-
-        def moved(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=non_blocking)
-
-        views, params = [moved(x) for x in self.views], [moved(x) for x in self.params]
-        target = None if self.target is None else moved(self.target)
-        return Batch(views, params, moved(self.index), moved(self.size), target)
 
 
 class Objective(nn.Module):

@@ -22,6 +22,7 @@ from ..errors import one_line
 from ..evaluation import frozen_model as subject
 from ..evaluation.record import record, results_file
 from ..models.resolve import single
+from ..numerics import precision
 from .average_precision import measure, predict, pycocotools
 from .datasets.base import align
 from .datasets.open import open_set
@@ -85,7 +86,7 @@ class DetectionRun(Loop):
             convert_sync_batchnorm(self.detector)  # in place; on CUDA only, it has no CPU kernel
         self.detector.to(self.accelerator.device)
         self._try_out()
-        self.check_precision(self.detector, self._small_loss)
+        precision.check(self.detector, self._small_loss, self.accelerator.mixed_precision)
         groups = parameter_groups(self.detector, recipe.weight_decay)
         self.prepare(self.detector, torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum))
         torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # sampled regions differ between processes

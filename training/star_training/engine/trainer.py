@@ -4,7 +4,7 @@ import abc
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from star_zoo.files import sweep, write_json
 from ..data.workers import loading
 from ..numerics import layout
 from ..numerics.allocator import keep_large_blocks
-from ..numerics.precision import describe, wrong_layers
 from ..numerics.trial import Convolution
 from ..settings.base import Settings
 from ..settings.common import LoopConfig
@@ -78,12 +77,6 @@ class Loop(abc.ABC):
         if faults[0]:
             self.notes.append(f"training in contiguous layout: {faults[0]}")
         self.channels_last = wanted and not faults[0]
-
-    def check_precision(self, module: nn.Module, loss: Callable[[], Tensor]) -> None:
-        """Raises ValueError where layers of a module compute wrongly in reduced precision in the loss of a batch."""
-        precision = self.accelerator.mixed_precision
-        if precision != "no" and (wrong := wrong_layers(module, loss, precision)):
-            raise ValueError(describe(wrong, precision, self.accelerator.device.type))
 
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
         """Locks the folder for this run, restores the newest checkpoint if the run is resumed, and opens the log."""

@@ -25,6 +25,7 @@ from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite, evaluating, extract, timm_view
 from ..evaluation.metrics import Metric, share
 from ..evaluation.record import record, results_file
+from ..numerics import precision
 from ..numerics.layout import Convolutions
 from .config import FineTune
 from .data import one_view, open_labelled, training_policy
@@ -79,7 +80,7 @@ class FineTuning(Loop):
             self.net(torch.zeros(2, 3, self.policy.size, self.policy.size))
         self.choose_layout(seen.found)
         self.learner = Learner(self.net, self.policy, self.settings, self.classes, self.channels_last).to(device)
-        self.check_precision(self.learner, self._small_loss)
+        precision.check(self.learner, self._small_loss, self.accelerator.mixed_precision)
         self.ema = ModelEmaV3(self.net, decay=ema, use_warmup=True) if ema else None
         self.prepare(self.learner, build_optimizer(self.settings, self.net, device))
 

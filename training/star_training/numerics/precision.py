@@ -52,6 +52,15 @@ def wrong_layers(module: nn.Module, loss: Callable[[], Tensor], precision: str) 
         return [wrong for call in calls if (wrong := _compare(call, device, dtype))]
 
 
+def check(module: nn.Module, loss: Callable[[], Tensor], precision: str) -> None:
+    """Raises ValueError where layers of a module compute wrong gradients in `precision`, "no" being float32.
+
+    `loss` computes the loss of a small batch.
+    """
+    if precision != "no" and (wrong := wrong_layers(module, loss, precision)):
+        raise ValueError(describe(wrong, precision, next(module.parameters()).device.type))
+
+
 def describe(wrong: list[Wrong], precision: str, device: str) -> str:
     """One line about them."""
     name, kind, shape, difference = wrong[0]

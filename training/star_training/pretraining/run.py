@@ -22,6 +22,7 @@ from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
 from ..models.lineage import start_of
+from ..numerics import precision
 from .module import build
 from .online_eval import Monitor, watch_heads
 from .recipe import Recipe
@@ -78,8 +79,10 @@ class Run(Loop):
         objective = self.pretrainer.objective
         dataset = MultiViewDataset(self.source, objective.policy, objective.plan, recipe.seed, objective.sizes)
         few = max(4, objective.share)
-        self.check_precision(
-            self.pretrainer, lambda: self.pretrainer.forward(small_batch(dataset, few, device))["loss"]
+        precision.check(
+            self.pretrainer,
+            lambda: self.pretrainer.forward(small_batch(dataset, few, device))["loss"],
+            self.accelerator.mixed_precision,
         )
         optimizer = build_optimizer(recipe.optimizer, self.pretrainer)
         if recipe.compile:

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from torchvision.transforms import RandomResizedCrop
 
 from star_zoo.augmentations import Crop, Spirograph
+from star_zoo.augmentations.spirograph import render
 from twins import photos, randn, repeatable
 
 SIDES = st.integers(1, 3000)
@@ -182,18 +183,19 @@ def test_a_spirograph_is_its_formula(seed: int):
 
 
 def test_a_spirograph_is_differentiable_in_its_params():
-    """The gradient is that of the picture before rounding: a finite difference of the formula."""
-    spirograph, thing = Spirograph(size=12), torch.tensor([3.0, 0.5, 0.9, 0.8]).view(1, 4, 1, 1)
-    params = torch.tensor([spirograph.base(1, 1)], requires_grad=True)
+    """The gradient is that of the picture before rounding: finite differences of the formula in double precision."""
+    spirograph, thing = Spirograph(size=12), torch.tensor([[3.0, 0.5, 0.9, 0.8]])
+    base = spirograph.base(1, 1)
+    params = torch.tensor([base], requires_grad=True)
     weights = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))
-    (spirograph.apply(thing, params)[0] * weights).sum().backward()
+    (spirograph.apply(thing.view(1, 4, 1, 1), params)[0] * weights).sum().backward()
     for k in range(6):
-        ends = []
-        for sign in (1, -1):
-            seen = list(spirograph.base(1, 1))
-            seen[k] += sign * 1e-2
-            ends.append(float((drawn(3.0, 0.5, 0.9, 0.8, seen, 12) * weights).sum()))
-        assert params.grad[0, k].item() == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=2e-2, abs=2e-2)
+        steps = 1e-6 * torch.eye(6, dtype=torch.float64)[k]
+        ends = [
+            (render(thing.double(), torch.tensor([base]).double() + sign * steps, 12)[0] * weights).sum()
+            for sign in (1, -1)
+        ]
+        assert params.grad[0, k].item() == pytest.approx(float(ends[0] - ends[1]) / 2e-6, rel=1e-3, abs=1e-3)
 
 
 def picture(spirograph: Spirograph, thing: torch.Tensor, params: torch.Tensor) -> torch.Tensor:

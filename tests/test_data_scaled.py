@@ -61,6 +61,8 @@ def streamed(root, files: dict[str, bytes]) -> StreamedSource:
 class Watched(Opens):
     """A source that notes how many times smaller its images were decoded."""
 
+    targets = None
+
     def __init__(self, source):
         self.source, self.times = source, []
 

@@ -9,7 +9,7 @@ import torch
 from runs import tiny
 from star_training.pretraining.module import Pretrainer, build
 from star_training.pretraining.run import Run
-from star_zoo import objectives
+from star_zoo import Batch, objectives
 from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
 from twins import Kernels, photos
 
@@ -18,13 +18,15 @@ WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.ma
 PHOTOS = Policy((Crop(32), Flip(), ColorJitter(), Grayscale(), Blur(5)), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 
-def batch(pretrainer: Pretrainer, count: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views of made-up photos: (B, V, 3, S, S) uint8 and (B, V, P)."""
+def batch(pretrainer: Pretrainer, count: int = 8) -> Batch:
+    """Views of made-up photos."""
     policy = pretrainer.objective.policy
     generator = torch.Generator().manual_seed(0)
-    params = torch.stack([pretrainer.objective.plan(policy, 40, 50, generator) for _ in range(count)])
+    params = torch.stack([pretrainer.objective.plan(40, 50, generator) for _ in range(count)])
     pairs = zip(photos(count, 40, 50), params, strict=True)
-    return torch.stack([torch.stack([policy.crop(image, p) for p in own]) for image, own in pairs]), params
+    views = torch.stack([torch.stack([policy.crop(image, p) for p in own]) for image, own in pairs])
+    sizes = torch.tensor([[40, 50]] * count)
+    return Batch(list(views.unbind(1)), list(params.unbind(1)), torch.arange(count), sizes)
 
 
 @pytest.mark.slow
@@ -33,7 +35,7 @@ def test_the_whole_forward_is_one_graph(name: str):
     recipe = dataclasses.replace(tiny(), policy=PHOTOS).with_objective(name)
     pretrainer, _ = build(recipe)
     torch._dynamo.reset()
-    found = torch._dynamo.explain(pretrainer)(*batch(pretrainer))
+    found = torch._dynamo.explain(pretrainer)(batch(pretrainer))
     assert found.graph_break_count == 0, found.break_reasons
     assert found.graph_count == 1
 
@@ -56,7 +58,7 @@ def test_a_step_takes_as_many_kernels_whatever_the_number_of_experts_and_images(
         pretrainer, _ = build(recipe)
         views = batch(pretrainer, images)
         with Kernels() as counted:
-            pretrainer(*views)["loss"].backward()
+            pretrainer(views)["loss"].backward()
         return counted.names
 
     assert kernels(2, 4) == kernels(9, 6)

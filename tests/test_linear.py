@@ -163,5 +163,5 @@ def test_a_class_of_one_image_that_is_held_out_is_told():
     train = blobs(30, classes=2)
     train.targets[0] = 2
     seed = next(s for s in range(99) if 0 in splits(train, train).held_out(s).draw(30)[1])
-    with pytest.raises(ValueError, match="has each class enough images to hold some out"):
+    with pytest.raises(ValueError, match="with enough images of each class to hold some out"):
         linear.run(Oracle(), splits(train, train), seed)

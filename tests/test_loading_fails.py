@@ -86,9 +86,7 @@ def test_memory_runs_out_in_decoding(runs: Runs, tmp_path: Path):
 
 def test_an_exception_in_loading_for_an_evaluation(runs: Runs, tmp_path: Path):
     line = check(runs.run("load", "missing", arguments("eval", tmp_path, 0)))
-    assert re.fullmatch(
-        rf"star-zoo: unexpected KeyError: 'a' \(training/star_training/data/\w+\.py:\d+\){HINT}", line
-    ), line
+    assert re.fullmatch(rf"star-zoo: unexpected KeyError: 'a' \(star_training/data/\w+\.py:\d+\){HINT}", line), line
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_run_with_a_wrong_gradient_is_refused_in_one_line(
     assert main(command(tmp_path / "run", settings=("precision=bf16",))) == 1
     line = capsys.readouterr().err.strip()
     assert "\n" not in line and not (tmp_path / "run").exists()
-    assert "bf16 gradients of backbone." in line and "of their size" in line and "--set precision=no" in line
+    assert "bf16 gradients of encoder.backbone." in line and "of their size" in line and "--set precision=no" in line
     accelerate.state.AcceleratorState._reset_state(True)
     Run(tiny("epochs=1", "run.eval_every=0"), tmp_path / "run")  # in float32 nothing is wrong
 

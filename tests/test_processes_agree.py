@@ -169,7 +169,7 @@ def test_shares_do_not_overlap_and_make_up_the_batch_of_one(world, share, accumu
     steps = count // (batch * accumulate) * epochs
     first = data.draw(st.integers(0, steps))
 
-    def batches(steps: range, rank: int = 0, world: int = 1) -> list[list[tuple[int, int]]]:
+    def batches(steps: range, rank: int = 0, world: int = 1) -> list[list[tuple[int, int, int]]]:
         made = StepBatches(count, batch, accumulate, seed, steps, rank, world)
         assert len(made) == len(list(made))
         return list(made)
@@ -180,6 +180,6 @@ def test_shares_do_not_overlap_and_make_up_the_batch_of_one(world, share, accumu
     assert together == whole[first * accumulate :]  # resumed too, and so without an overlap, if one has none
     assert {len(part) for parts in shares for part in parts} <= {share}
     for epoch in range(epochs):
-        seen = [index for keys in whole for e, index in keys if e == epoch]
+        seen = [index for keys in whole for e, index, _ in keys if e == epoch]
         assert len(seen) == len(set(seen)) == count // (batch * accumulate) * batch * accumulate
         assert set(seen) <= set(range(count))

@@ -17,7 +17,7 @@ from star_training.cli.main import main
 from star_training.pretraining.run import Run
 from star_training.publishing import card
 from star_training.publishing.upload import stage
-from star_zoo import save_pretrained
+from star_zoo import Batch, save_pretrained
 from test_card import RECORD, blocks
 from twins import backbone
 
@@ -168,12 +168,13 @@ def test_what_was_published_is_what_was_trained(hub: LoopbackHub, finished: Run,
     pretrainer = finished.pretrainer.train()
     state = {name: tensor.clone() for name, tensor in pretrainer.state_dict().items()}
     g = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (8, 3, 3, 32, 32), dtype=torch.uint8, generator=g)
+    things = torch.rand(8, 4, 1, 1, generator=g) + torch.tensor([2.0, 0.1, 0.25, 0.4])[:, None, None]  # spirographs
     params = torch.stack([pretrainer.objective.plan(1, 1, g) for _ in range(8)])
-    terms = pretrainer(images, params)
+    sizes = torch.ones(8, 2, dtype=torch.int64)
+    terms = pretrainer(Batch([things] * 3, list(params.unbind(1)), torch.arange(8), sizes))
     pretrainer.load_state_dict(state)  # training mode moved its running statistics
     save_file(
-        {"images": images, "params": params, **{f"term:{k}": v.detach() for k, v in terms.items()}}, tmp_path / "batch"
+        {"things": things, "params": params, **{f"term:{k}": v.detach() for k, v in terms.items()}}, tmp_path / "batch"
     )
     snippets = blocks(uploaded(hub)["README.md"].decode(), "python")
     assert len(snippets) == 3 and all(f'"hf-hub:{REPOSITORY}"' in snippet for snippet in snippets)
@@ -193,7 +194,9 @@ def test_what_was_published_is_what_was_trained(hub: LoopbackHub, finished: Run,
     settings = ("run.eval_every=0", "epochs=1", "data.limit=16")
     module, notes = build(tiny(*settings, f"init_from=hf-hub:{pinned}"))
     assert notes == [f"backbone from hf-hub:{pinned}", f"heads from hf-hub:{pinned}"]
-    terms = module.train()(batch["images"], batch["params"])
+    params = list(batch["params"].unbind(1))
+    sizes = torch.ones(8, 2, dtype=torch.int64)
+    terms = module.train()(star_zoo.Batch([batch["things"]] * 3, params, torch.arange(8), sizes))
     assert {f"term:{name}" for name in terms} < batch.keys()
     for name, term in terms.items():
         assert torch.equal(term, batch[f"term:{name}"]), (name, term.item(), batch[f"term:{name}"].item())

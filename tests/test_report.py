@@ -113,7 +113,7 @@ def write(tmp_path: Path, *arguments: object) -> Page:
 
 def test_a_page_shows_what_was_recorded_of_several_runs(tmp_path: Path, runs: list[Path], data: Splits):
     page = write(tmp_path, *runs, "--data", data.spec)
-    assert all(any(word in title for title in page.titles) for word in WORDS)
+    assert all(any(word in title.lower() for title in page.titles) for word in WORDS)
     assert "62.5 [61.5, 63.5]" in page.cells and "50.0 [49.0, 51.0]" in page.cells
     for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125"):
         assert value in page.cells, value

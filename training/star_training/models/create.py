@@ -48,8 +48,9 @@ def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
     check_scheme(leaf)
     if leaf == Leaf("pixels"):
         raise ValueError("pixels are no model: they can be evaluated alone, but not be wrapped or trained")
+    known_as = timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
     with refusing(f"{what} {str(leaf)!r} can't be loaded"):
-        return timm.create_model(timm_name(leaf.name), pretrained=not leaf.untrained, **arguments)
+        return timm.create_model(known_as, pretrained=not leaf.untrained, **arguments)
 
 
 def _wrapped(model: Model, what: str, arguments: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from star_training.data import Source
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.sources.base import NOT_TAKEN
 from star_training.evaluation.features import Labelled, pixels
-from star_training.evaluation.frozen_model import Subject
+from star_training.evaluation.frozen_model import FrozenModel
 from star_zoo import Objective
 from twins import randn
 
@@ -39,7 +39,7 @@ class Given:
         pass
 
 
-class Oracle(Subject):
+class Oracle(FrozenModel):
     """A model whose features of `Given` images are the given ones."""
 
     def __init__(self, objective: Objective | None = None):

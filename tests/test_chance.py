@@ -16,7 +16,7 @@ from star_training import recipes
 from star_training.data.eval_sets.dataset import Splits
 from star_training.evaluation import protocols as evals
 from star_training.evaluation.features import pixels
-from star_training.evaluation.frozen_model import Subject
+from star_training.evaluation.frozen_model import FrozenModel
 from star_training.evaluation.metrics import Measurement
 from star_training.evaluation.paired_comparison import as_record, compare
 from star_training.evaluation.protocols import few_shot, label_fraction
@@ -46,9 +46,9 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(few_shot, "accuracies", functools.partial(few_shot.accuracies, tasks=100))
 
 
-def subject() -> Subject:
+def frozen() -> FrozenModel:
     """The pixels themselves, as many as there are images: enough to know every training image by heart."""
-    made = Subject("pixels", nn.Flatten(), pixels(SIDE))
+    made = FrozenModel("pixels", nn.Flatten(), pixels(SIDE))
     made.policy = Policy((Crop(SIDE), ColorJitter()), (0.0,) * 3, (1.0,) * 3)
     return made
 
@@ -60,7 +60,7 @@ def is_chance(accuracy: float, images: int) -> bool:
 
 def measured(name: str, splits: Splits) -> Measurement | None:
     try:
-        return evals.find(name)(subject(), splits, 0)
+        return evals.find(name)(frozen(), splits, 0)
     except ValueError:
         return None
 
@@ -90,7 +90,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable, str], 
 def test_every_protocol_guesses(made, kind: Callable, layout: str):
     splits = Splits(made(kind, layout))
     for name in classifying():
-        found = evaluate(name, subject(), splits)
+        found = evaluate(name, frozen(), splits)
         assert found["settings"]["test images"] == HOW[layout] and found["images"]["test"] == 70
         own, held = layout == "train val test", "15 of 150" if layout else "28 of 280"
         rule = "the data set's own" if own else f"{held} training images at random, seed 0"
@@ -113,9 +113,9 @@ def test_no_image_is_in_two_parts(made, kind: Callable, layout: str):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_comparison_guesses(made, layout: str):
     data = [Splits(made(folder, layout))]
-    rows = compare(subject(), subject(), data, ["linear", "knn"], 0)
+    rows = compare(frozen(), frozen(), data, ["linear", "knn"], 0)
     assert rows and all(is_chance(row.first, 70) and row.difference.value == 0 for row in rows)
-    assert as_record(subject(), subject(), data, ["linear"], 0, rows)["test images"] == {data[0].name: HOW[layout]}
+    assert as_record(frozen(), frozen(), data, ["linear"], 0, rows)["test images"] == {data[0].name: HOW[layout]}
 
 
 @pytest.mark.parametrize("layout", ["train val", ""])
@@ -157,7 +157,7 @@ def test_one_class_is_refused(layout: str, tmp_path: Path):
     splits = relabelled(layout, lambda label: 3, tmp_path)
     for name in classifying():
         with pytest.raises(ValueError, match="all of one class|has 1 classes of more than") as refused:
-            evaluate(name, subject(), splits)
+            evaluate(name, frozen(), splits)
         assert "\n" not in str(refused.value)
 
 
@@ -166,15 +166,15 @@ def test_class_ids_may_have_gaps(tmp_path: Path):
     plain = relabelled("", int, tmp_path / "plain")
     gaps = relabelled("", lambda label: ids[label], tmp_path / "gaps")
     for name in classifying():
-        assert evaluate(name, subject(), gaps)["metrics"] == evaluate(name, subject(), plain)["metrics"], name
+        assert evaluate(name, frozen(), gaps)["metrics"] == evaluate(name, frozen(), plain)["metrics"], name
 
 
 def test_test_images_alone_do_for_protocols_that_need_no_others(tmp_path: Path):
     made = noise("train test")
     rows = made["test"]
     splits = Splits(parquet({"test": rows, "none": chance_cases.Noise([], [])}, tmp_path))
-    found = evaluate("few_shot", subject(), splits)
+    found = evaluate("few_shot", frozen(), splits)
     assert found["images"] == {"test": 70} and found["settings"]["test images"] == "the data set's own"
     for name in ("knn", "linear", "label_fraction"):
         with pytest.raises(ValueError, match=r"^no split 'train' in .*: it has 'test'\.$"):
-            evaluate(name, subject(), splits)
+            evaluate(name, frozen(), splits)

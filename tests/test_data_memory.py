@@ -52,8 +52,8 @@ def test_twenty_thousand_images_are_streamed_in_constant_memory(tmp_path: Path):
     views = MultiViewDataset(source, policy, objectives.build("star", 8, policy, num_experts=2).plan, seed=0)
     resident: dict[str, list[float]] = {"main": [], "worker": []}
     seen, others = 0, set(multiprocessing.active_children())  # of tests before this one, not yet gone
-    for images, _ in loader(views, StepBatches(len(source), BATCH, 1, 0, range(len(source) // BATCH)), 1, pin=False):
-        seen += len(images)
+    for batch in loader(views, StepBatches(len(source), BATCH, 1, 0, range(len(source) // BATCH)), 1, pin=False):
+        seen += len(batch.index)
         if seen >= WARM and seen % EVERY == 0:
             (worker,) = set(multiprocessing.active_children()) - others
             resident["main"].append(megabytes(os.getpid()))

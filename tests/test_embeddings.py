@@ -17,33 +17,33 @@ from view_cases import Eye, Photos, Sees, blind, unchanged
 @pytest.mark.parametrize("at_once", [1, 7, 512])
 def test_views_are_drawn_and_seen_as_one_by_one(at_once: int, monkeypatch):
     monkeypatch.setattr(embeddings, "_AT_ONCE", at_once)
-    subject, source = Sees(), Photos(5)
-    found = view(subject, source, base_and_drawn(2), seed=3, epoch=4)
+    model, source = Sees(), Photos(5)
+    found = view(model, source, base_and_drawn(2), seed=3, epoch=4)
     assert found.params.shape == (5, 3, len(POLICY.fields)) and found.features.shape == (5, 3, 8)
     for index in range(5):
         g = seeded(3, 4, index)
         params = torch.stack([POLICY.base(20, 20), POLICY.draw(20, 20, g), POLICY.draw(20, 20, g)])
         assert torch.equal(found.params[index], params)
         crops = torch.stack([POLICY.crop(source[index], p) for p in params])
-        with evaluating(subject.backbone):
-            features = subject.backbone(POLICY.apply(crops, params))
+        with evaluating(model.backbone):
+            features = model.backbone(POLICY.apply(crops, params))
         torch.testing.assert_close(found.features[index], features)
 
 
 def test_views_are_the_same_again_and_others_in_another_epoch():
-    subject, source = Sees(), Photos(6)
-    one, again = (view(subject, source, base_and_drawn(1), 0) for _ in range(2))
+    model, source = Sees(), Photos(6)
+    one, again = (view(model, source, base_and_drawn(1), 0) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    other = view(subject, source, base_and_drawn(1), 0, epoch=1)
+    other = view(model, source, base_and_drawn(1), 0, epoch=1)
     assert torch.equal(other.features[:, 0], one.features[:, 0])
     assert not torch.equal(other.params[:, 1], one.params[:, 1])
 
 
 def test_a_model_comes_back_as_it_came():
-    subject = Sees(build("star"))
-    same = unchanged(subject)
-    found = view(subject, Photos(5), base, 0)
-    embed(subject.objective, found.features)
+    model = Sees(build("star"))
+    same = unchanged(model)
+    found = view(model, Photos(5), base, 0)
+    embed(model.objective, found.features)
     assert same() and not found.features.requires_grad
 
 

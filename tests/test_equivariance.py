@@ -94,9 +94,9 @@ def small(monkeypatch):
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", objectives.known())
 def test_every_objective_is_measured(name: str):
-    subject, splits = Sees(build(name)), data()
-    same = unchanged(subject)
-    first, again = (evaluate("equivariance", subject, splits) for _ in range(2))
+    model, splits = Sees(build(name)), data()
+    same = unchanged(model)
+    first, again = (evaluate("equivariance", model, splits) for _ in range(2))
     assert json.loads(json.dumps(first)) == first and same()
     assert (first["metrics"], first["details"]) == (again["metrics"], again["details"])
     representations = ["features", "z_inv"] if name == "simclr" else ["features", "z_inv", "z_eq"]
@@ -118,11 +118,11 @@ def test_every_objective_is_measured(name: str):
 
 @pytest.mark.usefixtures("small")
 def test_any_model_is_measured_by_its_features():
-    subject = Sees()
-    found = equivariance.run(subject, data())
-    same = unchanged(subject)
-    assert equivariance.run(subject, data()).metrics == found.metrics and same()
-    assert equivariance.run(subject, data(), seed=1).metrics != found.metrics
+    model = Sees()
+    found = equivariance.run(model, data())
+    same = unchanged(model)
+    assert equivariance.run(model, data()).metrics == found.metrics and same()
+    assert equivariance.run(model, data(), seed=1).metrics != found.metrics
     assert list(found.details["R2"]) == ["one view, features", "pair, features"]
     assert list(found.details["PRE"]) == ["fitted predictor, features"]
 

@@ -65,17 +65,17 @@ def test_features_are_extracted_once_and_survive_the_process(tmp_path: Path):
 
 
 def test_a_model_comes_back_in_the_mode_it_came_in(tmp_path: Path):
-    subject = load("untrained:test_resnet")
-    subject.backbone.train()
-    subject.features(Splits(str(pictures(tmp_path, 10))).train)
-    assert all(m.training for m in subject.backbone.modules())
+    model = load("untrained:test_resnet")
+    model.backbone.train()
+    model.features(Splits(str(pictures(tmp_path, 10))).train)
+    assert all(m.training for m in model.backbone.modules())
 
 
 def test_any_timm_model_has_a_policy_for_views():
-    subject = load("untrained:test_resnet")
-    assert subject.objective is None
-    config = timm.data.resolve_model_data_config(subject.backbone)
-    assert (subject.policy.size, subject.policy.mean) == (config["input_size"][-1], config["mean"])
+    model = load("untrained:test_resnet")
+    assert model.objective is None
+    config = timm.data.resolve_model_data_config(model.backbone)
+    assert (model.policy.size, model.policy.mean) == (config["input_size"][-1], config["mean"])
 
 
 def test_an_unknown_model_is_refused():

@@ -15,7 +15,7 @@ from star_training.data import contents
 from star_training.data.eval_sets.dataset import Splits
 from star_training.evaluation import feature_cache
 from star_training.evaluation.features import pixels
-from star_training.evaluation.frozen_model import Subject, load
+from star_training.evaluation.frozen_model import FrozenModel, load
 from twins import randn
 
 KEY = "model-data-12"
@@ -112,7 +112,7 @@ def test_a_folder_that_can_not_be_written_costs_no_evaluation(tmp_path: Path):
 def test_a_model_is_known_by_its_settings_as_well_as_its_weights(name: str, settings: dict):
     def fingerprint(**settings) -> str:
         torch.manual_seed(0)
-        return Subject(name, timm.create_model(name, num_classes=0, **settings), pixels(8)).fingerprint
+        return FrozenModel(name, timm.create_model(name, num_classes=0, **settings), pixels(8)).fingerprint
 
     assert fingerprint() == fingerprint() != fingerprint(**settings)
 

@@ -62,15 +62,15 @@ def test_too_many_bad_images_are_refused_on_both_paths(tmp_path: Path):
 
 def test_a_model_is_measured_on_the_images_that_decode(tmp_path: Path):
     write_cut(tmp_path, 24, {0, 7})
-    subject = load("pixels")
+    model = load("pixels")
     train, test = (open_source(str(tmp_path), split, max_bad=0.1, cache_bytes=0) for split in ("train", "val"))
     with pytest.warns(BadImageWarning, match="2 of the 24 images"):
-        queries = subject.labelled(test)
+        queries = model.labelled(test)
     assert queries.features.shape[0] == len(queries.targets) == 22
     assert (queries.features.mean(1) > 0.5).tolist() == (queries.targets == 1).tolist()
-    assert len(subject.labelled(train).targets) == 20
+    assert len(model.labelled(train).targets) == 20
     with pytest.raises(DataError, match=r"2 images of .* don't decode, e\.g\. .*000\.jpg"):
-        subject.features(test)  # whose length would be wrong
+        model.features(test)  # whose length would be wrong
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear"])

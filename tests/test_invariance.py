@@ -141,9 +141,9 @@ def test_curves_hold_every_strength_and_metrics_their_means():
 @pytest.mark.parametrize("name", [None, *objectives.known()])
 def test_every_model_is_measured_and_comes_back_as_it_came(name: str | None, monkeypatch):
     monkeypatch.setattr(invariance, "_MOVED", 10)
-    subject, splits = Sees(build(name) if name else None), data(1, 40)
-    same = unchanged(subject)
-    first, again = (evaluate("invariance", subject, splits) for _ in range(2))
+    model, splits = Sees(build(name) if name else None), data(1, 40)
+    same = unchanged(model)
+    first, again = (evaluate("invariance", model, splits) for _ in range(2))
     assert json.loads(json.dumps(first)) == first and same()
     assert (first["metrics"], first["details"]) == (again["metrics"], again["details"])
     assert first["settings"]["images"] == {"transformed": 10, "covariance": 40}

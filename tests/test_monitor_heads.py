@@ -14,8 +14,8 @@ from view_cases import Photos, Sees
 
 
 def watched(name: str, images: int):
-    subject = Sees(build(name))
-    return watch_heads(subject.backbone, subject.objective, Photos(images))
+    model = Sees(build(name))
+    return watch_heads(model.backbone, model.objective, Photos(images))
 
 
 @pytest.mark.parametrize("name", objectives.known())

@@ -74,7 +74,7 @@ def test_a_study_of_the_paper_fills_its_table(name: str, tmp_path: Path, monkeyp
     for run in runs:
         reproduction.run_one(study, run, out, folder)
         measured_in_full(study, run, out)
-    _, methods, differences, claims = reproduction.tell(study, out)
+    _, methods, differences, claims = reproduction.report(study, out)
     holds_numbers(study, methods)
     assert {row[0] for row in differences.rows} == {row[0] for row in methods.rows}
     speaks_of_all(claims)

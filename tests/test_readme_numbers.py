@@ -165,7 +165,7 @@ def short_in_the_readme(short: tables.Table) -> str:
 
 def test_the_study_is_that_of_its_results(tmp_path: Path) -> None:
     shutil.copytree(STUDY / "results", tmp_path / "results")
-    short, _, _, claims = reproduction.tell(studies.find("cifar10_small"), tmp_path)
+    short, _, _, claims = reproduction.report(studies.find("cifar10_small"), tmp_path)
     assert short_in_the_readme(short) in README.read_text(encoding="utf-8")
     text = COMPARED.read_text(encoding="utf-8")
     assert tables.markdown(short) in text and tables.markdown(claims) in text

@@ -154,11 +154,11 @@ def test_the_interval_of_correlations_holds_what_other_images_give():
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_every_objective_is_measured(name: str):
-    subject, splits = Sees(build(name)), data(1, 300)
-    same = unchanged(subject)
+    model, splits = Sees(build(name)), data(1, 300)
+    same = unchanged(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", redundancy.FewImagesWarning)
-        first, again = (evaluate("redundancy", subject, splits) for _ in range(2))
+        first, again = (evaluate("redundancy", model, splits) for _ in range(2))
     assert json.loads(json.dumps(first)) == first and same()
     assert (first["metrics"], first["details"]) == (again["metrics"], again["details"])
     ranks = ["RankMe of features", "RankMe of z_inv"]

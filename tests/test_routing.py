@@ -80,13 +80,13 @@ def test_an_expert_that_knows_classes_finds_them_and_noise_is_chance():
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_every_objective_is_measured_or_refused(name: str):
-    subject, splits = Sees(build(name)), data(1, 30)
-    if subject.objective.routing(randn(2, 8)) is None:
+    model, splits = Sees(build(name)), data(1, 30)
+    if model.objective.routing(randn(2, 8)) is None:
         with pytest.raises(ValueError, match="eye has no experts to route to"):
-            routing.run(subject, splits)
+            routing.run(model, splits)
         return
-    same = unchanged(subject)
-    first, again = (evaluate("routing", subject, splits, seed) for seed in (0, 1))
+    same = unchanged(model)
+    first, again = (evaluate("routing", model, splits, seed) for seed in (0, 1))
     assert json.loads(json.dumps(first)) == first and same()
     assert (first["metrics"], first["details"]) == (again["metrics"], again["details"])  # nothing is random
     weights = torch.tensor(first["details"]["weights"])
@@ -118,13 +118,13 @@ def test_a_shared_expert_has_half_of_each_task():
 
 
 def test_weights_are_the_routers():
-    subject = Sees(build("star"))
+    model = Sees(build("star"))
     with torch.no_grad():
-        subject.objective.heads.router.linear.weight.mul_(20)
-    features = view(subject, Photos(30, 2), base, 0).features[:, 0]
-    with evaluating(subject.objective):
-        weights = subject.objective.heads.router(features)
-    found = routing.run(subject, data(1, 30))
+        model.objective.heads.router.linear.weight.mul_(20)
+    features = view(model, Photos(30, 2), base, 0).features[:, 0]
+    with evaluating(model.objective):
+        weights = model.objective.heads.router(features)
+    found = routing.run(model, data(1, 30))
     torch.testing.assert_close(torch.tensor(found.details["weights"]), weights.mean(0))
     tops = torch.nn.functional.one_hot(weights.argmax(2), weights.shape[2]).float().mean(0)
     torch.testing.assert_close(torch.tensor(found.details["largest weight"]), tops)

@@ -12,7 +12,7 @@ from torch import Tensor
 from star_training.evaluation.embeddings import Viewed
 from star_training.evaluation.protocols.equivariance import displacement as shift
 from star_training.evaluation.protocols.equivariance import retrieval
-from star_training.evaluation.protocols.equivariance.params_r2 import r2, tell
+from star_training.evaluation.protocols.equivariance.params_r2 import fit_and_score, r2
 from star_training.evaluation.solvers import ridge
 from twins import build, draws, randn
 
@@ -288,11 +288,11 @@ def test_rows_count_as_often_as_said():
 def test_known_params_are_told_and_unknown_ones_not():
     targets, truth = (randn(400, 3, seed=k) * torch.tensor([1.0, 10.0, 0.1]) + 5 for k in (0, 1))
     mixing = randn(3, 6, seed=2)
-    told = tell(targets @ mixing, targets, truth @ mixing, truth, seed=0)
+    told = fit_and_score(targets @ mixing, targets, truth @ mixing, truth, seed=0)
     assert told.mean.value > 0.999 and told.one_mean.value > 0.999
-    assert told.mean == tell(targets @ mixing, targets, truth @ mixing, truth, seed=0).mean
-    nothing = tell(randn(400, 6, seed=3), targets, randn(400, 6, seed=4), truth, seed=0)
+    assert told.mean == fit_and_score(targets @ mixing, targets, truth @ mixing, truth, seed=0).mean
+    nothing = fit_and_score(randn(400, 6, seed=3), targets, randn(400, 6, seed=4), truth, seed=0)
     assert abs(nothing.mean.value) < 0.05 and nothing.mean.low < nothing.mean.value < nothing.mean.high
     some = torch.cat((targets[:, :1], randn(400, 1, seed=5)), 1), torch.cat((truth[:, :1], randn(400, 1, seed=6)), 1)
-    each = tell(some[0], targets, some[1], truth, seed=0).each.tolist()
+    each = fit_and_score(some[0], targets, some[1], truth, seed=0).each.tolist()
     assert each[0] > 0.99 and abs(each[1]) < 0.1

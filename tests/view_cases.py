@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.sources.base import NOT_TAKEN
 from star_training.evaluation.features import pixels
-from star_training.evaluation.frozen_model import Subject
+from star_training.evaluation.frozen_model import FrozenModel
 from star_zoo import Objective, Policy
 from twins import NUM_FEATURES, POLICY, photos
 
@@ -56,7 +56,7 @@ class Eye(nn.Module):
         return self.look(images)
 
 
-class Sees(Subject):
+class Sees(FrozenModel):
     """A model with a policy of its own, even where there is no objective."""
 
     def __init__(self, objective: Objective | None = None, backbone: nn.Module | None = None, policy: Policy = POLICY):
@@ -82,9 +82,9 @@ def blind() -> nn.Module:
     return eye
 
 
-def unchanged(subject: Subject) -> Any:
+def unchanged(model: FrozenModel) -> Any:
     """Gives a function that says whether modes and weights of a model in training mode are what they were."""
-    modules = [m for m in (subject.backbone, subject.objective) if m is not None]
+    modules = [m for m in (model.backbone, model.objective) if m is not None]
     for module in modules:
         module.train()
     state = [{k: v.clone() for k, v in m.state_dict().items()} for m in modules]

@@ -44,7 +44,7 @@ def give_every_tag_weights(folder: Path) -> None:
     The file stands in for what the store, the package or the Hub would give. It holds zeros of the right shapes and is
     a few kB, since an expanded tensor is saved as its one element.
     """
-    star_backbones._fetch = lambda tag, cache_dir: folder / tag.partition(".")[0]
+    star_backbones._fetch = lambda tag, installed, cache_dir: folder / tag.partition(".")[0]
     star_backbones._check_complete = lambda *_: None  # which reads safetensors; these are torch's, to be small
     for name, default_cfg in star_backbones.default_cfgs.items():
         state = timm.create_model(name, device="meta").state_dict()

@@ -95,18 +95,18 @@ def _compared(width: int, height: int, arguments: argparse.Namespace) -> dict[st
         for way, value in took.items():
             seconds[way] += [value] if epoch else []  # the first is a warm-up
     rate = {way: len(files) / statistics.median(values) for way, values in seconds.items()}
-    told = {
+    result = {
         "bytes": statistics.mean(map(len, files)),
         "ours, images/s": rate["ours"],
         "pil, images/s": rate["pil"],
         "ratio": statistics.median(p / o for p, o in zip(seconds["pil"], seconds["ours"], strict=True)),
     }
     print(
-        f"{width} x {height} px, {told['bytes'] / 1000:.0f} kB: ours {rate['ours']:.0f} images/s, "
-        f"plain PIL {rate['pil']:.0f} images/s, {told['ratio']:.2f} times as fast",
+        f"{width} x {height} px, {result['bytes'] / 1000:.0f} kB: ours {rate['ours']:.0f} images/s, "
+        f"plain PIL {rate['pil']:.0f} images/s, {result['ratio']:.2f} times as fast",
         flush=True,
     )
-    return told
+    return result
 
 
 def _seconds(make: Callable[[T], object], images: Sequence[T]) -> float:

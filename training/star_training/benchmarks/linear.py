@@ -80,10 +80,10 @@ def _compared(problem: Problem, seed: int) -> dict[str, Any]:
     found["ours"] = found["ours"]._replace(seconds=(found["ours"].seconds + ours(problem).seconds) / 2)
     print(f"the protocol took {found['protocol'].seconds:.2f} s; next, the exact optima as the reference", flush=True)
     found["exact"], least = exact(problem)
-    told: dict[str, Any] = {"data": problem.name, "features": problem.train.features.shape[1], "images": sizes}
+    result: dict[str, Any] = {"data": problem.name, "features": problem.train.features.shape[1], "images": sizes}
     for name, of_solver in found.items():
         gaps = {w: of_solver.objectives[w] / least[w] - 1 for w in STRENGTHS}
-        told[name] = {
+        result[name] = {
             "seconds": of_solver.seconds,
             "w": of_solver.strength,
             "validation": of_solver.validation,
@@ -96,9 +96,9 @@ def _compared(problem: Problem, seed: int) -> dict[str, Any]:
             f"validation {of_solver.validation:.4f}   test {of_solver.test:.4f}",
             flush=True,
         )
-    told["ratio"] = found["protocol"].seconds / found["ours"].seconds
-    print(f"ours is {told['ratio']:.1f} times as fast as the protocol")
-    return told
+    result["ratio"] = found["protocol"].seconds / found["ours"].seconds
+    print(f"ours is {result['ratio']:.1f} times as fast as the protocol")
+    return result
 
 
 def ours(problem: Problem) -> Found:
@@ -220,9 +220,9 @@ def _features_of(arguments: argparse.Namespace) -> Problem:
     from ..data.eval_sets.dataset import Splits
     from ..evaluation.frozen_model import load
 
-    subject = load(arguments.model, arguments.seed, store.home() / "features")
+    model = load(arguments.model, arguments.seed, store.home() / "features")
     splits = Splits(arguments.data)
-    (train, val, _), test = divide(subject, splits, arguments.seed), subject.labelled(splits.test)
+    (train, val, _), test = divide(model, splits, arguments.seed), model.labelled(splits.test)
     if arguments.images is not None:
         order = torch.randperm(len(train.targets), generator=torch.Generator().manual_seed(arguments.seed))
         train = Labelled(*(part[order[: arguments.images]] for part in train))

@@ -17,7 +17,7 @@ from star_zoo.objectives import Batch
 from .decode import Picture
 from .sources.base import Source, open_image
 from .workers import Batches
-from .workers import batches as loaded
+from .workers import batches as load_batches
 
 Plan = Callable[[int, int, torch.Generator], Tensor]  # height, width, generator -> (V, P)
 
@@ -167,4 +167,4 @@ class StepBatches(Sampler[list[tuple[int, int, int]]]):
 
 def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: bool) -> Generator[Packed, None, None]:
     """Yields the batches. Raises DataError, LoadingError."""
-    return loaded(Batches(dataset, stack), batches, workers, pin)
+    return load_batches(Batches(dataset, stack), batches, workers, pin)

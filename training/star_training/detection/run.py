@@ -19,7 +19,7 @@ from ..engine import results
 from ..engine.environment import versions
 from ..engine.trainer import Loop
 from ..errors import one_line
-from ..evaluation import frozen_model as subject
+from ..evaluation import frozen_model
 from ..evaluation.record import record, results_file
 from ..models.resolve import single
 from ..numerics import precision
@@ -34,8 +34,8 @@ from .views import Example, TrainingViews, loader
 
 def in_words(result: dict[str, Any]) -> str:
     """Returns a detector's record on one line."""
-    told = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in result["metrics"].items())
-    return f"{result['model']} on {result['data']}, detection: {told}"
+    metrics = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in result["metrics"].items())
+    return f"{result['model']} on {result['data']}, detection: {metrics}"
 
 
 def losses(detector: Any, batch: list[Example], device: torch.device) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ class DetectionRun(Loop):
         per_epoch = self._count_steps()
 
         single(recipe.model, "a detector is built on the maps of a single model")
-        start = subject.load(recipe.model, recipe.seed)
+        start = frozen_model.load(recipe.model, recipe.seed)
         self.start = start.fingerprint  # before the detector takes the backbone apart
         torch.manual_seed(recipe.seed)
         self.detector = build(
@@ -95,7 +95,7 @@ class DetectionRun(Loop):
     def train(self) -> dict[str, Any]:
         """Trains to the end, tests, and returns the record. Raises Diverged, Stopped, OSError, DataError."""
         if self.finished:
-            return self.tell_finished()
+            return self.report_finished()
         counts = f"{len(self.images):,} in {self.recipe.data.train}, {len(self.held_out):,} in {self.recipe.data.test}"
         self.logbook.say(f"{self.images.name}: images with boxes of {len(self.images.classes):,} classes: {counts}")
         try:
@@ -110,8 +110,8 @@ class DetectionRun(Loop):
         if size % processes:
             raise ValueError(f"batch_size {size} must be a multiple of the number of processes, {processes}")
         if len(self.views.kept) < size:
-            told = f"{len(self.views.kept)} images of {self.images.name} have boxes"
-            raise ValueError(f"{told}, too few for a step of {size}; give a smaller batch_size")
+            metrics = f"{len(self.views.kept)} images of {self.images.name} have boxes"
+            raise ValueError(f"{metrics}, too few for a step of {size}; give a smaller batch_size")
         return len(self.views.kept) // size
 
     def _small_loss(self) -> Tensor:
@@ -124,8 +124,8 @@ class DetectionRun(Loop):
         try:
             predict(self.detector, self.images, [0], recipe.sizes[0], recipe.longest)
         except (AssertionError, IndexError, RuntimeError, TypeError) as error:
-            told = f"{recipe.model} and head {recipe.head!r} can't process images of {recipe.sizes[0]} pixels"
-            raise ValueError(f"{told}: {one_line(error)}") from error
+            metrics = f"{recipe.model} and head {recipe.head!r} can't process images of {recipe.sizes[0]} pixels"
+            raise ValueError(f"{metrics}: {one_line(error)}") from error
 
     def batches(self, steps: range) -> Generator[list[Example], None, None]:
         a, recipe = self.accelerator, self.recipe
@@ -154,8 +154,8 @@ class DetectionRun(Loop):
         return [*([models_own] if models_own else []), self.out / "results.json"]
 
     def outcome(self) -> dict[str, Any] | None:
-        told = self.recipe.published()
-        own = {"protocol": "detection", "model": told["model"], "seed": self.recipe.seed}
+        metrics = self.recipe.published()
+        own = {"protocol": "detection", "model": metrics["model"], "seed": self.recipe.seed}
         records = results.read(self.out / "results.json").get("evaluations", [])
         return next((r for r in records if all(r[key] == value for key, value in own.items())), None)
 
@@ -171,16 +171,16 @@ class DetectionRun(Loop):
         found = predict(self.detector, self.held_out, own, recipe.test_size, recipe.longest)
         everyones = dict(accelerate.utils.gather_object(list(zip(own, found, strict=True))))
         measured = measure(self.held_out, [everyones[index] for index in range(len(self.held_out))])
-        sets, told = {"train": self.images, "test": self.held_out}, recipe.published()
+        sets, metrics = {"train": self.images, "test": self.held_out}, recipe.published()
         result = {
             "protocol": "detection",
-            "model": told["model"],
+            "model": metrics["model"],
             "model_fingerprint": self.start,
             "data": Splits(recipe.data.source).name,
             "data_fingerprint": {name: images.fingerprint for name, images in sets.items()},
             "images": {name: len(images) for name, images in sets.items()},
             "seed": recipe.seed,
-            "settings": told,
+            "settings": metrics,
             "metrics": {name: metric._asdict() for name, metric in measured.metrics.items()},
             "details": measured.details,
             "seconds": round(self.seconds + time.perf_counter() - start, 1),

@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import resize
 
 from ..data.views import StepBatches, seeded
 from ..data.workers import Batches
-from ..data.workers import batches as loaded
+from ..data.workers import batches as load_batches
 from .datasets.base import DetectionSet
 
 
@@ -70,4 +70,4 @@ class TrainingViews(Dataset[Example]):
 
 def loader(views: TrainingViews, batches: StepBatches, workers: int, pin: bool) -> Generator[list[Example], None, None]:
     """Yields the batches: each a list of examples, not a tensor, because their sizes differ."""
-    return loaded(Batches(views, list), batches, workers, pin)
+    return load_batches(Batches(views, list), batches, workers, pin)

@@ -148,7 +148,7 @@ class Loop(abc.ABC):
 
     # The loop
 
-    def tell_finished(self) -> dict[str, Any]:
+    def report_finished(self) -> dict[str, Any]:
         """Prints that the resumed run was already finished, and returns its outcome."""
         if self.main:
             print(f"{self.out} is finished: nothing was left to do, nothing was changed")

@@ -16,7 +16,7 @@ from star_zoo import Objective, Policy
 from ..data import Source
 from ..data.views import MultiViewDataset
 from .features import NotFinite, evaluating
-from .frozen_model import Subject
+from .frozen_model import FrozenModel
 
 PolicyPlan = Callable[[Policy, int, int, torch.Generator], Tensor]  # a view plan under any policy
 
@@ -32,36 +32,36 @@ class Viewed(NamedTuple):
     features: Tensor  # (N, V, D)
 
 
-def view(subject: Subject, source: Source, plan: PolicyPlan, seed: int, epoch: int = 0) -> Viewed:
+def view(model: FrozenModel, source: Source, plan: PolicyPlan, seed: int, epoch: int = 0) -> Viewed:
     """Returns the plan's views of every image with their features, on the CPU.
 
     The draws are a pure function of seed, epoch and index, as in pretraining. Raises NotFinite if a feature is
     infinite or NaN, ValueError if there are more than 4096 features.
     """
-    dataset = MultiViewDataset(source, subject.policy, functools.partial(plan, subject.policy), seed)
+    dataset = MultiViewDataset(source, model.policy, functools.partial(plan, model.policy), seed)
     found = []
     images_at_once = max(1, _AT_ONCE // len(dataset[epoch, 0].params))
     for start in range(0, len(source), images_at_once):
         drawn = [dataset[epoch, index] for index in range(start, min(start + images_at_once, len(source)))]
         params = torch.stack([one.params for one in drawn])
         features = extract_views(
-            subject, torch.cat([one.views[0].permute(0, 3, 1, 2) for one in drawn]), params.flatten(0, 1)
+            model, torch.cat([one.views[0].permute(0, 3, 1, 2) for one in drawn]), params.flatten(0, 1)
         )
         if features.shape[1] > _WIDEST:
-            raise ValueError(f"{subject.name} has {features.shape[1]} features; this is measured for at most {_WIDEST}")
+            raise ValueError(f"{model.name} has {features.shape[1]} features; this is measured for at most {_WIDEST}")
         found.append(Viewed(params, features.unflatten(0, params.shape[:2])))
     viewed = Viewed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     _check_finite(viewed.features, "features")
     return viewed
 
 
-def extract_views(subject: Subject, images: Tensor, params: Tensor) -> Tensor:
+def extract_views(model: FrozenModel, images: Tensor, params: Tensor) -> Tensor:
     """Returns features (N, D) float32 of cropped views (N, 3, S, S) uint8 with raw params (N, P), in eval mode."""
     parts = []
-    with evaluating(subject.backbone):
+    with evaluating(model.backbone):
         for pixels, rows in zip(images.split(_AT_ONCE), params.split(_AT_ONCE), strict=True):
-            x = subject.policy.apply(pixels, rows).to(device(subject.backbone))
-            parts.append(subject.backbone(x.contiguous(memory_format=torch.channels_last)).float().cpu())
+            x = model.policy.apply(pixels, rows).to(device(model.backbone))
+            parts.append(model.backbone(x.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(parts)
 
 

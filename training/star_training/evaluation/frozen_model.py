@@ -21,7 +21,7 @@ from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
 _PIXELS = 32  # side of the images whose pixels are the features
 
 
-class Subject:
+class FrozenModel:
     """A backbone, its preprocessing, and the objective that it was trained with, if any.
 
     `cache` is the folder of a `FeatureCache`; with None, features are kept only in this object.
@@ -101,15 +101,15 @@ def evaluation_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def load(name: str, seed: int = 0, cache: Path | None = None) -> Subject:
+def load(name: str, seed: int = 0, cache: Path | None = None) -> FrozenModel:
     """Loads a model by any name of `star_training.models.names`, or `pixels`: the images themselves.
 
     Untrained models get random weights from `seed`. Raises ValueError for a model that can't be loaded.
     """
     model = parse(name)
     if model == Leaf("pixels"):
-        return Subject(name, nn.Flatten(), pixels(_PIXELS), cache=cache)
+        return FrozenModel(name, nn.Flatten(), pixels(_PIXELS), cache=cache)
     backbone, objective = create(name, seed=seed), objective_of(model)
     view = objects() if getattr(backbone, "takes_objects", False) else timm_view(backbone)
     device = evaluation_device()
-    return Subject(called(name), backbone.to(device), view, objective and objective.to(device), cache)
+    return FrozenModel(called(name), backbone.to(device), view, objective and objective.to(device), cache)

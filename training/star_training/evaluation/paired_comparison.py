@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from ..data.eval_sets.dataset import Splits
 from ..engine.environment import versions
-from . import protocols as evals
-from .frozen_model import Subject
+from .frozen_model import FrozenModel
 from .metrics import Hits, Metric, Z
+from .protocols import find
 
 MEAN = "mean of all"
 
@@ -51,14 +51,16 @@ def mean(found: Sequence[Metric]) -> Metric:
     return _metric(sum(metric.value for metric in found) / len(found), variance)
 
 
-def compare(first: Subject, second: Subject, data: Sequence[Splits], protocols: Sequence[str], seed: int) -> list[Row]:
+def compare(
+    first: FrozenModel, second: FrozenModel, data: Sequence[Splits], protocols: Sequence[str], seed: int
+) -> list[Row]:
     """Returns both models' metrics by each protocol on each data set, and the means over data sets.
 
     Raises ValueError if a protocol can't evaluate a model or doesn't classify test images.
     """
     rows = []
     for protocol in protocols:
-        run = evals.find(protocol)
+        run = find(protocol)
         for splits in data:
             a, b = run(first, splits, seed), run(second, splits, seed)
             if not a.hits:
@@ -91,7 +93,12 @@ def _means(rows: Sequence[Row]) -> list[Row]:
 
 
 def as_record(
-    first: Subject, second: Subject, data: Sequence[Splits], protocols: Sequence[str], seed: int, rows: Sequence[Row]
+    first: FrozenModel,
+    second: FrozenModel,
+    data: Sequence[Splits],
+    protocols: Sequence[str],
+    seed: int,
+    rows: Sequence[Row],
 ) -> dict[str, Any]:
     """Returns the comparison as plain JSON."""
     return {

@@ -11,23 +11,23 @@ from ..data.eval_sets.names import ends
 from ..engine import results
 from ..engine.environment import versions
 from ..models.resolve import model_folder
-from . import protocols as evals
-from .frozen_model import Subject
+from . import protocols
+from .frozen_model import FrozenModel
 
 _ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
 
 Data = dict[str, str]  # the fingerprint of each split
 
 
-def evaluate(protocol: str, subject: Subject, splits: Splits, seed: int = 0) -> dict[str, Any]:
+def evaluate(protocol: str, model: FrozenModel, splits: Splits, seed: int = 0) -> dict[str, Any]:
     """Runs a protocol and returns its record, plain JSON. Raises ValueError if the model can't be evaluated."""
-    run = evals.find(protocol)
+    run = protocols.find(protocol)
     start = time.perf_counter()
-    found = run(subject, splits, seed)
+    found = run(model, splits, seed)
     return {
         "protocol": protocol,
-        "model": subject.name,
-        "model_fingerprint": subject.fingerprint,
+        "model": model.name,
+        "model_fingerprint": model.fingerprint,
         "data": splits.name,
         "data_fingerprint": {name: source.fingerprint for name, source in splits.opened.items()},
         "images": {name: len(source) for name, source in splits.opened.items()},
@@ -108,9 +108,9 @@ def _data_of(held: dict[str, Any], protocol: str) -> Iterator[tuple[str, Data]]:
     Detection and fine-tuning select images, and compute fingerprints, in ways of their own.
     """
     for r in held.get("evaluations", []):
-        if r["protocol"] == protocol or {r["protocol"], protocol} <= set(evals.known()):
+        if r["protocol"] == protocol or {r["protocol"], protocol} <= set(protocols.known()):
             yield r["data"], r.get("data_fingerprint", {})
-    if protocol in evals.known():
+    if protocol in protocols.known():
         for r in held.get("comparisons", []):
             yield from r.get("data_fingerprints", {}).items()
 

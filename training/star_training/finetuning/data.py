@@ -26,10 +26,10 @@ def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, i
         raise ValueError(f"{error} Fine-tuning needs a train split and a test split.") from error
     learnt = _classes(train, "train")
     if unseen := sorted(_classes(test, "test") - learnt):
-        told = ", ".join(test.classes[label] if test.classes else str(label) for label in unseen[:5])
+        named = ", ".join(test.classes[label] if test.classes else str(label) for label in unseen[:5])
         more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
         raise ValueError(
-            f"the test split of {splits.name} has {len(unseen)} classes that its train split lacks: {told}{more}; "
+            f"the test split of {splits.name} has {len(unseen)} classes that its train split lacks: {named}{more}; "
             "a classifier can't predict classes that it wasn't trained on, so give splits of the same classes"
         )
     assert train.targets is not None and test.targets is not None
@@ -43,8 +43,8 @@ def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, i
 def _classes(source: Source, split: str) -> set[int]:
     if source.targets is None:
         why = source.inventory.unlabelled
-        told = f"the {split} split of {source.name} has no labels to fine-tune with{why and f' ({why})'}"
-        raise ValueError(f"{told}; give labelled images")
+        problem = f"the {split} split of {source.name} has no labels to fine-tune with{why and f' ({why})'}"
+        raise ValueError(f"{problem}; give labelled images")
     if source.targets.is_floating_point():
         raise ValueError(f"the labels of {source.name} are numbers; fine-tuning needs classes")
     return set(source.targets.tolist())

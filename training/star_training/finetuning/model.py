@@ -20,7 +20,7 @@ from star_zoo import Batch, Policy
 from ..engine.optim import check_optimizer
 from ..errors import one_line
 from ..evaluation.features import timm_view
-from ..evaluation.frozen_model import Subject
+from ..evaluation.frozen_model import FrozenModel
 from ..models.create import create
 from ..models.resolve import single
 from .config import FineTune
@@ -38,7 +38,7 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
     size = settings.views.size
     overlay = {"input_size": (3, size, size), "pool_size": None} if size else None
     model = create(name, seed=settings.seed, pretrained_cfg_overlay=overlay, **settings.backbone_args)
-    fingerprint = Subject(name, model, timm_view(model)).fingerprint
+    fingerprint = FrozenModel(name, model, timm_view(model)).fingerprint
     model.reset_classifier(classes)
     _try_out(model, name)
     return model, fingerprint

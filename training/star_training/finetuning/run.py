@@ -92,7 +92,7 @@ class FineTuning(Loop):
     def train(self) -> dict[str, Any]:
         """Trains to the end, exports, and returns the record. Raises Diverged, Stopped, OSError, DataError."""
         if self.finished:
-            return self.tell_finished()
+            return self.report_finished()
         self.logbook.say(summary(self.images, self.test))
         for note in filter(None, (self.splits.note, *self.notes)):
             self.logbook.say(note)
@@ -196,19 +196,19 @@ class FineTuning(Loop):
     def _record(self, found: Metric) -> dict[str, Any]:
         """Returns plain JSON in the form of a protocol's record, see `star_training.evaluation.record`."""
         s, images = self.settings, {"train": self.images, "test": self.test}
-        told = s.published()
+        settings = s.published()
         fraction = s.data.fraction
         some = "" if fraction == 1 else f", {100 * fraction:g} % of the labels"
         curve = [[e["epoch"], e["top1"]] for e in read(self.out / "log.jsonl") if "top1" in e]
         return {
             "protocol": self._protocol,
-            "model": told["model"],
+            "model": settings["model"],
             "model_fingerprint": self.started_from,
             "data": self.splits.name,
             "data_fingerprint": {name: source.fingerprint for name, source in images.items()},
             "images": {name: len(source) for name, source in images.items()},
             "seed": s.seed,
-            "settings": told,
+            "settings": settings,
             "metrics": {f"Fine-tuning top-1{some}": found._asdict()},
             "details": {"top-1 by epoch": curve, "test images": self.splits.test_images},
             "seconds": round(self.seconds, 1),

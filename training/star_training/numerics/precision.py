@@ -65,14 +65,14 @@ def describe(wrong: list[Wrong], precision: str, device: str) -> str:
     """One line about them."""
     name, kind, shape, difference = wrong[0]
     others = f" (and {len(wrong) - 1} other layers)" if len(wrong) > 1 else ""
-    told = (
+    problem = (
         f"{precision} gradients of {name}, {kind} on {shape}, differ from float32's by {difference:.3g} of their size"
     )
     known, larger = "", ""
     if kind.startswith("Conv2d") and "stride=(1, 1)" not in kind and shape[2:] == [1, 1] and device == "cpu":
         known = " (a known fault of torch's strided convolutions on maps of 1x1)"
         larger = " or larger images"
-    return f"{told}{others} on this {device.upper()}{known}; use --set precision=no{larger}"
+    return f"{problem}{others} on this {device.upper()}{known}; use --set precision=no{larger}"
 
 
 @contextlib.contextmanager

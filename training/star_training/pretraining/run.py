@@ -97,7 +97,7 @@ class Run(Loop):
     def train(self) -> dict[str, Any]:
         """Trains to the end, exports, and returns the results. Raises Diverged, Stopped, OSError, DataError."""
         if self.finished:
-            return self.tell_finished()
+            return self.report_finished()
         for note in self.notes:
             self.logbook.say(note)
         try:
@@ -167,8 +167,8 @@ class Run(Loop):
             self.logbook.write(self.step, {"epoch": epoch, **heads})
         if metrics:
             self.logbook.write(self.step, {"epoch": epoch, **metrics})
-            told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-            self.logbook.say(f"frozen features after epoch {epoch:.0f}: {told}")
+            scores = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            self.logbook.say(f"frozen features after epoch {epoch:.0f}: {scores}")
         self.accelerator.wait_for_everyone()
 
     def outcome(self) -> dict[str, Any] | None:

@@ -108,6 +108,6 @@ def try_out(pretrainer: Pretrainer, recipe: Recipe, source: Source, device: torc
         with evaluating(pretrainer), Convolutions() as seen:
             pretrainer.forward(batch)  # forward itself is never compiled
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        told = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
-        raise ValueError(f"{told}: {one_line(error)}") from error
+        problem = f"{recipe.backbone} and {recipe.objective} can't train on views of {recipe.policy.size} pixels"
+        raise ValueError(f"{problem}: {one_line(error)}") from error
     return seen.found

@@ -57,8 +57,8 @@ def render(folder: Path, name: str | None = None) -> str:
     try:
         return _render(folder, name or f"local-dir:{folder.as_posix()}")
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise ValueError(f"cannot make a card from the files in {folder}: {type(error).__name__}, {told}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"cannot make a card from the files in {folder}: {type(error).__name__}, {reason}") from error
 
 
 def _render(folder: Path, name: str) -> str:

@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from ..evaluation import protocols as evals
+from ..evaluation import protocols
 from ..evaluation.record import tells_accuracy
 
 
@@ -48,7 +48,7 @@ def _again(name: str, records: list[dict[str, Any]], comparisons: list[dict[str,
     """Returns the commands that reproduce the numbers: one per protocol with its data sets, and one per comparison."""
     sets: dict[tuple[str, int], list[str]] = {}
     for record in records:
-        if record["protocol"] in evals.known():  # fine-tuning and detection have their own commands
+        if record["protocol"] in protocols.known():  # fine-tuning and detection have their own commands
             sets.setdefault((record["protocol"], record["seed"]), []).append(record["data"])
     model = name.removeprefix("local-dir:")
     lines = [

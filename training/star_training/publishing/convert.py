@@ -30,8 +30,8 @@ def convert(checkpoint: Path, recipe: Recipe, out: Path) -> None:
         backbone.load_state_dict(backbone_state)
         objective.load_state_dict(objective_state | statistics)
     except RuntimeError as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{checkpoint} does not fit the recipe {recipe.name}: {told[:500]}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{checkpoint} does not fit the recipe {recipe.name}: {reason[:500]}") from error
     released_from = {"file": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
     recipe = dataclasses.replace(recipe, objective_args={"num_experts": num_experts})
     save_pretrained(

@@ -8,6 +8,6 @@ from star_zoo.files import write_json
 
 def state(config: Path, licence: str) -> None:
     """Writes a licence, as its SPDX name in lower case, into a config.json; cards state that licence."""
-    told = json.loads(config.read_text(encoding="utf-8"))
-    told["pretrained_cfg"]["license"] = licence
-    write_json(config, told)
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings["pretrained_cfg"]["license"] = licence
+    write_json(config, settings)

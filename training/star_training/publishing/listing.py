@@ -33,12 +33,12 @@ def _row(tag: str) -> tuple[str, ...]:
         return (tag, where, "-", licence if place.revision else "-", "-", data, "-")
     size = sum((place / name).stat().st_size for name in store.FILES if (place / name).is_file())
     where = "embedded" if place.parent == zoo.EMBEDDED else "local"
-    told = (
+    training = (
         _told(_objective, place / "heads.json") or "-",
         _told(_data, place / "recipe.json") or data,
         _told(_measured, place / "results.json") or "-",
     )
-    return (tag, where, f"{size / 1e6:.1f}", licence, *told)
+    return (tag, where, f"{size / 1e6:.1f}", licence, *training)
 
 
 def _told(read: Callable[[Any], str], path: Path) -> str:
@@ -59,10 +59,10 @@ def _data(recipe: dict[str, Any]) -> str:
 
 
 def _measured(results: dict[str, Any]) -> str:
-    told = [
+    metrics = [
         f"{name} {metric['value']:.3g} ({record['data']})"
         for record in results.get("evaluations", [])
         for name, metric in record["metrics"].items()
     ]
-    more = f", {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-    return ", ".join(told[:_SHOWN]) + more
+    more = f", {len(metrics) - _SHOWN} more" if len(metrics) > _SHOWN else ""
+    return ", ".join(metrics[:_SHOWN]) + more

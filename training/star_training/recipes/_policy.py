@@ -5,5 +5,5 @@ from star_zoo.augmentations import Augmentation, ColorJitter, Crop, Flip, Graysc
 
 
 def default_policy(size: int, pixels: dict[str, tuple[float, float, float]], *extra: Augmentation) -> Policy:
-    """Our default policy: the crop told in fractions, so that it serves images of any size; torchvision's colours."""
+    """Returns our default policy: a crop by fractions of the image's area, torchvision's color operations."""
     return Policy((Crop(size), Flip(), ColorJitter(), Grayscale(), *extra), pixels["mean"], pixels["std"])

@@ -6,8 +6,7 @@ from star_zoo.files import replacing, write_text
 
 from ..data.eval_sets.dataset import Splits
 from ..publishing import card
-from . import figures, neighbours, tables
-from . import html as page
+from . import figures, html, neighbours, tables
 from .loading import gather
 
 
@@ -25,7 +24,7 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     if not (found or transfer):
         raise ValueError(f"{', '.join(names)}: no log and no evaluation to show; run `star-zoo eval all` first")
     note = "Brackets are the 95 % interval over the test images or tasks of one pretraining run."
-    write_text(out, page.render(", ".join(model.label for model in models), note, transfer, found))
+    write_text(out, html.render(", ".join(model.label for model in models), note, transfer, found))
     if len(models) == 1 and (folder := models[0].folder):
         for figure in found:
             with replacing(folder / f"{figure.name}.png") as part:

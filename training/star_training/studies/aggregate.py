@@ -92,8 +92,8 @@ def verdicts(study: Study, outcomes: Sequence[Outcome]) -> Table:
     rows = []
     for claim in study.claims:
         found = [_judged(study, outcomes, c) for c in claim.comparisons]
-        told = "; ".join([*(text for _, text in found), *([claim.note] if claim.note else [])])
-        rows.append([claim.name, claim.says, _verdict(claim, [verdict for verdict, _ in found]), told])
+        reasons = "; ".join([*(text for _, text in found), *([claim.note] if claim.note else [])])
+        rows.append([claim.name, claim.says, _verdict(claim, [verdict for verdict, _ in found]), reasons])
     return Table("claims", ["claim", "says", "found", "by"], rows)
 
 
@@ -112,12 +112,12 @@ def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[s
     if not c.worse:
         values = [value - c.than for value in values]
     pair = f"{c.better}{MINUS}{c.worse or f'{c.than:g}'}"
-    told = f"{c.metric}{f' on {c.data}' if c.data else ''}, {pair}"
+    compared = f"{c.metric}{f' on {c.data}' if c.data else ''}, {pair}"
     if not values:
-        return "not measured", f"{told}: not measured"
+        return "not measured", f"{compared}: not measured"
     found, unit = of_runs(values), 100 if is_share(c.metric) else 1
     if found.low is None or found.high is None:
-        return "not shown", f"{told}: {unit * found.value:+.3g} (one seed)"
+        return "not shown", f"{compared}: {unit * found.value:+.3g} (one seed)"
     side = "shown" if (found.high < 0) == c.lower else "contradicted"
     verdict = "not shown" if found.low <= 0 <= found.high else side
-    return verdict, f"{told}: {unit * found.value:+.3g} [{unit * found.low:+.3g}, {unit * found.high:+.3g}]"
+    return verdict, f"{compared}: {unit * found.value:+.3g} [{unit * found.low:+.3g}, {unit * found.high:+.3g}]"

@@ -1,4 +1,4 @@
-"""What a CPU can tell: small runs on CIFAR-10."""
+"""Claims that small runs on a CPU can test, on CIFAR-10."""
 
 from .. import recipes
 from .claims import SHOWN, claims, headline, pairs
@@ -6,11 +6,11 @@ from .study import Images, Measure, Method, Study
 
 
 def cifar10_small() -> Study:
-    """Eight methods at ten thousand steps on CIFAR-10 under a small backbone: what a CPU can tell of the claims.
+    """Eight methods at ten thousand steps on CIFAR-10 under a small backbone: the claims that a CPU can test.
 
     Twenty runs of 8 to 24 minutes on one core of an AMD EPYC each, beside other work: 4.7 hours, and 2 to 8 minutes a
     run to measure. EquiMod and STAR transfer far better than SimCLR; STAR is ahead of EquiMod, by little (0.9 % [0.5,
-    1.3] in linear evaluation of the transfer sets), and not told apart from an EquiMod with heads as large; its
+    1.3] in linear evaluation of the transfer sets), and not distinguished from an EquiMod with heads as large; its
     embeddings share more than EquiMod's, not less, if by little against heads as large and by SVCCA. All numbers:
     hub_cards/cifar10_small/table.md; README.md judges the claims by them.
     """

@@ -13,20 +13,20 @@ Curve = list[tuple[float, float]]  # step, value
 
 
 def _online(outcome: Outcome) -> Curve:
-    return [(e["step"], 100 * e["knn20"]) for e in outcome.told["online"] if "knn20" in e]
+    return [(e["step"], 100 * e["knn20"]) for e in outcome.content["online"] if "knn20" in e]
 
 
 def _transfer(outcome: Outcome) -> Curve:
-    found = [(e["step"], list(e["20-NN top-1"].values())) for e in outcome.told["transfer over steps"]]
+    found = [(e["step"], list(e["20-NN top-1"].values())) for e in outcome.content["transfer over steps"]]
     return [(step, 100 * sum(values) / len(values)) for step, values in found]
 
 
 def _loss(name: str) -> Callable[[Outcome], Curve]:
-    return lambda outcome: [(step, value) for step, value in outcome.told["losses"].get(name, [])]
+    return lambda outcome: [(step, value) for step, value in outcome.content["losses"].get(name, [])]
 
 
 def _heads(read: Callable[[dict[str, Any]], float], needs: str) -> Callable[[Outcome], Curve]:
-    return lambda outcome: [(e["step"], read(e)) for e in outcome.told["heads"] if needs in e]
+    return lambda outcome: [(e["step"], read(e)) for e in outcome.content["heads"] if needs in e]
 
 
 def _overlap(entry: dict[str, Any]) -> float:
@@ -71,9 +71,9 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
         for title, lines in panels.items()
         for method, curve in lines.items()
     ]
-    told = f"Curves over steps, each the mean over a method's seeds: {', '.join(panels)}; the table has the numbers."
+    caption = f"Curves over steps, each the mean over a method's seeds: {', '.join(panels)}; the table has the numbers."
     numbers = Table("over steps", ["quantity", "method", "first", "halfway", "last"], cells)
-    return Figure("curves", "When the methods diverge", told, finish(figure), numbers)
+    return Figure("curves", "When the methods diverge", caption, finish(figure), numbers)
 
 
 def _by_method(study: Study, outcomes: Sequence[Outcome], read: Callable[[Outcome], Curve]) -> dict[str, Curve]:

@@ -36,7 +36,7 @@ def run(jobs: Sequence[Job], at_once: int) -> None:
     with StopRequest() as stop, running:
         while len(running) or (waiting and not failed and not stop.signal):
             if stop.signal:
-                running.tell(stop.signal)
+                running.signal(stop.signal)
             elif waiting and not failed and len(running) < at_once:
                 running.start(waiting.pop(0))
                 continue
@@ -70,7 +70,7 @@ class _Running:
             process.wait()
 
     def start(self, job: Job) -> None:
-        """Starts a job in its own session, so that Ctrl-C reaches it only once, through `tell`."""
+        """Starts a job in its own session, so that Ctrl-C reaches it only once, through `signal`."""
         print(f"{job.name} ...", flush=True)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with job.output.open("ab") as output:
@@ -85,7 +85,7 @@ class _Running:
                 ),
             )
 
-    def tell(self, number: int) -> None:
+    def signal(self, number: int) -> None:
         """Forwards a signal to all running jobs; later calls do nothing."""
         if not self._told:
             for _, process in self._processes.values():

@@ -11,7 +11,7 @@ from ..data.eval_sets.dataset import Splits
 from ..engine.results import read
 from ..engine.run_dir import check_folder
 from ..evaluation.features import NotFinite, timm_view
-from ..evaluation.frozen_model import Subject, evaluation_device, load
+from ..evaluation.frozen_model import FrozenModel, evaluation_device, load
 from ..evaluation.protocols import knn
 from ..evaluation.record import evaluate, in_words, record, results_file
 from ..pretraining.module import build_backbone
@@ -55,13 +55,13 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
     assert path
     known = read(path).get("evaluations", [])
     done = {(record["protocol"], record["data"]) for record in known}
-    subject = load(str(place))
+    model = load(str(place))
     for protocol, data in study.measures:
         for name in data:
             if (protocol, splits[name].name) in done:
                 continue
             try:
-                found = evaluate(protocol, subject, splits[name])
+                found = evaluate(protocol, model, splits[name])
             except (DataError, NotFinite):
                 raise
             except ValueError as error:  # the protocol does not apply to the method, e.g. routing without experts
@@ -79,6 +79,6 @@ def _at_step(study: Study, recipe: Any, place: Path, step: int, splits: dict[str
         names = [name for name in file.keys() if name.startswith(_BACKBONE)]  # noqa: SIM118
         backbone.load_state_dict({name.removeprefix(_BACKBONE): file.get_tensor(name) for name in names})
     backbone.to(evaluation_device())
-    subject = Subject(f"{place.name} after {step} steps", backbone, timm_view(backbone))
-    found = {name: knn.run(subject, splits[name]).metrics["20-NN top-1"].value for name in study.transfer_over_steps}
+    model = FrozenModel(f"{place.name} after {step} steps", backbone, timm_view(backbone))
+    found = {name: knn.run(model, splits[name]).metrics["20-NN top-1"].value for name in study.transfer_over_steps}
     return {"step": step, "20-NN top-1": found}

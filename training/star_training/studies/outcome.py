@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
     method: str
     seed: int
     numbers: dict[tuple[str, str], float]
-    told: dict[str, Any]
+    content: dict[str, Any]
 
     def number(self, metric: str, data: str, transfer: tuple[str, ...]) -> float | None:
         """Returns a number; for `MEAN`, its mean over the transfer sets, or None if any of them was not measured."""
@@ -39,7 +39,7 @@ def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[s
     recipe = json.loads((run / "export" / "recipe.json").read_text(encoding="utf-8"))  # has no local paths
     entries = read(run / "log.jsonl")
     losses = [e for e in entries if "loss" in e]
-    told = {
+    held = {
         "method": method,
         "seed": seed,
         "recipe": recipe,
@@ -55,7 +55,7 @@ def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[s
         "heads": [e for e in entries if "router" in e],
         "transfer over steps": over_steps,
     }
-    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in told.items())
+    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in held.items())
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")  # one line per part: small, but a diff stays readable
 
 
@@ -77,13 +77,13 @@ def _mean(losses: list[dict[str, Any]], name: str) -> float:
 def load(path: Path) -> Outcome:
     """Reads an outcome from its file. Raises ValueError if the file is not an outcome."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(path.read_text(encoding="utf-8"))
         numbers = {
             (_ONE_NAME.get(name, name), record["data"]): metric["value"]
-            for record in told["evaluations"]
+            for record in held["evaluations"]
             for name, metric in record["metrics"].items()
         }
-        numbers |= {(f"{name} loss, mean of all steps", ""): value for name, value in told["mean losses"].items()}
-        return Outcome(told["method"], told["seed"], numbers, told)
+        numbers |= {(f"{name} loss, mean of all steps", ""): value for name, value in held["mean losses"].items()}
+        return Outcome(held["method"], held["seed"], numbers, held)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the outcome of a run: {error!r}; remove it and run the study again") from error

@@ -11,8 +11,7 @@ from star_zoo.files import write_text
 
 from ..pretraining.module import build
 from ..pretraining.recipe import Recipe
-from ..reports import figures
-from ..reports import html as page
+from ..reports import figures, html
 from ..reports.loading import Shown, gather
 from ..reports.tables import Table, compare, markdown
 from ..settings.base import differences
@@ -62,12 +61,12 @@ def _done(path: Path, recipe: Recipe) -> bool:
     """Whether there is an outcome. Raises ValueError if it has another recipe, because a study must not mix recipes."""
     if not path.is_file():
         return False
-    if found := differences(Recipe.from_dict(outcome.load(path).told["recipe"]), recipe):
+    if found := differences(Recipe.from_dict(outcome.load(path).content["recipe"]), recipe):
         raise ValueError(f"{path} has other settings (theirs, yours): {'; '.join(found)}; choose another --out")
     return True
 
 
-def tell(study: Study, out: Path) -> list[Table]:
+def report(study: Study, out: Path) -> list[Table]:
     """Writes `table.md`, and `report.html` with figures, from the existing outcomes, and returns the tables.
 
     Raises ValueError if there is no outcome.
@@ -88,7 +87,7 @@ def tell(study: Study, out: Path) -> list[Table]:
     drawn = [curve] if (curve := curves.draw(study, outcomes)) else []
     models = _first_seeds(study, out)
     drawn += [figure for draw in figures.ALL if models and (figure := draw(models))]
-    write_text(out / "report.html", page.render(study.name, note, tables, drawn))
+    write_text(out / "report.html", html.render(study.name, note, tables, drawn))
     for figure in drawn[:1]:
         (out / f"{figure.name}.png").write_bytes(figure.png)
     return tables

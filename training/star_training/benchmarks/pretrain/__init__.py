@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         what = f"{size.backbone} at {size.pixels} px, batch {size.batch}, {size.experts} experts"
         print(f"\n{name}: {what}; {rounds} rounds with {steps} steps of each", flush=True)
         found["sizes"][name] = compare(name, size, rounds, steps, precision, workers)
-        _tell(found["sizes"][name])
+        _print(found["sizes"][name])
     if arguments.picture:
         from .picture import draw
 
@@ -60,22 +60,22 @@ def _line(machine: dict[str, Any]) -> str:
     return f"{where}; {versions}; {machine['date']}"
 
 
-def _tell(told: dict[str, Any]) -> None:
-    for variant, rate in told["samples per second"].items():
+def _print(result: dict[str, Any]) -> None:
+    for variant, rate in result["samples per second"].items():
         print(f"  {variant:24} {rate:8.2f} samples/s")
     for name in ("share of the limit", "times the released style"):
-        median, least, most = (told[name][key] for key in ("median", "least", "most"))
+        median, least, most = (result[name][key] for key in ("median", "least", "most"))
         print(f"  {name:24} {median:8.3f}   ({least:.3f} to {most:.3f} over the rounds)")
-    whole = sum(told["parts"].values())
+    whole = sum(result["parts"].values())
     print(f"  parts of our step, {whole:.3f} s:")
-    for part, seconds in told["parts"].items():
+    for part, seconds in result["parts"].items():
         print(f"    {part:24} {seconds:6.3f} s {seconds / whole:6.1%}")
-    saving, step = told["checkpoint"], told["checkpoint"]["step"]
+    saving, step = result["checkpoint"], result["checkpoint"]["step"]
     slower = max(0.0, saving["stall"] + saving["step beside"] - step) / step
     print(
         f"  every {saving['every']} steps a checkpoint stops the loop for {saving['stall'] / step:.1%} of a step; with "
         f"its background writing it costs {slower:.1%} of a step"
     )
-    kept = ", ".join(f"{size / 2**20:.1f} MiB in {variant}" for variant, size in told["saved for backward"].items())
+    kept = ", ".join(f"{size / 2**20:.1f} MiB in {variant}" for variant, size in result["saved for backward"].items())
     print(f"  saved by heads and loss for the backward pass: {kept}")
-    print(f"  peak memory of the process so far: {told['peak resident'] / 2**30:.2f} GiB", flush=True)
+    print(f"  peak memory of the process so far: {result['peak resident'] / 2**30:.2f} GiB", flush=True)

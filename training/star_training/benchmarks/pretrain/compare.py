@@ -49,8 +49,8 @@ def compare(name: str, size: Size, rounds: int, steps: int, precision: str, work
             "times the released style": ratio(seconds, twin.name, ours.name),
             "parts": ours.parts(steps),
             "checkpoint": ours.checkpoint() | {"every": run.recipe.run.checkpoint_every},
-            "multiply-adds per second": limit.tell("rates"),
-            "head multiply-adds a step": limit.tell("multiply_adds"),
+            "multiply-adds per second": limit.get("rates"),
+            "head multiply-adds a step": limit.get("multiply_adds"),
             "saved for backward": _saved(ours, _network(size, told.policy, device), size.batch),
             "peak resident": peak_resident(),
         }

@@ -34,9 +34,9 @@ class Elsewhere:
         """Returns the seconds of some steps there. Raises RuntimeError if they fail."""
         return self._ask("seconds", steps)
 
-    def tell(self, attribute: str) -> Any:
+    def get(self, attribute: str) -> Any:
         """Returns an attribute of the variant."""
-        return self._ask("tell", attribute)
+        return self._ask("get", attribute)
 
     def _ask(self, *question: Any) -> Any:
         try:

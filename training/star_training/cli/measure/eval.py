@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from ...evaluation import protocols as evals
+from ...evaluation import protocols
 from ...models import LEAVES, WRAPPERS
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("protocol", help=f"all, or one of {', '.join(evals.known())}")
+    add("protocol", help=f"all, or one of {', '.join(protocols.known())}")
     add("model", help=f"{LEAVES}, pixels, {WRAPPERS}")
     add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
     add("--seed", type=int, default=0, help="seed of random splits and random weights (default: %(default)s)")
@@ -29,20 +29,20 @@ def run(arguments: argparse.Namespace) -> None:
     from ...evaluation.frozen_model import load
     from ...evaluation.record import evaluate, in_words, record, results_file
 
-    protocols = evals.known() if arguments.protocol == "all" else (arguments.protocol,)
-    for name in protocols:
-        evals.find(name)  # rejects a wrong name before the model is loaded
+    names = protocols.known() if arguments.protocol == "all" else (arguments.protocol,)
+    for name in names:
+        protocols.find(name)  # rejects a wrong name before the model is loaded
     data = told_apart(arguments.data or found())
     out = arguments.out or results_file(arguments.model)
     if out:
         check(out)
-    subject = load(arguments.model, arguments.seed, store.home() / "features")
+    model = load(arguments.model, arguments.seed, store.home() / "features")
     summaries = Summaries(sys.stderr)
     for splits in data:
-        for protocol in protocols:
+        for protocol in names:
             try:
                 summaries.print(splits)
-                result = evaluate(protocol, subject, splits, arguments.seed)
+                result = evaluate(protocol, model, splits, arguments.seed)
             except ValueError as error:
                 if arguments.protocol != "all" and arguments.data:
                     raise

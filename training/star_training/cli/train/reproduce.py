@@ -30,14 +30,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
     from ...data.eval_sets.local import home
     from ...reports.tables import markdown
-    from ...studies import run as reproduction
+    from ...studies import run
 
     study = studies.find(arguments.study).seeds(arguments.seeds)
     study = study.in_haste() if arguments.fast else study
     folder = arguments.data or home()
     out = arguments.out or Path("runs") / (study.name + ("-fast" if arguments.fast else ""))
     if arguments.only:
-        reproduction.run_one(study, arguments.only, out, folder)
+        run.run_one(study, arguments.only, out, folder)
         return
     if not arguments.tables:
         options = ["--fast"] if arguments.fast else []
@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
         jobs = at_once(arguments.jobs)
         if arguments.processes < 1:
             raise ValueError(f"--processes is {arguments.processes}; it must be at least 1")
-        reproduction.run_all(study, out, folder, options, jobs, arguments.processes)
-    for table in reproduction.tell(study, out):
+        run.run_all(study, out, folder, options, jobs, arguments.processes)
+    for table in run.report(study, out):
         print(f"\n{table.title}\n\n{markdown(table)}", end="")
     print(f"\n{out / 'table.md'}\n{out / 'report.html'}")
 

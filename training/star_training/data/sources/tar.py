@@ -67,7 +67,7 @@ class _LeftOut:
     sparse: list[str] = field(default_factory=list)
     unreadable: Counter[str] = field(default_factory=Counter)  # by suffix
 
-    def told(self) -> Iterator[str]:
+    def reasons(self) -> Iterator[str]:
         """Yields each kind with the reason."""
         for suffix, count in sorted(self.unreadable.items()):
             yield f"{count:,} {suffix} file{'s' * (count > 1)} (not readable here)"
@@ -93,7 +93,7 @@ def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
     chosen, absent = groups[name], _LeftOut()
     samples = [(number, sample) for number, shard in enumerate(chosen) for sample in _index(shard, absent)]
     if not samples:
-        reasons = f" Left out: {'; '.join(absent.told())}." if any(absent.told()) else ""
+        reasons = f" Left out: {'; '.join(absent.reasons())}." if any(absent.reasons()) else ""
         raise DataError(f"no images found in {chosen[0]}; expected members such as 'KEY.jpg'.{reasons}")
     places = torch.tensor([(number, sample.offset, sample.size) for number, sample in samples])
     names = [shard.name for shard in chosen]
@@ -109,7 +109,7 @@ def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
         places=places,
         fingerprint=fingerprint("tar", names, of_files(chosen), classes=None, targets=targets),
         targets=targets,
-        inventory=Inventory(counts, _together(samples), tuple(absent.told()), why),
+        inventory=Inventory(counts, _together(samples), tuple(absent.reasons()), why),
     )
 
 

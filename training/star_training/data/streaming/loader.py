@@ -20,8 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..decode import Picture, UndecodableImage, opened
 from ..sources.base import DataError, Opens, report_bad
 from ..views import MultiViewDataset, Packed, concatenate, stack
-from ..workers import Failure
-from ..workers import batches as loaded
+from ..workers import Failure, batches
 from .shard_order import Deal, Drawn, Place
 
 T = TypeVar("T")
@@ -83,7 +82,7 @@ class Lanes:
         share one draw, that of the first.
         """
         workers = min(workers, len(self.own))
-        with closing(loaded(_Parts(self, count, dataset, shared), None, workers, pin=False)) as parts:
+        with closing(batches(_Parts(self, count, dataset, shared), None, workers, pin=False)) as parts:
             for _ in range(count):
                 batch: list[Part] = list(islice(parts, max(1, workers)))
                 joined = concatenate([p.views for p in batch], pin)
@@ -131,7 +130,7 @@ class _Parts(IterableDataset[Part | Failure]):
     def _parts(self, readers: list["_Reader"]) -> Iterator[Part]:
         for _ in range(self.count):
             views = [next(reader) for reader in readers for _ in range(self.lanes.each)]
-            bad = [example for reader in readers for example in reader.told()]
+            bad = [example for reader in readers for example in reader.reported()]
             state = torch.tensor([reader.state for reader in readers])
             yield Part(stack(views), state, bad)
 
@@ -158,7 +157,7 @@ class _Reader:
         self._images = lanes.deal.images(lane, Place(*state[:3]))
         self._bad: list[str] = []
 
-    def told(self) -> list[str]:
+    def reported(self) -> list[str]:
         """Returns the bad images since the last call."""
         bad, self._bad = self._bad, []
         return bad

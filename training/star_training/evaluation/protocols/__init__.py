@@ -1,6 +1,6 @@
 """Protocols that evaluate a frozen backbone, one per file, found by module name.
 
-A protocol is a module with `run(subject, splits, seed) -> Measurement`; the first line of its docstring describes it.
+A protocol is a module with `run(model, splits, seed) -> Measurement`; the first line of its docstring describes it.
 `run` raises ValueError, with the reason, for a model or data set that it can't evaluate. To add a protocol, add a file
 here; nothing else changes.
 """

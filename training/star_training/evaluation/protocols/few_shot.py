@@ -19,7 +19,7 @@ from torch import Tensor
 from ...data.eval_sets.dataset import Splits
 from ...data.views import seeded
 from ..features import Labelled
-from ..frozen_model import Subject
+from ..frozen_model import FrozenModel
 from ..metrics import Measurement, Metric, mean
 
 WAYS, SHOTS, QUERIES, TASKS = 5, (1, 5), 16, 2000
@@ -29,14 +29,14 @@ _CHUNK = 50  # tasks at once: bounds the gathered (T, n + W Q, D) features
 _SMALL = 1e-10  # predicted relative decrease of the loss in the last step: Newton's method converges quadratically
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns the mean accuracy of the tasks, with its interval over tasks, for 1 and 5 labelled images per class.
 
     A file with the columns of CIFAR-FS and FC100 is measured on all images, training and test, of their novel classes,
     as those benchmarks define. Any other data set is measured on all classes of its test images.
     """
     benchmarks = benchmark_classes(splits)
-    whole = _both(subject, splits) if benchmarks else subject.labelled(splits.test)
+    whole = _both(model, splits) if benchmarks else model.labelled(splits.test)
     if whole.targets.is_floating_point():
         raise ValueError(f"{splits.name} has numbers for labels; few-shot tasks need classes")
     metrics: dict[str, Metric] = {}
@@ -72,8 +72,8 @@ def benchmark_classes(splits: Splits) -> dict[str, Tensor]:
     return {BENCHMARKS[c]: torch.tensor(sorted(numbers)) for c, numbers in novel.items()}
 
 
-def _both(subject: Subject, splits: Splits) -> Labelled:
-    parts = [subject.labelled(source) for source in (splits.train, splits.test)]
+def _both(model: FrozenModel, splits: Splits) -> Labelled:
+    parts = [model.labelled(source) for source in (splits.train, splits.test)]
     return Labelled(torch.cat([p.features for p in parts]), torch.cat([p.targets for p in parts]))
 
 

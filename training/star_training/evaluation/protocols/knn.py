@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...data.eval_sets.dataset import Splits
 from ..features import as_classes
-from ..frozen_model import Subject
+from ..frozen_model import FrozenModel
 from ..metrics import Hits, Measurement, share
 
 _KS = (1, 20)
@@ -14,9 +14,9 @@ _TEMPERATURE = 0.07
 _CHUNK = 1024  # queries at once: bounds the (M, N) similarities
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns the accuracy of 1-NN and of weighted 20-NN on test images, with training images as the bank."""
-    bank, queries = as_classes(splits.name, subject.labelled(splits.train), subject.labelled(splits.test))
+    bank, queries = as_classes(splits.name, model.labelled(splits.train), model.labelled(splits.test))
     ks = [k for k in _KS if k <= len(bank.features)]
     found = {f"{k}-NN top-1": hits(*bank, *queries, k) for k in ks}
     return Measurement(

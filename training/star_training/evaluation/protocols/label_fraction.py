@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...data.eval_sets.dataset import Splits
 from ..features import as_classes
-from ..frozen_model import Subject
+from ..frozen_model import FrozenModel
 from ..metrics import Measurement, mean
 from ..solvers.logistic import Logistic
 from .linear import PER_CLASS, TOP1, choose, divide, hits
@@ -20,9 +20,9 @@ FRACTIONS = {"1 %": 0.01, "10 %": 0.1}
 DRAWS = 5
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns test accuracy by fraction; `seed` draws the images, and validation images as in the linear protocol."""
-    (train, val, rule), test = divide(subject, splits, seed), subject.labelled(splits.test)
+    (train, val, rule), test = divide(model, splits, seed), model.labelled(splits.test)
     train, val, test = as_classes(splits.name, train, val, test)
     classes = len(train.targets.unique())
     accuracy = PER_CLASS if splits.per_class else TOP1

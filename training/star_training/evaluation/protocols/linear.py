@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...data.eval_sets.dataset import Splits
 from ..features import Labelled, as_classes
-from ..frozen_model import Subject
+from ..frozen_model import FrozenModel
 from ..metrics import Hits, Measurement, Metric, class_mean, share
 from ..solvers.logistic import Fit, Logistic, with_ones
 
@@ -65,9 +65,9 @@ class Linear(NamedTuple):
     chosen: Chosen
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns test accuracy; `seed` draws the validation images if the data set has none and no rule."""
-    (train, val, rule), test = divide(subject, splits, seed), subject.labelled(splits.test)
+    (train, val, rule), test = divide(model, splits, seed), model.labelled(splits.test)
     train, val, test = as_classes(splits.name, train, val, test)
     accuracy = PER_CLASS if splits.per_class else TOP1
     hits, chosen = evaluate(train, val, test, len(train.targets.unique()), accuracy)
@@ -90,11 +90,11 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     )
 
 
-def divide(subject: Subject, splits: Splits, seed: int) -> Divided:
+def divide(model: FrozenModel, splits: Splits, seed: int) -> Divided:
     """Returns training and validation images: the data set's own, or training images held out by its rule."""
-    train = subject.labelled(splits.train)
+    train = model.labelled(splits.train)
     if splits.val is not None:
-        return Divided(train, subject.labelled(splits.val), "the data set's own")
+        return Divided(train, model.labelled(splits.val), "the data set's own")
     rule, count = splits.held_out(seed), len(train.targets)
     if count < 2:
         raise ValueError(f"{splits.name} has {count} training images; give two or more, or a validation split")

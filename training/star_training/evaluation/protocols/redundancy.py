@@ -13,7 +13,7 @@ from torch import Tensor
 from ...data.eval_sets.dataset import Splits
 from ...data.sources.subset import spread
 from ..embeddings import base, embed, view
-from ..frozen_model import Subject
+from ..frozen_model import FrozenModel
 from ..metrics import Measurement
 from ..solvers.cca import correlations, jackknife, rank_me
 
@@ -27,7 +27,7 @@ class FewImagesWarning(UserWarning):
     """Warns of so few images that canonical correlations are high for any embeddings."""
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns RankMe of features and embeddings, and the two embeddings' mean CCA and SVCCA correlations.
 
     They are computed on base views of test images, in eval mode. Both embeddings are centred; with Q1 and Q2 from their
@@ -35,8 +35,8 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     which share of the variance it kept.
     """
     source = spread(splits.test, _IMAGES)
-    features = view(subject, source, base, seed).features[:, 0]
-    representations = {"features": features, **embed(subject.objective, features)}
+    features = view(model, source, base, seed).features[:, 0]
+    representations = {"features": features, **embed(model.objective, features)}
     settings: dict[str, Any] = {
         "images": len(features),
         "view": "base view",
@@ -79,9 +79,9 @@ def _count_settings(name: str, images: int, *widths: int) -> dict[str, str]:
         )
     if images >= _ENOUGH * max(widths):
         return {}
-    told = (
+    message = (
         f"{images} test images for embeddings of {max(widths)} dimensions: with fewer than {_ENOUGH} images per "
         "dimension, canonical correlations are too high; compare them with those of shuffled pairs"
     )
-    warnings.warn(told, FewImagesWarning, stacklevel=3)
-    return {"warning": told}
+    warnings.warn(message, FewImagesWarning, stacklevel=3)
+    return {"warning": message}

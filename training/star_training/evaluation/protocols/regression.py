@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from ...data.eval_sets.dataset import Splits
-from ..frozen_model import Subject
+from ..frozen_model import FrozenModel
 from ..metrics import Measurement, Metric
 
 _STRENGTH = 1e-3
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns R2 of each target number, and their mean; nothing is random."""
-    train, test = subject.labelled(splits.train), subject.labelled(splits.test)
+    train, test = model.labelled(splits.train), model.labelled(splits.test)
     if not train.targets.is_floating_point():
         raise ValueError(f"{splits.name} has classes for labels; regression needs numbers")
     each = r2(*train, *test)

@@ -17,7 +17,7 @@ from ...data.sources.raw import evenly_spaced
 from ...data.sources.subset import spread
 from ..embeddings import base, device, embed, view
 from ..features import evaluating
-from ..frozen_model import Subject
+from ..frozen_model import FrozenModel
 from ..metrics import Measurement, Metric, mean
 
 TASKS = ("invariant", "equivariant")
@@ -26,7 +26,7 @@ _QUERIES, _NEIGHBOURS = 8, 8
 _BATCH = 1000
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns mean weights, their entropies and their overlap between tasks, on base views of test images.
 
     Nothing is random. A fixed router's weights are the row of its table, normalised to sum to 1. Raises ValueError for
@@ -35,14 +35,14 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     source = spread(splits.test, _IMAGES)
     if len(source) <= _NEIGHBOURS:
         raise ValueError(f"{source.name} has {len(source)} test images; routing needs at least {_NEIGHBOURS + 1}")
-    features = view(subject, source, base, seed).features[:, 0]
-    found_routing = None if subject.objective is None else routed(subject.objective, features)
+    features = view(model, source, base, seed).features[:, 0]
+    found_routing = None if model.objective is None else routed(model.objective, features)
     if found_routing is None:
-        raise ValueError(f"{subject.name} has no experts to route to; give a model with routed heads, e.g. star's")
+        raise ValueError(f"{model.name} has no experts to route to; give a model with routed heads, e.g. star's")
     weights, outputs = found_routing
     queries = evenly_spaced(len(source), _QUERIES)
     of_test = evenly_spaced(len(splits.test), len(source))  # the indices that `spread` selected
-    found = embed(subject.objective, features)
+    found = embed(model.objective, features)
 
     def alike(embeddings: Tensor) -> list[list[int]]:
         return of_test[neighbours(embeddings, queries, _NEIGHBOURS)].tolist()
@@ -119,10 +119,10 @@ def same_class(by_task: dict[str, Tensor], targets: Tensor) -> dict[str, Metric]
     A task's expert is the one with its largest mean weight. The last metric is the difference of the two, by image.
     """
     found = {task: _same_class(outputs, targets) for task, outputs in by_task.items()}
-    told = {f"same class among neighbours, by the {task} task's expert": mean(hits) for task, hits in found.items()}
+    shares = {f"same class among neighbours, by the {task} task's expert": mean(hits) for task, hits in found.items()}
     invariant, equivariant = found.values()
     less = "same class among neighbours, by the invariant task's expert less by the equivariant task's"
-    return {**told, less: mean(invariant - equivariant)}
+    return {**shares, less: mean(invariant - equivariant)}
 
 
 def _same_class(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -18,11 +18,10 @@ from ....data.eval_sets.dataset import Splits
 from ....data.sources.base import Source
 from ....data.sources.subset import spread
 from ...embeddings import Viewed, base_all_and_each, base_and_drawn, columns, embed, view
-from ...frozen_model import Subject
+from ...frozen_model import FrozenModel
 from ...metrics import Measurement, Metric, mean
-from . import displacement as shift
-from . import retrieval
-from .params_r2 import tell
+from . import displacement, retrieval
+from .params_r2 import fit_and_score
 
 _TRAIN, _TEST, _SEARCHED = 6000, 1000, 200  # images: to fit on, to measure on, to retrieve views of
 _VIEWS = 50  # of each image in retrieval, base view included, as in SIE
@@ -39,22 +38,22 @@ _SETTINGS = {
 }
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns all three measurements on views of test images; predictors are fitted to views of training images."""
     training, held_out = _enough(splits.train, "training"), _enough(splits.test, "test")
-    test = view(subject, spread(held_out, _TEST), base_all_and_each, seed, 1)
-    train = view(subject, spread(training, _TRAIN), base_and_drawn(1), seed, 0)
-    searched = view(subject, spread(held_out, _SEARCHED), base_and_drawn(_VIEWS - 1), seed, 2)
+    test = view(model, spread(held_out, _TEST), base_all_and_each, seed, 1)
+    train = view(model, spread(training, _TRAIN), base_and_drawn(1), seed, 0)
+    searched = view(model, spread(held_out, _SEARCHED), base_and_drawn(_VIEWS - 1), seed, 2)
     varied = train.params[:, 1].std(0) > 0  # (P,)
-    fields = [name for name, varies in zip(subject.policy.fields, varied.tolist(), strict=True) if varies]
+    fields = [name for name, varies in zip(model.policy.fields, varied.tolist(), strict=True) if varies]
     if not fields:
         raise ValueError("no parameter of the policy varies, so there is nothing to be equivariant to")
 
-    metrics, told = _params(subject, train, test, varied, seed)
+    metrics, r2 = _params(model, train, test, varied, seed)
     errors = {}
-    for name, predictor in _predictors(subject, train).items():
+    for name, predictor in _predictors(model, train).items():
         measured, errors[name] = found(predictor, searched, varied)
-        measured |= travelled(predictor, test, list(columns(subject.policy)))
+        measured |= travelled(predictor, test, list(columns(model.policy)))
         metrics |= {f"{what}, {name}": metric for what, metric in measured.items()}
     settings = {
         "images": {"training": len(train.params), "test": len(test.params), "searched": len(searched.params)},
@@ -63,7 +62,7 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
         "chance": {"R2": 0.0, **retrieval.chance(_VIEWS), "PRE": 2.0, "absolute": 0.0, "relative": 0.0},
         **_SETTINGS,
     }
-    return Measurement(metrics, settings, {"params": fields, "R2": told, "PRE": errors})
+    return Measurement(metrics, settings, {"params": fields, "R2": r2, "PRE": errors})
 
 
 def _enough(source: Source, which: str) -> Source:
@@ -73,7 +72,7 @@ def _enough(source: Source, which: str) -> Source:
 
 
 def _params(
-    subject: Subject, train: Viewed, test: Viewed, varied: Tensor, seed: int
+    model: FrozenModel, train: Viewed, test: Viewed, varied: Tensor, seed: int
 ) -> tuple[dict[str, Metric], dict[str, list[float]]]:
     """Returns the R2 metrics of drawn views' params, and R2 by param.
 
@@ -82,34 +81,34 @@ def _params(
     targets, truth = train.params[:, 1, varied], test.params[:, 1, varied]
     pairs, asked = train.features, test.features[:, :2]
     representations = {"features": (pairs, asked)}
-    known = embed(subject.objective, asked)
-    representations |= {name: (z, known[name]) for name, z in embed(subject.objective, pairs).items()}
+    known = embed(model.objective, asked)
+    representations |= {name: (z, known[name]) for name, z in embed(model.objective, pairs).items()}
     metrics: dict[str, Metric] = {}
     by_param: dict[str, list[float]] = {}
     for name, (x, held_out) in representations.items():
         inputs = {f"one view, {name}": (x[:, 1], held_out[:, 1]), f"pair, {name}": (x.flatten(1), held_out.flatten(1))}
         for what, (fitted, measured) in inputs.items():
-            told = tell(fitted, targets, measured, truth, seed)
-            metrics |= {f"R2, {what}": told.mean, f"R2 by one mean, {what}": told.one_mean}
-            by_param[what] = told.each.tolist()
+            r2 = fit_and_score(fitted, targets, measured, truth, seed)
+            metrics |= {f"R2, {what}": r2.mean, f"R2 by one mean, {what}": r2.one_mean}
+            by_param[what] = r2.each.tolist()
     return metrics, by_param
 
 
-def _predictors(subject: Subject, train: Viewed) -> dict[str, shift.Predictor]:
+def _predictors(model: FrozenModel, train: Viewed) -> dict[str, displacement.Predictor]:
     """Returns the predictors by name."""
     (base, drawn), (base_params, params) = train.features.unbind(1), train.params.unbind(1)
-    made: dict[str, shift.Predictor] = {}
-    saved = None if subject.objective is None else shift.own(subject.objective, base[:1], params[:1])
+    made: dict[str, displacement.Predictor] = {}
+    saved = None if model.objective is None else displacement.own(model.objective, base[:1], params[:1])
     if saved is not None:
         made["own predictor, saved"] = saved
-        made["own predictor, recalibrated"] = shift.recalibrated(saved, base, drawn, params)
-    made["fitted predictor, features"] = shift.fit(base, drawn, base_params, params)
+        made["own predictor, recalibrated"] = displacement.recalibrated(saved, base, drawn, params)
+    made["fitted predictor, features"] = displacement.fit(base, drawn, base_params, params)
     return made
 
 
-def found(predictor: shift.Predictor, searched: Viewed, varied: Tensor) -> tuple[dict[str, Metric], list[float]]:
+def found(predictor: displacement.Predictor, searched: Viewed, varied: Tensor) -> tuple[dict[str, Metric], list[float]]:
     """Returns MRR, H@1, H@5 and PRE over all views, each predicted from its base view, and PRE by param."""
-    views, predicted = shift.predict_all(predictor, searched)
+    views, predicted = displacement.predict_all(predictor, searched)
     ranks = retrieval.ranks(predicted, views)
     params = searched.params[..., varied]
     standardised = (params - params.mean((0, 1))) / params.flatten(0, 1).std(0).clamp(min=1e-12)
@@ -124,13 +123,13 @@ def found(predictor: shift.Predictor, searched: Viewed, varied: Tensor) -> tuple
     return {name: mean(values.mean(1)) for name, values in of_views.items()}, errors.mean(0).tolist()
 
 
-def travelled(predictor: shift.Predictor, test: Viewed, augmentations: list[str]) -> dict[str, Metric]:
+def travelled(predictor: displacement.Predictor, test: Viewed, augmentations: list[str]) -> dict[str, Metric]:
     """Returns the absolute and the relative measure for all augmentations together and for each one alone."""
-    views, predicted = shift.predict_all(predictor, test)
+    views, predicted = displacement.predict_all(predictor, test)
     metrics = {}
     for k, augmentation in enumerate(("all", *augmentations), start=1):
         if not test.params[:, k].equal(test.params[:, 0]):  # else it never acts
-            way = shift.way(predicted[:, k], views[:, 0], views[:, k])
+            way = displacement.way(predicted[:, k], views[:, 0], views[:, k])
             metrics[f"absolute, {augmentation}"] = mean(way.gained)
             metrics[f"relative, {augmentation}"] = way.relative()
     return metrics

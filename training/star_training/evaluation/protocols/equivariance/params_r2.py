@@ -14,7 +14,7 @@ from ...solvers import ridge
 _RESAMPLES = 200  # of the test images, in the bootstrap
 
 
-class Told(NamedTuple):
+class ParamsR2(NamedTuple):
     """R2 of params on test images, with intervals from a bootstrap over them; the fit is held fixed."""
 
     each: Tensor  # (F,), sklearn's R2 of each param
@@ -22,14 +22,14 @@ class Told(NamedTuple):
     one_mean: Metric  # SIE's R2, by one scalar mean over all params, which are standardised
 
 
-def tell(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, seed: int) -> Told:
+def fit_and_score(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, seed: int) -> ParamsR2:
     """Fits a ridge regression from train (N, K) to targets (N, F) and returns its R2 on test images."""
     centre, unit = targets.mean(0), targets.std(0)
     predicted = ridge.fit(train, (targets - centre) / unit)(test)
     truth = (truth - centre) / unit
     each, one_mean = r2(truth, predicted, torch.ones(1, len(truth)))
     resampled, resampled_one_mean = r2(truth, predicted, _resamples(len(truth), seed))
-    return Told(each[0], _metric(each[0].mean(), resampled.mean(1)), _metric(one_mean[0], resampled_one_mean))
+    return ParamsR2(each[0], _metric(each[0].mean(), resampled.mean(1)), _metric(one_mean[0], resampled_one_mean))
 
 
 def r2(truth: Tensor, predicted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from ....data.eval_sets.dataset import Splits
 from ....data.sources.base import Source
 from ....data.sources.subset import spread
 from ...embeddings import base, extract_views, view
-from ...frozen_model import Subject
+from ...frozen_model import FrozenModel
 from ...metrics import Measurement, Metric, mean
 from ...solvers.whitening import whitening
 from .probes import TRANSFORMATIONS
@@ -25,7 +25,7 @@ _MOVED = 500  # images to transform
 _FEWEST = 20
 
 
-def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
+def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns mean cosine (1 invariant) and Mahalanobis distance (0 invariant) by transformation.
 
     The means are over strengths and images. Base views are transformed before they are normalised.
@@ -33,17 +33,17 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     source = spread(splits.test, _CLEAN)
     if len(source) < _FEWEST:
         raise ValueError(f"{source.name} has {len(source)} test images; invariance needs at least {_FEWEST}")
-    clean = view(subject, source, base, seed).features[:, 0]
+    clean = view(model, source, base, seed).features[:, 0]
     whiten = whitening(clean)
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:_MOVED].sort().values
-    images, params = _base_views(subject, source, chosen)
-    before = whiten(extract_views(subject, images, params))
+    images, params = _base_views(model, source, chosen)
+    before = whiten(extract_views(model, images, params))
 
     metrics: dict[str, Metric] = {}
     curves: dict[str, Any] = {}
     for name, transformation in TRANSFORMATIONS.items():
         moved = (transformation.apply(images, strength) for strength in transformation.strengths)
-        found = [compare(before, whiten(extract_views(subject, x, params))) for x in moved]
+        found = [compare(before, whiten(extract_views(model, x, params))) for x in moved]
         cosine, distance = (torch.stack(parts, 1) for parts in zip(*found, strict=True))  # (M, strengths)
         metrics |= {f"cosine, {name}": mean(cosine.mean(1)), f"Mahalanobis, {name}": mean(distance.mean(1))}
         curves[name] = {
@@ -63,11 +63,11 @@ def run(subject: Subject, splits: Splits, seed: int = 0) -> Measurement:
     return Measurement(metrics, settings, {"curves": curves})
 
 
-def _base_views(subject: Subject, source: Source, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def _base_views(model: FrozenModel, source: Source, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the chosen images cropped as base views (M, 3, S, S) uint8, and their params (M, P)."""
     images = [source[index] for index in chosen.tolist()]
-    params = torch.stack([subject.policy.base(*image.shape[-2:]) for image in images])
-    return torch.stack([subject.policy.crop(image, row) for image, row in zip(images, params, strict=True)]), params
+    params = torch.stack([model.policy.base(*image.shape[-2:]) for image in images])
+    return torch.stack([model.policy.crop(image, row) for image, row in zip(images, params, strict=True)]), params
 
 
 def compare(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:

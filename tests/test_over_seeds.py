@@ -184,8 +184,8 @@ def test_an_outcome_holds_numbers_curves_and_the_code_that_made_them(tmp_path: P
     assert (found.method, found.seed) == ("ours", 1)
     assert found.numbers["Linear accuracy", "a"] == 0.5  # by one name, whatever the set's convention
     assert found.numbers["equivariant loss, mean of all steps", ""] == pytest.approx((10 * 2 + 30 * 1) / 40)
-    assert found.told["training"]["versions"]["commit"] == "abc" and "details" not in found.told["evaluations"][0]
-    assert found.told["losses"] == {"invariant": [[10, 3.0], [40, 2.0]], "equivariant": [[10, 2.0], [40, 1.0]]}
+    assert found.content["training"]["versions"]["commit"] == "abc" and "details" not in found.content["evaluations"][0]
+    assert found.content["losses"] == {"invariant": [[10, 3.0], [40, 2.0]], "equivariant": [[10, 2.0], [40, 1.0]]}
     assert found.number("Linear accuracy", "a", SETS) == 0.5 and found.number("Linear accuracy", MEAN, SETS) is None
 
 
@@ -223,8 +223,8 @@ def test_a_method_looks_alike_in_every_plot(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(curves, "finish", look)
     plain, routed = made("ours", 0), made("theirs", 0)
     for o in (plain, routed):
-        o.told["online"] = [{"step": 1, "knn20": 0.5}]
-    routed.told["heads"] = [{"step": 1, "router": [[1.0], [1.0]], "entropy": [0, 0], "norm": [1, 1]}]
+        o.content["online"] = [{"step": 1, "knn20": 0.5}]
+    routed.content["heads"] = [{"step": 1, "router": [[1.0], [1.0]], "entropy": [0, 0], "norm": [1, 1]}]
     curves.draw(study(), [plain, routed])
     assert {label: len(looks) for label, looks in drawn.items()} == {"ours": 1, "theirs": 1}
     assert drawn["ours"] != drawn["theirs"]

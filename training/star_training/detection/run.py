@@ -39,7 +39,7 @@ def in_words(result: dict[str, Any]) -> str:
 
 
 def losses(detector: Any, batch: list[Example], device: torch.device) -> dict[str, Tensor]:
-    """The loss of a batch and its four terms."""
+    """Returns the loss of a batch and its four terms."""
     images = [example.image.to(device, non_blocking=True).float() / 255 for example in batch]
     # torchvision keeps label 0 for the background
     targets = [{"boxes": e.boxes.to(device), "labels": e.labels.to(device) + 1} for e in batch]
@@ -149,7 +149,7 @@ class DetectionRun(Loop):
 
     @property
     def _results_files(self) -> list[Path]:
-        """The record's files: the model's own if it has a folder, then the run's, whose record marks it finished."""
+        """Returns the files for the record: the model's, if it has a folder, and the run's."""
         models_own = results_file(self.recipe.model)
         return [*([models_own] if models_own else []), self.out / "results.json"]
 

@@ -7,7 +7,7 @@ import torch
 
 
 def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:
-    """Accelerate for a precision, and a tracker that will write into `out` where asked; ValueError where it can't."""
+    """Returns an Accelerator for a precision, with a tracker that writes to `out` if given. Raises ValueError."""
     known = [t.value for t in accelerate.utils.LoggerType if t.value != "all"]
     if tracker and tracker not in known:
         raise ValueError(f"tracker {tracker!r} not found; known: {', '.join(known)}")

@@ -188,7 +188,7 @@ class Loop(abc.ABC):
         self.updated()
 
     def _after_step(self, stop: StopRequest) -> None:
-        """Logs, evaluates and checkpoints, in this order, where due after a step."""
+        """Logs, evaluates and saves a checkpoint, in this order, as scheduled for the step."""
         run, step = self._intervals, self.step
         self._writer.check()
         self.logbook.progress(step, self._shown)
@@ -281,7 +281,7 @@ class Loop(abc.ABC):
 
     @functools.cached_property
     def _newest(self) -> Checkpoint | None:
-        """The checkpoint that a resumed run goes on from."""
+        """Returns the checkpoint that a resumed run continues from."""
         return Checkpoints(self.out / "checkpoints", self._intervals.keep).newest()
 
     def _resume(self) -> None:

@@ -27,7 +27,7 @@ from .config import FineTune
 
 
 def build(settings: FineTune, classes: int) -> tuple[Any, str]:
-    """The model with a fresh classifier (B, 3, S, S) -> (B, C), and the fingerprint of what it starts from.
+    """Returns the model with a new classifier (B, 3, S, S) -> (B, C), and the fingerprint of its backbone.
 
     Raises ValueError for a name or settings that timm doesn't know, or a size that the model doesn't take.
     """

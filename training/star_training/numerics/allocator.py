@@ -1,4 +1,4 @@
-"""Memory for large tensors that the process keeps, instead of asking the system for fresh pages at every step."""
+"""Settings of glibc's malloc: keep large blocks instead of returning them to the system, fill new memory."""
 
 import contextlib
 import ctypes
@@ -10,10 +10,10 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _PERTURB = -1, -2, -4, -6
 
 
 def keep_large_blocks() -> None:
-    """Makes glibc's malloc keep what is freed, for the rest of the process; elsewhere it does nothing.
+    """Makes glibc's malloc keep freed memory for the rest of the process; does nothing with other C libraries.
 
-    A step frees all its activations and asks for as many again. By default malloc hands blocks above some size back to
-    the system, which then clears each page anew when it is written to.
+    Each step frees all its activations and allocates as many again. By default, malloc returns large blocks to the
+    system, which then clears every page again at its first use.
     """
     if mallopt := _mallopt():
         mallopt(_MMAP_MAX, 0)
@@ -23,7 +23,7 @@ def keep_large_blocks() -> None:
 
 @contextlib.contextmanager
 def filled_memory() -> Iterator[None]:
-    """Inside, glibc's malloc fills new memory with numbers of 1e37, so that whoever reads it unwritten shows."""
+    """Makes glibc's malloc fill new memory with numbers of 1e37, which exposes reads of uninitialised memory."""
     mallopt = _mallopt()
     if mallopt:
         mallopt(_PERTURB, 0x7E ^ 0xFF)

@@ -1,8 +1,8 @@
-"""Whether gradients come out right in reduced precision, compared with float32 before the first step.
+"""Compares gradients in reduced precision with those in float32, before the first step.
 
-Each layer's own forward and backward pass runs in both precisions on random numbers in the shapes that a small batch
-has there, so that only rounding may differ. A comparison of the whole network would not do: batch norm over a few
-images makes any rounding large.
+The forward and backward pass of each layer runs alone in both precisions, on random inputs with the shapes of a small
+batch, so only rounding differs. The whole network can't be compared, because batch norm over a few images amplifies
+rounding errors.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .allocator import filled_memory
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# relative differences: right convolutions and linear layers have 0.01; vectors are sums over all images and places,
-# and layer norm's, which torch adds up in reduced precision, have 0.17 on maps of 40x40
+# Relative differences. Correct convolutions and linear layers reach 0.01. Gradients of vectors are sums over all images
+# and positions; those of layer norm, which torch sums in reduced precision, reach 0.17 on maps of 40x40.
 _TOLERANCE, _OF_VECTORS = 0.1, 0.5
-_REPEATS = 2  # since memory that was never written may hold the right numbers by chance
+_REPEATS = 2  # because memory that was never written may hold the correct numbers by chance
 
 
 class Wrong(NamedTuple):
@@ -40,9 +40,9 @@ class _Call(NamedTuple):
 
 
 def wrong_layers(module: nn.Module, loss: Callable[[], Tensor], precision: str) -> list[Wrong]:
-    """The layers of a module whose gradients in `precision` differ from float32's beyond rounding.
+    """Returns the layers of a module whose gradients in `precision` differ from float32's by more than rounding.
 
-    `loss` computes the loss of a small batch. Weights, running statistics and random states stay as they are.
+    `loss` computes the loss of a small batch. Weights, running statistics and random states are left unchanged.
     """
     device, dtype = next(module.parameters()).device, DTYPES[precision]
     with _untouched(module, device), filled_memory():
@@ -53,7 +53,7 @@ def wrong_layers(module: nn.Module, loss: Callable[[], Tensor], precision: str) 
 
 
 def check(module: nn.Module, loss: Callable[[], Tensor], precision: str) -> None:
-    """Raises ValueError where layers of a module compute wrong gradients in `precision`, "no" being float32.
+    """Raises ValueError if layers of a module compute wrong gradients in `precision`; "no" means float32.
 
     `loss` computes the loss of a small batch.
     """
@@ -62,7 +62,7 @@ def check(module: nn.Module, loss: Callable[[], Tensor], precision: str) -> None
 
 
 def describe(wrong: list[Wrong], precision: str, device: str) -> str:
-    """One line about them."""
+    """Returns an error message of one line."""
     name, kind, shape, difference = wrong[0]
     others = f" (and {len(wrong) - 1} other layers)" if len(wrong) > 1 else ""
     problem = (
@@ -77,7 +77,7 @@ def describe(wrong: list[Wrong], precision: str, device: str) -> str:
 
 @contextlib.contextmanager
 def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Buffers, modes and random states are afterwards as before."""
+    """Restores buffers, modes and random states at exit."""
     modes = {m: m.training for m in module.modules()}
     buffers = {buffer: buffer.clone() for buffer in module.buffers()}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -91,7 +91,7 @@ def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _calls(module: nn.Module, loss: Callable[[], Tensor]) -> list[_Call]:
-    """With which inputs a loss calls the layers, which are the smallest modules with parameters; each kind once."""
+    """Records one call of each kind of layer while the loss runs; layers are the innermost modules with parameters."""
     calls: dict[tuple[Any, ...], _Call] = {}
 
     def remember(name: str) -> Callable[..., None]:
@@ -122,7 +122,7 @@ def _parametrised(module: nn.Module) -> bool:
 
 
 def _random(value: Any) -> Any:
-    """Normal numbers in place of those of a batch, which a batch norm may find too much alike."""
+    """Returns normal random numbers of the same shape, because a small batch may have too little variance."""
     if not isinstance(value, Tensor):
         return value
     return torch.randn_like(value) if value.is_floating_point() else value.clone()
@@ -140,14 +140,14 @@ def _compare(call: _Call, device: torch.device, dtype: torch.dtype) -> Wrong | N
 
 
 def _results(call: _Call, device: torch.device, dtype: torch.dtype | None) -> list[Tensor]:
-    """Outputs, then gradients of inputs and weights, of one layer; in float32 without a type."""
+    """Returns outputs, then gradients of inputs and weights, of one layer, in float32 if `dtype` is None."""
 
     def prepared(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         return (value.clone() if dtype else value.float().clone()).requires_grad_()
 
-    torch.manual_seed(0)  # of layers that draw, and of the outputs' gradients
+    torch.manual_seed(0)  # for layers that draw random numbers, and for the gradients of the outputs
     given = tree_map(prepared, (call.args, call.kwargs))
     with torch.enable_grad(), torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
         made = tree_leaves(call.layer(*given[0], **given[1]))
@@ -162,7 +162,7 @@ def _results(call: _Call, device: torch.device, dtype: torch.dtype | None) -> li
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest relative difference of two lists of tensors, infinite where one is not finite; 0 for rounding."""
+    """Returns the largest relative difference above the tolerances, infinity for values that are not finite, else 0."""
     worst = 0.0
     for a, b in zip(found, expected, strict=True):
         distance, size = float((a.double() - b.double()).norm()), float(b.double().norm())

@@ -56,7 +56,7 @@ class Monitor:
 
     @functools.cached_property
     def _images(self) -> tuple[Source, Source] | None:
-        """The bank and the query images, without those that don't decode; None without labels."""
+        """Returns the bank and the query images, without those that don't decode; None without labels."""
         if self._test is None or self._train.targets is None or self._test.targets is None:
             return None
         return intact(self._train), intact(self._test)

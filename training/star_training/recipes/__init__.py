@@ -19,10 +19,10 @@ from .tiny_imagenet import tinyimagenet_resnet18 as tinyimagenet_resnet18
 
 
 def known() -> dict[str, str]:
-    """The recipes by name, each with the first line of its docstring."""
+    """Returns the recipes by name, each with the first line of its docstring."""
     return registry.known(__name__)
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name. Raises ValueError for an unknown one, listing the known ones."""
+    """Returns the recipe of that name. Raises ValueError for an unknown one, listing the known ones."""
     return registry.find(__name__, "recipe", name)()

@@ -55,7 +55,7 @@ def _lines(axes: Any, series: dict[str, tuple[list[float], list[float]]]) -> Non
 
 
 def losses(models: list[Shown]) -> Figure | None:
-    """The loss over steps."""
+    """Draws the loss over steps."""
     series = {
         m.label: ([float(e["step"]) for e in m.log if "loss" in e], [e["loss"] for e in m.log if "loss" in e])
         for m in models
@@ -73,7 +73,7 @@ def losses(models: list[Shown]) -> Figure | None:
 
 
 def online(models: list[Shown]) -> Figure | None:
-    """The evaluations during training."""
+    """Draws the evaluations during training."""
     series: dict[str, tuple[list[float], list[float]]] = {}
     for model in models:
         entries = evaluations_of(model.log)
@@ -92,7 +92,7 @@ def online(models: list[Shown]) -> Figure | None:
 
 
 def routing(models: list[Shown]) -> Figure | None:
-    """The mean weight of every expert for each task, as an annotated heat map."""
+    """Draws the mean weight of every expert for each task, as an annotated heat map."""
     shown = [(m, m.record("routing")) for m in models]
     known = [(m.label, r["details"]) for m, r in shown if r]
     if not known:
@@ -121,7 +121,7 @@ def routing(models: list[Shown]) -> Figure | None:
 
 
 def usage(models: list[Shown]) -> Figure | None:
-    """The mean weight of each expert during training: one small plot per model and task, one line per expert."""
+    """Draws the mean weight of each expert during training: one small plot per model and task, one line per expert."""
     known = {m.label: [e for e in m.log if "router" in e] for m in models}
     known = {label: entries for label, entries in known.items() if len(entries) > 1}
     if not known:
@@ -141,7 +141,7 @@ def usage(models: list[Shown]) -> Figure | None:
 
 
 def correlations(models: list[Shown]) -> Figure | None:
-    """Canonical correlations of the two embeddings, largest first."""
+    """Draws the canonical correlations of the two embeddings, largest first."""
     series = {}
     for model in models:
         record = model.record("redundancy")
@@ -162,7 +162,7 @@ def correlations(models: list[Shown]) -> Figure | None:
 
 
 def parameters(models: list[Shown]) -> Figure | None:
-    """R2 of each augmentation parameter, predicted from pairs of frozen features."""
+    """Draws the R2 of each augmentation parameter, predicted from pairs of frozen features."""
     known = {}
     for model in models:
         record = model.record("equivariance")
@@ -193,7 +193,7 @@ def parameters(models: list[Shown]) -> Figure | None:
 
 
 def invariance(models: list[Shown]) -> Figure | None:
-    """Cosine of whitened features over strengths, one small plot per transformation."""
+    """Draws the cosine of whitened features over strengths, one small plot per transformation."""
     known = {m.label: r["details"]["curves"] for m in models if (r := m.record("invariance"))}
     if not known:
         return None

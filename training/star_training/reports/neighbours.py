@@ -29,7 +29,7 @@ def draw(models: list[Shown], splits: Splits) -> list[Figure]:
 
 
 def _sheet(label: str, found: dict[str, list], source: Source) -> Figure:
-    """One row a query: the image, its neighbours by z_inv, a gap, its neighbours by z_eq."""
+    """Draws one row per query: the image, its neighbours by z_inv, a gap, its neighbours by z_eq."""
     rows = []
     for query, invariant, equivariant in zip(found["queries"], found["invariant"], found["equivariant"], strict=True):
         groups = ([query], invariant[:_SHOWN], equivariant[:_SHOWN])

@@ -30,18 +30,18 @@ SHOWN = (
 
 
 def headline(at: str) -> tuple[Place, ...]:
-    """The numbers of a study's first table; `at` is the set of its pretraining images."""
+    """Returns the numbers of a study's first table; `at` is the set of its pretraining images."""
     on_all = (Place(_LINEAR), Place(_KNN))
     return *(Place(metric, at) for metric in (_LINEAR, _KNN)), *on_all, Place(_CCA, at), Place(_KNOWN, at)
 
 
 def pairs(star: str) -> tuple[tuple[str, str], ...]:
-    """The methods whose differences a study reports; `star` is the STAR to compare."""
+    """Returns the methods whose differences a study reports; `star` is the STAR to compare."""
     return (star, "equimod"), (star, "equimod_wide"), (star, "simclr"), ("equimod", "simclr")
 
 
 def claims(star: str, experts: tuple[str, str], at: str, shots: tuple[tuple[str, str], ...]) -> tuple[Claim, ...]:
-    """The paper's claims, for a study whose methods are called as in `cifar10_small`: `star` is the STAR to compare,
+    """Returns the paper's claims for a study with the method names of `cifar10_small`: `star` is the STAR to compare,
     `experts` those with the fewest and the most, `at` the pretraining images, `shots` few-shot metrics with their data.
 
     They are numbered as in our notes on the paper; what each means in numbers is ours.

@@ -100,7 +100,7 @@ def open_image(source: Source, index: int, use: Callable[[Picture], T]) -> T:
 
 
 def name_alone(place: str) -> str:
-    """What a data source is called, without where it lies on this machine."""
+    """Returns the name of a data source, without its folder on this machine."""
     kind, mark, rest = place.partition(":")
     if kind == "stream" and not rest.startswith("hf:"):
         return f"stream:{Path(rest.partition('?')[0]).name}"

@@ -1,0 +1,199 @@
+"""The pages' snippets work: Python is run, command lines go through the real parser, links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune_cases import PLAIN, TRAIN, coloured
+from runs import pictures
+from star_training import recipes
+from star_training.cli import COMMANDS
+from star_training.cli import main as cli
+from star_training.cli.train import pretrain
+from star_training.evaluation import protocols as evals
+from star_training.pretraining.module import build
+from star_training.publishing import card
+from star_zoo import load_objective, losses, save_pretrained
+
+ROOT = Path(__file__).parents[2]
+README, GUIDE = ROOT / "README.md", ROOT / "training/README.md"
+PAGES = (README, GUIDE, *sorted(ROOT.glob("hub_cards/**/README.md")))
+EXPORT = Path("star-zoo-quickstart/export")  # the folder that pages and quickstart name
+OBJECTIVE = "my_package/my_objective.py"  # the file that README shows whole
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def commands() -> list[str]:
+    lines = "".join("".join(blocks(read(page), "bash")) for page in PAGES).splitlines()
+    found = [line.partition("#")[0].strip() for line in lines if re.match(r"star-zoo|torchrun", line)]
+    return list(dict.fromkeys(found))
+
+
+def snippets() -> list[Any]:
+    return [
+        pytest.param(snippet, id=f"{named(page)}-{number}")
+        for page in PAGES
+        for number, snippet in enumerate(blocks(read(page), "python"))
+    ]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with README's objective in it, as a package that can be imported."""
+    (objective,) = (snippet for snippet in blocks(read(README), "python") if snippet.startswith(f"# {OBJECTIVE}\n"))
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / OBJECTIVE).write_text(objective, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("my_package", "my_package.my_objective"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the snippets find the export and the images they name, with a card."""
+    where = tmp_path_factory.mktemp("reader")
+    coloured(where / "images")
+    recipe = recipes.spirograph_tiny()
+    torch.manual_seed(0)
+    module, _ = build(recipe)
+    results = {
+        "training": {
+            "steps": 1, "images": 64, "seconds": 1.0, "processes": 1, "device": "cpu",
+            "versions": {"torch": torch.__version__, "timm": "1"},
+        },
+        "online": [{"step": 0, "epoch": 0.0, "r2": 0.125}, {"step": 1, "epoch": 1.0, "r2": 0.25}],
+    }  # fmt: skip
+    save_pretrained(where / EXPORT, module.backbone, module.objective, recipe=recipe.to_dict(), results=results)
+    card.write(where / EXPORT, f"local-dir:{EXPORT}")
+    return where
+
+
+def run(code: str, where: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=where, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_pages_are_these() -> None:
+    assert [named(page) for page in PAGES] == [
+        "README.md", "training/README.md", "hub_cards/README.md", "hub_cards/benchmarks/README.md",
+        "hub_cards/cifar10_small/README.md",
+    ]  # fmt: skip
+
+
+def test_what_the_pages_name_of_star_zoo_is_there_after_its_import_alone(tmp_path: Path):
+    names = {name for page in PAGES for name in re.findall(r"(?<!from )\bstar_zoo((?:\.[A-Za-z_]\w*)+)", read(page))}
+    assert ".load_objective" in names and ".released.policy" in names
+    run("import star_zoo\n" + "\n".join(f"star_zoo{name}" for name in sorted(names)), tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", read(page)) if "://" not in link]
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", read(target), flags=re.M | re.S), re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
+
+
+@pytest.mark.parametrize("snippet", snippets())
+def test_a_python_snippet_of_a_page_runs(snippet: str, saved: Path) -> None:
+    run(snippet, saved)
+
+
+def test_the_objective_of_the_readme_is_trained_and_comes_back(package: Path) -> None:
+    pictures(package / "images", 16)
+    (line,) = (line for line in commands() if "my_package" in line)
+    settings = (
+        "backbone=test_resnet", "policy.augmentations.0.size=32", "epochs=2", "batch_size=8", "run.workers=0",
+        "objective_args.embed_dim=64",
+    )  # fmt: skip
+    words = [word.replace("path/to/images", "images") for word in shlex.split(line)[1:]]
+    assert cli.main([*words, "--out", "run", *(part for setting in settings for part in ("--set", setting))]) == 0
+    objective = load_objective("run/export")
+    assert objective.config["objective"] == "my_package.my_objective"
+    features = torch.randn(4, objective.config["num_features"])
+    assert objective.eval().embed(features)["z_inv"].shape == (4, 64)
+
+
+def test_the_python_snippets_of_a_card_run(saved: Path) -> None:
+    snippets = blocks((saved / EXPORT / "README.md").read_text(encoding="utf-8"), "python")
+    assert len(snippets) == 3
+    for snippet in snippets:
+        run(snippet, saved)
+
+
+def test_a_card_tells_what_its_run_measured(saved: Path) -> None:
+    text = (saved / EXPORT / "README.md").read_text(encoding="utf-8")
+    assert "| r2 | 0.125 | 0.250 |" in text
+    assert "$" not in text
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_of_a_page_is_one_that_the_command_line_takes(line: str, package: Path) -> None:
+    words = shlex.split(line)
+    words = words[words.index("star_training") + 1 :] if words[0] == "torchrun" else words[1:]
+    arguments = cli.parser().parse_args(words)
+    if words[0] == "pretrain":
+        pretrain.recipe_of(arguments)
+
+
+def test_the_guide_names_every_command() -> None:
+    assert {line.split()[1] for line in commands() if line.startswith("star-zoo")} >= COMMANDS.keys() - {
+        "list", "quickstart",
+    }  # fmt: skip
+    assert "`star-zoo list`" in read(GUIDE) and ".venv/bin/star-zoo quickstart\n" in read(README)
+
+
+def test_the_guide_names_every_objective_and_no_other() -> None:
+    from star_zoo import objectives
+
+    table = read(GUIDE).partition("| objective | method |")[2].partition("\n\n")[0]
+    assert tuple(sorted(re.findall(r"^\| `(\w+)` \|", table, re.M))) == objectives.known()
+
+
+def test_the_guide_names_every_protocol_and_no_other() -> None:
+    text = read(GUIDE).partition("## Evaluate")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^- `(\w+)`: ", text, re.M)) == sorted(evals.known())
+
+
+def test_the_guide_names_every_agreement_and_no_other() -> None:
+    text = read(GUIDE).partition("agree=NAME`")[2]
+    assert set(re.findall(r"`(\w+)`", text)) == set(losses.AGREEMENTS)
+
+
+def test_the_guide_names_every_variable_of_the_environment_and_no_other() -> None:
+    files = [path for package in ("star_zoo", "training/star_training") for path in (ROOT / package).rglob("*.py")]
+    used = {name for path in files for name in re.findall(r"environ\S*?\b(STAR_ZOO_[A-Z_]+)", read(path))}
+    table = read(GUIDE).partition("## Environment variables")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(STAR_ZOO_[A-Z_]+)", table, re.M)) == used != set()
+
+
+def test_the_guides_fine_tuning_is_that_which_is_tested() -> None:
+    text = read(GUIDE)
+    assert PLAIN in text
+    assert TRAIN in text.replace(" \\\n  ", " ")

@@ -1,0 +1,182 @@
+"""The pages' numbers are those of result files, table by table."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from star_training import studies
+from star_training.reports import tables
+from star_training.reports.loading import Shown
+from star_training.studies import run as reproduction
+from star_zoo import zoo
+
+README = Path(__file__).parents[2] / "README.md"
+CARDS = README.parent / "hub_cards"
+ZOO, COMPARED, SPEED = (CARDS / page / "README.md" for page in (".", "cifar10_small", "benchmarks"))
+
+MODELS = CARDS / "resnet10t"
+TAGS = ("star_resnet10t.cifar10", "star_resnet10t.cifar10_simclr", "star_resnet10t.tin100")
+SHOWN = {tag: zoo.EMBEDDED / tag / "results.json" for tag in TAGS} | {"untrained": MODELS / "untrained.json"}
+METRICS = [
+    "Linear top-1", "Linear mean per class", "20-NN top-1", "1-NN top-1",
+    "CIFAR-FS 5-way 1-shot", "CIFAR-FS 5-way 5-shot", "FC100 5-way 1-shot", "FC100 5-way 5-shot",
+    "5-way 1-shot", "5-way 5-shot", "Linear top-1, 1 % of labels", "Linear top-1, 10 % of labels",
+    "mean canonical correlation of z_inv and z_eq", "mean SVCCA correlation of z_inv and z_eq",
+    "R2, pair, features", "R2, pair, z_inv", "R2, pair, z_eq",
+    "MRR, own predictor, recalibrated", "MRR, fitted predictor, features",
+    "cosine, rotation", "cosine, horizontal flip", "cosine, hue", "overlap of the tasks' mean weights",
+]  # fmt: skip
+
+
+def words(page: Path) -> str:
+    """A page's text with single spaces, because a phrase may run over the end of a line."""
+    return " ".join(page.read_text(encoding="utf-8").split())
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def cost(results: dict[str, Any] | None, what: str) -> float:
+    """Images or seconds of a run and of those before it."""
+    return results["training"][what] + cost(results.get("start"), what) if results and "training" in results else 0
+
+
+def comparison() -> str:
+    """The table of the models in the package, made from the result files."""
+    results = {label: read(path) for label, path in SHOWN.items()}
+    models = [Shown(label, None, [], found["evaluations"]) for label, found in results.items()]
+    table = tables.compare(models, METRICS)
+    images = ["images seen", "", *(f"{cost(found, 'images') / 1e3:,.0f} thousand" for found in results.values())]
+    minutes = ["minutes of training", "", *(f"{cost(found, 'seconds') / 60:.0f}" for found in results.values())]
+    return tables.markdown(tables.Table("", table.head, [images, minutes, *table.rows]))
+
+
+def twins() -> str:
+    """The table of differences, made from what `star-zoo compare` wrote."""
+    (found,) = read(SHOWN[TAGS[0]])["comparisons"]
+    assert (found["model"], found["other"]) == TAGS[:2]
+    head = ["metric, %", "data", "STAR", "SimCLR", "difference [95 % interval]"]
+    rows = []
+    for row in found["rows"]:
+        both = (f"{100 * row[which]:.1f}" for which in ("first", "second"))
+        rows.append([row["metric"], row["data"], *both, tables.per_cent(row["difference"])])
+    return tables.markdown(tables.Table("", head, rows))
+
+
+def test_the_tables_of_the_models_are_those_of_the_result_files() -> None:
+    text = ZOO.read_text(encoding="utf-8")
+    for expected in (comparison(), twins()):
+        assert len(expected.splitlines()) > 8
+        assert expected in text, expected
+
+
+def test_the_readmes_tags_have_the_accuracy_of_the_result_files() -> None:
+    text = README.read_text(encoding="utf-8")
+    for tag in TAGS:
+        metrics: dict[str, Any] = {}
+        for record in read(SHOWN[tag])["evaluations"]:
+            metrics |= record["metrics"] if record["data"] == "cifar10" else {}
+        numbers = [f"{100 * metrics[name]['value']:.1f}" for name in ("Linear top-1", "20-NN top-1")]
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{tag}` |"))
+        assert row.endswith(f" | {' | '.join(numbers)} |")
+
+
+def test_the_size_of_the_models_is_that_of_their_files() -> None:
+    size = sum(path.stat().st_size for tag in TAGS for path in (zoo.EMBEDDED / tag).iterdir())
+    assert f"with their heads they add {size / 1e6:.0f} MB to the" in words(ZOO)
+
+
+def test_costs_in_words_are_those_of_the_result_files() -> None:
+    hours = sum(cost(read(path), "seconds") for path in (STUDY / "results").glob("*.json")) / 3600
+    assert f"`cifar10_small` took {hours:.1f} hours of one core" in words(COMPARED)
+    ours, _, tin100 = (cost(read(SHOWN[tag]), "images") / 1e6 for tag in TAGS)
+    assert f"saw {tin100:.1f} million images to the other's {ours:.1f}" in words(ZOO)
+
+
+def test_every_record_tells_the_code_that_made_it() -> None:
+    for path in SHOWN.values():
+        results = read(path)
+        assert all(r["versions"]["commit"] for r in [*results["evaluations"], *results.get("comparisons", [])])
+
+
+BENCHMARKS = CARDS / "benchmarks"
+
+
+def speed() -> str:
+    """The table of `star-zoo bench pretrain`, made from the records of its runs."""
+    rows = [
+        "| size | run | ours | released style | limit | share of the limit | times the released style |",
+        "| --- " * 7 + "|",
+    ]
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))["sizes"] for path in sorted(BENCHMARKS.glob("pretrain_*.json"))
+    ]
+    for name in found[0]:
+        for number, sizes in enumerate(found, 1):
+            told = sizes[name]
+            rates = (f"{told['samples per second'][each]:.1f}" for each in ("ours", "released style", "limit"))
+            ratios = (
+                "{median:.2f} ({least:.2f} to {most:.2f})".format(**told[each])
+                for each in ("share of the limit", "times the released style")
+            )
+            rows.append("| " + " | ".join((name, str(number), *rates, *ratios)) + " |")
+    return "\n".join(rows)
+
+
+def test_speeds_are_those_that_were_recorded() -> None:
+    assert speed() in SPEED.read_text(encoding="utf-8")
+
+
+def test_the_rate_of_decoding_is_the_one_that_was_recorded() -> None:
+    found = json.loads((BENCHMARKS / "data.json").read_text(encoding="utf-8"))
+    small = sorted((told for size, told in found.items() if size.startswith("500 x ")), key=lambda told: told["ratio"])
+    rates = " to ".join(f"{rate:.0f}" for rate in sorted(told["ours, images/s"] for told in small))
+    text = words(SPEED)
+    assert f"views of {rates} JPEGs of 500 px a second" in text
+    assert f"{small[0]['ratio']:.1f} to {small[1]['ratio']:.1f} times as fast as PIL's plain way" in text
+
+
+STUDY = CARDS / "cifar10_small"
+
+
+README_METHODS = {
+    "simclr": "SimCLR",
+    "equimod": "EquiMod",
+    "equimod_wide": "EquiMod, heads as large as STAR's",
+    "star_8": "STAR, 8 experts",
+}
+README_METRICS = {
+    "Linear accuracy, % (cifar10)": "Linear, CIFAR-10, %",
+    "Linear accuracy, % (mean of transfer sets)": "Linear, transfer sets, %",
+    "20-NN top-1, % (mean of transfer sets)": "20-NN, transfer sets, %",
+    "R2, pair, features (cifar10)": "R2",
+}
+
+
+def short_in_the_readme(short: tables.Table) -> str:
+    """README's table of four methods by four metrics, taken from the study's table in short."""
+    columns = [short.head.index(name) for name in README_METRICS]
+    rows = {row[0]: [row[column] for column in columns] for row in short.rows}
+    made = [[name, *rows[method]] for method, name in README_METHODS.items()]
+    return tables.markdown(tables.Table("", ["method", *README_METRICS.values()], made))
+
+
+def test_the_study_is_that_of_its_results(tmp_path: Path) -> None:
+    shutil.copytree(STUDY / "results", tmp_path / "results")
+    short, _, _, claims = reproduction.report(studies.find("cifar10_small"), tmp_path)
+    assert short_in_the_readme(short) in README.read_text(encoding="utf-8")
+    text = COMPARED.read_text(encoding="utf-8")
+    assert tables.markdown(short) in text and tables.markdown(claims) in text
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == (STUDY / "table.md").read_text(encoding="utf-8")
+
+
+def test_every_result_tells_the_code_that_made_it() -> None:
+    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find("cifar10_small"))}
+    paths = list((STUDY / "results").glob("*.json"))
+    assert {path.stem for path in paths} == names
+    for path in paths:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        assert told["training"]["versions"]["commit"] and all(r["versions"]["commit"] for r in told["evaluations"])
+        assert path.stat().st_size < 50_000

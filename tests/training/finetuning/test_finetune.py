@@ -1,0 +1,476 @@
+"""Full fine-tuning: what is learned, what is written, what is refused. Letters: B images, C classes."""
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from timm.data import Mixup
+from torch import Tensor, nn
+
+from data_cases import png, write_parquet
+from eval_cases import Given
+from finetune_cases import COLOURS, coloured, tiny
+from runs import TWO, entries, finish, start
+from star_training.cli.main import main, parser
+from star_training.cli.train.finetune import settings_of
+from star_training.data import BadImageWarning, DataError, open_source
+from star_training.data.eval_sets.dataset import Splits
+from star_training.engine.optim import learning_rate
+from star_training.evaluation import metrics as metric
+from star_training.evaluation.features import Labelled, extract
+from star_training.finetuning.config import FineTune, LabelledData
+from star_training.finetuning.data import open_labelled, stratified
+from star_training.finetuning.model import Learner, build, build_optimizer
+from star_training.finetuning.run import FineTuning
+from star_training.finetuning.setup import default_out, steps_per_epoch
+from star_zoo import Batch, Policy, save_pretrained
+from star_zoo.augmentations import Crop
+from twins import photos, randn
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coloured(tmp_path_factory.mktemp("images"))
+
+
+def learner(*changes: str, net: nn.Module | None = None, classes: int = 3) -> Learner:
+    made = tiny("nowhere", *changes)
+    policy = Policy((Crop(32),), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    return Learner(net or nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, classes)), policy, made, classes)
+
+
+# What is learned, and what comes out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Path, dict[str, Any]]:
+    """A fine-tuning from a saved folder that learned the colours, and its record."""
+    where = tmp_path_factory.mktemp("finished")
+    torch.manual_seed(3)
+    start = timm.create_model(
+        "test_resnet", num_classes=0, pretrained_cfg_overlay={"input_size": (3, 32, 32), "mean": (0.4, 0.5, 0.6)}
+    )
+    save_pretrained(where / "start", start, results={"training": {"steps": 7}})
+    made = tiny(images, "epochs=6", "optimizer.lr=0.1", "optimizer.warmup_epochs=1", model=str(where / "start"))
+    return where, FineTuning(made, where / "out").train()
+
+
+def accuracy_by_timm(export: Path, images: Path) -> metric.Metric:
+    """What the exported classifier tells right, by nothing but timm."""
+    model = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    hits = []
+    for path in sorted((images / "test").rglob("*.png")):
+        with torch.no_grad():
+            scores = model(transform(Image.open(path))[None])
+        hits.append(model.pretrained_cfg["label_names"][int(scores.argmax())] == path.parent.name)
+    return metric.share(torch.tensor(hits))
+
+
+def test_a_classifier_learns_and_plain_timm_loads_it(finished, images: Path):
+    where, made = finished
+    found = made["metrics"]["Fine-tuning top-1"]
+    assert found["value"] > 0.9
+    model = timm.create_model(f"local-dir:{where / 'out' / 'export'}", pretrained=True).eval()
+    assert model.num_classes == 3
+    assert model.pretrained_cfg["label_names"] == ["blue", "green", "red"]
+    config = timm.data.resolve_model_data_config(model)
+    assert (config["input_size"], tuple(config["mean"])) == ((3, 32, 32), (0.4, 0.5, 0.6))
+    assert accuracy_by_timm(where / "out" / "export", images)._asdict() == found
+
+
+def test_the_record_stands_in_the_export_and_in_the_models_own_folder(finished, images: Path):
+    where, made = finished
+    assert json.loads(json.dumps(made)) == made
+    exported = json.loads((where / "out" / "export" / "results.json").read_text())
+    own = json.loads((where / "start" / "results.json").read_text())
+    assert exported["evaluations"] == own["evaluations"] == [made]
+    assert own["training"] == {"steps": 7}
+    assert (made["protocol"], made["model"], made["data"]) == ("finetune", "start", images.name)
+    assert str(where) not in json.dumps(made) and str(images.parent) not in json.dumps(made)  # records are published
+    assert made["images"] == {"train": 48, "test": 24} and made["data_fingerprint"].keys() == {"train", "test"}
+    assert FineTune.from_dict(made["settings"]).epochs == 6
+    assert [epoch for epoch, _ in made["details"]["top-1 by epoch"]] == [1, 2, 3, 4, 5, 6]
+    assert made["details"]["top-1 by epoch"][-1][1] == made["metrics"]["Fine-tuning top-1"]["value"]
+
+
+def test_the_record_knows_the_model_by_the_fingerprint_that_evaluations_give_it(finished):
+    from star_training.evaluation.frozen_model import load
+
+    where, made = finished
+    assert made["model_fingerprint"] == load(str(where / "start")).fingerprint
+
+
+def test_the_export_is_a_start_for_the_next(finished, images: Path, tmp_path: Path):
+    where, _ = finished
+    made = FineTuning(tiny(images, "epochs=1", "optimizer.lr=0", model=str(where / "out")), tmp_path / "next").train()
+    assert made["images"]["train"] == 48
+
+
+def test_a_log_tells_each_step_and_each_epochs_accuracy(finished):
+    where, _ = finished
+    losses = entries(where / "out", "loss")
+    assert [e["step"] for e in losses] == [*range(1, 37)]
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    peak = 0.1 * 8 / 256
+    assert [e["lr"] for e in losses] == pytest.approx([learning_rate(k, 36, 6, peak) for k in range(36)])
+    assert [e["step"] for e in entries(where / "out", "top1")] == [6, 12, 18, 24, 30, 36]
+
+
+def test_it_starts_from_the_models_weights(finished, images: Path, tmp_path: Path):
+    where, _ = finished
+    begun = timm.create_model(f"local-dir:{where / 'start'}", pretrained=True, num_classes=0).state_dict()
+    FineTuning(tiny(images, "epochs=1", "optimizer.lr=0", model=str(where / "start")), tmp_path / "out").train()
+    ended = timm.create_model(f"local-dir:{tmp_path / 'out' / 'export'}", pretrained=True).state_dict()
+    for name, tensor in begun.items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.equal(ended[name], tensor), name
+    assert ended.keys() - begun.keys() == {"fc.weight", "fc.bias"}
+
+
+@pytest.fixture
+def other_precision() -> Iterator[None]:
+    """Accelerate keeps one precision for a process; within this, a fine-tuning may have another."""
+    accelerate.state.AcceleratorState._reset_state(True)
+    yield
+    accelerate.state.AcceleratorState._reset_state(True)
+
+
+def test_everything_at_once_runs_and_loads(images: Path, tmp_path: Path, other_precision):
+    changes = (
+        "mixup=0.8", "cutmix=1", "ema=0.99", "precision=bf16", "views.jitter=0.4", "views.flip=0", "run.eval_every=0",
+        'backbone_args={"drop_path_rate": 0.1}', "optimizer.name=sgd", "data.fraction=0.5", "run.workers=1",
+    )  # fmt: skip
+    made = FineTuning(tiny(images, *changes, model="untrained:test_vit"), tmp_path / "out").train()
+    assert list(made["metrics"]) == ["Fine-tuning top-1, 50 % of the labels"]
+    assert made["protocol"] == "finetune 0.5" and made["images"] == {"train": 24, "test": 24}
+    assert len(made["details"]["top-1 by epoch"]) == 1  # the last is always measured
+    model = timm.create_model(f"local-dir:{tmp_path / 'out' / 'export'}", pretrained=True)
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    (found,) = made["metrics"].values()
+    assert accuracy_by_timm(tmp_path / "out" / "export", images)._asdict() == found  # measured in float32
+
+
+def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path: Path, monkeypatch):
+    """No other image stands in for them under their labels, although images are decoded on access."""
+    folder = coloured(tmp_path / "images", 24, 12)
+    for name in ("train/blue/000.png", "test/blue/000.png", "test/red/005.png"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+    for setting, value in (("cache_bytes", 0), ("max_bad", 0.5)):
+        monkeypatch.setitem(open_source.__kwdefaults__, setting, value)
+    with pytest.warns(BadImageWarning) as told:
+        tuning = FineTuning(tiny(folder), tmp_path / "out")
+    assert len(told) == 2 and (len(tuning.images), len(tuning.test)) == (23, 10)
+    assert tuning._accuracy() == metric.share(
+        extract(tuning._kept, tuning.test, tuning.view).argmax(1) == tuning.test.targets
+    )
+    (folder / "test/red/002.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 images of .*002\.png, but they did at first"):
+        tuning._accuracy()
+
+
+def test_a_set_without_names_of_classes_gives_a_model_without(tmp_path: Path):
+    coloured(tmp_path / "images", 24, 6)
+    files = sorted((tmp_path / "images").rglob("*.png"))
+    columns = {
+        "image": [f.read_bytes() for f in files],
+        "label": [list(COLOURS).index(f.parent.name) for f in files],
+        "split": [f.parent.parent.name for f in files],
+    }
+    pack = write_parquet(tmp_path / "pack.parquet", **columns)
+    FineTuning(tiny(pack, "epochs=1"), tmp_path / "out").train()
+    model = timm.create_model(f"local-dir:{tmp_path / 'out' / 'export'}", pretrained=True)
+    assert model.num_classes == 3 and not model.pretrained_cfg.get("label_names")
+
+
+# Labels
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), fraction=st.floats(0.01, 1), seed=st.integers(0, 9))
+def test_a_fraction_takes_the_same_share_of_each_class(sizes: list[int], fraction: float, seed: int):
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    source = Given(Labelled(randn(len(labels), 2), labels))
+    part = stratified(source, fraction, seed)
+    assert part.targets is not None
+    expected = [max(1, round(fraction * size)) for size in sizes]
+    assert torch.bincount(part.targets, minlength=len(sizes)).tolist() == expected
+    again = stratified(source, fraction, seed)
+    assert part.fingerprint == again.fingerprint
+
+
+def test_another_seed_takes_other_images():
+    source = Given(Labelled(randn(200, 2), torch.arange(200) % 2))
+    assert stratified(source, 0.1, 0).fingerprint != stratified(source, 0.1, 1).fingerprint
+    assert stratified(source, 1, 0) is source
+
+
+def labelled(train: Tensor | None, test: Tensor | None) -> Splits:
+    made = Splits("given")
+    for name, targets in (("train", train), ("test", test)):
+        source = Given(Labelled(torch.zeros(9 if targets is None else len(targets), 2), targets))
+        made.__dict__[name] = source
+    return made
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (None, torch.arange(3), "the train split of given has no labels to fine-tune with"),
+        (torch.arange(3), None, "the test split of given has no labels to fine-tune with"),
+        (torch.rand(4, 2), torch.rand(4, 2), "the labels of given are numbers; fine-tuning needs classes"),
+        (torch.arange(3), torch.arange(5), "has 2 classes that its train split lacks: 3, 4; a classifier can't"),
+        (torch.arange(2), torch.arange(9), "has 7 classes that its train split lacks: 2, 3, 4, 5, 6 and 2 more;"),
+        (torch.zeros(3).long(), torch.zeros(3).long(), "given: the training images are all of one class"),
+    ],
+)
+def test_labels_that_can_not_be_learned_are_refused(train, test, message: str):
+    with pytest.raises(ValueError) as refused:
+        open_labelled(tiny("given"), labelled(train, test))
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_class_without_test_images_is_fine():
+    assert open_labelled(tiny("given"), labelled(torch.tensor([0, 3, 1]), torch.tensor([1])))[2] == 4
+
+
+# A step
+
+
+def one_view_of(images: torch.Tensor, params: torch.Tensor, labels: torch.Tensor) -> Batch:
+    return Batch([images], [params], torch.arange(len(images)), torch.full((len(images), 2), 32), labels)
+
+
+def test_the_loss_is_the_smoothed_cross_entropy():
+    module = learner("smoothing=0.2", classes=4)
+    images, params, labels = photos(5, 32, 32), torch.zeros(5, 4), torch.tensor([0, 3, 1, 1, 2])
+    found = module(one_view_of(images, params, labels), 0, 0)
+    x = (images.double() / 255 - 0.5) / 0.2
+    logits = copy.deepcopy(module.net).double()(x)
+    wanted = F.one_hot(labels, 4) * 0.8 + 0.2 / 4
+    expected = -(wanted * logits.log_softmax(1)).sum(1).mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mixup=0.4", "cutmix=1"])
+def test_mixtures_are_timms_with_a_seed_of_their_own(kind: str):
+    module = learner(kind, "smoothing=0.1")
+    images, params, labels = photos(6, 32, 32), torch.zeros(6, 4), torch.arange(6) % 3
+    before = np.random.get_state()[1].tolist()  # type: ignore[union-attr, index]
+    x, wanted = module.batch(images, params, labels, 5, 0)
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[union-attr, index]
+    again = module.batch(images, params, labels, 5, 0)
+    assert torch.equal(again[0], x) and torch.equal(again[1], wanted)
+    for step, rank in ((6, 0), (5, 1)):
+        assert not torch.equal(module.batch(images, params, labels, step, rank)[1], wanted)
+    assert not torch.equal(learner(kind, "seed=1").batch(images, params, labels, 5, 0)[1], wanted)
+
+    alphas = [float(kind.partition("=")[2]) * kind.startswith(name) for name in ("mixup", "cutmix")]
+    peer = Mixup(*alphas, label_smoothing=0.1, num_classes=3)
+    np.random.seed(np.random.SeedSequence((0, 5, 0)).generate_state(4))
+    mixed, soft = peer(module.policy.apply(images, params), labels)
+    assert torch.equal(mixed, x) and torch.equal(soft, wanted)
+    logits = module.net(x)
+    expected = -(soft * logits.log_softmax(1)).sum(1).mean()
+    assert module(one_view_of(images, params, labels), 5, 0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_layers_near_the_images_learn_more_slowly(images: Path, tmp_path: Path, monkeypatch):
+    rates: list[dict[str, float]] = []
+    original = FineTuning._train_step
+
+    def step(self: FineTuning, *args: Any) -> None:
+        original(self, *args)
+        names = {id(p): name for name, p in self.net.named_parameters()}
+        rates.append({names[id(p)]: group["lr"] for group in self.optimizer.param_groups for p in group["params"]})
+
+    monkeypatch.setattr(FineTuning, "_train_step", step)
+    tuning = FineTuning(tiny(images, "epochs=1", "optimizer.layer_decay=0.5", "optimizer.lr=0.1"), tmp_path / "out")
+    tuning.train()
+    for number, found in enumerate(rates):
+        rate = learning_rate(number, 6, 12, 0.1 * 8 / 256)
+        assert found["fc.weight"] == pytest.approx(rate)
+        assert found["conv1.0.weight"] <= rate / 16
+        depth = math.log2(rate / found["layer2.0.conv1.weight"])
+        assert depth == pytest.approx(round(depth), abs=1e-6) and depth >= 1
+
+
+def test_without_layer_decay_all_layers_learn_alike(images: Path):
+    made = tiny(images, "optimizer.layer_decay=null")
+    net, _ = build(made, 3)
+    groups = build_optimizer(made, net, torch.device("cpu")).param_groups
+    assert {group.get("lr_scale", 1.0) for group in groups} == {1.0}
+    assert sorted(group["weight_decay"] for group in groups) == [0, 0.05]
+
+
+def test_averaged_weights_are_what_is_measured_and_exported(images: Path, tmp_path: Path, monkeypatch):
+    average: dict[str, Tensor] = {}
+    original = FineTuning._train_step
+
+    def step(self: FineTuning, *args: Any) -> None:
+        original(self, *args)
+        k = self.step - 1
+        decay = 0.0 if k == 0 else min(0.6, 1 - (1 + k) ** (-2 / 3))
+        for name, tensor in self.net.state_dict().items():
+            if tensor.is_floating_point():
+                new = tensor.double()
+                average[name] = decay * average[name] + (1 - decay) * new if name in average else new
+
+    monkeypatch.setattr(FineTuning, "_train_step", step)
+    tuning = FineTuning(tiny(images, "ema=0.6", "optimizer.lr=0.1"), tmp_path / "out")
+    tuning.train()
+    exported = timm.create_model(f"local-dir:{tmp_path / 'out' / 'export'}", pretrained=True).state_dict()
+    for name, expected in average.items():
+        torch.testing.assert_close(exported[name].double(), expected, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(exported["fc.weight"], tuning.net.state_dict()["fc.weight"])
+
+
+def test_an_epochs_images_are_a_permutation_with_their_own_labels(images: Path, tmp_path: Path):
+    tuning = FineTuning(tiny(images), tmp_path / "out")
+    for packed in tuning.batches(range(tuning.steps)):
+        (view,), _, _, _, labels = packed.batch()
+        assert view.shape == (8, 3, 32, 32)
+        brightest = view.float().mean((2, 3)).argmax(1)  # of red, green, blue
+        assert torch.equal(2 - brightest, labels)
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(images: Path, tmp_path: Path):
+    changes = ("views.size=32", "epochs=1", "batch_size=8", "run.workers=0", "run.log_every=1", "optimizer.lr=0.1")
+    arguments = ["finetune", "untrained:test_vit", "--data", str(images), "--out", str(tmp_path / "two")]
+    for change in changes:
+        arguments += ["--set", change]
+    process = start(arguments, program=(*TWO, "-m", "star_training"))
+    FineTuning(tiny(images, *changes, model="untrained:test_vit"), tmp_path / "one").train()
+    code, told, err = finish(process)
+    assert code == 0, err
+    assert told.count("exported to") == 1
+    ones, twos = entries(tmp_path / "one"), entries(tmp_path / "two")
+    assert [e["loss"] for e in twos] == pytest.approx([e["loss"] for e in ones], rel=1e-4)
+
+
+# Settings
+
+
+def test_settings_survive_json_and_changes_reach_their_fields():
+    made = tiny("images", "optimizer.lr=1", "views.scale=[0.5, 1]", 'backbone_args={"drop_rate": 0.1}', "ema=0.9")
+    assert FineTune.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert (made.optimizer.lr, made.views.scale, made.backbone_args) == (1.0, (0.5, 1.0), {"drop_rate": 0.1})
+
+
+def test_options_reach_their_fields():
+    words = ["finetune", "resnet18", "--data", "my images", "--fraction", "0.1", "--set", "seed=4"]
+    made = settings_of(parser().parse_args(words))
+    expected = FineTune(model="resnet18", data=LabelledData(source="my images", fraction=0.1), seed=4)
+    assert made == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "fraction", "expected"),
+    [
+        ("runs/a-star", "packs/cifar10.parquet", 1.0, "finetune-a-star-cifar10"),
+        ("runs/a-star/export", "images", 0.01, "finetune-a-star-images-0.01"),
+        ("untrained:resnet18", "hf:some/set", 1.0, "finetune-untrained-resnet18-set"),
+    ],
+)
+def test_a_folder_is_named_after_model_and_data(model: str, source: str, fraction: float, expected: str):
+    made = FineTune(model=model, data=LabelledData(source=source, fraction=fraction))
+    assert default_out(made) == Path("runs") / expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epochs=0", "epochs is 0; it must be at least 1"),
+        ("batch_size=1", "batch_size is 1; it must be at least 2"),
+        ("data.fraction=0", "data.fraction is 0.0; it must be a share of the labels above 0, up to 1"),
+        ("smoothing=1", "smoothing is 1.0; it must be from 0 to below 1"),
+        ("mixup=-1", "mixup is -1.0; it must be at least 0"),
+        ("ema=1", "ema is 1.0; it must be between 0 and 1, or null for none"),
+        ("optimizer.layer_decay=0", "optimizer.layer_decay is 0.0; it must be above 0, up to 1, or null for none"),
+        ("optimizer.clip=0", "optimizer.clip is 0.0; give a norm above 0, or null for none"),
+        ("precision=half", "precision is 'half'; known: 'no', 'bf16', 'fp16'"),
+        ("run.log_every=0", "run.log_every is 0; it must be at least 1"),
+        ("optimizer.rl=1", "field 'rl' not found; known: name, lr,"),
+        ("epochs", "--set 'epochs' has no value; write path=value"),
+        ("epochs=many", "epochs is 'many'; it must be int"),
+        ("views.flip=2", "views.flip is 2.0; it must be from 0 to 1"),
+        ("data=3", "data is 3; it has the fields source, fraction"),
+    ],
+)
+def test_wrong_settings_are_refused(change: str, message: str):
+    with pytest.raises(ValueError) as refused:
+        tiny("images", change)
+    assert message in str(refused.value)
+
+
+def test_too_few_images_or_an_odd_batch_to_mix_are_refused():
+    with pytest.raises(ValueError, match=r"7 labelled images .* a step takes 8; .* --set batch_size=6"):
+        steps_per_epoch(tiny("images"), 7, 1)
+    with pytest.raises(ValueError, match="batch_size 8 must be a multiple of the number of processes, 3"):
+        steps_per_epoch(tiny("images"), 90, 3)
+    with pytest.raises(ValueError, match="batch_size 9 is odd on each process; mixup and cutmix mix pairs"):
+        steps_per_epoch(tiny("images", "batch_size=9", "cutmix=1"), 90, 1)
+    assert steps_per_epoch(tiny("images", "batch_size=9"), 90, 3) == 10
+
+
+# The command
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["finetune", *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_what_can_not_be_fine_tuned_ends_in_one_line(images: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", str(images)]
+    small = ["--set", "views.size=32", "--set", "batch_size=8"]
+    assert "model 'nosuchnet' can't be loaded" in told(capsys, "nosuchnet", *data, *small)
+    assert "pixels have no weights to fine-tune" in told(capsys, "pixels", *data, *small)
+    assert "test_vit' doesn't take images of 33 pixels" in told(
+        capsys, "untrained:test_vit", *data, *small, "--set", "views.size=33"
+    )
+    assert "optimizer.name is 'adamww'" in told(
+        capsys, "untrained:test_resnet", *data, *small, "--set", "optimizer.name=adamww"
+    )
+    assert "'missing' doesn't exist" in told(capsys, "untrained:test_resnet", "--data", "missing")
+    pack = write_parquet(tmp_path / "x.parquet", image=[png(1)], label=[0], split=["test"])
+    assert "needs a train split and a test split" in told(capsys, "untrained:test_resnet", "--data", str(pack), *small)
+    pack.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_line(images: Path, tmp_path: Path, capsys):
+    arguments = ["untrained:test_resnet", "--data", str(images), "--out", str(tmp_path / "out")]
+    for change in ("views.size=32", "batch_size=8", "run.workers=0", "optimizer.lr=1e38", "optimizer.name=sgd"):
+        arguments += ["--set", change]
+    assert "Try a lower optimizer.lr" in told(capsys, *arguments)
+
+
+def test_a_finished_command_says_what_it_found_and_how_to_load_it(images: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["finetune", "untrained:test_resnet", "--data", str(images), "--fraction", "0.5"]
+    for change in ("views.size=32", "batch_size=8", "epochs=1", "run.workers=0"):
+        words += ["--set", change]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    *_, found, load = lines
+    assert [line for line in lines if "images of" in line] == [lines[0]] and lines[0].startswith(f"{images}: ")
+    assert found.startswith(f"untrained:test_resnet on {images.name}: Fine-tuning top-1, 50 % of the labels 0.")
+    assert load.startswith(f"exported to runs/finetune-untrained-test_resnet-{images.name}-0.5/export: ")
+    assert eval(load.partition(": ")[2], {"timm": timm}).num_classes == 3

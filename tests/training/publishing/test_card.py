@@ -1,0 +1,413 @@
+"""Cards: every number stands in a file beside them, every snippet runs, and nothing is said that isn't known."""
+
+import ast
+import json
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loopback_client import client
+from loopback_hub import LoopbackHub
+from markdown_cases import RECORD, blocks
+from released_twin import Theirs
+from runs import tiny
+from star_training import recipes
+from star_training.cli import main as cli
+from star_training.cli.train import pretrain
+from star_training.pretraining.run import Run
+from star_training.publishing import card, card_results, dataset_terms
+from star_training.publishing.convert import convert
+from star_zoo import objectives, save_pretrained
+from twins import POLICY, backbone, repeatable
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of a run, with an evaluation on record and a figure."""
+    out = tmp_path_factory.mktemp("finished")
+    Run(tiny("epochs=1"), out).train()
+    folder = out / "export"
+    card.write(folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["training"]["seconds"] = 4321.5  # of a run that takes longer
+    (folder / "results.json").write_text(json.dumps(results | {"evaluations": [RECORD]}))
+    (folder / "nearest_neighbours.png").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A released checkpoint of the authors in our layout."""
+    where = tmp_path_factory.mktemp("converted")
+    torch.manual_seed(0)
+    convert(Theirs().checkpoint(where / "ckpt-200.pth"), recipes.stl10_resnet18(), where / "ours")
+    return where / "ours"
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of which less is known."""
+    where, model = tmp_path_factory.mktemp("others"), backbone()
+    save_pretrained(where / "bare", model)
+    save_pretrained(where / "pairs", model, objectives.build("simclr", model.num_features, POLICY))
+    save_pretrained(where / "classifier", timm.create_model("test_resnet", num_classes=7))
+    save_pretrained(where / "photos", model, recipe=tiny("data.source=pictures/cats@v2").to_dict())
+    return {path.name: path for path in where.iterdir()}
+
+
+# --- snippets
+
+
+def test_the_snippets_of_every_card_run(finished: Path, others: dict[str, Path], tmp_path: Path):
+    cards = {name: card.render(folder) for name, folder in {"finished": finished, **others}.items()}
+    counts = {name: len(blocks(text, "python")) for name, text in cards.items()}
+    assert counts == {"finished": 3, "pairs": 3, "bare": 2, "photos": 2, "classifier": 2}
+    code = """
+    import sys
+    for snippet in sys.argv[1:]:
+        exec(compile(snippet, "<card>", "exec"), {"__name__": "__main__"})
+    """
+    with LoopbackHub() as nothing:
+        client(nothing, tmp_path, code, *(snippet for text in cards.values() for snippet in blocks(text, "python")))
+        assert nothing.requests == []
+
+
+def test_the_command_lines_of_a_card_are_those_of_the_program(finished: Path, others: dict[str, Path]):
+    lines = [
+        line
+        for folder, name in ((finished, None), (finished, "hf-hub:me/name"), (others["pairs"], None))
+        for block in blocks(card.render(folder, name), "bash")
+        for line in block.splitlines()
+    ]
+    again = [line for line in lines if line.startswith("star-zoo eval")]
+    lines = [line for line in lines if line not in again]
+    assert len(lines) == 3 and len(again) == 2
+    for line, start in zip(again, (str(finished), "hf-hub:me/name"), strict=True):
+        arguments = cli.parser().parse_args(shlex.split(line)[1:])
+        found = (arguments.protocol, arguments.model, arguments.data, arguments.seed)
+        assert found == ("linear", start, ["stl10"], 3)
+    for line, start in zip(lines, (str(finished), "hf-hub:me/name", str(others["pairs"])), strict=True):
+        program, *words = shlex.split(line)
+        arguments = cli.parser().parse_args(words)
+        recipe = pretrain.recipe_of(arguments)
+        assert (program, recipe.init_from, recipe.name) == ("star-zoo", start, "folder")
+    assert "backbone=test_resnet" in lines[0]
+
+
+# --- the metadata
+
+
+def test_the_metadata_is_what_the_files_say(finished: Path):
+    found = ModelCard(card.render(finished, "hf-hub:me/star_test-7@v1")).data
+    assert (found.library_name, found.pipeline_tag) == ("timm", "image-feature-extraction")
+    assert {"timm", "transformers", "image-feature-extraction", "star-zoo"} < set(found.tags)
+    assert (found.license, found.license_name, found.datasets) == ("other", "not-stated", None)
+    assert found.model_name == "star_test-7"
+    assert [(r.metric_name, r.metric_value, r.metric_type, r.dataset_name) for r in found.eval_results] == [
+        (name, metric["value"], "linear", "stl10") for name, metric in RECORD["metrics"].items()
+    ]
+
+
+def test_two_protocols_on_one_data_set_stay_apart(finished: Path, tmp_path: Path):
+    """The Hub takes all results on a data set together; what tells them apart is the name of the metric."""
+    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
+    results = json.loads((folder / "results.json").read_text())
+    neighbours = RECORD | {"protocol": "knn", "metrics": {"1-NN top-1": {"value": 0.5, "low": 0.4, "high": 0.6}}}
+    (folder / "results.json").write_text(json.dumps(results | {"evaluations": [RECORD, neighbours]}))
+    data = ModelCard(card.render(folder)).data
+    (model,) = data.to_dict()["model-index"]
+    assert len(model["results"]) == 1  # so much for the client's grouping
+    metrics = {metric["name"]: metric["value"] for metric in model["results"][0]["metrics"]}
+    assert metrics == {"Linear top-1": 0.87654321, "20-NN top-1": 0.7912345, "1-NN top-1": 0.5}
+
+
+@pytest.mark.parametrize(("source", "hub_id"), [("cifar10.parquet", "uoft-cs/cifar10"), ("pictures/cats", None)])
+def test_a_known_data_set_is_named_with_its_terms(source: str, hub_id: str | None, finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["data"]["source"] = source
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    text = card.render(folder)
+    assert ModelCard(text).data.datasets == (hub_id and [hub_id])
+    assert f"The pretraining images are {dataset_terms.of(source).title}. {dataset_terms.of(source).terms}" in text
+
+
+def test_a_licence_is_said_where_there_is_one(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
+    assert "These weights were published without a licence." in card.render(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["license"] = "cc-by-nc-4.0"
+    (folder / "config.json").write_text(json.dumps(config))
+    text = card.render(folder)
+    assert "The weights are published under cc-by-nc-4.0." in text
+    assert ModelCard(text).data.license == "cc-by-nc-4.0"
+
+
+# --- what each kind says
+
+
+def test_the_card_of_a_run(finished: Path):
+    text = card.render(finished)
+    assert "| Linear top-1 | stl10 | 5,000 train, 8,000 test | 3 | 0.8765 [0.8611, 0.8922] |" in text
+    assert "| 20-NN top-1 | stl10 | 5,000 train, 8,000 test | 3 | 0.7912 |" in text
+    assert "![nearest neighbours](nearest_neighbours.png)" in text
+    assert "The heads (2 experts) and the augmentation policy" in text
+    assert "timm's test_resnet, pretrained without labels on Spirographs. " in text
+    assert "no classifier" in text and "$" not in text and "\n\n\n" not in text
+    results = json.loads((finished / "results.json").read_text())
+    for metric, value in results["online"][1].items():
+        if metric not in ("step", "epoch"):
+            assert f"| {metric} | {results['online'][0][metric]:.3f} | {value:.3f} |" in text
+
+
+def test_the_card_of_a_released_checkpoint(converted: Path):
+    text = (converted / "README.md").read_text()
+    assert text == card.render(converted)
+    sha = json.loads((converted / "results.json").read_text())["released"]["sha256"]
+    assert f"Converted from the authors' released `ckpt-200.pth` (sha256 `{sha}`)." in text
+    assert "The weights are the authors' own; their repository states no licence." in text
+    assert "apache" not in text and ModelCard(text).data.license_name == "not-stated"
+    assert "The heads (3 experts) and" in text and "Nothing was measured." in text and "STL-10" in text
+    assert "timm's resnet18" in text and "11.2 million" in text and "96 px" in text
+
+
+def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
+    texts = {name: card.render(folder) for name, folder in others.items()}
+    bare = texts["bare"]
+    assert "This model was saved without heads." in bare and "\ntimm's test_resnet.\n" in bare
+    assert "Nothing was measured." in bare and "Not recorded." in bare
+    assert "without labels" not in bare and "star-zoo pretrain" not in bare
+    assert "with a classifier of 7 classes" in texts["classifier"]
+    assert "The heads and the augmentation policy" in texts["pairs"] and "experts" not in texts["pairs"].split("## ")[2]
+    assert "on cats.\n" in texts["photos"] and "are cats. Its terms are not known" in texts["photos"]
+    assert "pictures" not in texts["photos"]
+    for text in texts.values():
+        assert "$" not in text and "\n\n\n" not in text and ModelCard(text).data.eval_results is None
+
+
+def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
+    results = json.loads((folder / "results.json").read_text())
+    first = recipes.cifar10_resnet10t().published()
+    second = recipes.cifar10_resnet10t_48px().published() | {"init_from": "the_first"}
+    for recipe in (first, second):
+        recipe["data"]["source"] = "cifar10.parquet"
+        recipe["run"]["workers"] = 0  # which changes no number
+    start = {"recipe": first, "training": results["training"] | {"images": 12345}}
+    (folder / "recipe.json").write_text(json.dumps(second))
+    (folder / "results.json").write_text(json.dumps(results | {"start": start}))
+    text = card.render(folder)
+    made = text.partition("## Training")[2]
+    assert [line for block in blocks(made, "bash") for line in block.splitlines()] == [
+        "star-zoo pretrain cifar10_resnet10t --objective star --data cifar10.parquet",
+        "star-zoo pretrain cifar10_resnet10t_48px --objective star --data cifar10.parquet --init-from the_first",
+    ]
+    assert made.index("12,345 images") < made.index("It starts from `the_first`.") < made.rindex("72.0 minutes")
+    assert made.index("`results.json` has all settings.") < made.index("`recipe.json` has all settings.")
+    assert "replace the names of images" in made
+    plain = card.render(finished)
+    assert "It starts from" not in plain and "replace the names of images" not in plain
+
+    for changed in ({"epochs": 3}, {"objective": "mine"}, {"name": "mine"}, {"backbone_args": {"a": 1}}):
+        (folder / "recipe.json").write_text(json.dumps(second | changed))
+        assert "star-zoo pretrain cifar10_resnet10t_48px" not in card.render(folder)
+
+
+def test_every_objective_is_described_by_its_own_first_line(tmp_path: Path):
+    model = backbone()
+    for name in objectives.known():
+        objective = objectives.build(name, model.num_features, POLICY)
+        text = card.render(save_pretrained(tmp_path / name, model, objective))
+        first = str(sys.modules[objectives.find(name).__module__].__doc__).splitlines()[0]
+        assert len(first) > 20 and first in text
+
+
+# --- numbers
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?", text))
+
+
+def leaves(data: Any) -> Iterator[Any]:
+    """Every value in JSON, and every key."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield key
+            yield from leaves(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from leaves(value)
+    else:
+        yield data
+
+
+def fixed(path: Path) -> str:
+    """The text in a module's strings, without the specs that numbers are formatted by."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FormattedValue):
+            node.format_spec = None
+    return " ".join(n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+
+
+METHODS = [sys.modules[objectives.find(name).__module__] for name in objectives.known()]  # whose first lines are told
+FIXED = numbers(card.TEMPLATE.read_text(encoding="utf-8") + " ".join(str(m.__doc__).splitlines()[0] for m in METHODS))
+FIXED |= {number for module in (card, card_results, dataset_terms) for number in numbers(fixed(Path(module.__file__)))}
+
+
+def derived(folder: Path) -> set[str]:
+    """Every number that a card may tell, in every way that it may."""
+    told = set()
+    for path in folder.glob("*.json"):
+        for value in leaves(json.loads(path.read_text())):
+            if isinstance(value, str):
+                told |= numbers(value)
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                for form in ("{}", "{:,}", "{:.3f}", "{:.4g}"):
+                    told |= numbers(form.format(value))
+                told |= numbers(f"{value / 3600:.1f} {value / 60:.1f}") if path.name == "results.json" else set()
+    model = timm.create_model(f"local-dir:{folder}", device="meta")
+    return told | {f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}"}
+
+
+def body(text: str) -> str:
+    return text.split("\n---\n", 1)[1]
+
+
+def test_every_number_in_a_card_is_in_a_file(finished: Path, converted: Path, others: dict[str, Path]):
+    for folder in (finished, converted, *others.values()):
+        text = body(card.render(folder, "hf-hub:me/name"))
+        assert numbers(text) - FIXED - derived(folder) == set()
+    assert len(numbers(body(card.render(finished))) - FIXED) > 20
+
+
+fraction = st.floats(0, 1, width=32)
+count = st.integers(0, 10**9)
+metric = st.one_of(
+    st.fixed_dictionaries({"value": st.floats(-1e6, 1e6), "low": st.none(), "high": st.none()}),
+    st.fixed_dictionaries({"value": fraction, "low": fraction, "high": fraction}),
+)
+record = st.fixed_dictionaries(
+    {
+        "protocol": st.sampled_from(("knn", "linear")),
+        "data": st.sampled_from(("stl10", "birds")),
+        "seed": count,
+        "images": st.dictionaries(st.sampled_from(("train", "test")), count, max_size=2),
+        "metrics": st.dictionaries(st.sampled_from(("20-NN top-1", "linear", "R2")), metric, max_size=3),
+    }
+)
+pair = st.lists(st.fixed_dictionaries({"step": count, "epoch": fraction, "knn20": fraction}), min_size=2, max_size=2)
+cost = st.fixed_dictionaries(
+    {
+        "steps": count, "images": count, "seconds": st.floats(0, 1e7), "processes": count,
+        "device": st.just("cuda"), "versions": st.just({"torch": "2.7.1", "timm": "1.0.31"}),
+    }
+)  # fmt: skip
+comparison = st.fixed_dictionaries(
+    {
+        "other": st.sampled_from(("pixels", "star_resnet18.stl10")), "seed": count, "interval": st.just("over images"),
+        "protocols": st.just(["linear", "knn"]),
+        "data_fingerprints": st.dictionaries(st.sampled_from(("stl10", "birds")), st.just({"test": "f"}), min_size=1),
+        "rows": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "metric": st.just("20-NN top-1"), "data": st.sampled_from(("stl10", "mean of all")),
+                    "first": fraction, "second": fraction, "difference": metric,
+                }
+            ),
+            max_size=3,
+        ),
+    }
+)  # fmt: skip
+measured = {
+    "evaluations": st.lists(record, max_size=3),
+    "comparisons": st.lists(comparison, max_size=2),
+    "training": cost,
+    "online": pair,
+}
+
+
+@repeatable
+@given(st.fixed_dictionaries({}, optional=measured))
+def test_whatever_was_measured_is_told_and_nothing_else(others: dict[str, Path], results: dict[str, Any]):
+    folder = others["bare"]
+    (folder / "results.json").write_text(json.dumps(results))
+    try:
+        text = card.render(folder, "hf-hub:me/name")
+        told = body(text)
+        assert numbers(told) - FIXED - derived(folder) == set()
+    finally:
+        (folder / "results.json").unlink()
+    for found in results.get("evaluations", []):
+        for name, value in found["metrics"].items():
+            start = f"| {found['protocol']} | {name} | {found['data']} | "
+            row = next(line for line in told.splitlines() if line.startswith(start))
+            assert row.endswith(" |")
+            assert f"{value['value']:.4g}" in told
+    for found in results.get("comparisons", []):
+        for row in found["rows"]:
+            start = f"| {row['metric']} | {row['data']} | {row['first']:.4g} | {row['second']:.4g} | "
+            assert f"{start}{row['difference']['value']:.4g}" in told
+        assert f"star-zoo compare hf-hub:me/name {found['other']} --data" in told
+    values = {m["value"] for r in results.get("evaluations", []) for m in r["metrics"].values()}
+    index = ModelCard(text).data.eval_results or []
+    assert {result.metric_value for result in index} == values
+    assert ("Nothing was measured." in told) == (not values and not any(map(results.get, ("online", "comparisons"))))
+
+
+def test_a_changed_value_is_a_changed_card(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
+    before, path = card.render(folder), folder / "results.json"
+    results = json.loads(path.read_text())
+    untold = []
+
+    def walk(data: Any) -> None:
+        for key in data if isinstance(data, dict) else range(len(data)):
+            value = data[key]
+            if isinstance(value, dict | list):
+                walk(value)
+            elif isinstance(value, int | float):
+                data[key] = 2 * value + 1
+                path.write_text(json.dumps(results))
+                if card.render(folder) == before:
+                    untold.append((key, value))
+                data[key] = value
+
+    walk(results)
+    when = [(key, found[key]) for found in results["online"] for key in ("step", "epoch")]
+    assert sorted(untold) == sorted([*when, ("epochs", 77), ("seconds", 55.5)])  # of an evaluation
+
+
+# --- broken files
+
+
+@pytest.mark.parametrize("name", ["config.json", "recipe.json", "results.json", "heads.json"])
+def test_a_file_that_says_something_else_is_one_line(name: str, finished: Path, tmp_path: Path, capsys):
+    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
+    good = (folder / "README.md").read_text()
+    other = ["", "[]", "null", "5", "{", "[" * 100_000, "\x80", '{"data": 1}', '{"online": [1]}']
+    other.append('{"evaluations": [1]}')
+    refused = 0
+    for text in other:
+        (folder / name).write_text(text, encoding="latin-1")
+        code = cli.main(["card", str(folder)])
+        error = capsys.readouterr().err
+        assert code in (0, 1) and error.count("\n") == code, text
+        if code:
+            assert error.startswith(f"star-zoo: cannot make a card from the files in {folder}: ")
+            assert (folder / "README.md").read_text() == good
+        refused += code
+        (folder / "README.md").write_text(good)
+    assert refused >= 8

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
+from ..momentum import MomentumCopy, Queue
 
 
 class Objective(nn.Module):
@@ -76,8 +77,9 @@ class Objective(nn.Module):
         return None
 
     def published(self) -> dict[str, Tensor]:
-        """Returns the tensors to publish: the state dict, from which a subclass removes momentum copies and queues."""
-        return self.state_dict()
+        """Returns the tensors to publish: the state dict without momentum copies and queues."""
+        kept_back = tuple(f"{name}." for name, m in self.named_modules() if isinstance(m, MomentumCopy | Queue))
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(kept_back)}
 
 
 class FeatureObjective(Objective):

@@ -13,7 +13,7 @@ from hypothesis import settings
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from star_zoo import Objective, objectives
+from star_zoo import Batch, Encoder, Objective, objectives
 from star_zoo.augmentations import Augmentation, Framing, Policy
 from star_zoo.augmentations.policy import KNOWN
 
@@ -71,6 +71,44 @@ def backbone(name: str = "test_resnet", **kwargs: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return timm.create_model(name, num_classes=0, **kwargs)
+
+
+class Pooled(nn.Module):
+    """The smallest backbone with batch norm and forward_intermediates: (B, 3, S, S) -> (B, NUM_FEATURES)."""
+
+    num_features = head_hidden_size = NUM_FEATURES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(6, NUM_FEATURES, 3, 2, 1, bias=False), nn.BatchNorm2d(NUM_FEATURES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.stem(x)).mean((2, 3))
+
+    def forward_intermediates(self, x: Tensor, indices: Any = None, **_: Any) -> list[Tensor]:
+        maps = [stem := self.stem(x), self.body(stem)]
+        return [maps[k] for k in (range(2) if indices is None else indices)]
+
+
+def encoder(policy: Policy) -> Encoder:
+    """An encoder of `NUM_FEATURES` features, the same weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Encoder(policy, Pooled())
+
+
+def batch(objective: Objective, count: int, seed: int = 0, classes: int = 3) -> Batch:
+    """The views that an objective plans of random images of 20 x 30 pixels, with random classes."""
+    images, policy = photos(count, 20, 30, seed), objective.policy
+    plans = [objective.plan(20, 30, generator(1000 * seed + k // objective.share)) for k in range(count)]
+    params = list(torch.stack(plans).unbind(1))
+    views = []
+    for rows, side in zip(params, objective.sizes or (policy.size,) * len(params), strict=True):
+        resized = policy.resized(side)
+        views.append(torch.stack([resized.crop(image, row) for image, row in zip(images, rows, strict=True)]))
+    numbers = torch.arange(count)
+    return Batch(views, params, numbers, torch.tensor([[20, 30]] * count), numbers % classes)
 
 
 class SeparateExperts(nn.Module):

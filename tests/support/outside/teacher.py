@@ -1,12 +1,11 @@
 """An objective without heads that reads images, labels and an intermediate map, and keeps a momentum copy."""
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from star_zoo import Batch, Encoder, Objective, Policy
+from star_zoo.momentum import MomentumCopy, cosine_momentum
 
 
 class Teacher(Objective):
@@ -25,8 +24,7 @@ class Teacher(Objective):
         images = [encoder.augment(batch, view) for view in range(2)]
         base, drawn = encoder(images)
         (early,), _ = encoder.maps(images, [1])
-        with torch.no_grad():
-            followed, _ = self.teacher(images)
+        followed, _ = self.teacher(images)
         bright = self.brightness(early.mean((1, 2, 3))[:, None])[:, 0]
         return {
             "class": F.cross_entropy(self.classify(base).float(), batch.target),
@@ -35,11 +33,7 @@ class Teacher(Objective):
         }
 
     def attach(self, encoder: Encoder) -> None:
-        self.teacher = copy.deepcopy(encoder).requires_grad_(False)
+        self.teacher = MomentumCopy(encoder)
 
     def after_step(self, encoder: Encoder, progress: float) -> None:
-        for mine, theirs in zip(self.teacher.parameters(), encoder.parameters(), strict=True):
-            mine.lerp_(theirs, (1 - self.momentum) * (1 - progress / 2))
-
-    def published(self) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("teacher.")}
+        self.teacher.update(encoder, cosine_momentum(self.momentum, progress))

@@ -69,7 +69,6 @@ def test_bfloat16_embeddings_are_compared_in_float32():
 def test_autocast_does_not_reach_the_logits():
     a, b = randn(N, O), randn(N, O, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(nt_xent(a, b, 0.05), nt_xent(a, b, 0.05).float())
         inside = nt_xent(a, b, 0.05)
     assert torch.equal(inside, nt_xent(a, b, 0.05))
 

@@ -28,7 +28,7 @@ def test_pieces_of_work_come_one_after_the_other():
     seen: list[int] = []
     with Background() as background:
         for number in range(5):
-            background.start(lambda number=number: (time.sleep(0.01), seen.append(number)))
+            background.start(lambda number=number: (time.sleep(0.02 * (4 - number)), seen.append(number)))
     assert seen == [0, 1, 2, 3, 4]
 
 

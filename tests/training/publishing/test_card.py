@@ -226,11 +226,15 @@ def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(
 
 def test_every_objective_is_described_by_its_own_first_line(tmp_path: Path):
     model = backbone()
+    described = {}
     for name in objectives.known():
         objective = objectives.build(name, model.num_features, POLICY)
         text = card.render(save_pretrained(tmp_path / name, model, objective))
         first = str(sys.modules[objectives.find(name).__module__].__doc__).splitlines()[0]
         assert len(first) > 20 and first in text
+        described[name] = first
+    assert len(set(described.values())) == len(described)
+    assert described["star"].startswith("STAR (Jeon et al., NeurIPS 2025)") and "SimCLR (Chen" in described["simclr"]
 
 
 # --- numbers

@@ -1,6 +1,5 @@
 """Locates the files of a tag: in the local store, in the package, or on the Hub, in that order."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -116,8 +115,9 @@ def _verify(path: Path, repository: Repository) -> None:
 
 def checksum(path: Path, length: int) -> str:
     """Returns a file's checksum as the Hub computes it: sha256 if `length` is 64 (large files), else git's sha1."""
-    sha = hashlib.sha256() if length == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+    if length != 64:
+        return git_hash(path.read_bytes())
     with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            sha.update(part)
-    return sha.hexdigest()
+        return sha_fileobj(file).hex()

@@ -108,7 +108,12 @@ def test_what_is_in_the_wheel(target: Path):
     for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100", "star_resnet10t.cifar10_simclr"):
         embedded = {name.rpartition("/")[2] for name in names if name.startswith(f"star_zoo/weights/{tag}/")}
         assert embedded == set(store.FILES)
-    assert {"star_training/publishing/template.md", "star_zoo/py.typed", "star_training/py.typed"} <= set(names)
+    assert {
+        "star_training/publishing/template.md",
+        "star_training/reports/page.html.jinja",
+        "star_zoo/py.typed",
+        "star_training/py.typed",
+    } <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -45,7 +45,7 @@ def whole(tmp_path_factory) -> Path:
 def test_two_processes_run_to_the_end_and_write_once(whole: Path):
     assert [e["step"] for e in entries(whole)] == [*range(1, STEPS + 1)]
     assert [e["step"] for e in entries(whole, "r2")] == [0, EPOCH, STEPS]
-    assert sorted(p.name for p in whole.iterdir()) == ["checkpoints", "export", "log.jsonl", "recipe.json"]
+    assert sorted(p.name for p in whole.iterdir()) == [".lock", "checkpoints", "export", "log.jsonl", "recipe.json"]
     assert len(list((whole / "checkpoints").iterdir())) == 2
     training = json.loads((whole / "export" / "results.json").read_text())["training"]
     assert training["processes"] == 2 and training["images"] == 8 * STEPS

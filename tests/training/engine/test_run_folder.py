@@ -1,5 +1,6 @@
 """A run's folder is one process's: real processes on one folder, and what lets it go."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from runs import at_step, command, entries, finish, start, stopped_at, tiny
-from star_training.engine.run_dir import FolderLock
+from star_training.engine.run_dir import lock_folder
 from star_training.pretraining.run import Run
 
 
@@ -49,7 +51,7 @@ def test_the_folder_is_taken_while_a_run_trains(tmp_path: Path, monkeypatch: pyt
 
     def try_it(run: Run) -> None:
         with pytest.raises(ValueError, match="another process is using"):
-            FolderLock(tmp_path)
+            lock_folder(tmp_path)
         refused.append(run.step)
 
     at_step(monkeypatch, 2, try_it)
@@ -59,23 +61,24 @@ def test_the_folder_is_taken_while_a_run_trains(tmp_path: Path, monkeypatch: pyt
 
 def test_a_lock_is_let_go_by_leaving_by_hand_and_by_forgetting(tmp_path: Path):
     folder = tmp_path / "new" / "folder"
-    with FolderLock(folder), pytest.raises(ValueError, match="another process is using .*folder"):
-        FolderLock(folder)
-    lock = FolderLock(folder)
-    lock.let_go()
-    lock.let_go()
-    again = FolderLock(folder)
-    del again
-    FolderLock(folder).let_go()
-    assert list(folder.iterdir()) == []
+    with lock_folder(folder), pytest.raises(ValueError, match="another process is using .*folder"):
+        lock_folder(folder)
+    lock = lock_folder(folder)
+    with lock:
+        pass
+    again = lock_folder(folder)
+    del again, lock
+    with lock_folder(folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def test_processes_that_were_forked_hold_no_lock(tmp_path: Path):
     """As those that load images: neither while the one that trained lives, nor for a moment after it was killed."""
     code = """if True:
         import os, sys, time, pathlib
-        from star_training.engine.run_dir import FolderLock
-        lock = FolderLock(pathlib.Path(sys.argv[1]))
+        from star_training.engine.run_dir import lock_folder
+        lock = lock_folder(pathlib.Path(sys.argv[1]))
         if child := os.fork():
             time.sleep(0.5)  # until the child has begun
             print(child, flush=True)
@@ -87,16 +90,36 @@ def test_processes_that_were_forked_hold_no_lock(tmp_path: Path):
     child = int(done.stdout.readline())
     try:
         done.wait()
-        FolderLock(tmp_path).let_go()
+        with lock_folder(tmp_path):
+            pass
     finally:
         os.kill(child, signal.SIGKILL)
         done.stdout.close()
 
 
 def test_a_lock_is_let_go_whoever_has_a_copy_of_its_handle(tmp_path: Path):
-    lock = FolderLock(tmp_path)
-    assert lock._handle is not None
-    copy = os.dup(lock._handle)
-    lock.let_go()
-    FolderLock(tmp_path).let_go()
+    lock = lock_folder(tmp_path)
+    handles = [int(name) for name in os.listdir("/dev/fd")]
+    (handle,) = [h for h in handles if same_file(h, tmp_path / ".lock")]
+    copy = os.dup(handle)
+    with lock:
+        pass
+    with lock_folder(tmp_path):
+        pass
     os.close(copy)
+
+
+def same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:  # the handle that listed the handles
+        return False
+
+
+def test_a_folder_that_can_not_be_locked_admits_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    with lock_folder(tmp_path), lock_folder(tmp_path):
+        pass

@@ -68,7 +68,7 @@ def test_a_run_is_the_same_each_time_and_another_with_another_seed(tmp_path: Pat
 def test_a_run_leaves_its_recipe_its_log_its_checkpoints_and_its_export(tmp_path: Path):
     recipe = tiny("run.keep=1")
     results = Run(recipe, tmp_path).train()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "export", "log.jsonl", "recipe.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "checkpoints", "export", "log.jsonl", "recipe.json"]
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{STEPS:09d}.safetensors"]
     assert json.loads((tmp_path / "recipe.json").read_text()) == recipe.to_dict()
     assert json.loads((tmp_path / "export" / "results.json").read_text()) == results

@@ -5,7 +5,7 @@ Letters: B images on this process, V views of an image, S_v size of view v, P pa
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from star_zoo.objectives import Batch
 
 from .decode import Picture
 from .sources.base import Source, open_image
-from .workers import Batches
+from .workers import Batches, load_once
 from .workers import batches as load_batches
 
 Plan = Callable[[int, int, torch.Generator], Tensor]  # height, width, generator -> (V, P)
@@ -163,6 +163,11 @@ class StepBatches(Sampler[list[tuple[int, int, int]]]):
                 first = batch * self.batch_size + self.rank * share
                 images = order[first : first + share].tolist()
                 yield [(epoch, index, images[k - k % self.shared]) for k, index in enumerate(images)]
+
+
+def load_views(dataset: MultiViewDataset, keys: Sequence[Sequence[Any]], workers: int) -> Generator[Packed, None, None]:
+    """Yields the batch of each list of (epoch, index); see `load_once`."""
+    return load_once(dataset, stack, concatenate, keys, workers)
 
 
 def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: bool) -> Generator[Packed, None, None]:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from typing import Any, Protocol, TypeVar
@@ -20,12 +20,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import unexpected
-from .sources.base import DataError
+from .sources.base import DataError, Source, decodes_on_access
 
 T = TypeVar("T")
 
 _END = object()
+_FEW = 256  # images; the start of workers takes longer than loading fewer
+_PARTS = 16  # of a batch, which workers send one by one in `load_once`, because shared memory may be small
 _PATIENCE = 1.0  # seconds that a worker has to finish its work before it is killed
+_FEWER = "use fewer workers with --set run.workers=N (eval and compare: --workers N)"
+_GO_ON = "and go on with --resume (eval and compare: start again)"
 
 
 class LoadingError(RuntimeError):
@@ -55,8 +59,7 @@ class Failure:
         if isinstance(error, DataError):
             line = str(error)
         elif isinstance(error, MemoryError):
-            way_out = "use fewer workers with --set run.workers=N or a smaller batch_size"
-            line = f"out of memory while loading {where or 'a batch'}; {way_out}, and go on with --resume"
+            line = f"out of memory while loading {where or 'a batch'}; {_FEWER} or a smaller batch_size, {_GO_ON}"
         else:
             line = f"can't load {where or 'a batch'}: {unexpected(error)}"
         return cls(line, traceback.format_exc(), isinstance(error, DataError))
@@ -109,6 +112,34 @@ def batches(dataset: Dataset[Any], keys: Iterable[Any] | None, workers: int, pin
         _end(iterator)
 
 
+def useful_workers(source: Source, workers: int) -> int:
+    """Returns the number of workers for one pass over a source: 0 for few images, and for images in memory."""
+    return workers if decodes_on_access(source) and len(source) >= _FEW else 0
+
+
+def load_once(
+    examples: Loads,
+    collate: Callable[[list[Any]], T],
+    join: Callable[[list[T]], T],
+    keys: Sequence[Sequence[Any]],
+    workers: int,
+) -> Generator[T, None, None]:
+    """Yields the batch of each list of keys, in order; the number of workers does not change it.
+
+    Batches are loaded in parts: `collate` takes the examples of a part, and `join` the parts of a batch. Without
+    workers, errors of `examples` are raised as they are; else as in `batches`.
+    """
+    part = max(1, max(map(len, keys), default=0) // _PARTS)
+    parts = [some[start : start + part] for some in keys for start in range(0, len(some), part)]
+    with contextlib.closing(
+        batches(Batches(examples, collate), parts, workers, pin=False)
+        if workers
+        else (collate([examples[key] for key in some]) for some in parts)
+    ) as loaded:
+        for some in keys:
+            yield join([next(loaded) for _ in range(0, len(some), part)])
+
+
 def _next(iterator: Iterator[Any]) -> Any:
     try:
         return next(iterator, _END)
@@ -135,7 +166,7 @@ def _lost(error: Exception) -> OSError:
     reason = " ".join(str(error).split()).split(". ")[0]  # torch's further sentences are about its own arguments
     return OSError(
         f"a worker that loads images was killed or can't be reached ({reason}); memory, shared memory (/dev/shm) or "
-        "open files (ulimit -n) may be short: use fewer workers with --set run.workers=N, and go on with --resume"
+        f"open files (ulimit -n) may be short: {_FEWER}, {_GO_ON}"
     )
 
 

@@ -1,14 +1,10 @@
 """A run's folder: it holds the settings of one run, which alone may resume there, in one process at a time."""
 
-import contextlib
 import json
-import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # on Windows, where a folder can't be locked
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
 from ..settings.base import Settings, differences
 
@@ -38,54 +34,16 @@ def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> Non
         )
 
 
-_held: set[int] = set()  # handles of locked folders
+def lock_folder(folder: Path) -> AbstractContextManager[object]:
+    """Creates a folder and locks it for this process until the context is left or the process ends.
 
-
-def _forget() -> None:
-    """Closes the handles in a forked process, e.g. a worker, because any open copy keeps the lock."""
-    for handle in _held:
-        os.close(handle)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
-
-
-class FolderLock:
-    """Creates a folder and locks it for this process until exit, `let_go` or the end of the process.
-
-    Raises ValueError if another process holds the lock. File systems without locks admit every process.
+    Raises ValueError if the lock is held already. File systems without locks admit every process.
     """
-
-    def __init__(self, folder: Path):
-        self._handle: int | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
-            return
-        self._handle = os.open(folder, os.O_RDONLY)
-        _held.add(self._handle)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.let_go()
-            raise ValueError(f"another process is using {folder}; let it end, or choose another --out") from None
-        except OSError:
-            pass
-
-    def __enter__(self) -> "FolderLock":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Releases the lock; further calls do nothing."""
-        if self._handle in _held:
-            _held.discard(self._handle)
-            with contextlib.suppress(OSError):  # of file systems without locks
-                fcntl.flock(self._handle, fcntl.LOCK_UN)  # closing alone would not release it if copies are open
-            os.close(self._handle)
-        self._handle = None
-
-    __del__ = let_go
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", thread_local=False)
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"another process is using {folder}; let it end, or choose another --out") from None
+    except (OSError, NotImplementedError):  # also a folder that can only be read: a finished run is reported from it
+        return nullcontext()

@@ -24,7 +24,7 @@ from .accelerator import make_accelerator
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .logging import Logbook
-from .run_dir import FolderLock, check_folder
+from .run_dir import check_folder, lock_folder
 from .run_state import capture, restore
 from .signals import Stopped, StopRequest
 
@@ -80,7 +80,7 @@ class Loop(abc.ABC):
 
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
         """Locks the folder for this run, restores the newest checkpoint if the run is resumed, and opens the log."""
-        self._lock = FolderLock(self.out) if self.main else contextlib.nullcontext()
+        self._lock = lock_folder(self.out) if self.main else contextlib.nullcontext()
         self.finished = False
         self.steps, self.per_epoch = steps, per_epoch
         self.checkpoints = Checkpoints(self.out / "checkpoints", self._intervals.keep)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from star_zoo import Objective, Policy
 
 from ..data import Source
-from ..data.views import MultiViewDataset
+from ..data.views import MultiViewDataset, load_views
+from ..data.workers import loading, useful_workers
 from .features import NotFinite, evaluating
 from .frozen_model import FrozenModel
 
@@ -40,16 +41,17 @@ def view(model: FrozenModel, source: Source, plan: PolicyPlan, seed: int, epoch:
     """
     dataset = MultiViewDataset(source, model.policy, functools.partial(plan, model.policy), seed)
     found = []
-    images_at_once = max(1, _AT_ONCE // len(dataset[epoch, 0].params))
-    for start in range(0, len(source), images_at_once):
-        drawn = [dataset[epoch, index] for index in range(start, min(start + images_at_once, len(source)))]
-        params = torch.stack([one.params for one in drawn])
-        features = extract_views(
-            model, torch.cat([one.views[0].permute(0, 3, 1, 2) for one in drawn]), params.flatten(0, 1)
-        )
-        if features.shape[1] > _WIDEST:
-            raise ValueError(f"{model.name} has {features.shape[1]} features; this is measured for at most {_WIDEST}")
-        found.append(Viewed(params, features.unflatten(0, params.shape[:2])))
+    at_once = max(1, _AT_ONCE // len(dataset[epoch, 0].params))  # images
+    indices = range(len(source))
+    keys = [[(epoch, index) for index in indices[start : start + at_once]] for start in indices[::at_once]]
+    with loading(load_views(dataset, keys, useful_workers(source, model.workers))) as batches:
+        for batch in batches:
+            images = batch.views[0].flatten(0, 1).permute(0, 3, 1, 2)
+            features = extract_views(model, images, batch.params.flatten(0, 1))
+            if features.shape[1] > _WIDEST:
+                width = features.shape[1]
+                raise ValueError(f"{model.name} has {width} features; this is measured for at most {_WIDEST}")
+            found.append(Viewed(batch.params, features.unflatten(0, batch.params.shape[:2])))
     viewed = Viewed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     _check_finite(viewed.features, "features")
     return viewed
@@ -105,11 +107,12 @@ def base(policy: Policy, height: int, width: int, generator: torch.Generator) ->
 def base_and_drawn(drawn: int) -> PolicyPlan:
     """Returns the plan of the base view and `drawn` random views: (1 + drawn, P)."""
 
-    def plan(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
-        draws = (policy.draw(height, width, generator) for _ in range(drawn))
-        return torch.stack((policy.base(height, width), *draws))
+    return functools.partial(_base_and_drawn, drawn)
 
-    return plan
+
+def _base_and_drawn(drawn: int, policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
+    draws = (policy.draw(height, width, generator) for _ in range(drawn))
+    return torch.stack((policy.base(height, width), *draws))
 
 
 def base_all_and_each(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,10 @@
 """Features of a frozen backbone. Letters: N images, B of them at once, D features, S image size."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -12,6 +14,7 @@ from torchvision.transforms.v2.functional import resize, to_pil_image
 from star_zoo import Policy
 
 from ..data import Source
+from ..data.workers import load_once, loading, useful_workers
 
 
 class Labelled(NamedTuple):
@@ -54,18 +57,21 @@ class NotFinite(ValueError):
 
 
 class Preprocess(NamedTuple):
-    """Converts a data set's images to a backbone's input (B, 3, S, S)."""
+    """Converts a data set's images to a backbone's input (B, 3, S, S): first each image, in a worker, then a batch."""
 
-    apply: Callable[[Sequence[Tensor]], Tensor]
-    key: str  # describes `apply` in full: equal keys mean equal inputs
+    each: Callable[[Tensor], tuple[Tensor, ...]]  # returns tensors of the same shapes for all images
+    join: Callable[..., Tensor]  # takes these tensors, each stacked over B images
+    # both are picklable where workers aren't forked
+    key: str  # describes the conversion in full: equal keys mean equal inputs
+    in_order: bool = False  # whether `each` depends on the images before, so that workers can't divide them
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
-        return self.apply(images)
+        return self.join(*_stacked([self.each(image) for image in images]))
 
 
 def base_view(policy: Policy) -> Preprocess:
     """Returns the preprocessing that takes each image's base view under a pretraining policy."""
-    return _views(policy, policy.base, "base")
+    return Preprocess(functools.partial(_crop, policy, policy.base), policy.apply, f"base {policy.to_dict()}")
 
 
 def drawn_view(policy: Policy, seed: int) -> Preprocess:
@@ -73,46 +79,73 @@ def drawn_view(policy: Policy, seed: int) -> Preprocess:
 
     It is for data sets whose images exist only as views.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return _views(policy, lambda height, width: policy.draw(height, width, generator), f"drawn {seed}")
+    draw = functools.partial(policy.draw, generator=torch.Generator().manual_seed(seed))
+    each = functools.partial(_crop, policy, draw)
+    return Preprocess(each, policy.apply, f"drawn {seed} {policy.to_dict()}", in_order=True)
 
 
-def _views(policy: Policy, choose: Callable[[int, int], Tensor], kind: str) -> Preprocess:
-    def apply(images: Sequence[Tensor]) -> Tensor:
-        params = [choose(*image.shape[-2:]) for image in images]
-        views = [policy.crop(image, p) for image, p in zip(images, params, strict=True)]
-        return policy.apply(torch.stack(views), torch.stack(params))
-
-    return Preprocess(apply, f"{kind} {policy.to_dict()}")
+def _crop(policy: Policy, choose: Callable[[int, int], Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+    params = choose(*image.shape[-2:])
+    return policy.crop(image, params), params
 
 
 def timm_view(backbone: nn.Module) -> Preprocess:
     """Returns timm's preprocessing for evaluating this model: resize, centre crop, normalise."""
     config = timm.data.resolve_model_data_config(backbone)
     transform = timm.data.create_transform(**config)
-    size, normalise = config["input_size"], transform.transforms[-1]
-    keeps_size = config["crop_pct"] == 1  # then an image of the right size is neither resized nor cropped
+    kept = config["input_size"] if config["crop_pct"] == 1 else None
+    return Preprocess(functools.partial(_transformed, transform, kept), _same, f"timm {config}")
 
-    def one(image: Tensor) -> Tensor:
-        if keeps_size and image.shape == size:
-            return normalise(image.float() / 255)
-        return transform(to_pil_image(image))
 
-    return Preprocess(lambda images: torch.stack([one(image) for image in images]), f"timm {config}")
+def _transformed(transform: Any, kept: tuple[int, int, int] | None, image: Tensor) -> tuple[Tensor]:
+    """Applies timm's transform; an image of the size `kept` is neither resized nor cropped."""
+    if image.shape == kept:
+        return (transform.transforms[-1](image.float() / 255),)
+    return (transform(to_pil_image(image)),)
 
 
 def objects() -> Preprocess:
     """Returns the preprocessing of a model that renders objects itself, e.g. spirographs: none."""
-    return Preprocess(lambda things: torch.stack(list(things)), "objects")
+    return Preprocess(_alone, _same, "objects")
 
 
 def pixels(size: int) -> Preprocess:
     """Returns the preprocessing to raw pixels, `size` x `size` with values in [0, 1]: a baseline for features."""
+    return Preprocess(functools.partial(_resized, size), _same, f"pixels {size}")
 
-    def apply(images: Sequence[Tensor]) -> Tensor:
-        return torch.stack([resize(image, [size, size], antialias=True).float() / 255 for image in images])
 
-    return Preprocess(apply, f"pixels {size}")
+def _resized(size: int, image: Tensor) -> tuple[Tensor]:
+    return (resize(image, [size, size], antialias=True).float() / 255,)
+
+
+def _alone(thing: Tensor) -> tuple[Tensor]:
+    return (thing,)
+
+
+def _same(batch: Tensor) -> Tensor:
+    return batch
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The images of a source after `Preprocess.each`."""
+
+    source: Source
+    each: Callable[[Tensor], tuple[Tensor, ...]]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return self.each(self.source[index])
+
+    def describe(self, index: int) -> str:
+        return self.source.describe(index)
+
+
+def _stacked(images: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.stack(column) for column in zip(*images, strict=True)]
+
+
+def _concatenated(parts: Sequence[list[Tensor]]) -> list[Tensor]:
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 @contextlib.contextmanager
@@ -128,14 +161,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = mode
 
 
-def extract(backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256) -> Tensor:
-    """Returns pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite."""
+def extract(
+    backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256, workers: int = 0
+) -> Tensor:
+    """Returns pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite, DataError, LoadingError.
+
+    `workers` processes load the images if they are many and decoded on access; their number does not change the
+    features.
+    """
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    workers = 0 if preprocess.in_order else useful_workers(source, workers)
+    keys = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
+    images = load_once(_Prepared(source, preprocess.each), _stacked, _concatenated, keys, workers)
     parts = []
-    with evaluating(backbone):
-        for start in range(0, len(source), batch_size):
-            images = [source[i] for i in range(start, min(start + batch_size, len(source)))]
-            batch = preprocess(images).to(device, memory_format=torch.channels_last)
+    with evaluating(backbone), loading(images):
+        for columns in images:
+            batch = preprocess.join(*columns).to(device, memory_format=torch.channels_last)
             parts.append(backbone(batch).float().cpu())
     features = torch.cat(parts)
     if not features.isfinite().all():

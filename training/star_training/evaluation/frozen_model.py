@@ -15,6 +15,7 @@ from ..data.intact import check_intact, intact
 from ..models.create import create, default_policy
 from ..models.names import Leaf, parse
 from ..models.resolve import called, objective_of
+from ..settings.common import LoopConfig
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
 
@@ -24,7 +25,8 @@ _PIXELS = 32  # side of the images whose pixels are the features
 class FrozenModel:
     """A backbone, its preprocessing, and the objective that it was trained with, if any.
 
-    `cache` is the folder of a `FeatureCache`; with None, features are kept only in this object.
+    `cache` is the folder of a `FeatureCache`; with None, features are kept only in this object. `workers` processes
+    load the images of large data sets that are decoded on access.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class FrozenModel:
         preprocess: Preprocess,
         objective: Objective | None = None,
         cache: Path | None = None,
+        workers: int = LoopConfig.workers,
     ):
         self.name, self.backbone, self.preprocess, self.objective = name, backbone, preprocess, objective
+        self.workers = workers
         self.cache = FeatureCache(cache) if cache else None
         self._features: dict[str, Tensor] = {}
 
@@ -65,7 +69,7 @@ class FrozenModel:
         if key not in self._features:
             found = self.cache.read(key, len(source)) if self.cache else None
             if found is None:
-                found = extract(self.backbone, source, self.preprocess)
+                found = extract(self.backbone, source, self.preprocess, workers=self.workers)
                 check_intact(source)
                 if self.cache:
                     self.cache.write(key, found)
@@ -101,15 +105,17 @@ def evaluation_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def load(name: str, seed: int = 0, cache: Path | None = None) -> FrozenModel:
+def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = LoopConfig.workers) -> FrozenModel:
     """Loads a model by any name of `star_training.models.names`, or `pixels`: the images themselves.
 
     Untrained models get random weights from `seed`. Raises ValueError for a model that can't be loaded.
     """
+    if workers < 0:
+        raise ValueError(f"workers is {workers}; it must be at least 0")
     model = parse(name)
     if model == Leaf("pixels"):
-        return FrozenModel(name, nn.Flatten(), pixels(_PIXELS), cache=cache)
+        return FrozenModel(name, nn.Flatten(), pixels(_PIXELS), cache=cache, workers=workers)
     backbone, objective = create(name, seed=seed), objective_of(model)
     view = objects() if getattr(backbone, "takes_objects", False) else timm_view(backbone)
     device = evaluation_device()
-    return FrozenModel(called(name), backbone.to(device), view, objective and objective.to(device), cache)
+    return FrozenModel(called(name), backbone.to(device), view, objective and objective.to(device), cache, workers)

@@ -148,11 +148,11 @@ class FineTuning(Loop):
     def _accuracy(self) -> Metric:
         assert self.test.targets is not None
         try:
-            hits = extract(self._kept, self.test, self.view).argmax(1) == self.test.targets
+            features = extract(self._kept, self.test, self.view, workers=self.settings.run.workers)
         except NotFinite as error:
             raise self.diverged(f"{error} after step {self.step}") from error
         check_intact(self.test)
-        return share(hits)
+        return share(features.argmax(1) == self.test.targets)
 
     @property
     def _kept(self) -> Any:

@@ -23,10 +23,13 @@ _WATCHED = 2560  # images for `watch_heads`: ten per dimension of two embeddings
 
 
 class Monitor:
-    """1-NN and 20-NN accuracy on base views for classes, R2 on drawn views for numbers, nothing without labels."""
+    """1-NN and 20-NN accuracy on base views for classes, R2 on drawn views for numbers, nothing without labels.
 
-    def __init__(self, policy: Policy, train: Source, test: Source | None):
-        self.policy = policy
+    `workers` is as in `extract`.
+    """
+
+    def __init__(self, policy: Policy, train: Source, test: Source | None, workers: int = 0):
+        self.policy, self._workers = policy, workers
         self._train = spread(train, _BANK)
         self._test = None if test is None else spread(test, _QUERIES)
 
@@ -43,7 +46,7 @@ class Monitor:
         if not numbers and len(train.targets.unique()) < 2:
             return {}  # all neighbours would be correct
         preprocess = drawn_view(self.policy, seed=0) if numbers else base_view(self.policy)
-        bank, queries = (extract(backbone, source, preprocess) for source in (train, test))
+        bank, queries = (extract(backbone, source, preprocess, workers=self._workers) for source in (train, test))
         check_intact(train)
         check_intact(test)
         if numbers:
@@ -62,14 +65,14 @@ class Monitor:
         return intact(self._train), intact(self._test)
 
 
-def watch_heads(backbone: nn.Module, objective: Objective, source: Source) -> dict[str, Any]:
+def watch_heads(backbone: nn.Module, objective: Objective, source: Source, workers: int = 0) -> dict[str, Any]:
     """Returns a few numbers about the heads, on base views in eval mode; {} for an objective without routing.
 
     "router": each task's mean shares of the experts (T, E); "entropy": mean entropy of an image's shares for each task,
     in nats; "norm": mean length of each embedding; "canonical": mean canonical correlation of z_inv and z_eq, if there
     are ten images per dimension.
     """
-    features = extract(backbone, spread(source, _WATCHED), base_view(objective.policy))
+    features = extract(backbone, spread(source, _WATCHED), base_view(objective.policy), workers=workers)
     routed = routing.routed(objective, features)
     if routed is None:
         return {}

@@ -58,7 +58,7 @@ class Run(Loop):
         check_share(self.pretrainer.objective, recipe.batch_size // self.accelerator.num_processes, self.lanes)
         self.notes += [summary(self.source, held_out), *notes]
         self.start = start_of(recipe.init_from) if recipe.init_from else None
-        self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out)
+        self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out, recipe.run.workers)
         if held_out is None:
             self.notes.append("no held-out labels: the features are not evaluated online")
         if self.lanes and recipe.run.workers > len(self.lanes.own):
@@ -159,7 +159,9 @@ class Run(Loop):
         try:
             if self.main:
                 metrics = self.monitor(self.pretrainer.backbone)
-                heads = watch_heads(self.pretrainer.backbone, self.pretrainer.objective, self.source)
+                heads = watch_heads(
+                    self.pretrainer.backbone, self.pretrainer.objective, self.source, self.recipe.run.workers
+                )
         except NotFinite as error:
             raise self.diverged(f"{error} after step {self.step}") from error
         epoch = self.step / self.per_epoch

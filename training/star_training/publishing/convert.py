@@ -1,7 +1,6 @@
 """Converts the authors' released checkpoints to saved folders, and back."""
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from safetensors.torch import load_file
 
 from star_zoo import load_objective, objectives, released, save_pretrained
 from star_zoo.files import replacing
+from star_zoo.zoo import checksum
 
 from ..pretraining.module import build_backbone
 from ..pretraining.recipe import Recipe
@@ -32,7 +32,7 @@ def convert(checkpoint: Path, recipe: Recipe, out: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{checkpoint} does not fit the recipe {recipe.name}: {reason[:500]}") from error
-    released_from = {"file": checkpoint.name, "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest()}
+    released_from = {"file": checkpoint.name, "sha256": checksum(checkpoint, 64)}
     recipe = dataclasses.replace(recipe, objective_args={"num_experts": num_experts})
     save_pretrained(
         out,

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ...models import LEAVES, WRAPPERS
+from ...settings.common import LoopConfig
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
     add("--protocol", nargs="+", default=["linear", "knn"], help="linear, knn or both (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of random splits (default: %(default)s)")
+    add("--workers", type=int, default=LoopConfig.workers, help="processes that load images (default: %(default)s)")
     add("--out", type=Path, help="results.json to add to (default: the first model's own, if it is a folder)")
 
 
@@ -34,7 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
     if out := arguments.out or results_file(arguments.first):
         check(out)
     cache = store.home() / "features"
-    first, second = (load(name, arguments.seed, cache) for name in (arguments.first, arguments.second))
+    first, second = (
+        load(name, arguments.seed, cache, arguments.workers) for name in (arguments.first, arguments.second)
+    )
     data = told_apart(arguments.data or found())
     summaries = Summaries(sys.stderr)
     for splits in data:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...evaluation import protocols
 from ...models import LEAVES, WRAPPERS
+from ...settings.common import LoopConfig
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +16,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("model", help=f"{LEAVES}, pixels, {WRAPPERS}")
     add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
     add("--seed", type=int, default=0, help="seed of random splits and random weights (default: %(default)s)")
+    add("--workers", type=int, default=LoopConfig.workers, help="processes that load images (default: %(default)s)")
     add("--out", type=Path, help="results.json to add to (default: the model's own, if it is a folder)")
 
 
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     out = arguments.out or results_file(arguments.model)
     if out:
         check(out)
-    model = load(arguments.model, arguments.seed, store.home() / "features")
+    model = load(arguments.model, arguments.seed, store.home() / "features", arguments.workers)
     summaries = Summaries(sys.stderr)
     for splits in data:
         for protocol in names:

@@ -86,12 +86,19 @@ class Source(Protocol):
 class Opens(ABC):
     """A source that decodes images on access, and can decode them at a smaller size."""
 
+    decodes = True  # False for a part of a source in memory
+
     @abstractmethod
     def open(self, index: int, use: Callable[[Picture], T]) -> T:
         """Returns `use(picture)` of image `index`, or of its replacement if that image doesn't decode.
 
         `use` is called again for the replacement, so that its result fits the size of that image.
         """
+
+
+def decodes_on_access(source: Source) -> bool:
+    """Returns whether images are decoded on access; other sources hold them in memory."""
+    return isinstance(source, Opens) and source.decodes
 
 
 def open_image(source: Source, index: int, use: Callable[[Picture], T]) -> T:

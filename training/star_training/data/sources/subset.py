@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..decode import Picture
-from .base import DataError, Opens, Source, open_image
+from .base import DataError, Opens, Source, decodes_on_access, open_image
 from .raw import digest, evenly_spaced
 
 T = TypeVar("T")
@@ -18,6 +18,7 @@ class Part(Opens):
 
     def __init__(self, source: Source, indices: Tensor):
         self._source, self._indices = source, indices.tolist()
+        self.decodes = decodes_on_access(source)
         self.name, self.classes, self.inventory = source.name, source.classes, source.inventory
         self.fingerprint = digest([source.fingerprint, indices.numpy().tobytes()])
         self.targets = None if source.targets is None else source.targets[indices]

@@ -26,10 +26,11 @@ def r2(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, strength: fl
     train (N, D), targets (N, K), test (M, D), truth (M, K); features are standardised by the training set, the ridge
     is `strength` per image. 1 is perfect, 0 is as good as the training mean, and below 0 is worse than that.
     """
+    from sklearn.linear_model import Ridge
+
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
-    x, y = ((train - mean) / std).double(), (targets - targets.mean(0)).double()
-    gram = x.T @ x + strength * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-    weights = torch.linalg.solve(gram, x.T @ y)
-    predicted = ((test - mean) / std).double() @ weights + targets.mean(0)
-    residual = (truth - predicted).square().sum(0)
+    x, unseen = (((images - mean) / std).double().numpy() for images in (train, test))
+    fitted = Ridge(alpha=strength * len(x), solver="cholesky").fit(x, targets.double().numpy())
+    residual = (truth - torch.from_numpy(fitted.predict(unseen)).reshape(truth.shape)).square().sum(0)
+    # not sklearn's r2_score, which compares with the mean of the test set
     return (1 - residual / (truth - targets.mean(0)).square().sum(0)).float()

@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from ..metrics import Metric
 
 _ROUNDING = 1e-6  # relative to an embedding's norm: smaller variation is float32 noise
 _GROUPS = 20
-_T = 2.0930240544  # 97.5 % quantile of Student's t with 19 degrees of freedom
 
 
 def correlations(a: Tensor, b: Tensor, variance: float = 1.0) -> Tensor:
@@ -63,4 +63,5 @@ def jackknife(measure: Callable[[Tensor], Tensor], count: int, seed: int) -> Met
     groups = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tensor_split(_GROUPS)
     without = torch.stack([measure(torch.cat((*groups[:g], *groups[g + 1 :]))) for g in range(_GROUPS)])
     error = math.sqrt((_GROUPS - 1) / _GROUPS * float((without - without.mean()).square().sum()))
-    return Metric(value, value - _T * error, value + _T * error)
+    half = float(stdtrit(_GROUPS - 1, 0.975)) * error  # Student's quantile
+    return Metric(value, value - half, value + half)

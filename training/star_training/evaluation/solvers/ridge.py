@@ -3,6 +3,7 @@
 Letters: N rows, K inputs, M outputs.
 Source: Golub, Heath & Wahba (1979), generalised cross-validation: the strength l with the least
 |y - y_hat|^2 / (N - tr H)^2, H = X (X^T X + N l)^-1 X^T; one eigendecomposition serves all strengths.
+scikit-learn's RidgeCV minimises the leave-one-out error instead, which chooses other strengths.
 """
 
 from typing import NamedTuple

@@ -34,19 +34,14 @@ def whitening(features: Tensor) -> Whitening:
     mean = features.double().mean(0)
     x = features.double() - mean
     covariance = x.T @ x / count
-    shrinkage = ledoit_wolf(x, covariance) if count < _ENOUGH * width else 0.0
     variances, axes = torch.linalg.eigh(covariance)
     kept = variances > _FLAT * variances[-1].clamp(min=torch.finfo(torch.float64).tiny)
     if not kept.any():
         raise ValueError(f"all {count} images have the same features, so distances can't be measured")
+    shrinkage = 0.0
+    if count < _ENOUGH * width:
+        from sklearn.covariance import ledoit_wolf_shrinkage
+
+        shrinkage = float(ledoit_wolf_shrinkage(x.numpy(), assume_centered=True, block_size=width))
     shrunk = (1 - shrinkage) * variances[kept] + shrinkage * variances.mean()
     return Whitening(mean, axes[:, kept] / shrunk.sqrt(), shrinkage)
-
-
-def ledoit_wolf(x: Tensor, covariance: Tensor) -> float:
-    """Returns the optimal shrinkage of the covariance (D, D) of centred x (N, D) to a multiple of the identity."""
-    count, width = x.shape
-    target = covariance.diagonal().mean()
-    distance = (covariance - target * torch.eye(width, dtype=x.dtype)).square().sum()
-    noise = (x.square().sum(1).square().mean() - covariance.square().sum()) / count
-    return float((noise / distance).clamp(0, 1)) if distance > 0 else 1.0

@@ -36,7 +36,8 @@ def r2(truth: Tensor, predicted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor
     """Returns 1 - squared error / squared deviation of truth (N, F), for each of R row weightings `counts` (R, N).
 
     The first result is per column, with deviations from the column's mean, as in sklearn: (R, F). The second is over
-    all columns, with deviations from one scalar mean, as in SIE's released code: (R,).
+    all columns, with deviations from one scalar mean, as in SIE's released code: (R,). sklearn's r2_score takes one
+    row weighting at a time.
     """
     truth, predicted, counts = truth.double(), predicted.double(), counts.double()
     error = counts @ (truth - predicted).square()

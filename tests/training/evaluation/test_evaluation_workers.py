@@ -21,8 +21,7 @@ from star_training.evaluation import features
 from star_training.evaluation.embeddings import base_and_drawn, view
 from star_training.evaluation.features import Preprocess, base_view, drawn_view, extract, pixels, timm_view
 from star_training.evaluation.frozen_model import FrozenModel, load
-from test_features import backbone
-from twins import every_operation
+from twins import backbone, every_operation
 
 COUNT = 301  # images: enough for workers, and the last batch is incomplete
 POLICY = every_operation(16)

@@ -3,7 +3,7 @@
 import base64
 from html import escape
 
-from .figures import Figure
+from .drawing import Figure
 from .tables import Table
 
 _STYLE = """

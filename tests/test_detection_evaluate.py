@@ -78,9 +78,9 @@ def test_counted_by_hand():
     images = given([Box(0, 0, 0, 50, 50), Box(0, 50, 50, 100, 100)], classes=["a"])
     detections = [found((0, 0, 0, 50, 50, 0.9), (0, 0, 60, 30, 90, 0.8), (0, 50, 50, 100, 100, 0.7))]
     # precision 1 up to recall 1/2, then 2/3: 51 of COCO's 101 recalls, 6 of VOC07's 11
-    expected = {"COCO": (51 + 50 * 2 / 3) / 101, "VOC": (6 + 5 * 2 / 3) / 11}
+    expected = {"coco": (51 + 50 * 2 / 3) / 101, "voc": (6 + 5 * 2 / 3) / 11}
     for name, value in values(images, detections).items():
-        assert value == pytest.approx(expected[name.split()[0]])
+        assert value == pytest.approx(expected[name.split("_")[0]])
 
 
 def test_a_box_counts_for_the_overlaps_that_it_reaches():

@@ -22,6 +22,7 @@ _WORDS = (
     (r"^mean canonical correlation of z_inv and z_eq$", "cca"),
     (r"^mean SVCCA correlation of z_inv and z_eq$", "svcca"),
     (r"^R2 by one mean", "R2 one mean"),
+    (r"^R2 of target", "R2 target"),
     (r"^H@", "hit"),
     (r", (own|fitted) predictor", r", \1"),
     (r"^entropy of an image's weights", "entropy image"),

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from star_training import studies
+from star_training.engine.results import read
+from star_training.evaluation.metrics import Estimate
+from star_training.evaluation.record import Record
 from star_training.reports import tables
 from star_training.reports.loading import Shown
 from star_training.studies import run as reproduction
@@ -19,23 +22,18 @@ MODELS = CARDS / "resnet10t"
 TAGS = ("star_resnet10t.cifar10", "star_resnet10t.cifar10_simclr", "star_resnet10t.tin100")
 SHOWN = {tag: zoo.EMBEDDED / tag / "results.json" for tag in TAGS} | {"untrained": MODELS / "untrained.json"}
 METRICS = [
-    "Linear top-1", "Linear mean per class", "20-NN top-1", "1-NN top-1",
-    "CIFAR-FS 5-way 1-shot", "CIFAR-FS 5-way 5-shot", "FC100 5-way 1-shot", "FC100 5-way 5-shot",
-    "5-way 1-shot", "5-way 5-shot", "Linear top-1, 1 % of labels", "Linear top-1, 10 % of labels",
-    "mean canonical correlation of z_inv and z_eq", "mean SVCCA correlation of z_inv and z_eq",
-    "R2, pair, features", "R2, pair, z_inv", "R2, pair, z_eq",
-    "MRR, own predictor, recalibrated", "MRR, fitted predictor, features",
-    "cosine, rotation", "cosine, horizontal flip", "cosine, hue", "overlap of the tasks' mean weights",
+    "linear_top1", "linear_per_class", "knn20_top1", "knn1_top1",
+    "fewshot_cifar_fs_5way_1shot", "fewshot_cifar_fs_5way_5shot",
+    "fewshot_fc100_5way_1shot", "fewshot_fc100_5way_5shot", "fewshot_5way_1shot", "fewshot_5way_5shot",
+    "linear_top1_1pct", "linear_top1_10pct", "cca", "svcca",
+    "r2_pair_features", "r2_pair_z_inv", "r2_pair_z_eq", "mrr_own_recalibrated", "mrr_fitted_features",
+    "cosine_rotation", "cosine_horizontal_flip", "cosine_hue", "overlap",
 ]  # fmt: skip
 
 
 def words(page: Path) -> str:
     """A page's text with single spaces, because a phrase may run over the end of a line."""
     return " ".join(page.read_text(encoding="utf-8").split())
-
-
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def cost(results: dict[str, Any] | None, what: str) -> float:
@@ -46,7 +44,9 @@ def cost(results: dict[str, Any] | None, what: str) -> float:
 def comparison() -> str:
     """The table of the models in the package, made from the result files."""
     results = {label: read(path) for label, path in SHOWN.items()}
-    models = [Shown(label, None, [], found["evaluations"]) for label, found in results.items()]
+    models = [
+        Shown(label, None, [], [Record.from_dict(r) for r in found["evaluations"]]) for label, found in results.items()
+    ]
     table = tables.compare(models, METRICS)
     images = ["images seen", "", *(f"{cost(found, 'images') / 1e3:,.0f} thousand" for found in results.values())]
     minutes = ["minutes of training", "", *(f"{cost(found, 'seconds') / 60:.0f}" for found in results.values())]
@@ -61,7 +61,7 @@ def twins() -> str:
     rows = []
     for row in found["rows"]:
         both = (f"{100 * row[which]:.1f}" for which in ("first", "second"))
-        rows.append([row["metric"], row["data"], *both, tables.per_cent(row["difference"])])
+        rows.append([row["name"], row["data"], *both, tables.per_cent(Estimate(**row["difference"]))])
     return tables.markdown(tables.Table("", head, rows))
 
 
@@ -78,7 +78,7 @@ def test_the_readmes_tags_have_the_accuracy_of_the_result_files() -> None:
         metrics: dict[str, Any] = {}
         for record in read(SHOWN[tag])["evaluations"]:
             metrics |= record["metrics"] if record["data"] == "cifar10" else {}
-        numbers = [f"{100 * metrics[name]['value']:.1f}" for name in ("Linear top-1", "20-NN top-1")]
+        numbers = [f"{100 * metrics[name]['value']:.1f}" for name in ("linear_top1", "knn20_top1")]
         (row,) = (line for line in text.splitlines() if line.startswith(f"| `{tag}` |"))
         assert row.endswith(f" | {' | '.join(numbers)} |")
 
@@ -89,7 +89,12 @@ def test_the_size_of_the_models_is_that_of_their_files() -> None:
 
 
 def test_costs_in_words_are_those_of_the_result_files() -> None:
-    hours = sum(cost(read(path), "seconds") for path in (STUDY / "results").glob("*.json")) / 3600
+    hours = (
+        sum(
+            cost(json.loads(path.read_text(encoding="utf-8")), "seconds") for path in (STUDY / "results").glob("*.json")
+        )
+        / 3600
+    )
     assert f"`cifar10_small` took {hours:.1f} hours of one core" in words(COMPARED)
     ours, _, tin100 = (cost(read(SHOWN[tag]), "images") / 1e6 for tag in TAGS)
     assert f"saw {tin100:.1f} million images to the other's {ours:.1f}" in words(ZOO)

@@ -94,7 +94,7 @@ def test_it_learns_four_scenes_by_heart(tmp_path: Path):
     settings = ("head=fpn", "steps=45", "milestones=[32,40]", "warmup=5", "lr=0.03", "regions=32", "norm_batches=5")
     recipe = tiny(tmp_path, *settings, "sizes=[64,64,1]", "test_size=64")
     result = DetectionRun(recipe, tmp_path / "run").train()
-    assert result["metrics"]["COCO AP50"]["value"] > 0.5
+    assert result.metrics["coco_ap50"].value > 0.5
     losses = [entry["loss"] for entry in log(tmp_path / "run")]
     assert sum(losses[-5:]) < sum(losses[:5]) / 2
 
@@ -108,10 +108,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, monkeyp
     assert str(stopped).startswith("stopped by SIGTERM after step 4") and stopped.exit_code == 143
     parted = DetectionRun(recipe, tmp_path / "parted", resume=True).train()
     assert_equal(weights(tmp_path / "parted"), weights(tmp_path / "whole"))
-    assert parted["metrics"] == whole["metrics"] and parted["details"] == whole["details"]
+    assert (parted.metrics, parted.details) == (whole.metrics, whole.details)
     assert [e["loss"] for e in log(tmp_path / "parted")] == [e["loss"] for e in log(tmp_path / "whole")]
     again = DetectionRun(recipe, tmp_path / "whole", resume=True).train()  # tests only
-    assert again["metrics"] == whole["metrics"]
+    assert again.metrics == whole.metrics
 
 
 def test_the_learning_rate_rises_and_falls(tmp_path: Path):
@@ -149,7 +149,7 @@ def test_the_record(tmp_path: Path, capsys):
     assert told.count("scenes: images with boxes of 2 classes: 6 in train, 3 in val\n") == 1
     (record,) = json.loads((out / "results.json").read_text())["evaluations"]
     assert record["protocol"] == "detection" and record["model"] == "untrained:test_resnet" and record["seed"] == 0
-    assert list(record["metrics"]) == ["COCO AP", "COCO AP50", "COCO AP75", "VOC AP", "VOC AP50", "VOC AP75"]
+    assert list(record["metrics"]) == ["coco_ap", "coco_ap50", "coco_ap75", "voc_ap", "voc_ap50", "voc_ap75"]
     assert all(m["low"] <= m["value"] <= m["high"] for m in record["metrics"].values())
     assert DetectionRecipe.from_dict(record["settings"]) == tiny(tmp_path, "data.source=scenes.parquet")
     assert str(tmp_path) not in json.dumps(record)

@@ -14,7 +14,7 @@ from star_training.cli.main import main
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.eval_sets.names import ends, told_apart
 from star_training.engine import results
-from star_training.evaluation.record import record, record_comparison
+from star_training.evaluation.record import Record, record, record_comparison
 from star_zoo.files import write_json
 
 
@@ -24,9 +24,9 @@ def images(folder: Path, size: int = 40) -> Path:
     return folder
 
 
-def evaluation(data: str, content: str, **changes: object) -> dict:
+def evaluation(data: str, content: str, protocol: str = "knn") -> Record:
     fingerprint = {"train": f"{content}-train", "test": f"{content}-test"}
-    return {"protocol": "knn", "model": "m", "data": data, "data_fingerprint": fingerprint, "seed": 0} | changes
+    return Record(protocol=protocol, model="m", data=data, data_fingerprint=fingerprint, seed=0)
 
 
 def names(path: Path) -> list[str]:
@@ -37,12 +37,11 @@ def names(path: Path) -> list[str]:
 
 _TWO = """
 import os, sys, pathlib
-from star_training.evaluation.record import record
+from star_training.evaluation.record import Record, record
 
 def add(who):
-    made = {"protocol": "knn", "model": "m", "data": who, "data_fingerprint": {}}
     for number in range(100):
-        record(pathlib.Path(sys.argv[1]), made | {"seed": number})
+        record(pathlib.Path(sys.argv[1]), Record(protocol="knn", model="m", data=who, seed=number))
 
 first = os.fork()
 add("child" if first == 0 else "parent")
@@ -183,7 +182,9 @@ def test_names_are_no_longer_than_they_must_be(tmp_path: Path, monkeypatch: pyte
 
 def test_a_record_gives_way_to_one_of_the_same_data_alone(tmp_path: Path):
     path = tmp_path / "results.json"
-    write_json(path, {"evaluations": [{k: v for k, v in evaluation("old", "?").items() if k != "data_fingerprint"}]})
+    write_json(
+        path, {"evaluations": [{k: v for k, v in evaluation("old", "?").to_dict().items() if k != "data_fingerprint"}]}
+    )
     record(path, evaluation("old", "1"))  # an earlier star_zoo's record has no fingerprint
     assert names(path) == ["old"]
     record(path, evaluation("images", "1"), "/a/images")

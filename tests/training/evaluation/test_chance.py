@@ -91,12 +91,12 @@ def test_every_protocol_guesses(made, kind: Callable, layout: str):
     splits = Splits(made(kind, layout))
     for name in classifying():
         found = evaluate(name, frozen(), splits)
-        assert found["settings"]["test images"] == HOW[layout] and found["images"]["test"] == 70
+        assert found.settings["test images"] == HOW[layout] and found.images["test"] == 70
         own, held = layout == "train val test", "15 of 150" if layout else "28 of 280"
         rule = "the data set's own" if own else f"{held} training images at random, seed 0"
-        assert found["settings"].get("validation images", rule) == rule
-        for metric, value in found["metrics"].items():
-            assert is_chance(value["value"], 70), (metric, value)
+        assert found.settings.get("validation images", rule) == rule
+        for metric in found.metrics.values():
+            assert is_chance(metric.value, 70), metric
 
 
 @pytest.mark.parametrize(("kind", "layout"), CASES)
@@ -124,9 +124,9 @@ def test_fine_tuning_guesses(made, layout: str, tmp_path: Path, capsys: pytest.C
     settings = FineTune(model="untrained:test_resnet", data=LabelledData(source=made(folder, layout)))
     tuning = FineTuning(override(settings, [*small, "optimizer.lr=0.1"]), tmp_path / "out")
     record = tuning.train()
-    assert is_chance(record["metrics"]["Fine-tuning top-1"]["value"], 70), record["metrics"]
-    assert record["images"] == {"train": 150 if layout else 280, "test": 70}
-    assert record["details"]["test images"] == HOW[layout]
+    assert is_chance(record.metrics["finetune_top1"].value, 70), record.metrics
+    assert record.images == {"train": 150 if layout else 280, "test": 70}
+    assert record.details["test images"] == HOW[layout]
     assert capsys.readouterr().out.count("the test images are") == 1
 
 
@@ -166,7 +166,7 @@ def test_class_ids_may_have_gaps(tmp_path: Path):
     plain = relabelled("", int, tmp_path / "plain")
     gaps = relabelled("", lambda label: ids[label], tmp_path / "gaps")
     for name in classifying():
-        assert evaluate(name, frozen(), gaps)["metrics"] == evaluate(name, frozen(), plain)["metrics"], name
+        assert evaluate(name, frozen(), gaps).metrics == evaluate(name, frozen(), plain).metrics, name
 
 
 def test_test_images_alone_do_for_protocols_that_need_no_others(tmp_path: Path):

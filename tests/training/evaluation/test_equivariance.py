@@ -14,6 +14,7 @@ from star_training.evaluation.protocols.equivariance import found, travelled
 from star_training.evaluation.record import evaluate
 from star_zoo import objectives
 from star_zoo.augmentations import Crop, Flip, Policy
+from star_zoo.names import slugify
 from twins import MEAN, POLICY, STD, build, randn
 from view_cases import Eye, Photos, Sees, blind, data, unchanged
 
@@ -97,23 +98,23 @@ def test_every_objective_is_measured(name: str):
     model, splits = Sees(build(name)), data()
     same = unchanged(model)
     first, again = (evaluate("equivariance", model, splits) for _ in range(2))
-    assert json.loads(json.dumps(first)) == first and same()
-    assert (first["metrics"], first["details"]) == (again["metrics"], again["details"])
+    assert json.loads(json.dumps(first.to_dict())) == first.to_dict() and same()
+    assert (first.metrics, first.details) == (again.metrics, again.details)
     representations = ["features", "z_inv"] if name == "simclr" else ["features", "z_inv", "z_eq"]
-    assert list(first["details"]["R2"]) == [f"{n}, {r}" for r in representations for n in ("one view", "pair")]
+    assert list(first.details["R2"]) == [f"{n}, {r}" for r in representations for n in ("one view", "pair")]
     own = [] if name == "simclr" else ["own predictor, saved", "own predictor, recalibrated"]
-    assert list(first["details"]["PRE"]) == [*own, "fitted predictor, features"]
-    for predictor in first["details"]["PRE"]:
+    assert list(first.details["PRE"]) == [*own, "fitted predictor, features"]
+    for predictor in first.details["PRE"]:
         of_ways = {f"{what}, {a}, {predictor}" for what in ("absolute", "relative") for a in ("all", *NAMES)}
-        assert of_ways | {f"{what}, {predictor}" for what in ("MRR", "H@1", "H@5", "PRE")} <= first["metrics"].keys()
-    assert all(math.isfinite(m["value"]) and m["low"] <= m["value"] for m in first["metrics"].values()
-               if m["low"] is not None)  # fmt: skip
-    assert not any("equiv" in metric for metric in first["metrics"])
-    for what, each in first["details"]["R2"].items():
-        assert first["metrics"][f"R2, {what}"]["value"] == pytest.approx(sum(each) / len(each))
-    assert first["settings"]["images"] == {"training": 40, "test": 30, "searched": 20}
-    assert first["settings"]["chance"]["MRR"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5 + 1 / 6) / 6)
-    assert "our reconstruction" in first["settings"]["absolute"] and first["details"]["params"] == list(POLICY.fields)
+        displayed = {metric.name for metric in first.metrics.values()}
+        assert of_ways | {f"{what}, {predictor}" for what in ("MRR", "H@1", "H@5", "PRE")} <= displayed
+    assert {"mrr_fitted_features", "absolute_all_fitted_features", "r2_one_mean_pair_features"} <= first.metrics.keys()
+    assert all(math.isfinite(m.value) and m.low <= m.value for m in first.metrics.values() if m.low is not None)
+    for what, each in first.details["R2"].items():
+        assert first.metrics[slugify(f"R2 {what}")].value == pytest.approx(sum(each) / len(each))
+    assert first.settings["images"] == {"training": 40, "test": 30, "searched": 20}
+    assert first.settings["chance"]["MRR"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5 + 1 / 6) / 6)
+    assert "our reconstruction" in first.settings["absolute"] and first.details["params"] == list(POLICY.fields)
 
 
 @pytest.mark.usefixtures("small")
@@ -145,28 +146,28 @@ def test_params_that_can_be_seen_are_told():
     found = equivariance.run(Sees(backbone=Eye(40), policy=CROP_AND_FLIP), data(Ramps(300, 1), Ramps(100, 2)))
     each = dict(zip(CROP_AND_FLIP.fields, found.details["R2"]["one view, features"], strict=True))
     assert min(each["flip"], each["top"], each["left"]) > 0.75
-    assert found.metrics["R2, one view, features"].low > 0.6
+    assert found.metrics["r2_one_view_features"].low > 0.6
     blobs = equivariance.run(Sees(backbone=Eye(40), policy=CROP_AND_FLIP), data(300, 100))
-    assert abs(blobs.metrics["R2, one view, features"].value) < 0.1  # noise looks the same everywhere
+    assert abs(blobs.metrics["r2_one_view_features"].value) < 0.1  # noise looks the same everywhere
 
 
 def test_flips_of_any_images_are_predicted():
     """A flip is a linear map of the coarse picture, so of features that hold all of it."""
     policy = Policy((Crop(16, scale=(1.0, 1.0), ratio=(1.0, 1.0)), Flip()), MEAN, STD)
     found = equivariance.run(Sees(backbone=Eye(48), policy=policy), data(600, 100))
-    assert found.metrics["relative, Flip, fitted predictor, features"].low > 0.99
+    assert found.metrics["relative_flip_fitted_features"].low > 0.99
     # half of the 50 views are one picture, half the other, and all orders of equal ones are equally likely
-    assert found.metrics["MRR, fitted predictor, features"].value > 0.14
-    assert found.metrics["PRE, fitted predictor, features"].value < 0.01
-    assert "relative, Crop, fitted predictor, features" not in found.metrics
+    assert found.metrics["mrr_fitted_features"].value > 0.14
+    assert found.metrics["pre_fitted_features"].value < 0.01
+    assert "relative_crop_fitted_features" not in found.metrics
 
 
 @pytest.mark.usefixtures("small")
 def test_an_augmentation_that_never_acts_is_left_out():
     found = equivariance.run(Sees(policy=Policy((Crop(16), Flip(p=0.0)), MEAN, STD)), data())
     assert found.settings["params"] == ["top", "left", "height", "width"]
-    assert "absolute, Crop, fitted predictor, features" in found.metrics
-    assert not any("Flip" in name for name in found.metrics)
+    assert "absolute_crop_fitted_features" in found.metrics
+    assert not any("flip" in name for name in found.metrics)
     with pytest.raises(ValueError, match="no parameter of the policy varies"):
         equivariance.run(Sees(policy=Policy((Crop(16, scale=(1.0, 1.0), ratio=(1.0, 1.0)),), MEAN, STD)), data())
 

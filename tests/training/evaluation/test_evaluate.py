@@ -1,5 +1,6 @@
 """Models by name, their cached features, records of what was measured; and intervals, against scipy."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ from star_training.data.eval_sets.dataset import Splits
 from star_training.evaluation import metrics as metric
 from star_training.evaluation import protocols as evals
 from star_training.evaluation.frozen_model import load
-from star_training.evaluation.record import evaluate, record
+from star_training.evaluation.record import Record, evaluate, record
 from twins import randn
 
 # Protocols
@@ -28,10 +29,12 @@ def test_protocols_are_found_by_name():
 
 def test_a_record_is_plain_json_and_says_what_was_measured_on_what():
     result = evaluate("knn", Oracle(), splits(blobs(40), blobs(20, seed=1)), seed=3)
-    assert json.loads(json.dumps(result)) == result
-    assert (result["protocol"], result["model"], result["data"], result["seed"]) == ("knn", "oracle", "given", 3)
-    assert result["images"] == {"train": 40, "test": 20}
-    assert result["metrics"]["1-NN top-1"].keys() == {"value", "low", "high"}
+    written = json.loads(json.dumps(result.to_dict()))
+    assert written == result.to_dict() and Record.from_dict(written) == result
+    assert (result.protocol, result.model, result.data, result.seed) == ("knn", "oracle", "given", 3)
+    assert result.images == {"train": 40, "test": 20}
+    metric = written["metrics"]["knn1_top1"]
+    assert (metric["name"], metric["unit"], metric["kind"]) == ("1-NN top-1", "share", "accuracy")
 
 
 def test_a_new_record_replaces_the_same_and_keeps_all_else(tmp_path: Path):
@@ -39,7 +42,7 @@ def test_a_new_record_replaces_the_same_and_keeps_all_else(tmp_path: Path):
     path.write_text('{"training": {"steps": 3}}')
     first = evaluate("knn", Oracle(), splits(blobs(40), blobs(20, seed=1)))
     for seed in (0, 1, 0):
-        record(path, {**first, "seed": seed, "seconds": 10 + seed})
+        record(path, dataclasses.replace(first, seed=seed, seconds=10 + seed))
     kept = json.loads(path.read_text())
     assert kept["training"] == {"steps": 3}
     assert [(r["seed"], r["seconds"]) for r in kept["evaluations"]] == [(1, 11), (0, 10)]
@@ -98,7 +101,7 @@ def test_the_interval_of_a_mean():
     found = metric.mean(values)
     half = 1.959964 * float(values.std()) / math.sqrt(50)
     assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), rel=1e-5)
-    assert metric.mean([0.5]) == metric.Metric(0.5)
+    assert metric.mean([0.5]) == metric.Estimate(0.5)
 
 
 def test_classes_count_alike_however_many_images_they_have():

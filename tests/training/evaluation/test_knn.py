@@ -76,8 +76,8 @@ def test_the_protocol_gives_both_numbers_with_intervals():
     bank, queries = blobs(60), blobs(50, seed=1)
     found = knn.run(Oracle(), splits(bank, queries))
     assert {k: m.value for k, m in found.metrics.items()} == {
-        "1-NN top-1": accuracy(*bank, *queries, 1),
-        "20-NN top-1": accuracy(*bank, *queries, 20),
+        "knn1_top1": accuracy(*bank, *queries, 1),
+        "knn20_top1": accuracy(*bank, *queries, 20),
     }
     assert all(m.low < m.value < m.high for m in found.metrics.values())
 

@@ -31,11 +31,11 @@ def test_every_image_is_drawn_as_often():
 def test_the_mean_of_five_draws_has_the_interval_over_them():
     train, test, val = (blobs(count, spread=1.5, seed=seed) for seed, count in enumerate((400, 150, 60)))
     found = label_fraction.run(Oracle(), splits(train, test, val), seed=1)
-    assert list(found.metrics) == ["Linear top-1, 1 % of labels", "Linear top-1, 10 % of labels"]
+    assert list(found.metrics) == ["linear_top1_1pct", "linear_top1_10pct"]
     assert found.settings["labels"] == {"1 %": 3, "10 %": 39} and found.settings["validation"] == 60
     for name, value in zip(("1 %", "10 %"), found.metrics.values(), strict=True):
         assert len(found.details["by draw"][name]) == 5 == len(found.details["w by draw"][name])
-        assert value == metric.mean(found.details["by draw"][name]) and value.low < value.value < value.high
+        assert value.estimate == metric.mean(found.details["by draw"][name]) and value.low < value.value < value.high
     assert json.loads(json.dumps(found._asdict()))
     assert found == label_fraction.run(Oracle(), splits(train, test, val), seed=1)
     assert found.details != label_fraction.run(Oracle(), splits(train, test, val), seed=2).details

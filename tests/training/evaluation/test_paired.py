@@ -11,7 +11,7 @@ from data_cases import birds
 from eval_cases import Oracle, blobs, splits
 from runs import finish, start
 from star_training.cli import main as cli
-from star_training.evaluation.metrics import Hits, Metric
+from star_training.evaluation.metrics import Estimate, Hits
 from star_training.evaluation.paired_comparison import MEAN, as_record, compare, difference, mean
 from star_training.publishing import card
 from star_zoo import save_pretrained
@@ -65,7 +65,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 
 
 def test_the_mean_over_sets_adds_variances():
-    sets = [Metric(0.02, 0.02 - 0.03, 0.02 + 0.03), Metric(0.06, 0.06 - 0.04, 0.06 + 0.04)]
+    sets = [Estimate(0.02, 0.02 - 0.03, 0.02 + 0.03), Estimate(0.06, 0.06 - 0.04, 0.06 + 0.04)]
     assert mean(sets) == pytest.approx((0.04, 0.04 - 0.025, 0.04 + 0.025))
 
 
@@ -78,11 +78,12 @@ def test_models_are_compared_by_each_protocol_on_each_set_and_on_average():
     good, blind = Oracle(), Oracle()
     blind.features = lambda source: torch.ones(len(source), 3)  # type: ignore[method-assign]
     rows = compare(good, blind, [easy, hard], ["linear", "knn"], seed=0)
-    assert [(r.metric, r.data) for r in rows] == [
+    assert [(r.name, r.data) for r in rows] == [
         ("Linear top-1", "given"), ("Linear top-1", "given"),
         ("1-NN top-1", "given"), ("20-NN top-1", "given"), ("1-NN top-1", "given"), ("20-NN top-1", "given"),
         ("Linear accuracy", MEAN), ("1-NN accuracy", MEAN), ("20-NN accuracy", MEAN),
     ]  # fmt: skip
+    assert [r.metric for r in rows[-3:]] == ["linear_accuracy", "knn1_accuracy", "knn20_accuracy"]
     for row in rows:
         assert row.difference.value == pytest.approx(row.first - row.second)
     assert all(row.difference.low is not None and row.difference.low > 0 for row in (rows[0], rows[2], rows[-3]))
@@ -95,7 +96,7 @@ def test_models_are_compared_by_each_protocol_on_each_set_and_on_average():
 
 def test_a_protocol_without_right_and_wrong_is_refused():
     given = splits(blobs(90, classes=5), blobs(160, classes=5, seed=1))
-    with pytest.raises(ValueError, match="few_shot doesn't classify test images one by one; give linear"):
+    with pytest.raises(ValueError, match="few_shot doesn't classify test images one by one; give knn or linear"):
         compare(Oracle(), Oracle(), [given], ["few_shot"], seed=0)
 
 
@@ -115,7 +116,7 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path):
     assert (found["model"], found["other"], found["seed"]) == ("pixels", "untrained:test_resnet", 0)
     assert found["protocols"] == ["knn"] and found["versions"]["timm"]
     assert list(found["data_fingerprints"]["birds"]) == ["train", "test"]
-    assert [row["metric"] for row in found["rows"]] == ["1-NN top-1", "20-NN top-1"]
+    assert [row["metric"] for row in found["rows"]] == ["knn1_top1", "knn20_top1"]
 
 
 def test_a_saved_folder_keeps_what_it_was_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -40,8 +40,8 @@ def test_a_feature_that_never_varies_is_no_error():
 def test_the_protocol_gives_each_number_and_their_mean():
     numbers = Labelled(randn(40, 5), randn(40, 2, seed=1))
     metrics = regression.run(Oracle(), splits(numbers, numbers)).metrics
-    assert metrics.keys() == {"R2", "R2 of target 0", "R2 of target 1"}
-    assert metrics["R2"].value == pytest.approx((metrics["R2 of target 0"].value + metrics["R2 of target 1"].value) / 2)
+    assert metrics.keys() == {"r2", "r2_target_0", "r2_target_1"}
+    assert metrics["r2"].value == pytest.approx((metrics["r2_target_0"].value + metrics["r2_target_1"].value) / 2)
 
 
 def test_classes_are_no_numbers_and_numbers_no_classes():

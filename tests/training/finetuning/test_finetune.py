@@ -67,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Pa
     return where, FineTuning(made, where / "out").train()
 
 
-def accuracy_by_timm(export: Path, images: Path) -> metric.Metric:
+def accuracy_by_timm(export: Path, images: Path) -> metric.Estimate:
     """What the exported classifier tells right, by nothing but timm."""
     model = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
@@ -81,42 +81,45 @@ def accuracy_by_timm(export: Path, images: Path) -> metric.Metric:
 
 def test_a_classifier_learns_and_plain_timm_loads_it(finished, images: Path):
     where, made = finished
-    found = made["metrics"]["Fine-tuning top-1"]
-    assert found["value"] > 0.9
+    found = made.metrics["finetune_top1"]
+    assert found.value > 0.9
     model = timm.create_model(f"local-dir:{where / 'out' / 'export'}", pretrained=True).eval()
     assert model.num_classes == 3
     assert model.pretrained_cfg["label_names"] == ["blue", "green", "red"]
     config = timm.data.resolve_model_data_config(model)
     assert (config["input_size"], tuple(config["mean"])) == ((3, 32, 32), (0.4, 0.5, 0.6))
-    assert accuracy_by_timm(where / "out" / "export", images)._asdict() == found
+    assert accuracy_by_timm(where / "out" / "export", images) == found.estimate
 
 
 def test_the_record_stands_in_the_export_and_in_the_models_own_folder(finished, images: Path):
     where, made = finished
-    assert json.loads(json.dumps(made)) == made
+    written = made.to_dict()
+    assert json.loads(json.dumps(written)) == written
     exported = json.loads((where / "out" / "export" / "results.json").read_text())
     own = json.loads((where / "start" / "results.json").read_text())
-    assert exported["evaluations"] == own["evaluations"] == [made]
+    assert exported["evaluations"] == own["evaluations"] == [written]
     assert own["training"] == {"steps": 7}
-    assert (made["protocol"], made["model"], made["data"]) == ("finetune", "start", images.name)
-    assert str(where) not in json.dumps(made) and str(images.parent) not in json.dumps(made)  # records are published
-    assert made["images"] == {"train": 48, "test": 24} and made["data_fingerprint"].keys() == {"train", "test"}
-    assert FineTune.from_dict(made["settings"]).epochs == 6
-    assert [epoch for epoch, _ in made["details"]["top-1 by epoch"]] == [1, 2, 3, 4, 5, 6]
-    assert made["details"]["top-1 by epoch"][-1][1] == made["metrics"]["Fine-tuning top-1"]["value"]
+    assert (made.protocol, made.model, made.data) == ("finetune", "start", images.name)
+    assert str(where) not in json.dumps(written) and str(images.parent) not in json.dumps(
+        written
+    )  # records are published
+    assert made.images == {"train": 48, "test": 24} and made.data_fingerprint.keys() == {"train", "test"}
+    assert FineTune.from_dict(made.settings).epochs == 6
+    assert [epoch for epoch, _ in made.details["top-1 by epoch"]] == [1, 2, 3, 4, 5, 6]
+    assert made.details["top-1 by epoch"][-1][1] == made.metrics["finetune_top1"].value
 
 
 def test_the_record_knows_the_model_by_the_fingerprint_that_evaluations_give_it(finished):
     from star_training.evaluation.frozen_model import load
 
     where, made = finished
-    assert made["model_fingerprint"] == load(str(where / "start")).fingerprint
+    assert made.model_fingerprint == load(str(where / "start")).fingerprint
 
 
 def test_the_export_is_a_start_for_the_next(finished, images: Path, tmp_path: Path):
     where, _ = finished
     made = FineTuning(tiny(images, "epochs=1", "optimizer.lr=0", model=str(where / "out")), tmp_path / "next").train()
-    assert made["images"]["train"] == 48
+    assert made.images["train"] == 48
 
 
 def test_a_log_tells_each_step_and_each_epochs_accuracy(finished):
@@ -154,13 +157,15 @@ def test_everything_at_once_runs_and_loads(images: Path, tmp_path: Path, other_p
         'backbone_args={"drop_path_rate": 0.1}', "optimizer.name=sgd", "data.fraction=0.5", "run.workers=1",
     )  # fmt: skip
     made = FineTuning(tiny(images, *changes, model="untrained:test_vit"), tmp_path / "out").train()
-    assert list(made["metrics"]) == ["Fine-tuning top-1, 50 % of the labels"]
-    assert made["protocol"] == "finetune 0.5" and made["images"] == {"train": 24, "test": 24}
-    assert len(made["details"]["top-1 by epoch"]) == 1  # the last is always measured
+    assert [(m.slug, m.name) for m in made.metrics.values()] == [
+        ("finetune_top1_50pct", "Fine-tuning top-1, 50 % of the labels")
+    ]
+    assert made.protocol == "finetune 0.5" and made.images == {"train": 24, "test": 24}
+    assert len(made.details["top-1 by epoch"]) == 1  # the last is always measured
     model = timm.create_model(f"local-dir:{tmp_path / 'out' / 'export'}", pretrained=True)
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
-    (found,) = made["metrics"].values()
-    assert accuracy_by_timm(tmp_path / "out" / "export", images)._asdict() == found  # measured in float32
+    (found,) = made.metrics.values()
+    assert accuracy_by_timm(tmp_path / "out" / "export", images) == found.estimate  # measured in float32
 
 
 def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path: Path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from star_training import studies
-from star_training.evaluation.metrics import of_runs
+from star_training.evaluation.metrics import ACCURACY, SHARE, Metric, of_runs
 from star_training.reports.tables import compare
 from star_training.studies import aggregate as over_seeds
 from star_training.studies import curves, outcome
@@ -27,7 +27,10 @@ def study(*claims: Claim) -> Study:
 
 def made(method: str, seed: int, **numbers: float) -> Outcome:
     """One run with its accuracies on a and b."""
-    found = {("Linear accuracy", name): value for name, value in numbers.items()}
+    found = {
+        ("linear_accuracy", name): Metric("linear_accuracy", "Linear accuracy", SHARE, ACCURACY, value)
+        for name, value in numbers.items()
+    }
     told: dict[str, Any] = {"online": [], "heads": [], "losses": {}, "transfer over steps": []}
     return Outcome(method, seed, found, told)
 
@@ -41,9 +44,9 @@ OUTCOMES = [
 ]
 
 
-def cells(shown: list[Any]) -> dict[tuple[str, str], dict[str, float]]:
-    """By column and data set, the one metric's value and ends."""
-    return {(s.label, r["data"]): r["metrics"]["Linear accuracy"] for s in shown for r in s.evaluations}
+def cells(shown: list[Any]) -> dict[tuple[str, str], Metric]:
+    """By column and data set, the one metric."""
+    return {(s.label, r.data): r.metrics["linear_accuracy"] for s in shown for r in s.evaluations}
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 21])
@@ -68,37 +71,37 @@ def test_means_are_over_seeds_and_the_mean_of_sets_is_taken_in_each():
     stats = pytest.importorskip("scipy.stats")
     per_seed = [(a + b) / 2 for a, b in OURS]
     low, high = stats.t.interval(0.95, 2, loc=sum(per_seed) / 3, scale=stats.sem(per_seed))
-    assert found["ours", MEAN] == pytest.approx({"value": sum(per_seed) / 3, "low": low, "high": high}, rel=1e-5)
-    assert found["theirs", "a"]["value"] == pytest.approx((0.45 + 0.48 + 0.5) / 3)
+    assert found["ours", MEAN].estimate == pytest.approx((sum(per_seed) / 3, low, high), rel=1e-5)
+    assert found["theirs", "a"].value == pytest.approx((0.45 + 0.48 + 0.5) / 3)
 
 
 def test_differences_are_those_of_a_paired_test():
     stats = pytest.importorskip("scipy.stats")
     found = cells(over_seeds.differences(study(), OUTCOMES))["ours - theirs", "b"]
     interval = stats.ttest_rel([b for _, b in OURS], [b for _, b in THEIRS]).confidence_interval(0.95)
-    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), rel=1e-5)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-5)
 
 
 def test_seeds_that_only_one_has_are_no_pairs():
     found = cells(over_seeds.differences(study(), OUTCOMES[:-1]))["ours - theirs", "a"]
-    assert found["value"] == pytest.approx((0.05 + 0.04) / 2)
+    assert found.value == pytest.approx((0.05 + 0.04) / 2)
 
 
 def test_a_mean_needs_all_its_sets():
     partial = [made("ours", 0, a=0.5, b=0.7), made("theirs", 0, a=0.5)]
     found = cells(over_seeds.averaged(study(), partial))
-    assert found["ours", MEAN]["value"] == 0.6 and ("theirs", MEAN) not in found
+    assert found["ours", MEAN].value == 0.6 and ("theirs", MEAN) not in found
 
 
 def test_the_table_is_in_per_cent_and_says_what_is_missing():
-    table = compare(over_seeds.averaged(study(), [made("ours", 0, a=0.5, b=0.7)]), ["Linear accuracy"])
+    table = compare(over_seeds.averaged(study(), [made("ours", 0, a=0.5, b=0.7)]), ["linear_accuracy"])
     assert table.head == ["metric", "data", "ours", "theirs"]
     assert ["Linear accuracy, %", MEAN, "60.0", "-"] in table.rows
 
 
 def test_the_headline_has_a_row_for_every_method():
     stats = pytest.importorskip("scipy.stats")
-    short = dataclasses.replace(study(), headline=(Place("Linear accuracy", "a"), Place("Linear accuracy")))
+    short = dataclasses.replace(study(), headline=(Place("linear_accuracy", "a"), Place("linear_accuracy")))
     table = over_seeds.headline(short, OUTCOMES[:4])
     assert table.head == ["method", "seeds", "Linear accuracy, % (a)", f"Linear accuracy, % ({MEAN})"]
     values = [100 * a for a, _ in OURS]
@@ -125,25 +128,25 @@ def judged(*comparisons: Comparison, outcomes: list[Outcome] = OUTCOMES, note: s
     ],
 )
 def test_a_comparison_is_judged_by_its_side_of_zero(better: str, worse: str, lower: bool, verdict: str):
-    assert judged(Comparison(better, worse, "Linear accuracy", "a", lower))[2] == verdict
+    assert judged(Comparison(better, worse, "linear_accuracy", "a", lower))[2] == verdict
 
 
 def test_what_is_within_the_spread_or_of_one_seed_is_not_shown():
-    assert judged(Comparison("ours", "theirs", "Linear accuracy", "b"))[2] == "not shown"
-    row = judged(Comparison("ours", "theirs", "Linear accuracy", "a"), outcomes=[OUTCOMES[0], OUTCOMES[3]])
+    assert judged(Comparison("ours", "theirs", "linear_accuracy", "b"))[2] == "not shown"
+    row = judged(Comparison("ours", "theirs", "linear_accuracy", "a"), outcomes=[OUTCOMES[0], OUTCOMES[3]])
     assert row[2] == "not shown" and "+5 (one seed)" in row[3]
 
 
 def test_a_number_may_be_compared_with_zero():
-    assert judged(Comparison("ours", "", "Linear accuracy", "a"))[2] == "shown"
-    below_one = judged(Comparison("ours", "", "Linear accuracy", "a", lower=True, than=1.0))
+    assert judged(Comparison("ours", "", "linear_accuracy", "a"))[2] == "shown"
+    below_one = judged(Comparison("ours", "", "linear_accuracy", "a", lower=True, than=1.0))
     assert below_one[2] == "shown" and "ours - 1: -47.3" in below_one[3]
 
 
 def test_nothing_measured_is_not_tested_and_several_verdicts_are_told():
     assert judged(note="a GPU's work")[2:] == ["not tested", "a GPU's work"]
     assert judged(Comparison("ours", "theirs", "unheard of"))[2] == "not tested"
-    both = judged(*(Comparison("ours", "theirs", "Linear accuracy", data) for data in SETS))
+    both = judged(*(Comparison("ours", "theirs", "linear_accuracy", data) for data in SETS))
     assert both[2] == "in part: shown, not shown" and both[3].count(";") == 1
 
 
@@ -179,14 +182,17 @@ def finished(folder: Path) -> Path:
 
 def test_an_outcome_holds_numbers_curves_and_the_code_that_made_them(tmp_path: Path):
     path = tmp_path / "results" / "ours-1.json"
-    outcome.write(path, "ours", 1, finished(tmp_path / "ours-1"), [{"step": 10, "20-NN top-1": {"a": 0.25}}])
+    outcome.write(path, "ours", 1, finished(tmp_path / "ours-1"), [{"step": 10, "knn20_top1": {"a": 0.25}}])
     found = outcome.load(path)
     assert (found.method, found.seed) == ("ours", 1)
-    assert found.numbers["Linear accuracy", "a"] == 0.5  # by one name, whatever the set's convention
-    assert found.numbers["equivariant loss, mean of all steps", ""] == pytest.approx((10 * 2 + 30 * 1) / 40)
+    assert found.metrics["linear_per_class", "a"].value == 0.5
+    assert found.metrics["linear_accuracy", "a"].value == 0.5  # whatever the set's convention
+    loss = found.metrics["equivariant_loss", ""]
+    assert loss.name == "equivariant loss, mean of all steps"
+    assert loss.value == pytest.approx((10 * 2 + 30 * 1) / 40)
     assert found.content["training"]["versions"]["commit"] == "abc" and "details" not in found.content["evaluations"][0]
     assert found.content["losses"] == {"invariant": [[10, 3.0], [40, 2.0]], "equivariant": [[10, 2.0], [40, 1.0]]}
-    assert found.number("Linear accuracy", "a", SETS) == 0.5 and found.number("Linear accuracy", MEAN, SETS) is None
+    assert found.number("linear_accuracy", "a", SETS) == 0.5 and found.number("linear_accuracy", MEAN, SETS) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"method": "a", "seed": 0, "evaluations": 3}'])
@@ -199,7 +205,7 @@ def test_what_is_no_outcome_is_told_as_such(tmp_path: Path, text: str):
 def test_curves_are_means_over_seeds_at_common_steps(tmp_path: Path):
     paths = [tmp_path / f"{seed}.json" for seed in (0, 1)]
     for seed, path in enumerate(paths):
-        over_steps = [{"step": 10, "20-NN top-1": {"a": 0.25}}]
+        over_steps = [{"step": 10, "knn20_top1": {"a": 0.25}}]
         outcome.write(path, "ours", seed, finished(tmp_path / f"ours-{seed}"), over_steps)
     figure = curves.draw(study(), [outcome.load(path) for path in paths])
     assert figure is not None and figure.png.startswith(b"\x89PNG")

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from star_zoo.names import slugify
+
 from ..evaluation.features import evaluating
-from ..evaluation.metrics import Measurement, Metric
+from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Measurement, Metric, by_slug
 from . import bootstrap
 from .datasets.base import DetectionSet
 from .views import fit, rescale
@@ -66,13 +68,14 @@ def measure(images: DetectionSet, detections: Sequence[Detections]) -> Measureme
     classes, recalls = bootstrap.matches(evaluated, len(images)), evaluated.params.recThrs
     draws = np.random.default_rng(0).multinomial(len(images), np.full(len(images), 1 / len(images)), _RESAMPLES)
     drawn = [_averages(bootstrap.precision(classes, weights, recalls)) for weights in draws]
-    metrics = {}
+    metrics = []
     for name, value in _averages(curves).items():
         half = _Z * float(np.nanstd([averages[name] for averages in drawn], ddof=1))
         one = len(images) == 1  # a single image has no spread
-        metrics[name] = Metric(value) if one else Metric(value, max(0.0, value - half), min(1.0, value + half))
+        found = Estimate(value) if one else Estimate(value, max(0.0, value - half), min(1.0, value + half))
+        metrics.append(Metric(slugify(name), name, SHARE, ACCURACY, *found))
     each = {name: float(ap) for name, ap in zip(images.classes, curves.mean((0, 1)), strict=True) if not np.isnan(ap)}
-    return Measurement(metrics, details={"COCO AP by class": each})
+    return Measurement(by_slug(metrics), details={"COCO AP by class": each})
 
 
 def pycocotools() -> tuple[Any, Any]:

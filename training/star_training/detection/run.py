@@ -20,7 +20,7 @@ from ..engine.environment import versions
 from ..engine.trainer import Loop
 from ..errors import one_line
 from ..evaluation import frozen_model
-from ..evaluation.record import record, results_file
+from ..evaluation.record import Record, record, results_file
 from ..models.resolve import single
 from ..numerics import precision
 from .average_precision import measure, predict, pycocotools
@@ -31,11 +31,13 @@ from .precise_bn import settling
 from .recipes import DetectionRecipe
 from .views import Example, TrainingViews, loader
 
+_PROTOCOL = "detection"  # in the record
 
-def in_words(result: dict[str, Any]) -> str:
+
+def in_words(result: Record) -> str:
     """Returns a detector's record on one line."""
-    metrics = ", ".join(f"{name} {metric['value']:.3f}" for name, metric in result["metrics"].items())
-    return f"{result['model']} on {result['data']}, detection: {metrics}"
+    metrics = ", ".join(f"{metric.name} {metric.value:.3f}" for metric in result.metrics.values())
+    return f"{result.model} on {result.data}, {result.protocol}: {metrics}"
 
 
 def losses(detector: Any, batch: list[Example], device: torch.device) -> dict[str, Tensor]:
@@ -92,7 +94,7 @@ class DetectionRun(Loop):
         torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # sampled regions differ between processes
         self.begin(recipe.steps, per_epoch, recipe.name)
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> Record:
         """Trains to the end, tests, and returns the record. Raises Diverged, Stopped, OSError, DataError."""
         if self.finished:
             return self.report_finished()
@@ -153,13 +155,13 @@ class DetectionRun(Loop):
         models_own = results_file(self.recipe.model)
         return [*([models_own] if models_own else []), self.out / "results.json"]
 
-    def outcome(self) -> dict[str, Any] | None:
-        metrics = self.recipe.published()
-        own = {"protocol": "detection", "model": metrics["model"], "seed": self.recipe.seed}
+    def outcome(self) -> Record | None:
+        own = {"protocol": _PROTOCOL, "model": self.recipe.published()["model"], "seed": self.recipe.seed}
         records = results.read(self.out / "results.json").get("evaluations", [])
-        return next((r for r in records if all(r[key] == value for key, value in own.items())), None)
+        found = (r for r in records if all(r[key] == value for key, value in own.items()))
+        return next(map(Record.from_dict, found), None)
 
-    def _test(self) -> dict[str, Any]:
+    def _test(self) -> Record:
         """Measures on the held-out images, split over all processes; writes and returns the record."""
         start, recipe, a = time.perf_counter(), self.recipe, self.accelerator
         if recipe.norm_batches:
@@ -171,22 +173,22 @@ class DetectionRun(Loop):
         found = predict(self.detector, self.held_out, own, recipe.test_size, recipe.longest)
         everyones = dict(accelerate.utils.gather_object(list(zip(own, found, strict=True))))
         measured = measure(self.held_out, [everyones[index] for index in range(len(self.held_out))])
-        sets, metrics = {"train": self.images, "test": self.held_out}, recipe.published()
-        result = {
-            "protocol": "detection",
-            "model": metrics["model"],
-            "model_fingerprint": self.start,
-            "data": Splits(recipe.data.source).name,
-            "data_fingerprint": {name: images.fingerprint for name, images in sets.items()},
-            "images": {name: len(images) for name, images in sets.items()},
-            "seed": recipe.seed,
-            "settings": metrics,
-            "metrics": {name: metric._asdict() for name, metric in measured.metrics.items()},
-            "details": measured.details,
-            "seconds": round(self.seconds + time.perf_counter() - start, 1),
-            "versions": versions()
-            | {"torchvision": torchvision.__version__, "pycocotools": importlib.metadata.version("pycocotools")},
-        }
+        sets, settings = {"train": self.images, "test": self.held_out}, recipe.published()
+        libraries = {"torchvision": torchvision.__version__, "pycocotools": importlib.metadata.version("pycocotools")}
+        result = Record(
+            protocol=_PROTOCOL,
+            model=settings["model"],
+            model_fingerprint=self.start,
+            data=Splits(recipe.data.source).name,
+            data_fingerprint={name: images.fingerprint for name, images in sets.items()},
+            images={name: len(images) for name, images in sets.items()},
+            seed=recipe.seed,
+            settings=settings,
+            metrics=measured.metrics,
+            details=measured.details,
+            seconds=round(self.seconds + time.perf_counter() - start, 1),
+            versions=versions() | libraries,
+        )
         if self.main:
             self.logbook.say(in_words(result))  # first, so that it isn't lost if recording fails
             for path in self._results_files:

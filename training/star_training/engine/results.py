@@ -1,6 +1,7 @@
 """A results.json: the facts about a model, and the records of its evaluations and comparisons.
 
-Its contents are checked when read, because anyone may have written them; one process at a time changes it.
+Its contents are checked when read, because anyone may have written them, and upgraded to the current form; one process
+at a time changes it.
 """
 
 import contextlib
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from star_zoo.files import locked, write_json
+
+from .old_results import upgrade
 
 # the lists of records, each with the fields that identify a record
 _KINDS = {"evaluations": ("protocol", "model", "data", "seed"), "comparisons": ("model", "other", "seed")}
@@ -33,7 +36,10 @@ def read(path: Path) -> dict[str, Any]:
         for number, record in enumerate(records):
             if not isinstance(record, dict) or not set(needed) <= record.keys() or not _names_data(record):
                 raise _refused(path, f"number {number} of its {kind} is not a record with {', '.join(needed)}")
-    return found
+    try:
+        return upgrade(found)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise _refused(path, f"its metrics are not readable: {error!r}") from error
 
 
 def _names_data(record: dict[str, Any]) -> bool:

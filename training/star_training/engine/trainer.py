@@ -127,7 +127,7 @@ class Loop(abc.ABC):
         """Returns the fingerprints that must match on resume: name in the checkpoint -> fingerprint, description."""
 
     @abc.abstractmethod
-    def outcome(self) -> dict[str, Any] | None:
+    def outcome(self) -> Any:
         """Returns the results of `train` from the files that a finished run writes last; None if any is missing."""
 
     def updated(self) -> None:
@@ -148,7 +148,7 @@ class Loop(abc.ABC):
 
     # The loop
 
-    def report_finished(self) -> dict[str, Any]:
+    def report_finished(self) -> Any:
         """Prints that the resumed run was already finished, and returns its outcome."""
         if self.main:
             print(f"{self.out} is finished: nothing was left to do, nothing was changed")

@@ -1,7 +1,7 @@
-"""Metrics with 95 % confidence intervals, and `Measurement`, the result of a protocol."""
+"""Estimates with 95 % confidence intervals, metrics, and `Measurement`, the result of a protocol."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +11,62 @@ from torch import Tensor
 Z = float(ndtri(0.975))  # the standard normal's quantile
 
 
-class Metric(NamedTuple):
-    """A value and the bounds of its 95 % confidence interval, if the protocol computes one."""
+SHARE = "share"  # the unit of metrics that are displayed in per cent
+ACCURACY = "accuracy"  # the kind of metrics that measure performance on a task; all other kinds describe the features
+
+
+class Estimate(NamedTuple):
+    """A value and the bounds of its 95 % confidence interval, if one is computed."""
 
     value: float
     low: float | None = None
     high: float | None = None
+
+
+class Metric(NamedTuple):
+    """One number of a protocol. Tables, cards and comparisons derive from its unit and kind how they treat it."""
+
+    slug: str  # the stable identifier in files and code, e.g. "knn20_top1"
+    name: str  # displayed, e.g. "20-NN top-1"
+    unit: str  # SHARE, or e.g. "R2" or "nats"; "" for numbers without a unit
+    kind: str  # ACCURACY, or the property that is described, e.g. "invariance"
+    value: float
+    low: float | None = None
+    high: float | None = None
+    # Slug and name of the mean over data sets, if metrics of several slugs may be averaged, e.g. top-1 and per class.
+    averaged_as: tuple[str, str] | None = None
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value with its bounds."""
+        return Estimate(self.value, self.low, self.high)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric is displayed in per cent."""
+        return self.unit == SHARE
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether the metric measures performance on a task, which may be averaged over data sets."""
+        return self.kind == ACCURACY
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON without the slug, which is the key in the metrics of a record."""
+        fields = {name: value for name, value in self._asdict().items() if name not in ("slug", "averaged_as")}
+        return fields | ({"averaged_as": list(self.averaged_as)} if self.averaged_as else {})
+
+    @classmethod
+    def from_dict(cls, slug: str, found: dict[str, Any]) -> "Metric":
+        """Returns the metric of `to_dict`. Raises TypeError or ValueError for anything else."""
+        fields = dict(found)
+        average = fields.pop("averaged_as", None)
+        return cls(slug, **fields, averaged_as=tuple(average) if average else None)
+
+
+def by_slug(metrics: Iterable[Metric]) -> dict[str, Metric]:
+    """Returns metrics by slug, in their order."""
+    return {metric.slug: metric for metric in metrics}
 
 
 class Hits(NamedTuple):
@@ -29,31 +79,31 @@ class Hits(NamedTuple):
 class Measurement(NamedTuple):
     """The result of one protocol for one model and data set."""
 
-    metrics: dict[str, Metric]
+    metrics: dict[str, Metric]  # by slug
     settings: dict[str, Any] = {}  # the protocol's settings, in full  # noqa: RUF012
     details: dict[str, Any] = {}  # data for figures: curves, matrices, indices; plain JSON  # noqa: RUF012
-    hits: dict[str, Hits] = {}  # by metric, for those that are shares of test images  # noqa: RUF012
+    hits: dict[str, Hits] = {}  # by slug, for metrics that are shares of test images  # noqa: RUF012
 
 
-def share(hits: Tensor) -> Metric:
+def share(hits: Tensor) -> Estimate:
     """Returns the share of hits among independent trials (N,) bool, with Wilson's interval."""
     n, p = len(hits), float(hits.double().mean())
     centre, half = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     low, high = ((centre + sign * half) / (1 + Z**2 / n) for sign in (-1, 1))
-    return Metric(p, max(0.0, low), min(1.0, high))
+    return Estimate(p, max(0.0, low), min(1.0, high))
 
 
-def mean(values: Tensor | Sequence[float]) -> Metric:
+def mean(values: Tensor | Sequence[float]) -> Estimate:
     """Returns the mean of independent values (N,), plus and minus 1.96 standard errors; one value has no interval."""
     values = torch.as_tensor(values, dtype=torch.float64)
     centre = float(values.mean())
     if len(values) < 2:
-        return Metric(centre)
+        return Estimate(centre)
     half = Z * float(values.std()) / math.sqrt(len(values))
-    return Metric(centre, centre - half, centre + half)
+    return Estimate(centre, centre - half, centre + half)
 
 
-def of_runs(values: Sequence[float]) -> Metric:
+def of_runs(values: Sequence[float]) -> Estimate:
     """Returns the mean of a few runs' values with Student's interval, which assumes a normal distribution.
 
     One run has no interval.
@@ -61,12 +111,12 @@ def of_runs(values: Sequence[float]) -> Metric:
     runs = torch.tensor(values, dtype=torch.float64)
     centre = float(runs.mean())
     if len(runs) < 2:
-        return Metric(centre)
+        return Estimate(centre)
     half = float(stdtrit(len(runs) - 1, 0.975)) * float(runs.std()) / math.sqrt(len(runs))
-    return Metric(centre, centre - half, centre + half)
+    return Estimate(centre, centre - half, centre + half)
 
 
-def class_mean(hits: Tensor, targets: Tensor) -> Metric:
+def class_mean(hits: Tensor, targets: Tensor) -> Estimate:
     """Returns the mean over classes of the share of hits, hits (N,) bool, targets (N,); classes are held fixed."""
     rates, variance = [], 0.0
     for label in targets.unique():
@@ -76,4 +126,4 @@ def class_mean(hits: Tensor, targets: Tensor) -> Metric:
         smoothed = (float(of_class.sum()) + 1) / (len(of_class) + 2)
         variance += smoothed * (1 - smoothed) / len(of_class)
     centre, half = sum(rates) / len(rates), Z * math.sqrt(variance) / len(rates)
-    return Metric(centre, max(0.0, centre - half), min(1.0, centre + half))
+    return Estimate(centre, max(0.0, centre - half), min(1.0, centre + half))

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from ..data.eval_sets.dataset import Splits
 from ..engine.environment import versions
 from .frozen_model import FrozenModel
-from .metrics import Hits, Metric, Z
-from .protocols import find
+from .metrics import Estimate, Hits, Metric, Z
+from .protocols import classifying, find
 
 MEAN = "mean of all"
 
@@ -19,14 +19,15 @@ MEAN = "mean of all"
 class Row(NamedTuple):
     """One metric of both models, and the first's minus the second's with its 95 % interval over test images."""
 
-    metric: str
+    metric: str  # its slug
+    name: str  # displayed
     data: str
     first: float
     second: float
-    difference: Metric
+    difference: Estimate
 
 
-def difference(a: Hits, b: Hits) -> Metric:
+def difference(a: Hits, b: Hits) -> Estimate:
     """Returns the weighted share of hits of `a` minus that of `b`; both have the same images (M,) and weights.
 
     Images are independent, but the two models' predictions for one image are not, so the interval is that of the mean
@@ -36,19 +37,19 @@ def difference(a: Hits, b: Hits) -> Metric:
     by_image = a.right.double() - b.right.double()
     value = float(weights @ by_image)
     variance = float(weights.square() @ (by_image - value).square()) * len(weights) / max(1, len(weights) - 1)
-    return _metric(value, variance)
+    return _estimate(value, variance)
 
 
-def _metric(value: float, variance: float) -> Metric:
+def _estimate(value: float, variance: float) -> Estimate:
     half = Z * math.sqrt(variance)
-    return Metric(value, value - half, value + half)
+    return Estimate(value, value - half, value + half)
 
 
-def mean(found: Sequence[Metric]) -> Metric:
+def mean(found: Sequence[Estimate]) -> Estimate:
     """Returns the mean of differences on K independent sets of images."""
-    halves = [metric.high - metric.value for metric in found if metric.high is not None]
+    halves = [estimate.high - estimate.value for estimate in found if estimate.high is not None]
     variance = sum((half / Z) ** 2 for half in halves) / len(found) ** 2
-    return _metric(sum(metric.value for metric in found) / len(found), variance)
+    return _estimate(sum(estimate.value for estimate in found) / len(found), variance)
 
 
 def compare(
@@ -59,37 +60,30 @@ def compare(
     Raises ValueError if a protocol can't evaluate a model or doesn't classify test images.
     """
     rows = []
+    averages: dict[tuple[str, str], list[Row]] = {}  # by slug and name of the mean
     for protocol in protocols:
         run = find(protocol)
         for splits in data:
             a, b = run(first, splits, seed), run(second, splits, seed)
             if not a.hits:
-                raise ValueError(f"{protocol} doesn't classify test images one by one; give linear or knn")
-            rows += [_row(name, splits.name, a.hits[name], b.hits[name]) for name in a.hits]
-    return rows + _means(rows)
+                known = " or ".join(classifying())
+                raise ValueError(f"{protocol} doesn't classify test images one by one; give {known}")
+            for slug in a.hits:
+                metric = a.metrics[slug]
+                rows.append(_row(metric, splits.name, a.hits[slug], b.hits[slug]))
+                if metric.is_accuracy:
+                    averages.setdefault(metric.averaged_as or (slug, metric.name), []).append(rows[-1])
+    return rows + [_mean(slug, name, each) for (slug, name), each in averages.items() if len(each) > 1]
 
 
-def _row(metric: str, data: str, a: Hits, b: Hits) -> Row:
+def _row(metric: Metric, data: str, a: Hits, b: Hits) -> Row:
     first, second = (float(h.weights.double() @ h.right.double() / h.weights.sum()) for h in (a, b))
-    return Row(metric, data, first, second, difference(a, b))
+    return Row(metric.slug, metric.name, data, first, second, difference(a, b))
 
 
-def _means(rows: Sequence[Row]) -> list[Row]:
-    """Returns one row of means per kind of metric; accuracies over images and per class are of one kind."""
-    by_kind: dict[str, list[Row]] = {}
-    for row in rows:
-        by_kind.setdefault(row.metric.partition(" ")[0], []).append(row)
-    return [
-        Row(
-            f"{kind} accuracy",
-            MEAN,
-            sum(row.first for row in of_kind) / len(of_kind),
-            sum(row.second for row in of_kind) / len(of_kind),
-            mean([row.difference for row in of_kind]),
-        )
-        for kind, of_kind in by_kind.items()
-        if len(of_kind) > 1
-    ]
+def _mean(slug: str, name: str, rows: Sequence[Row]) -> Row:
+    first, second = (sum(values) / len(rows) for values in zip(*((row.first, row.second) for row in rows), strict=True))
+    return Row(slug, name, MEAN, first, second, mean([row.difference for row in rows]))
 
 
 def as_record(

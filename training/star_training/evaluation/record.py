@@ -1,8 +1,10 @@
-"""Evaluates a model on a data set by a protocol, and keeps the records in a `results.json`."""
+"""`Record`, the result of evaluating a model on a data set by a protocol, and the `results.json` that keeps records."""
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +15,67 @@ from ..engine.environment import versions
 from ..models.resolve import model_folder
 from . import protocols
 from .frozen_model import FrozenModel
-
-_ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
+from .metrics import Metric
 
 Data = dict[str, str]  # the fingerprint of each split
 
 
-def evaluate(protocol: str, model: FrozenModel, splits: Splits, seed: int = 0) -> dict[str, Any]:
-    """Runs a protocol and returns its record, plain JSON. Raises ValueError if the model can't be evaluated."""
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A measurement with everything that identifies it. Fields that a file lacks have their defaults."""
+
+    protocol: str
+    model: str = ""
+    model_fingerprint: str = ""
+    data: str
+    data_fingerprint: Data = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)  # number by split
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)  # by slug
+    details: dict[str, Any] = field(default_factory=dict)  # data for figures
+    seconds: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON."""
+        fields = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        return fields | {"metrics": {slug: metric.to_dict() for slug, metric in self.metrics.items()}}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> "Record":
+        """Returns the record of `to_dict`, whose other keys are ignored. Raises TypeError for what isn't a record."""
+        fields = {entry.name: found[entry.name] for entry in dataclasses.fields(cls) if entry.name in found}
+        metrics = {slug: Metric.from_dict(slug, metric) for slug, metric in found.get("metrics", {}).items()}
+        return cls(**fields | {"metrics": metrics})
+
+    def __str__(self) -> str:
+        lines = [f"{self.model} on {self.data}, {self.protocol} ({self.seconds:.0f} s)"]
+        for metric in self.metrics.values():
+            interval = f"  [{metric.low:.4g}, {metric.high:.4g}]" if metric.low is not None else ""
+            lines.append(f"  {metric.name:50}{metric.value:.4g}{interval}")
+        return "\n".join(lines)
+
+
+def evaluate(protocol: str, model: FrozenModel, splits: Splits, seed: int = 0) -> Record:
+    """Runs a protocol and returns its record. Raises ValueError if the model can't be evaluated."""
     run = protocols.find(protocol)
     start = time.perf_counter()
     found = run(model, splits, seed)
-    return {
-        "protocol": protocol,
-        "model": model.name,
-        "model_fingerprint": model.fingerprint,
-        "data": splits.name,
-        "data_fingerprint": {name: source.fingerprint for name, source in splits.opened.items()},
-        "images": {name: len(source) for name, source in splits.opened.items()},
-        "seed": seed,
-        "settings": {**found.settings, "test images": splits.test_images},
-        "metrics": {name: metric._asdict() for name, metric in found.metrics.items()},
-        "details": found.details,
-        "seconds": round(time.perf_counter() - start, 1),
-        "versions": versions(),
-    }
+    return Record(
+        protocol=protocol,
+        model=model.name,
+        model_fingerprint=model.fingerprint,
+        data=splits.name,
+        data_fingerprint={name: source.fingerprint for name, source in splits.opened.items()},
+        images={name: len(source) for name, source in splits.opened.items()},
+        seed=seed,
+        settings={**found.settings, "test images": splits.test_images},
+        metrics=found.metrics,
+        details=found.details,
+        seconds=round(time.perf_counter() - start, 1),
+        versions=versions(),
+    )
 
 
 def results_file(model: str) -> Path | None:
@@ -46,18 +84,19 @@ def results_file(model: str) -> Path | None:
     return folder and folder / "results.json"
 
 
-def record(path: Path, result: dict[str, Any], spec: str = "") -> dict[str, Any]:
+def record(path: Path, result: Record, spec: str = "") -> Record:
     """Adds a record to the `evaluations` of a results.json, replacing one of the same evaluation; returns it.
 
     Two records are of the same evaluation if their protocol, model, seed and data agree, the data by name and content.
     If a record of other data uses the name already, the new one gets a longer name from `spec`, the path of its data.
     """
     with results.changing(path) as held:
-        kept = [r for r in held.get("evaluations", []) if not _same_evaluation(r, result)]
-        known = list(_data_of(held | {"evaluations": kept}, result["protocol"]))
-        result = {**result, "data": _free(result["data"], result["data_fingerprint"], spec, known)}
-        held["evaluations"] = [*kept, result]
-    return result
+        made = result.to_dict()
+        kept = [r for r in held.get("evaluations", []) if not _same_evaluation(r, made)]
+        known = list(_data_of(held | {"evaluations": kept}, result.protocol))
+        name = _free(result.data, result.data_fingerprint, spec, known)
+        held["evaluations"] = [*kept, made | {"data": name}]
+    return dataclasses.replace(result, data=name)
 
 
 def record_comparison(path: Path, result: dict[str, Any], specs: Sequence[str] = ()) -> dict[str, Any]:
@@ -68,7 +107,7 @@ def record_comparison(path: Path, result: dict[str, Any], specs: Sequence[str] =
     """
     with results.changing(path) as held:
         kept = [r for r in held.get("comparisons", []) if not _same_comparison(r, result)]
-        known = list(_data_of(held | {"comparisons": kept}, "linear"))
+        known = list(_data_of(held | {"comparisons": kept}, None))
         data = result["data_fingerprints"]
         paths = itertools.chain(specs, itertools.repeat(""))
         names = {n: _free(n, found, spec, known) for (n, found), spec in zip(data.items(), paths, strict=False)}
@@ -86,7 +125,9 @@ def _same_evaluation(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _same_comparison(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    if any(a.get(k) != b.get(k) for k in ("model", "other", "seed", "protocols")):
+    if any(a.get(k) != b.get(k) for k in ("model", "other", "seed")):
+        return False
+    if sorted(a.get("protocols", [])) != sorted(b.get("protocols", [])):
         return False
     ours, theirs = (list(r.get("data_fingerprints", {}).items()) for r in (a, b))
     return len(ours) == len(theirs) and all(any(_same_data(x, y) for y in theirs) for x in ours)
@@ -102,15 +143,17 @@ def _differ(a: Data, b: Data) -> bool:
     return any(a[split] != b[split] for split in a.keys() & b.keys())
 
 
-def _data_of(held: dict[str, Any], protocol: str) -> Iterator[tuple[str, Data]]:
-    """Yields name and fingerprints of the data of every record that is comparable with a protocol's records.
+def _data_of(held: dict[str, Any], protocol: str | None) -> Iterator[tuple[str, Data]]:
+    """Yields name and fingerprints of the data of every record whose data are read as a protocol reads them.
 
-    Detection and fine-tuning select images, and compute fingerprints, in ways of their own.
+    Protocols of frozen features and comparisons, whose `protocol` is None, read data alike. Detection and fine-tuning
+    select images, and compute fingerprints, in ways of their own.
     """
+    frozen = {None, *protocols.known()}
     for r in held.get("evaluations", []):
-        if r["protocol"] == protocol or {r["protocol"], protocol} <= set(protocols.known()):
+        if r["protocol"] == protocol or {r["protocol"], protocol} <= frozen:
             yield r["data"], r.get("data_fingerprint", {})
-    if protocol in protocols.known():
+    if protocol in frozen:
         for r in held.get("comparisons", []):
             yield from r.get("data_fingerprints", {}).items()
 
@@ -120,17 +163,3 @@ def _free(name: str, data: Data, spec: str, known: list[tuple[str, Data]]) -> st
     longer = [end for end in ends(spec) if end.endswith(f"/{name}")] if spec else []
     marked = f"{name} {'-'.join(found[:8] for found in data.values())}"  # if earlier data at this path use all names
     return next((n for n in (name, *longer) if not any(n == k and _differ(data, d) for k, d in known)), marked)
-
-
-def in_words(record: dict[str, Any]) -> str:
-    """Returns a record as text, one line per metric."""
-    lines = [f"{record['model']} on {record['data']}, {record['protocol']} ({record['seconds']:.0f} s)"]
-    for name, found in record["metrics"].items():
-        interval = f"  [{found['low']:.4g}, {found['high']:.4g}]" if found["low"] is not None else ""
-        lines.append(f"  {name:50}{found['value']:.4g}{interval}")
-    return "\n".join(lines)
-
-
-def tells_accuracy(record: dict[str, Any]) -> bool:
-    """Returns whether a record measures performance on a task; other records describe the features themselves."""
-    return record["protocol"].partition(" ")[0] in _ACCURACY  # "finetune 0.1" is of a share of the labels

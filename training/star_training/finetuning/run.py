@@ -12,6 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from star_zoo import save_pretrained
+from star_zoo.names import slugify
 
 from ..data.eval_sets.dataset import Splits
 from ..data.intact import check_intact
@@ -23,8 +24,8 @@ from ..engine.logging import read
 from ..engine.optim import learning_rate
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite, evaluating, extract, timm_view
-from ..evaluation.metrics import Metric, share
-from ..evaluation.record import record, results_file
+from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Metric, by_slug, share
+from ..evaluation.record import Record, record, results_file
 from ..numerics import precision
 from ..numerics.layout import Convolutions
 from .config import FineTune
@@ -33,10 +34,10 @@ from .model import Learner, build, build_optimizer
 from .setup import steps_per_epoch
 
 
-def in_words(made: dict[str, Any]) -> str:
+def in_words(made: Record) -> str:
     """Returns a fine-tuning's record on one line."""
-    ((name, found),) = made["metrics"].items()
-    return f"{made['model']} on {made['data']}: {name} {found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
+    (metric,) = made.metrics.values()
+    return f"{made.model} on {made.data}: {metric.name} {metric.value:.4g} [{metric.low:.4g}, {metric.high:.4g}]"
 
 
 class FineTuning(Loop):
@@ -66,7 +67,7 @@ class FineTuning(Loop):
         self.policy = training_policy(settings.views, config["input_size"][-1], config["mean"], config["std"])
         self.peak = settings.optimizer.lr * settings.batch_size / 256
         self.warmup = round(settings.optimizer.warmup_epochs * per_epoch)
-        self.measured: Metric | None = None  # test accuracy of the current weights
+        self.measured: Estimate | None = None  # test accuracy of the current weights
         self._prepare()
         torch.manual_seed(settings.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
         self.begin(per_epoch * settings.epochs, per_epoch, out.name)
@@ -89,8 +90,11 @@ class FineTuning(Loop):
         dataset = MultiViewDataset(self.images, self.policy, one_view(self.policy), self.settings.seed)
         return self.learner.forward(small_batch(dataset, 4, self.accelerator.device), 0, 0)
 
-    def train(self) -> dict[str, Any]:
-        """Trains to the end, exports, and returns the record. Raises Diverged, Stopped, OSError, DataError."""
+    def train(self) -> Record | None:
+        """Trains to the end, exports, and returns the record; only the main process has one.
+
+        Raises Diverged, Stopped, OSError, DataError.
+        """
         if self.finished:
             return self.report_finished()
         self.logbook.say(summary(self.images, self.test))
@@ -145,7 +149,7 @@ class FineTuning(Loop):
             self.logbook.say(f"epoch {epoch:.0f} of {self.settings.epochs}: test top-1 {self.measured.value:.4f}")
         self.accelerator.wait_for_everyone()
 
-    def _accuracy(self) -> Metric:
+    def _accuracy(self) -> Estimate:
         assert self.test.targets is not None
         try:
             features = extract(self._kept, self.test, self.view, workers=self.settings.run.workers)
@@ -159,17 +163,17 @@ class FineTuning(Loop):
         """The network whose weights are measured and exported."""
         return self.ema.module if self.ema else self.net
 
-    def outcome(self) -> dict[str, Any] | None:
+    def outcome(self) -> Record | None:
         export, s = self.out / "export", self.settings
         records = results.read(export / "results.json").get("evaluations", [])
         own = {"protocol": self._protocol, "model": s.published()["model"], "seed": s.seed}
         found = [r for r in records if all(r[key] == value for key, value in own.items())]
         whole = all((export / name).is_file() for name in ("model.safetensors", "config.json"))
-        return found[0] if whole and found else None
+        return Record.from_dict(found[0]) if whole and found else None
 
-    def _export(self) -> dict[str, Any]:
-        """Writes the classifier in timm's format and its record; returns the record."""
-        made: dict[str, Any] = {}
+    def _export(self) -> Record | None:
+        """Writes the classifier in timm's format and its record; returns the record in the main process."""
+        made = None
         if self.main:
             self.measured = self.measured or self._accuracy()
             made = self._record(self.measured)
@@ -193,24 +197,26 @@ class FineTuning(Loop):
         fraction = self.settings.data.fraction
         return "finetune" if fraction == 1 else f"finetune {fraction:g}"
 
-    def _record(self, found: Metric) -> dict[str, Any]:
-        """Returns plain JSON in the form of a protocol's record, see `star_training.evaluation.record`."""
+    def _record(self, found: Estimate) -> Record:
+        """Returns the record of the exported classifier."""
         s, images = self.settings, {"train": self.images, "test": self.test}
         settings = s.published()
-        fraction = s.data.fraction
-        some = "" if fraction == 1 else f", {100 * fraction:g} % of the labels"
+        per_cent = f"{100 * s.data.fraction:g}"
+        slug, name = "finetune_top1", "Fine-tuning top-1"
+        if s.data.fraction != 1:
+            slug, name = slugify(f"{slug} {per_cent}pct"), f"{name}, {per_cent} % of the labels"
         curve = [[e["epoch"], e["top1"]] for e in read(self.out / "log.jsonl") if "top1" in e]
-        return {
-            "protocol": self._protocol,
-            "model": settings["model"],
-            "model_fingerprint": self.started_from,
-            "data": self.splits.name,
-            "data_fingerprint": {name: source.fingerprint for name, source in images.items()},
-            "images": {name: len(source) for name, source in images.items()},
-            "seed": s.seed,
-            "settings": settings,
-            "metrics": {f"Fine-tuning top-1{some}": found._asdict()},
-            "details": {"top-1 by epoch": curve, "test images": self.splits.test_images},
-            "seconds": round(self.seconds, 1),
-            "versions": versions(),
-        }
+        return Record(
+            protocol=self._protocol,
+            model=settings["model"],
+            model_fingerprint=self.started_from,
+            data=self.splits.name,
+            data_fingerprint={name: source.fingerprint for name, source in images.items()},
+            images={name: len(source) for name, source in images.items()},
+            seed=s.seed,
+            settings=settings,
+            metrics=by_slug([Metric(slug, name, SHARE, ACCURACY, *found)]),
+            details={"top-1 by epoch": curve, "test images": self.splits.test_images},
+            seconds=round(self.seconds, 1),
+            versions=versions(),
+        )

@@ -19,7 +19,8 @@ from star_zoo import objectives
 from star_zoo.files import write_text
 
 from .. import recipes
-from ..evaluation.record import tells_accuracy
+from ..engine.old_results import upgrade
+from ..evaluation.record import Record
 from . import dataset_terms
 from .card_results import measured
 
@@ -65,12 +66,14 @@ def _render(folder: Path, name: str) -> str:
     config, recipe, results, heads = (
         _read(folder / f"{file}.json") for file in ("config", "recipe", "results", "heads")
     )
+    results = upgrade(results)
+    records = [Record.from_dict(found) for found in results.get("evaluations", [])]
     model: Any = timm.create_model(f"local-dir:{folder}", device="meta")
     own = name.startswith("hf-hub:") or _is_tag(name)
     title = name.rpartition("/")[2].partition("@")[0] if own else _title(config, recipe, heads)
     data = dataset_terms.of(recipe["data"]["source"]) if recipe else None
     text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        front_matter=_front_matter(title, config, data, results),
+        front_matter=_front_matter(title, config, data, records),
         title=title,
         name=name,
         loader="timm, after importing star_zoo, which registers the tag" if _is_tag(name) else "timm alone",
@@ -82,7 +85,7 @@ def _render(folder: Path, name: str) -> str:
         features=config["num_features"],
         size=config["pretrained_cfg"]["input_size"][-1],
         heads=_heads(heads, recipe, name),
-        results=measured(results, name),
+        results=measured(records, results, name),
         training=_training(recipe, results),
         figures=_figures(folder),
         licence=_licence(config, data, results),
@@ -105,20 +108,21 @@ def _title(config: dict[str, Any], recipe: dict[str, Any], heads: dict[str, Any]
     return f"{recipe.get('name', config['architecture'])}-{heads.get('objective', 'backbone')}"
 
 
-def _front_matter(title: str, config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
+def _front_matter(title: str, config: dict[str, Any], data: Any, records: list[Record]) -> str:
     """Returns the YAML block; the Hub groups results by data set, so each metric carries its protocol as its type."""
     licence = config["pretrained_cfg"].get("license")
     evaluations = [
         EvalResult(
             task_type="image-feature-extraction",
-            dataset_type=record["data"],
-            dataset_name=record["data"],
-            metric_type=record["protocol"],
-            metric_name=metric,
-            metric_value=found["value"],
+            dataset_type=record.data,
+            dataset_name=record.data,
+            metric_type=record.protocol,
+            metric_name=metric.name,
+            metric_value=metric.value,
         )
-        for record in filter(tells_accuracy, results.get("evaluations", []))
-        for metric, found in record["metrics"].items()
+        for record in records
+        for metric in record.metrics.values()
+        if metric.is_accuracy
     ]
     card = ModelCardData(
         library_name="timm",

@@ -9,6 +9,8 @@ import timm
 
 from star_zoo import objectives, star_backbones, store, zoo
 
+from ..engine.old_results import upgrade
+from ..evaluation.record import Record
 from . import dataset_terms
 
 _SHOWN = 3  # measured numbers per row
@@ -34,14 +36,14 @@ def _row(tag: str) -> tuple[str, ...]:
     size = sum((place / name).stat().st_size for name in store.FILES if (place / name).is_file())
     where = "embedded" if place.parent == zoo.EMBEDDED else "local"
     training = (
-        _told(_objective, place / "heads.json") or "-",
-        _told(_data, place / "recipe.json") or data,
-        _told(_measured, place / "results.json") or "-",
+        _optional(_objective, place / "heads.json") or "-",
+        _optional(_data, place / "recipe.json") or data,
+        _optional(_measured, place / "results.json") or "-",
     )
     return (tag, where, f"{size / 1e6:.1f}", licence, *training)
 
 
-def _told(read: Callable[[Any], str], path: Path) -> str:
+def _optional(read: Callable[[Any], str], path: Path) -> str:
     """Returns `read` of a JSON file; empty if the file is missing, or another program wrote it in another format."""
     try:
         return read(json.loads(path.read_text(encoding="utf-8")))
@@ -59,10 +61,9 @@ def _data(recipe: dict[str, Any]) -> str:
 
 
 def _measured(results: dict[str, Any]) -> str:
+    records = map(Record.from_dict, upgrade(results).get("evaluations", []))
     metrics = [
-        f"{name} {metric['value']:.3g} ({record['data']})"
-        for record in results.get("evaluations", [])
-        for name, metric in record["metrics"].items()
+        f"{metric.name} {metric.value:.3g} ({record.data})" for record in records for metric in record.metrics.values()
     ]
     more = f", {len(metrics) - _SHOWN} more" if len(metrics) > _SHOWN else ""
     return ", ".join(metrics[:_SHOWN]) + more

@@ -18,7 +18,7 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     ValueError if there is nothing to show.
     """
     models = gather(names)
-    found = [figure for draw in figures.ALL if (figure := draw(models))]
+    found = figures.draw(models)
     found += [figure for spec in data for figure in neighbours.draw(models, Splits(spec))]
     transfer = tables.transfer(models)
     if not (found or transfer):

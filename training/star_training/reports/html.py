@@ -2,7 +2,7 @@
 
 import base64
 
-from .figures import Figure
+from .drawing import Figure
 from .tables import Table
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..engine.logging import read
 from ..engine.results import read as read_results
+from ..evaluation.record import Record
 from ..models.resolve import called, label, saved_folder
 
 
@@ -16,11 +17,11 @@ class Shown:
     label: str
     folder: Path | None  # holds its weights and its card
     log: list[dict[str, Any]]  # entries of its training log; empty if it has none
-    evaluations: list[dict[str, Any]]  # records in the format of training/star_training/evaluation/record.py
+    evaluations: list[Record]
 
-    def record(self, protocol: str) -> dict[str, Any] | None:
-        """Returns the first record of a protocol; None if it was not run."""
-        return next((r for r in self.evaluations if r["protocol"] == protocol), None)
+    def details(self, protocol: str) -> dict[str, Any] | None:
+        """Returns the details of the first record of a protocol; None if it was not run."""
+        return next((record.details for record in self.evaluations if record.protocol == protocol), None)
 
 
 def gather(names: list[str]) -> list[Shown]:
@@ -40,11 +41,15 @@ def _of(name: str) -> Shown:
 
 
 def _from_file(path: Path) -> list[Shown]:
-    by_model: dict[str, list[dict[str, Any]]] = {}
+    by_model: dict[str, list[Record]] = {}
     for record in _evaluations(path):
-        by_model.setdefault(record["model"], []).append(record)
+        by_model.setdefault(record.model, []).append(record)
     return [Shown(label(model), None, [], records) for model, records in by_model.items()]
 
 
-def _evaluations(path: Path) -> list[dict[str, Any]]:
-    return read_results(path).get("evaluations", [])
+def _evaluations(path: Path) -> list[Record]:
+    """Returns the records of a results.json. Raises ValueError, naming the file, for one that is not readable."""
+    try:
+        return [Record.from_dict(found) for found in read_results(path).get("evaluations", [])]
+    except TypeError as error:
+        raise ValueError(f"{path} holds a record that is not readable: {error}") from error

@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import resize, to_pil_image
 from ..data.eval_sets.dataset import Splits
 from ..data.eval_sets.names import ends
 from ..data.sources.base import Source
-from .figures import Figure
+from .drawing import Figure
 from .loading import Shown
 from .tables import Table
 
@@ -17,14 +17,14 @@ _SIDE, _GAP, _SHOWN = 56, 4, 5  # pixels of an image and between images; neighbo
 
 
 def draw(models: list[Shown], splits: Splits) -> list[Figure]:
-    """Returns a sheet for every model whose routing was measured on these images."""
+    """Returns a sheet for every model with a record of nearest neighbours among these images."""
     figures = []
     for model in models:
-        called = [r for r in model.evaluations if r["protocol"] == "routing" and r["data"] in ends(splits.spec)]
-        records = [r for r in called if r["data_fingerprint"]["test"] == splits.test.fingerprint]
+        called = [r for r in model.evaluations if "neighbours" in r.details and r.data in ends(splits.spec)]
+        records = [r for r in called if r.data_fingerprint["test"] == splits.test.fingerprint]
         if called and not records:
             raise ValueError(f"{splits.spec} does not contain the images that {model.label} was measured on")
-        figures += [_sheet(model.label, r["details"]["neighbours"], splits.test) for r in records]
+        figures += [_sheet(model.label, r.details["neighbours"], splits.test) for r in records]
     return figures
 
 

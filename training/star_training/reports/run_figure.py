@@ -43,9 +43,9 @@ def _views(axes: Axes, views: Tensor, policy: Policy) -> None:
 
 
 def _losses(axes: Axes, entries: list[dict[str, Any]]) -> None:
-    told = {"epoch", "step", "lr", "images_per_second", "data_wait", "seconds"}
+    others = {"epoch", "step", "lr", "images_per_second", "data_wait", "seconds"}
     styles = iter(("-", "--", ":", "-."))
-    for name in [n for n in entries[0] if n not in told]:
+    for name in [n for n in entries[0] if n not in others]:
         axes.plot([e["epoch"] for e in entries], [e[name] for e in entries], next(styles, "-"), label=name)
     axes.set_xlabel("epoch")
     axes.set_title("training loss and its terms")

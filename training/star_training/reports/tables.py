@@ -1,8 +1,9 @@
-"""Tables of the accuracy of frozen features on each data set, for every protocol that measures an accuracy."""
+"""Tables of metrics by model and data set. The unit and the kind of a metric determine how it is displayed."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from ..evaluation.record import tells_accuracy
+from ..evaluation.metrics import Estimate, Metric
 from .loading import Shown
 
 
@@ -15,43 +16,37 @@ class Table(NamedTuple):
 
 
 def transfer(models: list[Shown]) -> list[Table]:
-    """Returns one table per metric: models by data sets, in per cent with 95 % intervals."""
+    """Returns one table per accuracy: models by data sets, shares in per cent, with 95 % intervals."""
     cells: dict[str, dict[tuple[str, str], str]] = {}
     for model in models:
         for record in model.evaluations:
-            if not tells_accuracy(record):
-                continue
-            for metric, found in record["metrics"].items():
-                cells.setdefault(metric, {})[model.label, record["data"]] = per_cent(found)
+            for metric in filter(lambda metric: metric.is_accuracy, record.metrics.values()):
+                cells.setdefault(title(metric), {})[model.label, record.data] = cell(metric)
     tables = []
-    for metric, known in sorted(cells.items()):
+    for name, known in sorted(cells.items()):
         sets = sorted({data for _, data in known})
         rows = [[m.label, *(known.get((m.label, data), "not measured") for data in sets)] for m in models]
-        tables.append(
-            Table(f"{metric}, %", ["model", *sets], [row for row in rows if set(row[1:]) != {"not measured"}])
-        )
+        tables.append(Table(name, ["model", *sets], [row for row in rows if set(row[1:]) != {"not measured"}]))
     return tables
 
 
-def compare(models: list[Shown], metrics: list[str]) -> Table:
+def compare(models: list[Shown], slugs: Sequence[str]) -> Table:
     """Returns one table of several metrics: a row for each metric and data set, a column for each model.
 
     Shares are in per cent, other numbers are unscaled; brackets are the 95 % interval.
     """
-    cells = {
-        (metric, record["data"], model.label): (per_cent if is_share(metric) else _plain)(record["metrics"][metric])
+    found = {
+        (slugs.index(metric.slug), record.data, model.label): metric
         for model in models
         for record in model.evaluations
-        for metric in metrics
-        if metric in record["metrics"]
+        for metric in record.metrics.values()
+        if metric.slug in slugs
     }
-    places = sorted({(metrics.index(metric), data) for metric, data, _ in cells})
+    titles = {k: title(metric) for (k, _, _), metric in found.items()}
+    cells = {place: cell(metric) for place, metric in found.items()}
     labels = [model.label for model in models]
-    rows = [
-        [metrics[k] + (", %" if is_share(metrics[k]) else ""), data]
-        + [cells.get((metrics[k], data, label), "-") for label in labels]
-        for k, data in places
-    ]
+    places = sorted({(k, data) for k, data, _ in cells})
+    rows = [[titles[k], data, *(cells.get((k, data, label), "-") for label in labels)] for k, data in places]
     return Table("comparison", ["metric", "data", *labels], rows)
 
 
@@ -61,17 +56,23 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share, which is shown in per cent."""
-    return metric.endswith(("top-1", "per class", "-shot", "accuracy")) or "top-1," in metric
+def title(metric: Metric) -> str:
+    """Returns the name of a metric, with the per cent in which it is displayed."""
+    return f"{metric.name}, %" if metric.is_share else metric.name
 
 
-def _plain(found: dict[str, Any]) -> str:
-    interval = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
-    return f"{found['value']:.3f}{interval}"
+def cell(metric: Metric) -> str:
+    """Returns the value of a metric with its interval, a share in per cent."""
+    return per_cent(metric.estimate) if metric.is_share else _plain(metric.estimate)
 
 
-def per_cent(found: dict[str, Any]) -> str:
+def _plain(found: Estimate) -> str:
+    interval = "" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.value:.3f}{interval}"
+
+
+def per_cent(found: Estimate) -> str:
     """Returns a share with its interval, in per cent."""
-    interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-    return f"{100 * found['value']:.1f}{interval}"
+    if found.low is None or found.high is None:
+        return f"{100 * found.value:.1f}"
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"

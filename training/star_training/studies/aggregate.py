@@ -1,10 +1,12 @@
 """Aggregates the runs of a study: means over seeds, differences by seed, and verdicts on the claims."""
 
+import math
 from collections.abc import Sequence
 
-from ..evaluation.metrics import of_runs
+from ..evaluation.metrics import Metric, of_runs
+from ..evaluation.record import Record
 from ..reports.loading import Shown
-from ..reports.tables import Table, is_share
+from ..reports.tables import Table, title
 from .outcome import Outcome
 from .study import Claim, Comparison, Place, Study
 
@@ -13,7 +15,7 @@ MINUS = " - "  # between the two methods of a pair
 
 def places(study: Study, outcomes: Sequence[Outcome]) -> list[Place]:
     """Returns every number that any run has, and the mean of each metric that was measured on all transfer sets."""
-    found = dict.fromkeys(place for outcome in outcomes for place in outcome.numbers)
+    found = dict.fromkeys(place for outcome in outcomes for place in outcome.metrics)
     metrics = dict.fromkeys(metric for metric, _ in found)
     means = [m for m in metrics if study.transfer and all((m, name) in found for name in study.transfer)]
     return [*(Place(*place) for place in found), *(Place(metric) for metric in means)]
@@ -36,24 +38,27 @@ def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: st
 
 def headline(study: Study, outcomes: Sequence[Outcome]) -> Table:
     """Returns one row per method and one column per headline number: means over seeds, shares in per cent."""
-    head = ["method", "seeds", *(f"{p.metric}{_per_cent(p)} ({p.data})" for p in study.headline)]
+    metrics = [_definition(outcomes, place.metric) for place in study.headline]
+    heads = (f"{title(metric)} ({place.data})" for metric, place in zip(metrics, study.headline, strict=True))
     rows = []
     for method in study.methods:
         values = [list(by_seed(study, outcomes, method.name, place).values()) for place in study.headline]
         seeds = len({o.seed for o in outcomes if o.method == method.name})
-        rows.append([method.name, str(seeds), *map(_cell, study.headline, values)])
-    return Table("in short", head, rows)
+        rows.append([method.name, str(seeds), *map(_cell, metrics, values)])
+    return Table("in short", ["method", "seeds", *heads], rows)
 
 
-def _per_cent(place: Place) -> str:
-    return ", %" if is_share(place.metric) else ""
+def _definition(outcomes: Sequence[Outcome], slug: str) -> Metric:
+    """Returns the metric of that slug of the first run that has it; named by its slug if no run has it."""
+    found = (metric for outcome in outcomes for metric in outcome.metrics.values() if metric.slug == slug)
+    return next(found, Metric(slug, slug, "", "", math.nan))
 
 
-def _cell(place: Place, values: list[float]) -> str:
+def _cell(metric: Metric, values: list[float]) -> str:
     """Returns the mean and half the width of its interval."""
     if not values:
         return "-"
-    found, unit, digits = of_runs(values), *((100, 1) if is_share(place.metric) else (1, 3))
+    found, unit, digits = of_runs(values), *((100, 1) if metric.is_share else (1, 3))
     spread = "" if found.high is None else f" ± {unit * (found.high - found.value):.{digits}f}"
     return f"{unit * found.value:.{digits}f}{spread}"
 
@@ -61,7 +66,9 @@ def _cell(place: Place, values: list[float]) -> str:
 def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
     """Returns one column per method: means over its seeds with Student's intervals."""
     return [
-        _shown(m.name, {p: list(by_seed(study, outcomes, m.name, p).values()) for p in places(study, outcomes)})
+        _shown(
+            outcomes, m.name, {p: list(by_seed(study, outcomes, m.name, p).values()) for p in places(study, outcomes)}
+        )
         for m in study.methods
     ]
 
@@ -69,17 +76,17 @@ def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
 def differences(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
     """Returns one column per pair: mean differences by seed with Student's intervals."""
     return [
-        _shown(f"{a}{MINUS}{b}", {p: difference(study, outcomes, a, b, p) for p in places(study, outcomes)})
+        _shown(outcomes, f"{a}{MINUS}{b}", {p: difference(study, outcomes, a, b, p) for p in places(study, outcomes)})
         for a, b in study.pairs
     ]
 
 
-def _shown(label: str, values: dict[Place, list[float]]) -> Shown:
-    records = [
-        {"protocol": "study", "data": data, "metrics": {metric: of_runs(found)._asdict()}}
-        for (metric, data), found in values.items()
-        if found
-    ]
+def _shown(outcomes: Sequence[Outcome], label: str, values: dict[Place, list[float]]) -> Shown:
+    records = []
+    for (slug, data), found in values.items():
+        if found:
+            metric = _definition(outcomes, slug)._replace(**of_runs(found)._asdict())
+            records.append(Record(protocol="study", data=data, seed=0, metrics={slug: metric}))
     return Shown(label, None, [], records)
 
 
@@ -112,10 +119,11 @@ def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[s
     if not c.worse:
         values = [value - c.than for value in values]
     pair = f"{c.better}{MINUS}{c.worse or f'{c.than:g}'}"
-    compared = f"{c.metric}{f' on {c.data}' if c.data else ''}, {pair}"
+    metric = _definition(outcomes, c.metric)
+    compared = f"{metric.name}{f' on {c.data}' if c.data else ''}, {pair}"
     if not values:
         return "not measured", f"{compared}: not measured"
-    found, unit = of_runs(values), 100 if is_share(c.metric) else 1
+    found, unit = of_runs(values), 100 if metric.is_share else 1
     if found.low is None or found.high is None:
         return "not shown", f"{compared}: {unit * found.value:+.3g} (one seed)"
     side = "shown" if (found.high < 0) == c.lower else "contradicted"

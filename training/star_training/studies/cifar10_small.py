@@ -47,7 +47,7 @@ def cifar10_small() -> Study:
             "star_8",
             ("star_4", "star_16"),
             "cifar10",
-            (("CIFAR-FS 5-way 5-shot", "cifar100"), ("5-way 5-shot", "tinyimagenet_novel100")),
+            (("fewshot_cifar_fs_5way_5shot", "cifar100"), ("fewshot_5way_5shot", "tinyimagenet_novel100")),
         ),
         fast=("epochs=1", "data.limit=10000"),
         fast_measures=(

@@ -2,29 +2,27 @@
 
 from .study import Claim, Comparison, Place
 
-_LINEAR, _KNN = "Linear accuracy", "20-NN top-1"
-_CCA = "mean canonical correlation of z_inv and z_eq"
-_SVCCA = "mean SVCCA correlation of z_inv and z_eq"
-_OVERLAP = "overlap of the tasks' mean weights"
-_SPECIALISED = "same class among neighbours, by the invariant task's expert less by the equivariant task's"
-_KNOWN, _FOUND = "R2, pair, features", "MRR, own predictor, recalibrated"
-_CLOSING = "equivariant loss, mean of all steps"
+_LINEAR, _KNN = "linear_accuracy", "knn20_top1"  # slugs of metrics
+_CCA, _SVCCA = "cca", "svcca"
+_OVERLAP, _SPECIALISED = "overlap", "same_class_difference"
+_KNOWN, _FOUND = "r2_pair_features", "mrr_own_recalibrated"
+_CLOSING = "equivariant_loss"
 SHOWN = (
     _LINEAR,
     _KNN,
-    "CIFAR-FS 5-way 5-shot",
-    "FC100 5-way 5-shot",
-    "5-way 5-shot",
+    "fewshot_cifar_fs_5way_5shot",
+    "fewshot_fc100_5way_5shot",
+    "fewshot_5way_5shot",
     _CCA,
     _SVCCA,
-    "RankMe of z_inv",
-    "RankMe of z_eq",
+    "rankme_z_inv",
+    "rankme_z_eq",
     _KNOWN,
     _FOUND,
-    "MRR, fitted predictor, features",
+    "mrr_fitted_features",
     _OVERLAP,
     _SPECIALISED,
-    "invariant loss, mean of all steps",
+    "invariant_loss",
     _CLOSING,
 )
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..reports.figures import STYLES, Figure, axes_of, finish
+from ..reports.drawing import STYLES, Figure, axes_of, finish
 from ..reports.tables import Table
 from .outcome import Outcome
 from .study import Study
@@ -17,7 +17,7 @@ def _online(outcome: Outcome) -> Curve:
 
 
 def _transfer(outcome: Outcome) -> Curve:
-    found = [(e["step"], list(e["20-NN top-1"].values())) for e in outcome.content["transfer over steps"]]
+    found = [(e["step"], list(e["knn20_top1"].values())) for e in outcome.content["transfer over steps"]]
     return [(step, 100 * sum(values) / len(values)) for step, values in found]
 
 

@@ -13,7 +13,7 @@ from ..engine.run_dir import check_folder
 from ..evaluation.features import NotFinite, timm_view
 from ..evaluation.frozen_model import FrozenModel, evaluation_device, load
 from ..evaluation.protocols import knn
-from ..evaluation.record import evaluate, in_words, record, results_file
+from ..evaluation.record import Record, evaluate, record, results_file
 from ..pretraining.module import build_backbone
 from ..pretraining.run import Run, is_whole
 from ..publishing import card
@@ -53,8 +53,8 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
     """Runs every protocol on its data sets. The seed is always 0, so that runs differ only in their pretraining."""
     path = results_file(str(place))
     assert path
-    known = read(path).get("evaluations", [])
-    done = {(record["protocol"], record["data"]) for record in known}
+    known = map(Record.from_dict, read(path).get("evaluations", []))
+    done = {(record.protocol, record.data) for record in known}
     model = load(str(place))
     for protocol, data in study.measures:
         for name in data:
@@ -67,7 +67,7 @@ def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
             except ValueError as error:  # the protocol does not apply to the method, e.g. routing without experts
                 print(f"{protocol} on {name} left out: {error}", flush=True)
                 continue
-            print(in_words(found), flush=True)
+            print(found, flush=True)
             record(path, found, splits[name].spec)
 
 
@@ -80,5 +80,5 @@ def _at_step(study: Study, recipe: Any, place: Path, step: int, splits: dict[str
         backbone.load_state_dict({name.removeprefix(_BACKBONE): file.get_tensor(name) for name in names})
     backbone.to(evaluation_device())
     model = FrozenModel(f"{place.name} after {step} steps", backbone, timm_view(backbone))
-    found = {name: knn.run(model, splits[name]).metrics["20-NN top-1"].value for name in study.transfer_over_steps}
-    return {"step": step, "20-NN top-1": found}
+    found = {name: knn.run(model, splits[name]).metrics["knn20_top1"].value for name in study.transfer_over_steps}
+    return {"step": step, "knn20_top1": found}

@@ -10,32 +10,34 @@ from typing import Any, NamedTuple
 from star_zoo.files import write_text
 
 from ..engine.logging import evaluations_of, read
+from ..engine.old_results import upgrade
+from ..engine.results import read as read_results
+from ..evaluation.metrics import Metric
+from ..evaluation.record import Record
 from .study import MEAN
 
-_ONE_NAME = {"Linear top-1": "Linear accuracy", "Linear mean per class": "Linear accuracy"}  # by each set's convention
 _POINTS = 100  # of a stored loss curve, roughly
 _TERMS = ("invariant", "equivariant")
 
 
 class Outcome(NamedTuple):
-    """One run: its method, its seed, its numbers by (metric, data), and the whole content of its file."""
+    """One run: its method, its seed, its metrics by slug and data set, and the whole content of its file."""
 
     method: str
     seed: int
-    numbers: dict[tuple[str, str], float]
+    metrics: dict[tuple[str, str], Metric]
     content: dict[str, Any]
 
-    def number(self, metric: str, data: str, transfer: tuple[str, ...]) -> float | None:
-        """Returns a number; for `MEAN`, its mean over the transfer sets, or None if any of them was not measured."""
-        if data != MEAN:
-            return self.numbers.get((metric, data))
-        found = [self.numbers.get((metric, name)) for name in transfer]
-        return sum(found) / len(found) if found and None not in found else None  # type: ignore[arg-type]
+    def number(self, slug: str, data: str, transfer: tuple[str, ...]) -> float | None:
+        """Returns a value; for `MEAN`, its mean over the transfer sets, or None if any of them was not measured."""
+        found = [self.metrics.get((slug, name)) for name in (transfer if data == MEAN else (data,))]
+        values = [metric.value for metric in found if metric]
+        return sum(values) / len(values) if values and len(values) == len(found) else None
 
 
 def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[str, Any]]) -> None:
     """Gathers the files of a finished and measured run into one; `over_steps` holds the numbers of its checkpoints."""
-    results = json.loads((run / "export" / "results.json").read_text(encoding="utf-8"))
+    results = read_results(run / "export" / "results.json")
     recipe = json.loads((run / "export" / "recipe.json").read_text(encoding="utf-8"))  # has no local paths
     entries = read(run / "log.jsonl")
     losses = [e for e in entries if "loss" in e]
@@ -44,7 +46,7 @@ def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[s
         "seed": seed,
         "recipe": recipe,
         "training": results["training"],
-        "evaluations": [_slim(record) for record in results["evaluations"]],
+        "evaluations": [_slim(found) for found in results["evaluations"]],
         "losses": {
             name: [[e["step"], round(e[name], 4)] for e in losses[:: max(1, len(losses) // _POINTS)]]
             for name in _TERMS
@@ -59,10 +61,10 @@ def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[s
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")  # one line per part: small, but a diff stays readable
 
 
-def _slim(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record without its details, which only the figures of single runs need."""
-    kept = ("protocol", "data", "data_fingerprint", "images", "seed", "settings", "metrics", "seconds", "versions")
-    return {name: record[name] for name in kept}
+def _slim(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record without the model, which the file names, and the details, which figures of single runs need."""
+    left_out = ("model", "model_fingerprint", "details")
+    return {name: value for name, value in Record.from_dict(found).to_dict().items() if name not in left_out}
 
 
 def _mean(losses: list[dict[str, Any]], name: str) -> float:
@@ -74,16 +76,24 @@ def _mean(losses: list[dict[str, Any]], name: str) -> float:
     return total / before
 
 
+def _metrics(held: dict[str, Any]) -> dict[tuple[str, str], Metric]:
+    """Returns metrics by slug and data set, those that may be averaged also under the slug of their mean."""
+    metrics = {}
+    for record in map(Record.from_dict, held["evaluations"]):
+        for metric in record.metrics.values():
+            metrics[metric.slug, record.data] = metric
+            if metric.averaged_as:
+                slug, name = metric.averaged_as
+                metrics[slug, record.data] = metric._replace(slug=slug, name=name, averaged_as=None)
+    for term, value in held["mean losses"].items():
+        metrics[f"{term}_loss", ""] = Metric(f"{term}_loss", f"{term} loss, mean of all steps", "", "loss", value)
+    return metrics
+
+
 def load(path: Path) -> Outcome:
     """Reads an outcome from its file. Raises ValueError if the file is not an outcome."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        numbers = {
-            (_ONE_NAME.get(name, name), record["data"]): metric["value"]
-            for record in held["evaluations"]
-            for name, metric in record["metrics"].items()
-        }
-        numbers |= {(f"{name} loss, mean of all steps", ""): value for name, value in held["mean losses"].items()}
-        return Outcome(held["method"], held["seed"], numbers, held)
+        held = upgrade(json.loads(path.read_text(encoding="utf-8")))
+        return Outcome(held["method"], held["seed"], _metrics(held), held)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the outcome of a run: {error!r}; remove it and run the study again") from error

@@ -32,7 +32,10 @@ def in100_paper() -> Study:
 def _paper(name: str, recipe: Recipe, images: Images, experts: tuple[int, ...]) -> Study:
     """Returns the paper's study, with two controls added: heads as large as STAR's, experts without routing."""
     few, some, many = experts
-    shots = (("FC100 5-way 5-shot", "cifar100"), ("5-way 5-shot", "cifar100"))  # by classes where the file has them
+    shots = (
+        ("fewshot_fc100_5way_5shot", "cifar100"),
+        ("fewshot_5way_5shot", "cifar100"),
+    )  # by classes where the file has them
     width = {16: 1880, 8: 4896}[many]  # two heads with as many weights as so many experts: 9.5 and 69.3 million
     return Study(
         name=name,

@@ -86,7 +86,7 @@ def report(study: Study, out: Path) -> list[Table]:
     write_text(out / "table.md", f"# {study.name}\n\n{note}\n\n{text}")
     drawn = [curve] if (curve := curves.draw(study, outcomes)) else []
     models = _first_seeds(study, out)
-    drawn += [figure for draw in figures.ALL if models and (figure := draw(models))]
+    drawn += figures.draw(models)
     write_text(out / "report.html", html.render(study.name, note, tables, drawn))
     for figure in drawn[:1]:
         (out / f"{figure.name}.png").write_bytes(figure.png)

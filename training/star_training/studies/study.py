@@ -33,7 +33,7 @@ class Measure(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Identifies a number by its metric and its data set, or MEAN."""
+    """Identifies a number by the slug of its metric and its data set, or MEAN."""
 
     metric: str
     data: str = MEAN
@@ -47,7 +47,7 @@ class Comparison(NamedTuple):
 
     better: str
     worse: str
-    metric: str
+    metric: str  # its slug
     data: str = MEAN
     lower: bool = False  # whether a lower number is better
     than: float = 0.0
@@ -92,7 +92,7 @@ class Study:
     transfer_over_steps: tuple[str, ...] = ()  # data sets for their 20-NN accuracy
     pairs: tuple[tuple[str, str], ...] = ()  # methods to compare, the first minus the second
     headline: tuple[Place, ...] = ()  # numbers of the first table
-    shown: tuple[str, ...] = ()  # metrics of the other tables
+    shown: tuple[str, ...] = ()  # slugs of the metrics of the other tables
     claims: tuple[Claim, ...] = ()
     fast: tuple[str, ...] = ()  # changes of --fast to the recipe
     fast_measures: tuple[Measure, ...] = ()  # measurements of --fast

@@ -14,7 +14,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("first", help=f"{LEAVES}, pixels, {WRAPPERS}")
     add("second", help="another model; differences are first minus second")
     add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
-    add("--protocol", nargs="+", default=["linear", "knn"], help="linear, knn or both (default: %(default)s)")
+    add("--protocol", nargs="+", help="protocols that classify test images one by one (default: all that do)")
     add("--seed", type=int, default=0, help="seed of random splits (default: %(default)s)")
     add("--workers", type=int, default=LoopConfig.workers, help="processes that load images (default: %(default)s)")
     add("--out", type=Path, help="results.json to add to (default: the first model's own, if it is a folder)")
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ...engine.results import check
     from ...evaluation.frozen_model import load
     from ...evaluation.paired_comparison import as_record, compare
+    from ...evaluation.protocols import classifying
     from ...evaluation.record import record_comparison, results_file
     from ...reports.tables import Table, markdown, per_cent
 
@@ -43,15 +44,13 @@ def run(arguments: argparse.Namespace) -> None:
     summaries = Summaries(sys.stderr)
     for splits in data:
         summaries.print(splits)
-    rows = compare(first, second, data, arguments.protocol, arguments.seed)
-    cells = [
-        [r.metric, r.data, f"{100 * r.first:.1f}", f"{100 * r.second:.1f}", per_cent(r.difference._asdict())]
-        for r in rows
-    ]
+    names = arguments.protocol or classifying()
+    rows = compare(first, second, data, names, arguments.seed)
+    cells = [[r.name, r.data, f"{100 * r.first:.1f}", f"{100 * r.second:.1f}", per_cent(r.difference)] for r in rows]
     table = Table("", ["metric, %", "data", first.name, second.name, "difference [95 % interval]"], cells)
     try:
         print(markdown(table), end="", flush=True)  # before recording, as in `eval`
     finally:
         if out:
-            made = as_record(first, second, data, arguments.protocol, arguments.seed, rows)
+            made = as_record(first, second, data, names, arguments.seed, rows)
             record_comparison(out, made, [splits.spec for splits in data])

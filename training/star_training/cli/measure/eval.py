@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ...data.summary import Summaries
     from ...engine.results import check
     from ...evaluation.frozen_model import load
-    from ...evaluation.record import evaluate, in_words, record, results_file
+    from ...evaluation.record import evaluate, record, results_file
 
     names = protocols.known() if arguments.protocol == "all" else (arguments.protocol,)
     for name in names:
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"{protocol} on {splits.name} left out: {error}")
                 continue
             try:
-                print(in_words(result), flush=True)  # first, so that no result is lost if recording fails
+                print(result, flush=True)  # first, so that no result is lost if recording fails
             finally:  # nor if printing fails, e.g. after `| head`
-                name = record(out, result, splits.spec)["data"] if out else splits.name
+                name = record(out, result, splits.spec).data if out else splits.name
             if name != splits.name:
                 print(f"recorded as {name}, because {out} holds other data under the name {splits.name}")

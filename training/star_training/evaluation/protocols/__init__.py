@@ -1,13 +1,15 @@
 """Protocols that evaluate a frozen backbone, one per file, found by module name.
 
 A protocol is a module with `run(model, splits, seed) -> Measurement`; the first line of its docstring describes it.
-`run` raises ValueError, with the reason, for a model or data set that it can't evaluate. To add a protocol, add a file
-here; nothing else changes.
+`run` raises ValueError, with the reason, for a model or data set that it can't evaluate. A protocol that returns `hits`
+sets `CLASSIFIES_IMAGES = True`, so that `compare` runs it by default. To add a protocol, add a file here; nothing else
+changes, because the unit and the kind of its metrics determine how they are displayed.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable
+from types import ModuleType
 
 from star_zoo.names import not_found
 
@@ -25,4 +27,13 @@ def find(name: str) -> Protocol:
     """Returns the protocol of that name. Raises ValueError for an unknown name, listing the known ones."""
     if name not in known():
         raise ValueError(not_found("protocol", name, known()))
-    return importlib.import_module(f"{__name__}.{name}").run
+    return _module(name).run
+
+
+def classifying() -> tuple[str, ...]:
+    """Returns the sorted names of the protocols that classify test images one by one."""
+    return tuple(name for name in known() if getattr(_module(name), "CLASSIFIES_IMAGES", False))
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star_zoo.names import slugify
+
 from ...data.eval_sets.dataset import Splits
 from ...data.views import seeded
 from ..features import Labelled
 from ..frozen_model import FrozenModel
-from ..metrics import Measurement, Metric, mean
+from ..metrics import ACCURACY, SHARE, Measurement, Metric, by_slug, mean
 
 WAYS, SHOTS, QUERIES, TASKS = 5, (1, 5), 16, 2000
 # Parquet column -> benchmark; the column holds the benchmark's part (train, val or test) of each row's class.
@@ -39,19 +41,21 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     whole = _both(model, splits) if benchmarks else model.labelled(splits.test)
     if whole.targets.is_floating_point():
         raise ValueError(f"{splits.name} has numbers for labels; few-shot tasks need classes")
-    metrics: dict[str, Metric] = {}
+    metrics: list[Metric] = []
     for name, classes in (benchmarks or {"": whole.targets.unique()}).items():
         of_these = torch.isin(whole.targets, classes)
         part = Labelled(whole.features[of_these], whole.targets[of_these])
         for shots in SHOTS:
+            slug = slugify(f"fewshot {name} {WAYS}way {shots}shot")
             title = f"{name} {WAYS}-way {shots}-shot".lstrip()
-            metrics[title] = mean(accuracies(part, shots, seed, name or splits.name))
+            found = mean(accuracies(part, shots, seed, name or splits.name))
+            metrics.append(Metric(slug, title, SHARE, ACCURACY, *found))
     settings = {
         "ways": WAYS, "shots": list(SHOTS), "queries": QUERIES, "tasks": TASKS,
         "images": "train and test" if benchmarks else "test",
         "classifier": "one-vs-rest logistic regression on raw features, C = 1, intercept regularised",
     }  # fmt: skip
-    return Measurement(metrics, settings)
+    return Measurement(by_slug(metrics), settings)
 
 
 def benchmark_classes(splits: Splits) -> dict[str, Tensor]:

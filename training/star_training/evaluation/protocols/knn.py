@@ -7,10 +7,11 @@ from torch import Tensor
 from ...data.eval_sets.dataset import Splits
 from ..features import as_classes
 from ..frozen_model import FrozenModel
-from ..metrics import Hits, Measurement, share
+from ..metrics import ACCURACY, SHARE, Hits, Measurement, Metric, by_slug, share
 
 _KS = (1, 20)
 _TEMPERATURE = 0.07
+CLASSIFIES_IMAGES = True
 _CHUNK = 1024  # queries at once: bounds the (M, N) similarities
 
 
@@ -18,12 +19,21 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns the accuracy of 1-NN and of weighted 20-NN on test images, with training images as the bank."""
     bank, queries = as_classes(splits.name, model.labelled(splits.train), model.labelled(splits.test))
     ks = [k for k in _KS if k <= len(bank.features)]
-    found = {f"{k}-NN top-1": hits(*bank, *queries, k) for k in ks}
+    found = {k: hits(*bank, *queries, k) for k in ks}
     return Measurement(
-        {name: share(right) for name, right in found.items()},
+        by_slug(_metric(k, right) for k, right in found.items()),
         {"k": ks, "temperature": _TEMPERATURE, "similarity": "cosine"},
-        hits={name: Hits(right, torch.ones(len(right))) for name, right in found.items()},
+        hits={_slug(k): Hits(right, torch.ones(len(right))) for k, right in found.items()},
     )
+
+
+def _slug(k: int) -> str:
+    return f"knn{k}_top1"
+
+
+def _metric(k: int, right: Tensor) -> Metric:
+    average = f"knn{k}_accuracy", f"{k}-NN accuracy"
+    return Metric(_slug(k), f"{k}-NN top-1", SHARE, ACCURACY, *share(right), averaged_as=average)
 
 
 def hits(

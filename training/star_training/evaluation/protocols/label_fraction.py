@@ -12,9 +12,9 @@ from torch import Tensor
 from ...data.eval_sets.dataset import Splits
 from ..features import as_classes
 from ..frozen_model import FrozenModel
-from ..metrics import Measurement, mean
+from ..metrics import ACCURACY, SHARE, Measurement, Metric, by_slug, mean
 from ..solvers.logistic import Logistic
-from .linear import PER_CLASS, TOP1, choose, divide, hits
+from .linear import PER_CLASS, TOP1, Accuracy, choose, divide, hits
 
 FRACTIONS = {"1 %": 0.01, "10 %": 0.1}
 DRAWS = 5
@@ -37,12 +37,17 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
             problem = Logistic(train.features[drawn], train.targets[drawn], classes)
             chosen = choose(problem, val, accuracy)
             strengths[name].append(chosen.strength)
-            found[name].append(accuracy.metric(hits(chosen.fit, *test), test.targets).value)
+            found[name].append(accuracy.estimate(hits(chosen.fit, *test), test.targets).value)
     return Measurement(
-        {f"Linear {accuracy.name}, {name} of labels": mean(values) for name, values in found.items()},
+        by_slug(_metric(accuracy, name, values) for name, values in found.items()),
         {"draws": DRAWS, "labels": labels, "validation": len(val.targets), "validation images": rule},
         {"by draw": found, "w by draw": strengths},
     )
+
+
+def _metric(accuracy: Accuracy, fraction: str, values: list[float]) -> Metric:
+    slug = f"linear_{accuracy.slug}_{100 * FRACTIONS[fraction]:g}pct"
+    return Metric(slug, f"Linear {accuracy.name}, {fraction} of labels", SHARE, ACCURACY, *mean(values))
 
 
 def draw(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:

@@ -16,25 +16,29 @@ from torch import Tensor
 from ...data.eval_sets.dataset import Splits
 from ..features import Labelled, as_classes
 from ..frozen_model import FrozenModel
-from ..metrics import Hits, Measurement, Metric, class_mean, share
+from ..metrics import ACCURACY, SHARE, Estimate, Hits, Measurement, Metric, by_slug, class_mean, share
 from ..solvers.logistic import Fit, Logistic, with_ones
 
 STRENGTHS: tuple[float, ...] = tuple(torch.logspace(-6, 5, 45).tolist())
+CLASSIFIES_IMAGES = True
 _GAP = 1e-6  # of the objective, for every strength; an estimate, up to twice too low, where 1e-5 is required
 _FINER = (1e-8, 1e-10)  # of fits that might be chosen, in turn; after the last, hardly any image is undecided
 _SURE = 10  # logits this many `Fit.spread`s apart don't change their order
 
 
 class Accuracy(NamedTuple):
-    """An accuracy metric."""
+    """The convention by which a data set averages hits."""
 
+    slug: str
     name: str
     weights: Callable[[Tensor], Tensor]  # targets (M,) -> weights of the images, relative to their sum
-    metric: Callable[[Tensor, Tensor], Metric]  # hits (M,) bool and targets (M,) -> accuracy
+    estimate: Callable[[Tensor, Tensor], Estimate]  # hits (M,) bool and targets (M,) -> accuracy
 
 
-TOP1 = Accuracy("top-1", lambda targets: torch.ones(len(targets)).double(), lambda hits, _: share(hits))
-PER_CLASS = Accuracy("mean per class", lambda targets: 1 / targets.bincount()[targets].double(), class_mean)
+TOP1 = Accuracy("top1", "top-1", lambda targets: torch.ones(len(targets)).double(), lambda hits, _: share(hits))
+PER_CLASS = Accuracy(
+    "per_class", "mean per class", lambda targets: 1 / targets.bincount()[targets].double(), class_mean
+)
 
 
 class Divided(NamedTuple):
@@ -71,9 +75,17 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     train, val, test = as_classes(splits.name, train, val, test)
     accuracy = PER_CLASS if splits.per_class else TOP1
     hits, chosen = evaluate(train, val, test, len(train.targets.unique()), accuracy)
-    name = f"Linear {accuracy.name}"
+    average = "linear_accuracy", "Linear accuracy"
+    metric = Metric(
+        f"linear_{accuracy.slug}",
+        f"Linear {accuracy.name}",
+        SHARE,
+        ACCURACY,
+        *accuracy.estimate(hits, test.targets),
+        averaged_as=average,
+    )
     return Measurement(
-        {name: accuracy.metric(hits, test.targets)},
+        by_slug([metric]),
         {
             "w": chosen.strength,
             "train": len(train.targets),
@@ -86,7 +98,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
             f"validation {accuracy.name} by w": [list(pair) for pair in chosen.validation.items()],
             "largest gap": max(fit.gap / fit.objective for fit in chosen.fits.values()),
         },
-        {name: Hits(hits, accuracy.weights(test.targets))},
+        {metric.slug: Hits(hits, accuracy.weights(test.targets))},
     )
 
 

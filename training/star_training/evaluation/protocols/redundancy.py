@@ -14,13 +14,13 @@ from ...data.eval_sets.dataset import Splits
 from ...data.sources.subset import spread
 from ..embeddings import base, embed, view
 from ..frozen_model import FrozenModel
-from ..metrics import Measurement
+from ..metrics import Estimate, Measurement, Metric, by_slug
 from ..solvers.cca import correlations, jackknife, rank_me
 
 _IMAGES = 10_000
 _KEPT = 0.99  # share of each embedding's variance for SVCCA
 _ENOUGH = 10  # images per dimension
-_KINDS = {"canonical correlation": 1.0, "SVCCA correlation": _KEPT}  # kind -> share of variance that is kept
+_CORRELATIONS = {"cca": ("canonical correlation", 1.0), "svcca": ("SVCCA correlation", _KEPT)}  # name, variance kept
 
 
 class FewImagesWarning(UserWarning):
@@ -42,23 +42,27 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
         "view": "base view",
         "interval": "jackknife that leaves out one of 20 random groups of images at a time",
     }
-    metrics = {
-        f"RankMe of {name}": jackknife(functools.partial(_rank_of, x), len(x), seed)
+    metrics = [
+        _metric(f"rankme_{name}", f"RankMe of {name}", jackknife(functools.partial(_rank_of, x), len(x), seed))
         for name, x in representations.items()
-    }
+    ]
     if not {"z_inv", "z_eq"} <= representations.keys():
-        return Measurement(metrics, settings)
+        return Measurement(by_slug(metrics), settings)
 
     z_inv, z_eq = representations["z_inv"], representations["z_eq"]
     settings |= _count_settings(source.name, len(features), z_inv.shape[1], z_eq.shape[1])
     shuffled = z_eq[torch.randperm(len(z_eq), generator=torch.Generator().manual_seed(seed))]
     details = {}
-    for kind, kept in _KINDS.items():
+    for slug, (name, kept) in _CORRELATIONS.items():
         measure = functools.partial(_mean_correlation, z_inv, z_eq, kept)
-        metrics[f"mean {kind} of z_inv and z_eq"] = jackknife(measure, len(features), seed)
-        settings[f"mean {kind} of shuffled pairs"] = float(correlations(z_inv, shuffled, kept).mean())
-        details[f"{kind}s"] = correlations(z_inv, z_eq, kept).tolist()
-    return Measurement(metrics, settings | {"SVCCA keeps": _KEPT}, details)
+        metrics.append(_metric(slug, f"mean {name} of z_inv and z_eq", jackknife(measure, len(features), seed)))
+        settings[f"mean {name} of shuffled pairs"] = float(correlations(z_inv, shuffled, kept).mean())
+        details[f"{name}s"] = correlations(z_inv, z_eq, kept).tolist()
+    return Measurement(by_slug(metrics), settings | {"SVCCA keeps": _KEPT}, details)
+
+
+def _metric(slug: str, name: str, found: Estimate) -> Metric:
+    return Metric(slug, name, "", "redundancy", *found)
 
 
 def _rank_of(x: Tensor, rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...data.eval_sets.dataset import Splits
 from ..frozen_model import FrozenModel
-from ..metrics import Measurement, Metric
+from ..metrics import Measurement, Metric, by_slug
 
 _STRENGTH = 1e-3
 
@@ -16,8 +16,9 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     if not train.targets.is_floating_point():
         raise ValueError(f"{splits.name} has classes for labels; regression needs numbers")
     each = r2(*train, *test)
-    metrics = {"R2": Metric(float(each.mean()))} | {f"R2 of target {k}": Metric(float(v)) for k, v in enumerate(each)}
-    return Measurement(metrics, {"ridge per image": _STRENGTH})
+    metrics = [Metric("r2", "R2", "R2", "regression", float(each.mean()))]
+    metrics += [Metric(f"r2_target_{k}", f"R2 of target {k}", "R2", "regression", float(v)) for k, v in enumerate(each)]
+    return Measurement(by_slug(metrics), {"ridge per image": _STRENGTH})
 
 
 def r2(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, strength: float = _STRENGTH) -> Tensor:

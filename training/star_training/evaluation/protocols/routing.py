@@ -18,7 +18,7 @@ from ...data.sources.subset import spread
 from ..embeddings import base, device, embed, view
 from ..features import evaluating
 from ..frozen_model import FrozenModel
-from ..metrics import Measurement, Metric, mean
+from ..metrics import Estimate, Measurement, Metric, by_slug, mean
 
 TASKS = ("invariant", "equivariant")
 _IMAGES = 10_000
@@ -70,8 +70,8 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     metrics = usage(weights)
     if source.targets is not None and not source.targets.is_floating_point() and len(source.targets.unique()) > 1:
         firsts = [outputs[:, int(expert)] for expert in weights.mean(0).argmax(1)]
-        metrics |= same_class(dict(zip(TASKS, firsts, strict=True)), source.targets)
-    return Measurement(metrics, settings, details)
+        metrics += same_class(dict(zip(TASKS, firsts, strict=True)), source.targets)
+    return Measurement(by_slug(metrics), settings, details)
 
 
 def routed(objective: Objective, features: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -91,15 +91,20 @@ def routed(objective: Objective, features: Tensor) -> tuple[Tensor, Tensor] | No
     return table / table.sum(2, keepdim=True), torch.cat(outputs)
 
 
-def usage(weights: Tensor) -> dict[str, Metric]:
+def usage(weights: Tensor) -> list[Metric]:
     """Returns entropies of shares (N, T, E), per image and of the mean, and the tasks' overlap."""
     average = weights.mean(0)
-    metrics = {}
+    metrics = []
     for task, of_images, of_mean in zip(TASKS, entropy(weights).unbind(1), entropy(average), strict=True):
-        metrics[f"entropy of an image's weights, {task}"] = mean(of_images)
-        metrics[f"entropy of mean weights, {task}"] = Metric(float(of_mean))
-    metrics["overlap of the tasks' mean weights"] = Metric(float(average.amin(0).sum()))
-    return metrics
+        entropies = mean(of_images), Estimate(float(of_mean))
+        for slug, name, found in zip(("image", "mean"), ("an image's", "mean"), entropies, strict=True):
+            metrics.append(_metric(f"entropy_{slug}_{task}", f"entropy of {name} weights, {task}", found, "nats"))
+    overlap = Estimate(float(average.amin(0).sum()))
+    return [*metrics, _metric("overlap", "overlap of the tasks' mean weights", overlap)]
+
+
+def _metric(slug: str, name: str, found: Estimate, unit: str = "") -> Metric:
+    return Metric(slug, name, unit, "routing", *found)
 
 
 def entropy(weights: Tensor) -> Tensor:
@@ -113,16 +118,17 @@ def largest(weights: Tensor) -> Tensor:
     return (tops / tops.sum(2, keepdim=True)).mean(0)
 
 
-def same_class(by_task: dict[str, Tensor], targets: Tensor) -> dict[str, Metric]:
+def same_class(by_task: dict[str, Tensor], targets: Tensor) -> list[Metric]:
     """Returns the share of an image's nearest neighbours that have its class, in outputs (N, O) of each task's expert.
 
     A task's expert is the one with its largest mean weight. The last metric is the difference of the two, by image.
     """
     found = {task: _same_class(outputs, targets) for task, outputs in by_task.items()}
-    shares = {f"same class among neighbours, by the {task} task's expert": mean(hits) for task, hits in found.items()}
+    name = "same class among neighbours, by the"
+    shares = [_metric(f"same_class_{task}", f"{name} {task} task's expert", mean(hits)) for task, hits in found.items()]
     invariant, equivariant = found.values()
-    less = "same class among neighbours, by the invariant task's expert less by the equivariant task's"
-    return {**shares, less: mean(invariant - equivariant)}
+    less = f"{name} invariant task's expert less by the equivariant task's"
+    return [*shares, _metric("same_class_difference", less, mean(invariant - equivariant))]
 
 
 def _same_class(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from ..metrics import Metric
+from ..metrics import Estimate
 
 _ROUNDING = 1e-6  # relative to an embedding's norm: smaller variation is float32 noise
 _GROUPS = 20
@@ -51,7 +51,7 @@ def rank_me(x: Tensor) -> Tensor:
     return torch.special.entr(shares).sum().exp()
 
 
-def jackknife(measure: Callable[[Tensor], Tensor], count: int, seed: int) -> Metric:
+def jackknife(measure: Callable[[Tensor], Tensor], count: int, seed: int) -> Estimate:
     """Returns measure(all rows) with the interval from leaving out one of 20 random groups of images at a time.
 
     The interval estimates the variation between sets of as many images, not the distance to the value for infinitely
@@ -59,9 +59,9 @@ def jackknife(measure: Callable[[Tensor], Tensor], count: int, seed: int) -> Met
     """
     value = float(measure(torch.arange(count)))
     if count < 2 * _GROUPS:
-        return Metric(value)
+        return Estimate(value)
     groups = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tensor_split(_GROUPS)
     without = torch.stack([measure(torch.cat((*groups[:g], *groups[g + 1 :]))) for g in range(_GROUPS)])
     error = math.sqrt((_GROUPS - 1) / _GROUPS * float((without - without.mean()).square().sum()))
     half = float(stdtrit(_GROUPS - 1, 0.975)) * error  # Student's quantile
-    return Metric(value, value - half, value + half)
+    return Estimate(value, value - half, value + half)

@@ -14,12 +14,14 @@ to its features in the same way.
 
 from torch import Tensor
 
+from star_zoo.names import slugify
+
 from ....data.eval_sets.dataset import Splits
 from ....data.sources.base import Source
 from ....data.sources.subset import spread
 from ...embeddings import Viewed, base_all_and_each, base_and_drawn, columns, embed, view
 from ...frozen_model import FrozenModel
-from ...metrics import Measurement, Metric, mean
+from ...metrics import Estimate, Measurement, Metric, by_slug, mean
 from . import displacement, retrieval
 from .params_r2 import fit_and_score
 
@@ -54,7 +56,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     for name, predictor in _predictors(model, train).items():
         measured, errors[name] = found(predictor, searched, varied)
         measured |= travelled(predictor, test, list(columns(model.policy)))
-        metrics |= {f"{what}, {name}": metric for what, metric in measured.items()}
+        metrics += [_metric(f"{what}, {name}", estimate) for what, estimate in measured.items()]
     settings = {
         "images": {"training": len(train.params), "test": len(test.params), "searched": len(searched.params)},
         "views of a searched image": _VIEWS,
@@ -62,7 +64,13 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
         "chance": {"R2": 0.0, **retrieval.chance(_VIEWS), "PRE": 2.0, "absolute": 0.0, "relative": 0.0},
         **_SETTINGS,
     }
-    return Measurement(metrics, settings, {"params": fields, "R2": r2, "PRE": errors})
+    return Measurement(by_slug(metrics), settings, {"params": fields, "R2": r2, "PRE": errors})
+
+
+def _metric(name: str, found: Estimate, unit: str = "") -> Metric:
+    """Returns a metric whose slug is its name without "predictor" and "by", e.g. mrr_own_saved."""
+    words = name.replace(" predictor", "").replace(" by ", " ").replace("H@", "hit")
+    return Metric(slugify(words), name, unit, "equivariance", *found)
 
 
 def _enough(source: Source, which: str) -> Source:
@@ -73,7 +81,7 @@ def _enough(source: Source, which: str) -> Source:
 
 def _params(
     model: FrozenModel, train: Viewed, test: Viewed, varied: Tensor, seed: int
-) -> tuple[dict[str, Metric], dict[str, list[float]]]:
+) -> tuple[list[Metric], dict[str, list[float]]]:
     """Returns the R2 metrics of drawn views' params, and R2 by param.
 
     The inputs are one view or a pair of views, as features and as each embedding.
@@ -83,13 +91,13 @@ def _params(
     representations = {"features": (pairs, asked)}
     known = embed(model.objective, asked)
     representations |= {name: (z, known[name]) for name, z in embed(model.objective, pairs).items()}
-    metrics: dict[str, Metric] = {}
+    metrics: list[Metric] = []
     by_param: dict[str, list[float]] = {}
     for name, (x, held_out) in representations.items():
         inputs = {f"one view, {name}": (x[:, 1], held_out[:, 1]), f"pair, {name}": (x.flatten(1), held_out.flatten(1))}
         for what, (fitted, measured) in inputs.items():
             r2 = fit_and_score(fitted, targets, measured, truth, seed)
-            metrics |= {f"R2, {what}": r2.mean, f"R2 by one mean, {what}": r2.one_mean}
+            metrics += [_metric(f"R2, {what}", r2.mean, "R2"), _metric(f"R2 by one mean, {what}", r2.one_mean, "R2")]
             by_param[what] = r2.each.tolist()
     return metrics, by_param
 
@@ -106,7 +114,9 @@ def _predictors(model: FrozenModel, train: Viewed) -> dict[str, displacement.Pre
     return made
 
 
-def found(predictor: displacement.Predictor, searched: Viewed, varied: Tensor) -> tuple[dict[str, Metric], list[float]]:
+def found(
+    predictor: displacement.Predictor, searched: Viewed, varied: Tensor
+) -> tuple[dict[str, Estimate], list[float]]:
     """Returns MRR, H@1, H@5 and PRE over all views, each predicted from its base view, and PRE by param."""
     views, predicted = displacement.predict_all(predictor, searched)
     ranks = retrieval.ranks(predicted, views)
@@ -123,7 +133,7 @@ def found(predictor: displacement.Predictor, searched: Viewed, varied: Tensor) -
     return {name: mean(values.mean(1)) for name, values in of_views.items()}, errors.mean(0).tolist()
 
 
-def travelled(predictor: displacement.Predictor, test: Viewed, augmentations: list[str]) -> dict[str, Metric]:
+def travelled(predictor: displacement.Predictor, test: Viewed, augmentations: list[str]) -> dict[str, Estimate]:
     """Returns the absolute and the relative measure for all augmentations together and for each one alone."""
     views, predicted = displacement.predict_all(predictor, test)
     metrics = {}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from star_zoo import Objective
 
 from ...embeddings import Viewed
-from ...metrics import Metric
+from ...metrics import Estimate
 from ...solvers import ridge
 
 _AXES = 64  # principal components of base features; the fitted predictor's inputs are their products with params
@@ -158,7 +158,7 @@ class Way(NamedTuple):
     gained: Tensor  # (N,), cos(predicted, view) - cos(base, view); its mean is the absolute measure
     whole: Tensor  # (N,), 1 - cos(base, view)
 
-    def relative(self) -> Metric:
+    def relative(self) -> Estimate:
         """Returns the mean of `gained` over the mean of `whole`: 1 if perfect, 0 if the base view is predicted.
 
         The interval of this ratio of means is by the delta method. Ratios of single images are unbounded if an
@@ -168,7 +168,7 @@ class Way(NamedTuple):
         value = self.gained.mean() / whole.mean()
         spread = ((self.gained - value * whole) / whole.mean()).std()
         half = 1.959964 * float(spread) / math.sqrt(len(whole))
-        return Metric(float(value), float(value) - half, float(value) + half)
+        return Estimate(float(value), float(value) - half, float(value) + half)
 
 
 def way(predicted: Tensor, base: Tensor, views: Tensor) -> Way:

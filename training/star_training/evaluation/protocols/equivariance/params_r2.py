@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...metrics import Metric
+from ...metrics import Estimate
 from ...solvers import ridge
 
 _RESAMPLES = 200  # of the test images, in the bootstrap
@@ -18,8 +18,8 @@ class ParamsR2(NamedTuple):
     """R2 of params on test images, with intervals from a bootstrap over them; the fit is held fixed."""
 
     each: Tensor  # (F,), sklearn's R2 of each param
-    mean: Metric  # of `each`
-    one_mean: Metric  # SIE's R2, by one scalar mean over all params, which are standardised
+    mean: Estimate  # of `each`
+    one_mean: Estimate  # SIE's R2, by one scalar mean over all params, which are standardised
 
 
 def fit_and_score(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, seed: int) -> ParamsR2:
@@ -53,6 +53,6 @@ def _resamples(count: int, seed: int) -> Tensor:
     return torch.zeros(drawn.shape).scatter_add_(1, drawn, torch.ones(drawn.shape))
 
 
-def _metric(value: Tensor, resampled: Tensor) -> Metric:
+def _metric(value: Tensor, resampled: Tensor) -> Estimate:
     low, high = resampled.quantile(resampled.new_tensor([0.025, 0.975])).tolist()
-    return Metric(float(value), low, high)
+    return Estimate(float(value), low, high)

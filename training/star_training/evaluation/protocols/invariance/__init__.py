@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star_zoo.names import slugify
+
 from ....data.eval_sets.dataset import Splits
 from ....data.sources.base import Source
 from ....data.sources.subset import spread
 from ...embeddings import base, extract_views, view
 from ...frozen_model import FrozenModel
-from ...metrics import Measurement, Metric, mean
+from ...metrics import Measurement, Metric, by_slug, mean
 from ...solvers.whitening import whitening
 from .probes import TRANSFORMATIONS
 
@@ -39,13 +41,15 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     images, params = _base_views(model, source, chosen)
     before = whiten(extract_views(model, images, params))
 
-    metrics: dict[str, Metric] = {}
+    metrics: list[Metric] = []
     curves: dict[str, Any] = {}
     for name, transformation in TRANSFORMATIONS.items():
         moved = (transformation.apply(images, strength) for strength in transformation.strengths)
         found = [compare(before, whiten(extract_views(model, x, params))) for x in moved]
         cosine, distance = (torch.stack(parts, 1) for parts in zip(*found, strict=True))  # (M, strengths)
-        metrics |= {f"cosine, {name}": mean(cosine.mean(1)), f"Mahalanobis, {name}": mean(distance.mean(1))}
+        for title, values in (("cosine", cosine), ("Mahalanobis", distance)):
+            slug = slugify(f"{title} {name}")
+            metrics.append(Metric(slug, f"{title}, {name}", "", "invariance", *mean(values.mean(1))))
         curves[name] = {
             "strengths": list(transformation.strengths),
             "unit": transformation.unit,
@@ -60,7 +64,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
         "covariance": f"Ledoit-Wolf, shrinkage {whiten.shrinkage:.4g}" if whiten.shrinkage else "sample",
         "two different images": {"cosine": float(others[0].mean()), "Mahalanobis": float(others[1].mean())},
     }
-    return Measurement(metrics, settings, {"curves": curves})
+    return Measurement(by_slug(metrics), settings, {"curves": curves})
 
 
 def _base_views(model: FrozenModel, source: Source, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,18 @@
+"""Figures of the details of protocols, one protocol per file, found by module name.
+
+A module has the name of its protocol and a function `draw(known) -> Figure | None`, where `known` holds the details of
+the protocol's record by label of the model. A protocol needs no figure.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from ..drawing import Figure
+
+
+def known() -> dict[str, Callable[[dict[str, dict[str, Any]]], Figure | None]]:
+    """Returns the function that draws each protocol's details, by protocol, sorted."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name: importlib.import_module(f"{__name__}.{name}").draw for name in names}

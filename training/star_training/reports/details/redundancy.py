@@ -1,0 +1,25 @@
+"""Redundancy: canonical correlations of the two embeddings."""
+
+from typing import Any
+
+from ..drawing import Figure, axes_of, draw_lines, finish
+from ..tables import Table
+
+
+def draw(known: dict[str, dict[str, Any]]) -> Figure | None:
+    """Returns one curve per model, largest correlation first."""
+    series = {}
+    for label, details in known.items():
+        if values := details.get("canonical correlations"):
+            series[label] = ([float(k + 1) for k in range(len(values))], values)
+    if not series:
+        return None
+    figure, axes = axes_of()
+    draw_lines(axes[0, 0], series)
+    axes[0, 0].set(xlabel="canonical dimension", ylabel="correlation of z_inv and z_eq", ylim=(0, 1.02))
+    rows = [[label, f"{sum(y) / len(y):.3f}", f"{y[0]:.3f}", f"{y[-1]:.3f}"] for label, (_, y) in series.items()]
+    alt = "; ".join(f"{label} {average} on average" for label, average, *_ in rows)
+    numbers = Table("canonical correlations", ["model", "mean", "largest", "smallest"], rows)
+    return Figure(
+        "canonical", "Canonical correlations of the two embeddings", f"Correlations: {alt}.", finish(figure), numbers
+    )

@@ -134,8 +134,8 @@ def test_other_layouts_train_too(tmp_path: Path, layout: str):
         splits = ()
     recipe = tiny(tmp_path, f"data.source={tmp_path / 'data'}", *splits, "steps=2")
     result = DetectionRun(recipe, tmp_path / "run").train()
-    assert result["data"] == "data" and result["images"] == {"train": 4, "test": 1}
-    assert set(result["details"]["COCO AP by class"]) <= set(CLASSES)
+    assert result.data == "data" and result.images == {"train": 4, "test": 1}
+    assert set(result.details["COCO AP by class"]) <= set(CLASSES)
 
 
 def test_the_record(tmp_path: Path, capsys):

@@ -174,7 +174,7 @@ def test_test_images_alone_do_for_protocols_that_need_no_others(tmp_path: Path):
     rows = made["test"]
     splits = Splits(parquet({"test": rows, "none": chance_cases.Noise([], [])}, tmp_path))
     found = evaluate("few_shot", frozen(), splits)
-    assert found["images"] == {"test": 70} and found["settings"]["test images"] == "the data set's own"
+    assert found.images == {"test": 70} and found.settings["test images"] == "the data set's own"
     for name in ("knn", "linear", "label_fraction"):
         with pytest.raises(ValueError, match=r"^no split 'train' in .*: it has 'test'\.$"):
             evaluate(name, frozen(), splits)

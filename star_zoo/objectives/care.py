@@ -58,11 +58,10 @@ class CARE(FeatureObjective):
 
 
 def changed_angles(a: Tensor, b: Tensor, chunk: int) -> Tensor:
-    """Returns 2 * mean over i of sum over j != i of (<a_i, a_j> - <b_i, b_j>)^2 within chunks, averaged over the chunks.
+    """Returns twice the mean over i of the sum over j of (<a_i, a_j> - <b_i, b_j>)^2, with i and j of one chunk.
 
-    (B, O), (B, O) -> scalar, float32, on rows scaled to unit length; B must be a multiple of `chunk`.
+    (B, O), (B, O) -> scalar, float32; the rows are scaled to unit length. B must be a multiple of `chunk`.
     """
     with torch.autocast(a.device.type, enabled=False):
-        # the diagonal is 1 in both, up to rounding
-        a, b = (F.normalize(z.float(), dim=1).unflatten(0, (-1, chunk)) for z in (a, b))
+        a, b = (F.normalize(z.float(), dim=1).view(-1, chunk, z.shape[1]) for z in (a, b))
         return 2 * (a @ a.mT - b @ b.mT).square().sum(2).mean()

@@ -26,12 +26,13 @@ Factors = dict[str, tuple[int, ...]]  # a factor's name -> its columns of params
 
 
 class LooC(FeatureObjective):
-    """S contrastive spaces; the views are a query, a fresh key, and for each factor a key that shares it with the query.
+    """One invariant space, and one for each factor; the views are a query, a fresh key, and a key for each factor.
 
-    In the invariant space the positive is the fresh key. In a factor's space the positive is the key that shares the
-    factor, and the other keys of the same image are negatives, so that the space keeps the factor's value. Other images
-    are negatives in all spaces: the keys of the batch, or with `queue`, the fresh keys of earlier batches. The keys
-    then come from momentum copies of the encoder and the heads.
+    A factor's key has the query's params of that factor; all others are drawn anew. In the invariant space the positive
+    is the fresh key. In a factor's space the positive is the factor's key, and the other keys of the same image are
+    negatives, so that the space keeps the factor's value. Other images are negatives in all spaces: the keys of the
+    batch, or with `queue`, the fresh keys of earlier batches. The keys then come from momentum copies of the encoder
+    and the heads.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""SER, Soft Equivariance Regularization (arXiv 2603.06693, ICLR 2026): early maps are equivariant, late features invariant.
+"""SER (Soft Equivariance Regularization, ICLR 2026, arXiv 2603.06693): early maps are equivariant, features invariant.
 
 Letters: B images, N of them turned, C channels, H x W positions of a map, W processes, D features, O embedding size,
 P augmentation parameters.
@@ -59,9 +59,8 @@ class SER(Objective):
         with torch.no_grad():
             ((seen,),) = encoder.eval().maps([torch.zeros(1, 3, size, size)], [self.layer])
         encoder.train(training)
-        self.projector = nn.Sequential(
-            nn.Conv2d(seen.shape[1], self.width, 1, bias=False), nn.GELU(), nn.Conv2d(self.width, self.width, 1, bias=False)
-        )
+        first, second = (nn.Conv2d(c, self.width, 1, bias=False) for c in (seen.shape[1], self.width))
+        self.projector = nn.Sequential(first, nn.GELU(), second)
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of two draws, and of two more without crop, flip and turn: (4, P)."""
@@ -101,7 +100,7 @@ class SER(Objective):
 
 
 def turn(x: Tensor) -> Tensor:
-    """Turns images or square maps by the elements of D4, image k by element k modulo 8: (N, C, S, S) -> (N, C, S, S)."""
+    """Turns square images or maps, (N, C, S, S), by the elements of D4: image k by element k modulo 8."""
     place = torch.arange(len(x), device=x.device)[:, None]
     return Flip().apply(QuarterTurn().apply(x, (place % 4).float()), (place // 4 % 2).float())
 

@@ -85,4 +85,4 @@ class Moved(nn.Module):
 
 def partners(x: Tensor) -> Tensor:
     """Returns the rows with those of each pair swapped: (B, R) -> (B, R). B must be even."""
-    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return x.view(-1, 2, x.shape[1]).flip(1).flatten(0, 1)

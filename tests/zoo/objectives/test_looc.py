@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import twins
 from star_zoo import Objective, Policy, objectives
 from star_zoo.augmentations import Spirograph
+from star_zoo.objectives import looc
 from twins import NUM_FEATURES, POLICY, build, generator, randn
 
 B, D = 5, NUM_FEATURES
@@ -25,7 +26,7 @@ def views(objective: Objective) -> list[Tensor]:
 
 
 def slow(objective: Objective, features: list[Tensor], others: list[list[Tensor]] | None = None) -> list[Tensor]:
-    """The sum over queries of -log(positive / candidates), one number at a time; `others` replace those of the batch."""
+    """The sum over queries of -log(positive / candidates), score by score; `others` replace those of the batch."""
     losses = []
     for space in range(len(objective.factors) + 1):
         embedded = [F.normalize(objective.heads.spaces[space](x), dim=1) for x in features]
@@ -74,6 +75,20 @@ def test_with_everything_in_one_factor_both_spaces_are_info_nce():
     scores = F.normalize(objective.heads.spaces[0](query), dim=1) @ logits.T / 0.2
     own = torch.cat((torch.zeros(B, B), torch.eye(B)), 1).bool()
     assert_close(terms["invariant"], F.cross_entropy(scores.masked_fill(own, -math.inf), torch.arange(B)) / 2)
+
+
+def test_two_processes_compute_what_one_does(monkeypatch: pytest.MonkeyPatch):
+    objective = build("looc", factors=TWO, embed_dim=6)
+    whole = [randn(2 * B, D, seed=v) for v in range(4)]
+    own = torch.stack([objective.heads(x) for x in whole[1:]], 1).permute(2, 0, 1, 3)
+    monkeypatch.setattr(looc, "gather_with_grad", lambda _: own)
+    found = []
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        found.append(objective.terms([x[rank * B :][:B] for x in whole], []))
+    monkeypatch.undo()
+    together = objective.terms(whole, [])
+    assert_close({name: (found[0][name] + found[1][name]) / 2 for name in together}, together)
 
 
 def test_each_factors_key_shares_its_fields_and_no_others():

@@ -21,7 +21,7 @@ class GradientRegularizer(nn.Module):
     |h(a') - h(a)|^2 to first order; a mean above `clamp` has no gradient. The paper draws a' afresh, 100 of them for
     each image; here they are the params of another view of all images, which are as independent of a. The per-column
     restriction by `fields` and the warm-up of the weight are our additions. The gradient is differentiated again, which
-    torch.compile and SyncBatchNorm do not support.
+    compiled graphs do not support; with SyncBatchNorm it is untested.
     """
 
     columns: Tensor

@@ -3,6 +3,7 @@
 Letters: B images, D features, O embedding size, P augmentation parameters. Formulas and defaults after the authors'
 code (ae-foster/invclr, MIT), which regularises the backbone's features, not the projection. The head is our SimCLR's.
 In a short trial on spirographs the regularizer was neutral or harmful; the authors train for about 10,000 steps.
+`torch.compile` leaves the whole forward pass out.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class SimCLRGR(SimCLR):
         super().__init__(num_features, policy, temperature=temperature, **shared)
         self.regularizer = GradientRegularizer(policy, regularizer_weight, clamp, warmup, regularized)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # compiled graphs can't be differentiated twice
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         first, second = batch.params
         with torch.enable_grad():  # the regularizer needs the graph in evaluation too

@@ -24,6 +24,7 @@ class Blur(Augmentation):
 
     fields: ClassVar = ("blur_sigma",)
     uniforms: ClassVar = 2
+    differentiable: ClassVar = True
 
     kernel: int = 9  # pixels, odd
     sigma: tuple[float, float] = (0.1, 2.0)

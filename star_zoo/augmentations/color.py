@@ -77,6 +77,7 @@ class ColorJitter(Augmentation):
 
     fields: ClassVar = ("brightness", "contrast", "saturation", "hue")
     uniforms: ClassVar = 5
+    differentiable: ClassVar = True
 
     brightness: float = 0.4
     contrast: float = 0.4
@@ -104,6 +105,8 @@ class ColorJitter(Augmentation):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         jittered = _STYLES[self.style](images, *params.unbind(1))
         untouched = (params == params.new_tensor(self.base(0, 0))).all(1)
+        if params.requires_grad:  # an untouched image keeps its values, with the gradient of jittering it
+            images = images.detach() + (jittered - jittered.detach())
         return torch.where(per_image(untouched), images, jittered)  # the conversion to HSV and back would round
 
 

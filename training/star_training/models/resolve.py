@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from star_zoo import Objective, load_objective, star_backbones, zoo
+from star_zoo import Objective, load_objective, star_backbones, wrappers, zoo
 
 from .names import Leaf, Model, Wrapped, parse
 
@@ -92,7 +92,7 @@ def timm_name(name: str) -> str:
 def saved_objective(name: str) -> Objective | None:
     """Returns the objective that was saved with a model, or with the one model in a wrapper.
 
-    None without one: for most timm models, untrained models, and several models joined.
+    None without one: for most timm models, untrained models, several models joined, and embeddings by `heads`.
     """
     return objective_of(parse(name))
 
@@ -100,7 +100,8 @@ def saved_objective(name: str) -> Objective | None:
 def objective_of(model: Model) -> Objective | None:
     """Returns the objective as `saved_objective`, for a parsed name."""
     if isinstance(model, Wrapped):
-        return objective_of(model.models[0]) if len(model.models) == 1 else None
+        fits = len(model.models) == 1 and not wrappers.find(model.wrapper).uses_heads
+        return objective_of(model.models[0]) if fits else None
     if model.untrained:
         return None
     name = timm_name(model.name)

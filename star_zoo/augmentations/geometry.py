@@ -99,11 +99,12 @@ class Jigsaw(Augmentation):
         return (float(int(u[1] * len(_ORDERS))) if u[0] < self.p else 0.0,)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
+        count, channels, height, width = images.shape
         if height % 2 or width % 2:
             raise ValueError(f"views are {height} x {width} pixels; the jigsaw needs an even number of each")
         orders = torch.tensor(_ORDERS, device=params.device)[params[:, 0].round().long()]  # (B, 4)
-        quadrants = images.unflatten(-1, (2, -1)).unflatten(-3, (2, -1))  # (B, 3, 2, h, 2, h)
+        quadrants = images.reshape(count, channels, 2, height // 2, 2, width // 2)
         quadrants = quadrants.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (B, 4, 3, h, h)
-        moved = quadrants.take_along_dim(orders[:, :, None, None, None], 1).unflatten(1, (2, 2))
+        moved = torch.take_along_dim(quadrants, orders[:, :, None, None, None], 1)
+        moved = moved.reshape(count, 2, 2, channels, height // 2, width // 2)
         return moved.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)

@@ -14,7 +14,9 @@ from ..models.resolve import model_folder
 from . import protocols
 from .frozen_model import FrozenModel
 
-_ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols
+_ACCURACY = (
+    "linear", "knn", "few_shot", "few_shot_augmented", "label_fraction", "finetune", "detection",
+)  # protocols  # fmt: skip
 
 Data = dict[str, str]  # the fingerprint of each split
 

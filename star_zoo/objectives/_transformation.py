@@ -80,5 +80,5 @@ class TransformationObjective(Objective):
         raise NotImplementedError
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """Returns the logits of the K transformations as "z_eq": (B, D) -> (B, K)."""
-        return {"z_eq": self.heads(features)}
+        """Returns the logits of the K transformations as "transformation": (B, D) -> (B, K)."""
+        return {"transformation": self.heads(features)}

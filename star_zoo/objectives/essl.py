@@ -71,8 +71,8 @@ class Essl(Objective):
         return batch._replace(params=[*batch.params[:2], params])
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """Returns the projection as "z_inv" (B, O) and the logits of the four rotations as "z_eq" (B, 4)."""
-        return {"z_inv": self.heads(features), "z_eq": self.rotation(features)}
+        """Returns the projection as "z_inv" (B, O) and the logits of the four rotations as "rotation" (B, 4)."""
+        return {"z_inv": self.heads(features), "rotation": self.rotation(features)}
 
 
 def layer_norm_mlp(*widths: int) -> nn.Sequential:

@@ -139,9 +139,9 @@ class InvEq(Objective):
         return loss + F.mse_loss(outputs[2].float(), embedding.float()) + F.mse_loss(features.float(), taught.float())
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """Returns the invariant embedding "z_inv" (B, O) and the logits of the transformations "z_eq" (B, T)."""
-        _, z_eq, z_inv = self.heads(features)
-        return {"z_inv": z_inv, "z_eq": z_eq}
+        """Returns the invariant embedding "z_inv" (B, O) and the logits "transformation" (B, T)."""
+        _, logits, z_inv = self.heads(features)
+        return {"z_inv": z_inv, "transformation": logits}
 
 
 def crop(box: Tensor, shares: tuple[float, float], offsets: list[float]) -> Tensor:

@@ -36,7 +36,3 @@ class Supervised(Objective):
             raise ValueError("supervised needs labels, but the images have none; choose another objective or data set")
         (features,) = encoder([encoder.augment(batch, 0)])
         return {"label": self.classifier.loss(features, batch.target)}
-
-    def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """Returns the classifier's outputs as "z_inv": (B, D) -> (B, C)."""
-        return {"z_inv": self.classifier(features)}

@@ -68,6 +68,24 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         return F.cross_entropy(logits, positive)
 
 
+def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Returns the one-way cross entropy of N pairs: (N, O), (N, O) -> scalar, in float32.
+
+    Each row of a is an anchor; its positive is its own row of b, and its negatives are the other rows of b, including
+    those of other processes. Unlike in `nt_xent`, rows of a are no negatives. Raises ValueError if the shapes differ or
+    the temperature is not positive. Source: CPC (van den Oord et al., 2018), eq. 4, with cosine similarity.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; a pair needs equal shapes")
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; it must be positive")
+    with torch.autocast(a.device.type, enabled=False):
+        everyone = gather_with_grad(F.normalize(b.float(), dim=1))
+        rank = dist.get_rank() if len(everyone) > len(b) else 0
+        positive = rank * len(a) + torch.arange(len(a), device=a.device)
+        return F.cross_entropy(F.normalize(a.float(), dim=1) @ everyone.T / temperature, positive)
+
+
 def negative_cosine(a: Tensor, b: Tensor) -> Tensor:
     """Returns the mean negative cosine similarity of N pairs: (N, O), (N, O) -> scalar, with a gradient to both sides.
 

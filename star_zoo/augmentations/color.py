@@ -1,4 +1,4 @@
-"""Colour jitter in two styles, grayscale and solarize.
+"""Colour jitter in two styles, grayscale, solarize and inversion.
 
 Images are (B, 3, S, S) float in [0, 1]. Sources: `torchvision` follows torchvision's functional colour operations on
 float tensors; `released` follows kornia 0.4.1, which the authors pin: brightness is added, contrast multiplies without
@@ -153,3 +153,23 @@ class Solarize(Augmentation):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         acts = per_image(params[:, 0] > 0.5) & (images >= self.threshold)
         return torch.where(acts, 1 - images, images)
+
+
+@dataclass(frozen=True)
+class Invert(Augmentation):
+    """Inverts all values; `invert` is 1 if it acts. Values of 8 bits come back to the same bits when inverted twice."""
+
+    fields: ClassVar = ("invert",)
+    uniforms: ClassVar = 1
+
+    p: float = 0.2
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return (0.0,)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        return (float(u[0] < self.p),)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        inverted = (255 - 255 * images) / 255  # 1 - images would round off the last bits of small values
+        return torch.where(per_image(params[:, 0] > 0.5), inverted, images)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
-from ..momentum import MomentumCopy, Queue
+from ..momentum import MemoryBank, MomentumCopy, Queue
 
 
 class Objective(nn.Module):
@@ -77,8 +77,9 @@ class Objective(nn.Module):
         return None
 
     def published(self) -> dict[str, Tensor]:
-        """Returns the tensors to publish: the state dict without momentum copies and queues."""
-        kept_back = tuple(f"{name}." for name, m in self.named_modules() if isinstance(m, MomentumCopy | Queue))
+        """Returns the tensors to publish: the state dict without momentum copies, queues and memory banks."""
+        left_out = MomentumCopy | Queue | MemoryBank
+        kept_back = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, left_out))
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(kept_back)}
 
 

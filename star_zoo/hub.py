@@ -132,13 +132,13 @@ def exported(name: str) -> Path | None:
 
 
 def called(folder: Path) -> str:
-    """Returns the name of a saved folder in records, without its place on this machine: the run's name for an export."""
+    """Returns the name of a saved folder in records, without its place on this machine; an export has its run's."""
     folder = folder.resolve()
     return folder.parent.name if folder.name == "export" else folder.name
 
 
 def timm_name(name: str) -> str:
-    """Returns the name of a model as timm's `create_model` takes it, without `timm:`, runs and saved folders as folders.
+    """Returns the name of a model as timm's `create_model` takes it: without `timm:`, runs and folders as local-dir:.
 
     Weights on the Hub are downloaded here, because timm would accept a damaged file. Raises `zoo.NotAvailable`.
     """

@@ -69,8 +69,13 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float, negatives: Tenso
 
     The positive of a query is its key. Its negatives are all other keys, including those of other processes; or, if
     `negatives` (K, O) are given, those rows alone. All rows are scaled to unit length. Raises ValueError if the
-    temperature is not positive. Sources: MoCo (He et al., 2020), eq. 1; MoCo v3 (Chen et al., 2021), algorithm 1.
+    temperature is not positive, or if the shapes of queries and keys differ. Sources: MoCo (He et al., 2020), eq. 1;
+    MoCo v3 (Chen et al., 2021), algorithm 1.
     """
+    if queries.shape != keys.shape:
+        raise ValueError(
+            f"embeddings have shapes {tuple(queries.shape)} and {tuple(keys.shape)}; a pair needs equal shapes"
+        )
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be positive")
     with torch.autocast(queries.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Objectives whose terms are agreements of the last two views, with targets of a momentum copy if an agreement needs it.
+"""Objectives whose terms are agreements of the last two views, with a momentum copy's targets where they need them.
 
 Letters: B images, V views of an image, D features, O embedding size, P augmentation parameters.
 """

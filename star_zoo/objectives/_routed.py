@@ -21,8 +21,13 @@ class RoutedExperts(Agreeing):
     The invariant term is the agreement between `z_inv` of the two augmented views. The equivariant term is the
     agreement between `z_eq` of each augmented view and its prediction by the shift predictor from `z_eq` of the base
     view and the params of the augmented view. With nt_xent, the other view of the same image is a negative in the
-    equivariant term, which keeps the embedding from becoming invariant.
+    equivariant term, which keeps the embedding from becoming invariant. Agreements
+    that stop the target's gradient take the prediction toward `z_eq` of the augmented view, never the other way round,
+    which is our choice.
     """
+
+    heads: StarHeads
+    shift_predictor: nn.Module  # (B, O), raw params (B, P) -> (B, O)
 
     def __init__(
         self,

@@ -16,9 +16,11 @@ from .. import hub, zoo
 from ..augmentations import Policy
 from ._base import Pretrained
 
+_data: Any = timm.data  # untyped
+
 
 class Teacher(nn.Module):
-    """A frozen model outside the state dict, in eval mode: normalised views (B, 3, S, S) -> features (B, D), no gradient.
+    """A frozen model outside the state dict, in eval mode: normalised views (B, 3, S, S) -> features (B, D).
 
     Views are normalised with the model's own pixel statistics instead of the policy's, and resized to T, the model's
     own input size by default. The model moves between devices with this module, but is neither saved nor trained.
@@ -31,7 +33,7 @@ class Teacher(nn.Module):
     def __init__(self, name: str, policy: Policy, size: int | None = None):
         super().__init__()
         model = load(name)
-        config = timm.data.resolve_model_data_config(model)
+        config = _data.resolve_model_data_config(model)
         self._model = (model,)  # a tuple, so that it is not a submodule
         self.num_features: int = model.head_hidden_size
         self.size: int = size or config["input_size"][-1]
@@ -52,9 +54,10 @@ class Teacher(nn.Module):
         features: Tensor = self._model[0](images)
         return features
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Teacher":
-        self._model[0]._apply(fn)
-        return super()._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Moves or converts the model with this module."""
+        self._model[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 def load(name: str) -> Any:
@@ -71,7 +74,7 @@ def load(name: str) -> Any:
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"teacher {name!r} can't be loaded: {reason}; give a run, a saved folder, a zoo tag or a timm name that has "
+            f"teacher {name!r} can't be loaded: {reason}; give a run, a saved folder, a zoo tag or a timm name with "
             "pretrained weights"
         ) from error
     return model.eval().requires_grad_(False)

@@ -6,7 +6,6 @@ teacher's, alone or as a term beside another objective. Neither the teacher nor 
 is ours; the papers distil logits, and intermediate maps of one view.
 """
 
-import math
 from typing import Any, cast
 
 import torch
@@ -65,7 +64,7 @@ class Distill(Objective):
         Raises ValueError or `zoo.NotAvailable` if the teacher can't be loaded.
         """
         self.teacher = Teacher(self._teacher_name, self.policy, self._teacher_size)
-        self.map = _linear(self.num_features, self.teacher.num_features)
+        self.map = nn.Linear(self.num_features, self.teacher.num_features)
         if self.config:
             self.config["settings"]["teacher"] = self.teacher.record.name  # is saved, and must not hold a user's folder
         if self.beside:
@@ -129,13 +128,3 @@ class _Recording:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.encoder, name)
-
-
-def _linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """Returns torch's linear layer, initialised alike every time: `attach` must not draw from the global generator."""
-    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-    generator, bound = torch.Generator().manual_seed(0), 1 / math.sqrt(fan_in)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
-    return layer

@@ -35,9 +35,7 @@ class EquiMod(RoutedExperts):
     ):
         if predictor not in PREDICTORS:
             raise ValueError(not_found("predictor", predictor, PREDICTORS))
-        super().__init__(
-            num_features, policy, FixedRouter([[1.0, 0.0], [0.0, 1.0]]), embed_dim=embed_dim, **shared
-        )
+        super().__init__(num_features, policy, FixedRouter([[1.0, 0.0], [0.0, 1.0]]), embed_dim=embed_dim, **shared)
         if predictor == "linear":
             self.heads = NormalisedHeads(self.heads.experts, self.heads.router, embed_dim)
             self.shift_predictor = LinearPredictor(Standardize(*policy.field_statistics), embed_dim)
@@ -51,7 +49,9 @@ class NormalisedHeads(StarHeads):
         self.norms = nn.ModuleList(nn.BatchNorm1d(embed_dim, affine=False) for _ in range(2))
 
     def forward(self, features: Tensor, views: int = 1) -> tuple[Tensor, Tensor]:
-        z_inv, z_eq = (by_view(norm, z, views) for norm, z in zip(self.norms, super().forward(features, views), strict=True))
+        z_inv, z_eq = (
+            by_view(norm, z, views) for norm, z in zip(self.norms, super().forward(features, views), strict=True)
+        )
         return z_inv, z_eq
 
 

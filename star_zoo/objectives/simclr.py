@@ -27,3 +27,4 @@ class SimCLR(TwoViews):
         hidden = hidden or num_features
         heads = mlp(num_features, hidden, hidden, embed_dim)
         super().__init__(policy, heads, Mutual(functools.partial(nt_xent, temperature=temperature)))
+        self.temperature = temperature

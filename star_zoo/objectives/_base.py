@@ -4,7 +4,7 @@ Letters: B images, V views of an image, D features, O embedding size, T tasks,
 E experts, P augmentation parameters.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,14 @@ from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
 from ..momentum import MemoryBank, MomentumCopy, Queue
+
+
+class Pretrained(NamedTuple):
+    """A pretrained model that an objective reads while it trains, as results and cards record it."""
+
+    name: str  # without a folder of this machine
+    license: str | None  # its SPDX name as timm states it, if known
+    fingerprint: str  # of its weights; a run can be resumed with the same weights only
 
 
 class Objective(nn.Module):
@@ -75,6 +83,10 @@ class Objective(nn.Module):
     def experts(self, features: Tensor) -> Tensor | None:
         """Returns the output of every expert that `routing` weights, (B, D) -> (B, E, O), or None without routing."""
         return None
+
+    def pretrained(self) -> dict[str, Pretrained]:
+        """Returns the pretrained models that `attach` loaded, by their roles, e.g. "teacher"."""
+        return {}
 
     def published(self) -> dict[str, Tensor]:
         """Returns the tensors to publish: the state dict without momentum copies, queues and memory banks."""

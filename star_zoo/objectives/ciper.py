@@ -36,8 +36,10 @@ class Ciper(SimCLR):
         self.predictor = mlp(2 * num_features, predictor_hidden, len(policy.fields))
         self.standardize = nn.BatchNorm1d(len(policy.fields), affine=False)
 
-    def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
+    def terms(
+        self, features: list[Tensor], params: list[Tensor], targets: list[Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Returns {"invariant": ..., "equivariant": ...} for two views."""
         predicted = self.predictor(torch.cat(features, 1)).float()
         loss = F.mse_loss(predicted, self.standardize(params[1] - params[0]))
-        return {**super().terms(features, params), "equivariant": self.prediction_weight * loss}
+        return {**super().terms(features, params, targets), "equivariant": self.prediction_weight * loss}

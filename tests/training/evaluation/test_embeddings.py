@@ -66,7 +66,7 @@ def test_features_that_are_too_many_to_measure_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("name", objectives.known())
-def test_every_objective_has_embeddings(name: str):
+def test_every_embedding_of_an_objective_is_found(name: str):
     objective = build(name)
     features = randn(4, 3, 8)
     found = embed(objective, features)

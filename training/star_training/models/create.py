@@ -8,12 +8,12 @@ import timm
 import torch
 from safetensors import SafetensorError
 
-from star_zoo import Objective, Policy, wrappers
+from star_zoo import Objective, Policy, hub, wrappers
 from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
 
 from ..errors import one_line
 from .names import Leaf, Model, check_scheme, leaves, parse
-from .resolve import objective_of, timm_name
+from .resolve import objective_of
 
 # the errors of timm and safetensors for names, weights and arguments that they can't use
 _FAILURES = (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
@@ -48,7 +48,7 @@ def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
     check_scheme(leaf)
     if leaf == Leaf("pixels"):
         raise ValueError("pixels are no model: they can be evaluated alone, but not be wrapped or trained")
-    known_as = timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
+    known_as = hub.timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
     with refusing(f"{what} {str(leaf)!r} can't be loaded"):
         return timm.create_model(known_as, pretrained=not leaf.untrained, **arguments)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..augmentations import Policy
+from ..losses import gather_with_grad
 from ..names import not_found
 
 
@@ -53,13 +54,25 @@ class GradientRegularizer(nn.Module):
         """
         with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
             h = F.normalize(features.float(), dim=1)
-            signs = torch.randint_like(h, 2) * 2 - 1
+            signs = _signs(params, h.shape[1]).to(h.dtype)
             (g,) = torch.autograd.grad((signs * h).sum(), params, create_graph=True, materialize_grads=True)
             g = g * self.columns
-            change = g @ draws.T - (g * params).sum(1, keepdim=True)  # <g, a' - a>: (B, N)
+            change = g @ gather_with_grad(draws).T - (g * params).sum(1, keepdim=True)  # <g, a' - a>: (B, N)
             return self.weight * self.strength * change.square().mean().clamp(max=self.clamp)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Sets the warm-up's share of the weight; `progress` is the fraction of all steps."""
         self.strength.fill_(min(1.0, progress / self.warmup) if self.warmup else 1.0)
+
+
+def _signs(params: Tensor, width: int) -> Tensor:
+    """Returns signs (B, D) int64, a hash of each image's params (B, P), which are random already.
+
+    Unlike drawn signs, they do not depend on the number of processes.
+    """
+    bits = params.detach().float().contiguous().view(torch.int32).long()  # of each param
+    odd = 2 * torch.arange(params.shape[1], device=params.device) + 1
+    key = (bits * odd).sum(1, keepdim=True) % 2147483647
+    mixed = (key * 40503 + (key % 65521) * torch.arange(1, width + 1, device=params.device) * 2654435761) % 2147483647
+    return ((mixed ^ (mixed >> 7) ^ (mixed >> 15)) & 1) * 2 - 1

@@ -28,7 +28,7 @@ class CARE(FeatureObjective):
         *,
         temperature: float = 0.5,
         equivariant_weight: float = 0.03,  # 0.03 for CIFAR-10, 0.01 for STL-10, 0.005 for ImageNet-100
-        chunk: int = 16,  # N; 16 for CIFAR-10, 32 for STL-10, as 16 and 8 chunks of 256 images
+        chunk: int = 8,  # N, divides the batch; 16 for CIFAR-10, 32 for STL-10, as 16 and 8 chunks of 256 images
         hidden: int | None = None,  # width of the head's hidden layers; None: num_features
         embed_dim: int = EMBED_DIM,
     ):

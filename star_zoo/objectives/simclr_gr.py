@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..augmentations import Policy
 from ..batch import Batch
@@ -44,7 +45,8 @@ class SimCLRGR(SimCLR):
         with torch.enable_grad():  # the regularizer needs the graph in evaluation too
             first = first.detach().requires_grad_()
             batch = batch._replace(params=[first, second])
-            features = encoder([encoder.augment(batch, view) for view in range(2)])
+            with sdpa_kernel(SDPBackend.MATH):  # fused attention can't be differentiated twice
+                features = encoder([encoder.augment(batch, view) for view in range(2)])
             gradient = self.regularizer(features[0], first, second)
         z1, z2 = map(self.heads, features)
         return {"invariant": nt_xent(z1, z2, self.temperature), "gradient": gradient}

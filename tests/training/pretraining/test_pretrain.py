@@ -210,7 +210,7 @@ def test_features_that_are_not_finite_end_the_run_with_its_step(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_every_objective_trains_under_the_same_recipe(tmp_path: Path, name: str):
-    recipe = tiny(*QUIET, "batch_size=16", "data.limit=32").with_objective(name)
+    recipe = tiny(*QUIET, "data.limit=16").with_objective(name)
     run = Run(recipe, tmp_path)
     before = {k: v.clone() for k, v in run.pretrainer.named_parameters() if v.requires_grad}
     run.train()

@@ -86,5 +86,6 @@ def test_the_weight_scales_the_regression_alone():
 
 def test_the_settings_of_simclr_are_its_own_too():
     assert objectives.settings("ciper") == {
-        "predictor_hidden": 1024, "prediction_weight": 1.0, "temperature": 0.2, "hidden": None
+        "predictor_hidden": 1024, "prediction_weight": 1.0, "temperature": 0.2, "hidden": None,
+        "embed_dim": 128,
     }  # fmt: skip

@@ -104,7 +104,9 @@ def test_each_factors_key_shares_its_fields_and_no_others():
 
 
 def test_the_default_factors_are_all_augmentations_but_crop_and_flip():
-    assert list(build("looc").factors) == ["QuarterTurn", "ColorJitter", "Grayscale", "Solarize", "Blur"]
+    names = [type(a).__name__ for a in build("looc").policy.augmentations]
+    assert list(build("looc").factors) == [n for n in names if n not in ("Crop", "Flip")]
+    assert {"QuarterTurn", "ColorJitter", "Grayscale", "Solarize", "Blur"} < set(names)
     policy = Policy((Spirograph(16),), twins.MEAN, twins.STD)
     assert objectives.build("looc", D, policy).factors == {"Spirograph": (0, 1, 2, 3, 4, 5)}
 

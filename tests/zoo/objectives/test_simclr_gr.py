@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import twins
 from star_zoo import Policy
 from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip
-from star_zoo.objectives._gradient import GradientRegularizer
+from star_zoo.objectives._gradient import GradientRegularizer, _signs
 from twins import MEAN, STD, build, draws, randn
 
 B, D = 4, 3
@@ -45,10 +45,8 @@ def differences(params: Tensor, others: Tensor, columns: list[int], signs: Tenso
 @pytest.mark.parametrize("fields", [None, ["hue", "blur_sigma"]])
 def test_the_term_equals_finite_differences_on_a_quadratic_toy(fields):
     params, others = draws(JITTER, B, seed=1).requires_grad_(), draws(JITTER, 6, seed=2)
-    torch.manual_seed(3)
     found = regularizer(fields=fields)(quadratic(params), params, others)
-    torch.manual_seed(3)
-    signs = torch.randint_like(torch.zeros(B, D), 2) * 2 - 1
+    signs = _signs(params, D)
     columns = [JITTER.fields.index(field) for field in fields] if fields else [4, 5, 6, 7, 8]
     expected = differences(params.detach().double(), others.double(), columns, signs.double())
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
@@ -82,6 +80,15 @@ def test_a_constant_encoder_has_none_and_scaled_features_the_same():
         torch.manual_seed(0)
         found.append(regularizer()(scale * quadratic(params), params, others))
     assert_close(found[0], found[1])
+
+
+def test_signs_are_balanced_and_independent_over_images_and_columns():
+    signs = _signs(draws(JITTER, 2000), 32).double()
+    assert torch.equal(signs.abs(), torch.ones(2000, 32, dtype=torch.float64))
+    assert signs.mean(0).abs().max() < 0.1  # 4.5 standard errors
+    assert (signs.T @ signs / 2000 - torch.eye(32)).abs().max() < 0.12
+    again = _signs(draws(JITTER, 2000)[1000:], 32)  # a process with half of the images
+    assert torch.equal(again.double(), signs[1000:])
 
 
 def test_a_clamped_term_has_no_gradient():

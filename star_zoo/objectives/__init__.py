@@ -18,7 +18,6 @@ from ..encoder import Encoder as Encoder
 from ..names import not_found
 from ._base import FeatureObjective as FeatureObjective
 from ._base import Objective as Objective
-from ._base import Pretrained as Pretrained
 
 
 def known() -> tuple[str, ...]:

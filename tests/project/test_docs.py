@@ -19,8 +19,7 @@ from star_training.cli.train import pretrain
 from star_training.evaluation import protocols as evals
 from star_training.pretraining.module import build
 from star_training.publishing import card
-from star_zoo import load_objective, save_pretrained
-from star_zoo.objectives._agreements import AGREEMENTS
+from star_zoo import load_objective, losses, save_pretrained
 
 ROOT = Path(__file__).parents[2]
 README, GUIDE = ROOT / "README.md", ROOT / "training/README.md"
@@ -184,7 +183,7 @@ def test_the_guide_names_every_protocol_and_no_other() -> None:
 
 def test_the_guide_names_every_agreement_and_no_other() -> None:
     text = read(GUIDE).partition("agree=NAME`")[2]
-    assert set(re.findall(r"`(\w+)`", text)) == set(AGREEMENTS)
+    assert set(re.findall(r"`(\w+)`", text)) == set(losses.AGREEMENTS)
 
 
 def test_the_guide_names_every_variable_of_the_environment_and_no_other() -> None:

@@ -87,8 +87,8 @@ class Pooled(nn.Module):
         return self.body(self.stem(x)).mean((2, 3))
 
     def forward_intermediates(self, x: Tensor, indices: Any = None, **_: Any) -> list[Tensor]:
-        maps = [stem := self.stem(x), body := self.body(stem), body.relu()]
-        return [maps[k] for k in (range(3) if indices is None else indices)]
+        maps = [stem := self.stem(x), self.body(stem)]
+        return [maps[k] for k in (range(2) if indices is None else indices)]
 
 
 def encoder(policy: Policy) -> Encoder:

@@ -26,17 +26,11 @@ def batch(pretrainer: Pretrainer, count: int = 8) -> Batch:
     pairs = zip(photos(count, 40, 50), params, strict=True)
     views = torch.stack([torch.stack([policy.crop(image, p) for p in own]) for image, own in pairs])
     sizes = torch.tensor([[40, 50]] * count)
-    targets = torch.arange(count) % 2
-    return Batch(list(views.unbind(1)), list(params.unbind(1)), torch.arange(count), sizes, targets)
-
-
-def left_out(name: str) -> bool:
-    """Whether an objective's forward pass is decorated by torch.compiler.disable."""
-    return getattr(objectives.find(name).forward, "_torchdynamo_disable", False)
+    return Batch(list(views.unbind(1)), list(params.unbind(1)), torch.arange(count), sizes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in objectives.known() if not left_out(n)])
+@pytest.mark.parametrize("name", objectives.known())
 def test_the_whole_forward_is_one_graph(name: str):
     recipe = dataclasses.replace(tiny(), policy=PHOTOS).with_objective(name)
     pretrainer, _ = build(recipe)

@@ -19,7 +19,7 @@ from star_training.evaluation.features import pixels
 from star_training.evaluation.frozen_model import FrozenModel
 from star_training.evaluation.metrics import Measurement
 from star_training.evaluation.paired_comparison import as_record, compare
-from star_training.evaluation.protocols import few_shot, few_shot_augmented, label_fraction
+from star_training.evaluation.protocols import few_shot, label_fraction
 from star_training.evaluation.record import evaluate
 from star_training.finetuning.config import FineTune, LabelledData
 from star_training.finetuning.run import FineTuning
@@ -43,8 +43,7 @@ HOW = {
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_fraction, "DRAWS", 1)
-    for protocol in (few_shot, few_shot_augmented):
-        monkeypatch.setattr(protocol, "accuracies", functools.partial(protocol.accuracies, tasks=100))
+    monkeypatch.setattr(few_shot, "accuracies", functools.partial(few_shot.accuracies, tasks=100))
 
 
 def frozen() -> FrozenModel:

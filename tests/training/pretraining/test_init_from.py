@@ -49,15 +49,12 @@ def test_the_exported_parts_compute_the_loss_of_the_run(tmp_path: Path, name: st
     run.train()
     backbone = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
     objective = load_objective(tmp_path / "export")
-    assert objective.policy == run.pretrainer.objective.policy
+    assert objective.policy == recipe.policy
     again = Pretrainer(backbone, objective)
-    objective.attach(again.encoder)
-    whole, published = run.pretrainer.objective.state_dict(), objective.published()
-    objective.load_state_dict({n: t for n, t in whole.items() if n not in published}, strict=False)
-    count = len(objective.plan(1, 1, torch.Generator()))
+    count = 2 if name == "simclr" else 3
     views = [torch.rand(8, 4, 1, 1) + torch.tensor([2.0, 0.1, 0.25, 0.4])[:, None, None]] * count  # spirographs
     params = torch.stack([objective.plan(1, 1, torch.Generator().manual_seed(k)) for k in range(8)]).unbind(1)
-    batch = Batch(views, list(params), torch.arange(8), torch.ones(8, 2, dtype=torch.int64), torch.rand(8, 4))
+    batch = Batch(views, list(params), torch.arange(8), torch.ones(8, 2, dtype=torch.int64))
     for training in (False, True):
         expected, found = (m.train(training)(batch) for m in (run.pretrainer, again))
         assert found.keys() == expected.keys()

@@ -136,10 +136,7 @@ class Run(Loop):
         return learning_rate(step, self.steps, self.warmup, self.peak)
 
     def fingerprints(self) -> dict[str, tuple[str, str]]:
-        found = {"data": (self.source.fingerprint, f"images of {self.source.name}")}
-        for role, model in self.pretrainer.objective.pretrained().items():
-            found[role] = (model.fingerprint, f"weights of the {role} {model.name}")
-        return found
+        return {"data": (self.source.fingerprint, f"images of {self.source.name}")}
 
     def check_data(self) -> None:
         if self.lanes:
@@ -201,7 +198,7 @@ class Run(Loop):
         return made
 
     def _results(self) -> dict[str, Any]:
-        """Returns the run's cost, start and pretrained models, and its first and last online evaluation."""
+        """Returns the run's cost and start, and its first and last online evaluation."""
         evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
         cost = {
             "steps": self.steps,
@@ -213,6 +210,4 @@ class Run(Loop):
             "versions": versions(),
         }
         online = [evaluations[0], evaluations[-1]] if evaluations else []
-        models = {role: model._asdict() for role, model in self.pretrainer.objective.pretrained().items()}
-        more = {"start": self.start, "pretrained": models}
-        return {"training": cost, "online": online, **{name: found for name, found in more.items() if found}}
+        return {"training": cost, "online": online, **({"start": self.start} if self.start else {})}

@@ -161,7 +161,7 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
         objective = star_zoo.load_objective("{source}")
         fields = objective.policy.fields  # the augmentation parameters of a view, the input of the heads
         features = backbone(torch.rand(4, 3, *backbone.pretrained_cfg["input_size"][1:]))
-        embeddings = objective.eval().embed(features)
+        embeddings = objective.eval().heads(features)
         ```
 
         ```bash
@@ -234,11 +234,4 @@ def _licence(config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
         weights = "The weights are the authors' own; their repository states no licence."
     else:
         weights = "These weights were published without a licence."
-    models = [_model(role, model) for role, model in results.get("pretrained", {}).items()]
-    return " ".join((weights, *models)) + (f" The pretraining images are {data.title}. {data.terms}" if data else "")
-
-
-def _model(role: str, model: dict[str, Any]) -> str:
-    """Returns a sentence about a pretrained model that the training read, e.g. the teacher of a distillation."""
-    terms = f"is published under {model['license']}" if model["license"] else "states no licence"
-    return f"The {role} `{model['name']}` (weights `{model['fingerprint']}`) {terms}."
+    return weights + (f" The pretraining images are {data.title}. {data.terms}" if data else "")

@@ -96,7 +96,8 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{described} does not describe a valid objective: {reason}") from error
     tensors = _read_tensors(weights, objective)
-    if tensors.keys() != objective.state_dict().keys():  # tensors that are not published are initialised afresh
+    needed = {name for name, _ in (*objective.named_parameters(), *objective.named_buffers())}
+    if tensors.keys() != needed:  # tensors that are not published are initialised afresh
         with torch.random.fork_rng(devices=[]):
             objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
     objective.load_state_dict(tensors, strict=False, assign=True)

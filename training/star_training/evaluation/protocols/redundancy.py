@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from star_zoo.names import slugify
+
 from ...data.eval_sets.dataset import Splits
 from ...data.sources.subset import spread
 from ..embeddings import base, embed, view
@@ -43,7 +45,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
         "interval": "jackknife that leaves out one of 20 random groups of images at a time",
     }
     metrics = [
-        _metric(f"rankme_{name}", f"RankMe of {name}", jackknife(functools.partial(_rank_of, x), len(x), seed))
+        _metric(f"rankme_{slugify(name)}", f"RankMe of {name}", jackknife(functools.partial(_rank_of, x), len(x), seed))
         for name, x in representations.items()
     ]
     if not {"z_inv", "z_eq"} <= representations.keys():

@@ -29,7 +29,7 @@ def fit_and_score(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, s
     truth = (truth - centre) / unit
     each, one_mean = r2(truth, predicted, torch.ones(1, len(truth)))
     resampled, resampled_one_mean = r2(truth, predicted, _resamples(len(truth), seed))
-    return ParamsR2(each[0], _metric(each[0].mean(), resampled.mean(1)), _metric(one_mean[0], resampled_one_mean))
+    return ParamsR2(each[0], _metric(each[0].mean(), resampled.nanmean(1)), _metric(one_mean[0], resampled_one_mean))
 
 
 def r2(truth: Tensor, predicted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,5 +54,6 @@ def _resamples(count: int, seed: int) -> Tensor:
 
 
 def _metric(value: Tensor, resampled: Tensor) -> Estimate:
-    low, high = resampled.quantile(resampled.new_tensor([0.025, 0.975])).tolist()
+    # R2 is undefined, NaN, in resamples in which a param does not vary
+    low, high = resampled.nanquantile(resampled.new_tensor([0.025, 0.975])).tolist()
     return Estimate(float(value), low, high)

@@ -104,8 +104,8 @@ class Distill(Objective):
         return self.beside.experts(features) if self.beside else None
 
     def pretrained(self) -> dict[str, Pretrained]:
-        """Returns the teacher."""
-        return {"teacher": self.teacher.record}
+        """Returns the teacher, once it is loaded."""
+        return {"teacher": self.teacher.record} if hasattr(self, "teacher") else {}
 
     def published(self) -> dict[str, Tensor]:
         """Returns the tensors that the objective beside publishes."""

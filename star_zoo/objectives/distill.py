@@ -2,9 +2,9 @@
 
 Letters: B images, V views, D features of the student, T features of the teacher, O embedding size, P augmentation
 parameters. The teacher reads the same augmented views. A linear map of the student's pooled features meets the
-teacher's, standardised over the batch, alone or as a term beside another objective. Pooled features after a ReLU share a
-large mean; without standardisation it would be most of what is learned. Neither the teacher nor the map is published.
-The combination is ours; the papers distil logits, and intermediate maps of one view.
+teacher's, alone or as a term beside another objective. The teacher's features are standardised over the batch, because
+most of a vector of pooled ReLU outputs is their common mean. Neither the teacher nor the map is published. The
+combination is ours; the papers distil logits, and intermediate maps of one view.
 """
 
 from typing import Any, cast

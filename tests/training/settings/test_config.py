@@ -180,7 +180,7 @@ def test_another_objective_keeps_the_settings_that_it_shares(name: str):
 
 
 def test_an_unknown_objective_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'simclear' not found; did you mean 'simclr'\? known: equimod, simclr, star"):
+    with pytest.raises(ValueError, match=r"'simclear' not found; did you mean 'simclr'\? known: .*equimod, .*simclr"):
         FOLDER.with_objective("simclear")
 
 

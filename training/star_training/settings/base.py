@@ -111,8 +111,10 @@ def typed(value: Any, hint: Any, path: str) -> Any:
         return build(hint, value, path)
     if typing.get_origin(hint) is tuple:
         parts = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)) or len(value) != len(parts):
-            raise ValueError(f"{path} is {value!r}; it must be a list of {len(parts)}")
+        length = "" if parts[-1] is Ellipsis else f" of {len(parts)}"
+        if not isinstance(value, (list, tuple)) or (length and len(value) != len(parts)):
+            raise ValueError(f"{path} is {value!r}; it must be a list{length}")
+        parts = parts if length else parts[:1] * len(value)
         return tuple(typed(v, part, f"{path}.{k}") for k, (v, part) in enumerate(zip(value, parts, strict=True)))
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):

@@ -172,14 +172,15 @@ def test_another_objective_keeps_the_settings_that_it_shares(name: str):
     recipe = override(FOLDER, ["objective_args.hidden=32", "objective_args.temperature=0.3", "seed=5"])
     other = recipe.with_objective(name)
     assert other.objective == name
-    assert other.objective_args.items() >= {"hidden": 32, "temperature": 0.3}.items()
-    assert ("num_experts" in other.objective_args) == (name in ("star", "uniform"))
+    known = objectives.settings(name)
+    assert {"hidden": 32, "temperature": 0.3}.keys() <= recipe.objective_args.keys()
+    assert other.objective_args == {k: v for k, v in recipe.objective_args.items() if k in known}
     assert dataclasses.replace(other, objective="star", objective_args=recipe.objective_args) == recipe
     objectives.build(name, 8, other.policy, **other.objective_args)  # and they are good
 
 
 def test_an_unknown_objective_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'simclear' not found; did you mean 'simclr'\? known: equimod, simclr, star"):
+    with pytest.raises(ValueError, match=r"'simclear' not found; did you mean 'simclr'\? known: .*equimod, .*simclr"):
         FOLDER.with_objective("simclear")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..augmentations import Policy
 from ..batch import Batch
@@ -41,7 +42,8 @@ class SimCLRGR(SimCLR):
     @torch.compiler.disable  # type: ignore[untyped-decorator] # compiled graphs can't be differentiated twice
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         first, second = batch.params
-        with torch.enable_grad():  # the regularizer needs the graph in evaluation too
+        # the graph is needed in evaluation too; fused attention has no second derivative
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             first = first.detach().requires_grad_()
             batch = batch._replace(params=[first, second])
             features = encoder([encoder.augment(batch, view) for view in range(2)])

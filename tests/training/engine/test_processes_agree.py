@@ -53,7 +53,7 @@ def one_step(out: Path, objective: str) -> list[str]:
         "batch_size=16",
         "accumulate=2",
         "data.source=spirograph:32",
-        "objective_args.hidden=16",
+        *(["objective_args.hidden=16"] if "hidden" in objectives.settings(objective) else []),
     )
     for setting in (*sets, "epochs=1", "run.eval_every=0", "run.workers=0"):
         made += ["--set", setting]

@@ -2,8 +2,9 @@
 
 Letters: B images, V views, D features of the student, T features of the teacher, O embedding size, P augmentation
 parameters. The teacher reads the same augmented views. A linear map of the student's pooled features meets the
-teacher's, alone or as a term beside another objective. Neither the teacher nor the map is published. The combination
-is ours; the papers distil logits, and intermediate maps of one view.
+teacher's, alone or as a term beside another objective. The teacher's features are standardised over the batch, because
+most of a vector of pooled ReLU outputs is their common mean. Neither the teacher nor the map is published. The
+combination is ours; the papers distil logits, and intermediate maps of one view.
 """
 
 from typing import Any, cast
@@ -65,6 +66,7 @@ class Distill(Objective):
         """
         self.teacher = Teacher(self._teacher_name, self.policy, self._teacher_size)
         self.map = nn.Linear(self.num_features, self.teacher.num_features)
+        self.standardize = nn.BatchNorm1d(self.teacher.num_features, affine=False)
         if self.config:
             self.config["settings"]["teacher"] = self.teacher.record.name  # is saved, and must not hold a user's folder
         if self.beside:
@@ -81,8 +83,9 @@ class Distill(Objective):
 
     def _follow(self, features: Tensor, target: Tensor) -> Tensor:
         """Returns the loss of the student's features of one view: (B, D), (B, T) -> scalar, in float32."""
-        mapped, target = self.map(features).float(), target.float()
+        mapped = self.map(features).float()
         with torch.autocast(mapped.device.type, enabled=False):
+            target = self.standardize(target.float())
             if self.loss == "mse":
                 return F.mse_loss(mapped, target)
             return 1 - F.cosine_similarity(mapped, target, dim=1).mean()
@@ -104,8 +107,8 @@ class Distill(Objective):
         return self.beside.experts(features) if self.beside else None
 
     def pretrained(self) -> dict[str, Pretrained]:
-        """Returns the teacher."""
-        return {"teacher": self.teacher.record}
+        """Returns the teacher, once it is loaded."""
+        return {"teacher": self.teacher.record} if hasattr(self, "teacher") else {}
 
     def published(self) -> dict[str, Tensor]:
         """Returns the tensors that the objective beside publishes."""

@@ -33,14 +33,15 @@ def attached(folder: Path, **settings: object) -> tuple[Objective, twins.Encoder
 
 
 def seen(objective: Objective, encoder: twins.Encoder, batch: twins.Batch, teacher: nn.Module) -> list[list[Tensor]]:
-    """Of each view: mapped features of the student and features of the teacher."""
+    """Of each view: mapped features of the student and standardised features of the teacher."""
     config = timm.data.resolve_model_data_config(teacher)
     mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
     ours = [torch.tensor(s)[:, None, None] for s in (POLICY.mean, POLICY.std)]
     images = [encoder.augment(batch, view) for view in range(len(batch.views))]
     pixels = [x * ours[1] + ours[0] for x in images]  # in [0, 1], as the teacher's transform gets them
     with torch.no_grad():
-        expected = [teacher((x - mean) / std) for x in pixels]
+        features = [teacher((x - mean) / std) for x in pixels]
+    expected = [(t - t.mean(0)) / (t.var(0, correction=0) + 1e-5).sqrt() for t in features]
     return [[objective.map(f), t] for f, t in zip(encoder(images), expected, strict=True)]
 
 
@@ -70,6 +71,7 @@ def test_a_perfect_student_has_no_loss(folder: Path):
     objective.map = nn.Linear(encoder.backbone.num_features, objective.teacher.num_features)
     with torch.no_grad():
         nn.init.eye_(objective.map.weight), nn.init.zeros_(objective.map.bias)
+    objective.standardize.eval()  # of mean 0 and variance 1
     objective.teacher.scale.fill_(1), objective.teacher.shift.fill_(0)  # the same normalisation
     assert objective(batch, encoder)["distill"].item() == pytest.approx(0, abs=1e-5)
 
@@ -127,7 +129,7 @@ def test_hooks_reach_the_objective_beside(folder: Path):
 
 def test_the_teacher_is_neither_trained_nor_saved(folder: Path):
     objective, encoder, batch = attached(folder)
-    assert {k.partition(".")[0] for k in objective.state_dict()} == {"map"}
+    assert {k.partition(".")[0] for k in objective.state_dict()} == {"map", "standardize"}
     assert objective.published() == {}
     before = fingerprint(objective.teacher._model[0])
     objective.train()

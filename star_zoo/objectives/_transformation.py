@@ -55,7 +55,7 @@ class TransformationObjective(Objective):
         augmentation, values = TRANSFORMATIONS[kind]
         super().__init__(policy.including(augmentation))
         self.column = self.policy.fields.index(augmentation.fields[0])
-        self.register_buffer("values", torch.tensor(values), persistent=False)
+        self.register_buffer("values", torch.tensor(values))
         self.heads = nn.Sequential(nn.Linear(num_features, hidden), nn.ReLU(), nn.Linear(hidden, len(values)))
         self.classifier = LabelHead(num_features, num_classes)
 

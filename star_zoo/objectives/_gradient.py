@@ -44,7 +44,7 @@ class GradientRegularizer(nn.Module):
                 raise ValueError(not_found("differentiable field", field, known))
         self.weight, self.clamp, self.warmup = weight, clamp, warmup
         chosen = [float(field in (fields or known)) for field in policy.fields]
-        self.register_buffer("columns", torch.tensor(chosen), persistent=False)
+        self.register_buffer("columns", torch.tensor(chosen))
         self.register_buffer("strength", torch.tensor(0.0 if warmup else 1.0))  # the share of the weight that applies
 
     def forward(self, features: Tensor, params: Tensor, draws: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class CARE(FeatureObjective):
         *,
         temperature: float = 0.5,
         equivariant_weight: float = 0.03,  # 0.03 for CIFAR-10, 0.01 for STL-10, 0.005 for ImageNet-100
-        chunk: int = 8,  # N, divides the batch; 16 for CIFAR-10, 32 for STL-10, as 16 and 8 chunks of 256 images
+        chunk: int = 8,  # N; the authors' batches of 256 have chunks of 16 for CIFAR-10 and of 32 for STL-10
         hidden: int | None = None,  # width of the head's hidden layers; None: num_features
         embed_dim: int = EMBED_DIM,
     ):
@@ -53,8 +53,8 @@ class CARE(FeatureObjective):
         }
 
     def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """Returns the head's output as "z_eq", which is trained for both terms: (B, D) -> (B, O)."""
-        return {"z_eq": self.heads(features)}
+        """Returns the head's output as "z_inv", although it is trained for both terms: (B, D) -> (B, O)."""
+        return {"z_inv": self.heads(features)}
 
 
 def changed_angles(a: Tensor, b: Tensor, chunk: int) -> Tensor:

@@ -8,7 +8,10 @@ elements of D4 by an image's place in the batch instead of draws; no change of s
 size; and for a ViT, the class token from the first block on.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,7 +24,7 @@ from ._base import Objective
 
 
 class SER(Objective):
-    """SimCLR, and for some images of each batch the equivariance of a map to quarter turns and flips.
+    """SimCLR, and for every few images of a batch the equivariance of a map to quarter turns and flips.
 
     Those images have two uncropped views of different colours; the second is turned. Each position of the first map,
     turned too, must find the same position of the second map among the positions of the other images. The two views
@@ -37,18 +40,18 @@ class SER(Objective):
         layer: int = 2,  # index of the map in timm's forward_intermediates; a ViT's 2 is its third block, as published
         equivariant_weight: float = 1.0,  # lambda
         equivariant_temperature: float = 0.5,
-        turned: int = 16,  # N on each process, at most half of the batch; the loss compares all their positions
+        every: int = 4,  # one of so many consecutive images is turned; the loss compares all positions of those images
         project: int = 512,  # width of both layers of the maps' projector
         hidden: int | None = None,  # width of the head's hidden layers; None: num_features
         embed_dim: int = EMBED_DIM,
     ):
         super().__init__(policy)
-        if turned < 1:
-            raise ValueError(f"turned is {turned}; it must be at least 1 image")
+        if every < 2:
+            raise ValueError(f"every is {every}; it must be at least 2, because some images must remain unturned")
         if equivariant_temperature <= 0:
             raise ValueError(f"equivariant_temperature is {equivariant_temperature}; it must be positive")
         self.temperature, self.equivariant_temperature = temperature, equivariant_temperature
-        self.layer, self.equivariant_weight, self.turned, self.width = layer, equivariant_weight, turned, project
+        self.layer, self.equivariant_weight, self.every, self.width = layer, equivariant_weight, every, project
         self.heads = mlp(num_features, hidden or num_features, hidden or num_features, embed_dim)
 
     def attach(self, encoder: Encoder) -> None:
@@ -76,17 +79,17 @@ class SER(Objective):
 
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         """Returns {"invariant": ..., "equivariant": ...}, without the second if its weight is 0."""
-        count = min(self.turned, max(1, len(batch.index) // 2))
-        cropped = [encoder.augment(_rows(batch, slice(count, None)), view) for view in (0, 1)]
-        upright, turned = (encoder.augment(_rows(batch, slice(count)), view) for view in (2, 3))
-        turned = turn(turned).contiguous(memory_format=encoder.memory_format)
-        pair = [upright, turned]
-        views = [torch.cat(parts) for parts in zip(pair, cropped, strict=True)]
-        z1, z2 = map(self.heads, encoder(views))
+        count = len(batch.index)
+        chosen, others = range(0, count, self.every), [k for k in range(count) if k % self.every]
+        cropped = [encoder.augment(_rows(batch, others), view) for view in (0, 1)]
+        upright, second = (encoder.augment(_rows(batch, chosen), view) for view in (2, 3))
+        start = _rank() * len(chosen)  # of the images of all processes
+        pair = [upright, turn(second, start).contiguous(memory_format=encoder.memory_format)]
+        z1, z2 = map(self.heads, encoder([torch.cat(parts) for parts in zip(pair, cropped, strict=True)]))
         terms = {"invariant": nt_xent(z1, z2, self.temperature)}
         if self.equivariant_weight:
             first, second = (self.projector(x) for (x,) in encoder.maps(pair, [self.layer]))
-            agreement = positions_agree(turn(first), second, self.equivariant_temperature)
+            agreement = positions_agree(turn(first, start), second, self.equivariant_temperature)
             terms["equivariant"] = self.equivariant_weight * agreement
         return terms
 
@@ -99,9 +102,9 @@ class SER(Objective):
         return {name: x for name, x in super().published().items() if not name.startswith("projector.")}
 
 
-def turn(x: Tensor) -> Tensor:
-    """Turns square images or maps, (N, C, S, S), by the elements of D4: image k by element k modulo 8."""
-    place = torch.arange(len(x), device=x.device)[:, None]
+def turn(x: Tensor, start: int = 0) -> Tensor:
+    """Turns square images or maps, (N, C, S, S), by the elements of D4: image k by element start + k modulo 8."""
+    place = start + torch.arange(len(x), device=x.device)[:, None]
     return Flip().apply(QuarterTurn().apply(x, (place % 4).float()), (place // 4 % 2).float())
 
 
@@ -120,16 +123,20 @@ def _found(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """Returns the cross entropy of each position's key among those of other images: (N, H*W, C) each -> scalar."""
     count, positions = queries.shape[:2]
     everyone = gather_with_grad(keys.contiguous()).flatten(0, 1)  # (W*N*H*W, C)
-    rank = torch.distributed.get_rank() if len(everyone) > count * positions else 0
-    own = rank * count * positions + torch.arange(count * positions, device=keys.device)
+    own = _rank() * count * positions + torch.arange(count * positions, device=keys.device)
     place = torch.arange(len(everyone), device=keys.device)
     ignored = (own[:, None] // positions == place // positions) & (own[:, None] != place)
     logits = (queries.flatten(0, 1) @ everyone.T / temperature).masked_fill(ignored, float("-inf"))
     return F.cross_entropy(logits, own)
 
 
-def _rows(batch: Batch, rows: slice) -> Batch:
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _rows(batch: Batch, places: Sequence[int]) -> Batch:
     """Returns the batch of some of the images."""
+    rows = torch.tensor(places, device=batch.index.device)
     target = None if batch.target is None else batch.target[rows]
     views, params = ([x[rows] for x in parts] for parts in (batch.views, batch.params))
     return Batch(views, params, batch.index[rows], batch.size[rows], target)

@@ -42,7 +42,8 @@ class SimCLRGR(SimCLR):
     @torch.compiler.disable  # type: ignore[untyped-decorator] # compiled graphs can't be differentiated twice
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         first, second = batch.params
-        with torch.enable_grad():  # the regularizer needs the graph in evaluation too
+        # the graph is needed in evaluation too; fused attention has no second derivative
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             first = first.detach().requires_grad_()
             batch = batch._replace(params=[first, second])
             with sdpa_kernel(SDPBackend.MATH):  # fused attention can't be differentiated twice

@@ -54,7 +54,7 @@ def test_terms_are_nt_xent_and_the_weighted_angles_of_one_head():
     terms = objective.terms([f1, f2], [])
     z1, z2 = objective.heads(f1), objective.heads(f2)
     assert_close(terms, {"invariant": nt_xent(z1, z2, 0.4), "equivariant": 0.25 * changed_angles(z1, z2, 2)})
-    assert torch.equal(objective.eval().embed(f1)["z_eq"], objective.heads(f1))
+    assert torch.equal(objective.eval().embed(f1)["z_inv"], objective.heads(f1))
 
 
 def test_the_images_of_a_chunk_share_both_augmentations():

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import twins
-from star_zoo import Policy
+from star_zoo import Encoder, Policy
 from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip
 from star_zoo.objectives._gradient import GradientRegularizer, _signs
+from star_zoo.objectives.simclr_gr import SimCLRGR
 from twins import MEAN, STD, build, draws, randn
 
 B, D = 4, 3
@@ -129,6 +130,14 @@ def test_the_objective_regularizes_the_first_views_features_on_real_augmentation
     with torch.no_grad():
         torch.manual_seed(5)
         assert_close(objective(batch, encoder)["gradient"], terms["gradient"])
+
+
+def test_it_trains_a_vit_whose_fused_attention_can_be_differentiated_once_only():
+    policy = Policy((Crop(32), ColorJitter()), MEAN, STD)
+    backbone = twins.backbone("test_vit", img_size=32)
+    objective = SimCLRGR(backbone.num_features, policy, warmup=0.0, clamp=1e9)
+    objective(twins.batch(objective, 4), Encoder(policy, backbone))["gradient"].backward()
+    assert all(p.grad is not None and p.grad.any() for name, p in backbone.named_parameters() if "qkv.weight" in name)
 
 
 @pytest.mark.parametrize(

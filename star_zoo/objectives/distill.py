@@ -35,7 +35,7 @@ class Distill(Objective):
         teacher: str = "star_resnet10t.cifar10",  # a run, a saved folder, a zoo tag, hf-hub:OWNER/NAME or a timm name
         teacher_size: int | None = None,  # pixels; None: the teacher's own input size
         loss: str = "cosine",  # "cosine": 1 - cosine, "mse": mean squared error
-        weight: float = 1.0,  # of the distillation term
+        weight: float = 10.0,  # of the distillation term; the gradient of a cosine in many dimensions is small
         beside: str | None = None,  # the name of another objective, whose terms are added
         beside_args: dict[str, Any] | None = None,  # its settings
     ):

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def attached(folder: Path, **settings: object) -> tuple[Objective, twins.Encoder, twins.Batch]:
     torch.manual_seed(0)
-    objective = build("distill", **{"teacher": str(folder), "teacher_size": 16, **settings})
+    objective = build("distill", **{"teacher": str(folder), "teacher_size": 16, "weight": 1.0, **settings})
     encoder = twins.encoder(objective.policy)
     objective.attach(encoder)
     return objective, encoder, twins.batch(objective, 8)

@@ -144,4 +144,4 @@ def test_a_momentum_copy_is_independent_and_left_to_the_objective():
     teacher.train()(images)  # batch norms of the copy count its own batches
     assert all(torch.equal(v, twin[k]) for k, v in encoder.state_dict().items())
     assert not torch.equal(teacher.module.backbone.bn1.running_mean, encoder.backbone.bn1.running_mean)
-    assert star_zoo.Encoder is type(teacher)
+    assert star_zoo.Encoder is type(teacher.module)

@@ -16,7 +16,7 @@ from ..data.streaming.stream import Stream
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
-from ..engine.environment import versions
+from ..engine.environment import peak_memory, versions
 from ..engine.logging import evaluations_of, read
 from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.trainer import Loop
@@ -209,6 +209,7 @@ class Run(Loop):
             "seconds": round(self.seconds, 1),
             "processes": self.accelerator.num_processes,
             "device": self.accelerator.device.type,
+            "peak_memory": peak_memory(self.accelerator.device),
             "data_fingerprint": self.source.fingerprint,
             "versions": versions(),
         }

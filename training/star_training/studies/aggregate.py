@@ -58,9 +58,9 @@ def _cell(metric: Metric, values: list[float]) -> str:
     """Returns the mean and half the width of its interval."""
     if not values:
         return "-"
-    found, unit, digits = of_runs(values), *((100, 1) if metric.is_share else (1, 3))
-    spread = "" if found.high is None else f" ± {unit * (found.high - found.value):.{digits}f}"
-    return f"{unit * found.value:.{digits}f}{spread}"
+    found, unit = of_runs(values), 100 if metric.is_share else 1
+    spread = "" if found.high is None else f" ± {unit * (found.high - found.value):.{metric.digits}f}"
+    return f"{unit * found.value:.{metric.digits}f}{spread}"
 
 
 def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:

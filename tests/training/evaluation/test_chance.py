@@ -89,8 +89,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable, str], 
 
 @pytest.mark.parametrize(("kind", "layout"), CASES)
 def test_every_protocol_guesses(made, kind: Callable, layout: str):
+    """Every protocol on folders; on other kinds of data sets one, because `Splits` alone decides what any of them sees."""
     splits = Splits(made(kind, layout))
-    for name in classifying():
+    for name in classifying() if kind is folder else ("knn",):
         found = evaluate(name, frozen(), splits)
         assert found.settings["test images"] == HOW[layout] and found.images["test"] == 70
         own, held = layout == "train val test", "15 of 150" if layout else "28 of 280"

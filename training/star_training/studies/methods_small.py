@@ -7,6 +7,7 @@ from .outcome import IMAGES_PER_SECOND, PEAK_MEMORY
 from .study import Images, Measure, Method, Place, Study
 
 _SETS = ("caltech101", "dtd10", "flowers17", "rsscn7", "signdigits")
+_FAST_SETS = _SETS[1:]  # the linear classifier of Caltech101's classes takes as long as all others together
 _CLASSES = ("objective_args.num_classes=10",)
 # settings that the data set or the backbone determines; everything else is the objective's default
 _CHANGES = {
@@ -44,10 +45,10 @@ def methods_small() -> Study:
             Place(PEAK_MEMORY, ""),
         ),
         shown=(_LINEAR, _KNN, _R2, IMAGES_PER_SECOND, PEAK_MEMORY),
-        fast=("epochs=2", "precision=no"),
+        fast=("epochs=1", "data.limit=16000", "precision=no", "optimizer.warmup_epochs=0.1", "run.eval_every=0"),
         fast_measures=(
-            Measure("linear", ("cifar10", *_SETS)),
-            Measure("knn", ("cifar10", *_SETS)),
+            Measure("linear", ("cifar10", *_FAST_SETS)),
+            Measure("knn", ("cifar10", *_FAST_SETS)),
             Measure("equivariance", ("cifar10",)),
         ),
     )

@@ -78,7 +78,8 @@ def start(
 ) -> subprocess.Popen:
     """A real process, leader of a group of its own, that runs `python PROGRAM`; every warning is an error."""
     environment = os.environ | settings(warnings)
-    if program[:2] != TWO[:2] and _server().fits(environment):
+    if _server().fits(environment):
+        environment["PYTHON_EXEC"] = str(python())  # with which torchrun starts its workers
         return cast(subprocess.Popen, _server().start((*program, *arguments), environment, cwd or Path.cwd()))
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
@@ -96,6 +97,11 @@ def settings(warnings: str = "error") -> dict[str, str]:
     # but the advice against more workers than processors: a small machine must run the tests too
     shown = f"{warnings},ignore:This DataLoader will create"
     return {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": shown, "PYTHONPATH": PACKAGES}
+
+
+def python() -> Path:
+    """A program that starts as python does, but without the time of the imports, for scripts that start processes."""
+    return _server().python
 
 
 @functools.cache

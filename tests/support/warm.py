@@ -1,8 +1,8 @@
-"""Real processes in a tenth of a second: they are forked from a server that has imported everything already.
+"""Real processes in a fraction of a second: they are forked from a server that has imported everything already.
 
 Importing torch and timm takes several seconds of processor time, which tests of many processes would pay every time.
 A process is a group of its own with its own environment, folder and output. It is the child of a keeper, which reports
-its end, because only a parent can wait for it.
+its end, because only a parent can wait for it, and which kills it if nobody listens any more.
 """
 
 import atexit
@@ -24,29 +24,48 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _IGNORED = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}  # variables that nothing reads while it is imported
+_POLL = 0.02  # seconds
 _MODULES = (
     "accelerate", "pandas", "pyarrow.parquet", "scipy.special", "sklearn.linear_model", "tensorboard", "torchvision",
     "star_training.cli.main", "star_training.detection.run", "star_training.evaluation.record",
     "star_training.finetuning.run", "star_training.pretraining.run", "star_training.publishing.upload",
 )  # fmt: skip
+# A program that stands for python where another program, e.g. torchrun, starts processes. It passes signals on.
+_PYTHON = """#!{executable} -SE
+import json, os, signal, socket, sys
+
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    command = [word for word in sys.argv[1:] if word != "-u"]
+    request = {{"command": command, "environment": dict(os.environ), "folder": os.getcwd()}}
+    socket.send_fds(server, [json.dumps(request).encode()], [1, 2])
+    lines = server.makefile()
+    process = int(lines.readline())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: os.kill(process, number))
+    code = int(lines.readline())
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
 
 
 class Process:
     """The part of `subprocess.Popen` that tests of commands use."""
 
-    def __init__(self, request: dict[str, object], server: socket.socket):
+    def __init__(self, request: dict[str, object], address: str):
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
-        self._status, theirs = socket.socketpair()
-        with theirs:
-            files = [self._out.fileno(), self._err.fileno(), theirs.fileno()]
-            socket.send_fds(server, [json.dumps(request).encode()], files)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.connect(address)
+        socket.send_fds(self._server, [json.dumps(request).encode()], [self._out.fileno(), self._err.fileno()])
         self.pid = self._number()
         self.returncode: int | None = None
 
     def wait(self, timeout: float | None = None) -> int:
         """Returns the exit code, negative for a signal. Raises TimeoutExpired."""
         if self.returncode is None:
-            if not select.select([self._status], [], [], timeout)[0]:
+            if not select.select([self._server], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
             self.returncode = self._number()
         return self.returncode
@@ -65,17 +84,8 @@ class Process:
             file.seek(0)
             texts.append(file.read().decode())
             file.close()
-        self._status.close()
+        self._server.close()
         return texts[0], texts[1]
-
-    def _number(self) -> int:
-        """Returns the next number that the keeper sends; a line may follow at once, so nothing is read ahead."""
-        text = b""
-        while not text.endswith(b"\n"):
-            if not (byte := self._status.recv(1)):
-                raise OSError(f"the server of processes ended after {text!r}")
-            text += byte
-        return int(text)
 
     def send_signal(self, number: int) -> None:
         """Sends a signal if the process still runs."""
@@ -86,17 +96,33 @@ class Process:
         """Sends SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
+    def _number(self) -> int:
+        """Returns the next number that the keeper sends; a line may follow at once, so nothing is read ahead."""
+        text = b""
+        while not text.endswith(b"\n"):
+            if not (byte := self._server.recv(1)):
+                raise OSError(f"the server of processes ended after {text!r}")
+            text += byte
+        return int(text)
+
 
 class Server:
     """Starts the server process; processes with other variables than its own must be started in the usual way."""
 
     def __init__(self, environment: dict[str, str]):
         self.environment = environment
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, __file__, str(theirs.fileno())]
+        self._place = tempfile.TemporaryDirectory()
+        self._address = str(Path(self._place.name, "socket"))
+        self.python = Path(self._place.name, "python")
+        self.python.write_text(_PYTHON.format(executable=sys.executable, address=self._address))
+        self.python.chmod(0o755)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self._address)
+        listening.listen(64)
+        with listening:
+            command = [sys.executable, __file__, str(listening.fileno())]
             self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env=environment, start_new_session=True
+                command, pass_fds=[listening.fileno()], env=environment, start_new_session=True
             )
 
     def fits(self, environment: dict[str, str]) -> bool:
@@ -107,33 +133,32 @@ class Server:
     def start(self, command: Sequence[str], environment: dict[str, str], folder: Path) -> Process:
         """Starts `python COMMAND` in a folder; the command is a script, -m and a module, or -c and code."""
         request = {"command": list(command), "environment": environment, "folder": str(folder)}
-        return Process(request, self._socket)
+        return Process(request, self._address)
 
     def close(self) -> None:
-        """Ends the server; its processes go on."""
-        self._socket.close()
+        """Ends the server."""
+        self._process.kill()
         self._process.wait()
+        self._place.cleanup()
 
 
-def _serve(requests: socket.socket) -> dict[str, object] | None:
-    """Forks a keeper for each request. Returns the request in the process to run it, None when there are no more."""
+def _serve(listening: socket.socket) -> dict[str, object]:
+    """Forks a keeper for each request, and returns the request in the process that is to run it."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no keeper is waited for
     while True:
-        data, files, _, _ = socket.recv_fds(requests, 2**20, 3)
-        if not data:
-            return None
+        asking, _ = listening.accept()
         if os.fork() == 0:
+            listening.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            data, files, _, _ = socket.recv_fds(asking, 2**20, 2)
             if (child := os.fork()) == 0:
                 break
-            with socket.socket(fileno=files[2]) as status:
-                status.sendall(f"{child}\n".encode())
-                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-                with contextlib.suppress(BrokenPipeError):  # nobody wants to know
-                    status.sendall(f"{code}\n".encode())
+            for file in files:
+                os.close(file)
+            _keep(child, asking)
             os._exit(0)
-        for file in files:
-            os.close(file)
+        asking.close()
+    asking.close()
     os.setsid()
     os.dup2(files[0], 1)
     os.dup2(files[1], 2)
@@ -142,20 +167,31 @@ def _serve(requests: socket.socket) -> dict[str, object] | None:
     return json.loads(data)
 
 
+def _keep(child: int, asking: socket.socket) -> None:
+    """Sends the number of a process, and its exit code once it has ended."""
+    asking.sendall(f"{child}\n".encode())
+    ended = 0
+    while not ended:
+        if select.select([asking], [], [], _POLL)[0]:  # closed, because nothing is ever sent
+            os.kill(child, signal.SIGKILL)
+            return
+        ended, status = os.waitpid(child, os.WNOHANG)
+    with contextlib.suppress(BrokenPipeError):
+        asking.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
 def main() -> None:
-    """Serves until the socket closes; in a forked process, runs the module as `python -m` does."""
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
+    """Serves until it is killed; in a forked process, runs the command of a request."""
+    with socket.socket(fileno=int(sys.argv[1])) as listening:
         for name in _MODULES:
             __import__(name)
         gc.freeze()  # a collection in a forked process would copy all pages
-        request = _serve(requests)
-    if request is None:
-        return
-    environment = request["environment"]
+        request = _serve(listening)
+    environment, folder = request["environment"], request["folder"]
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(request["folder"])
-    sys.path[:] = [request["folder"], *environment.get("PYTHONPATH", "").split(os.pathsep), *sys.path[1:]]
+    os.chdir(folder)
+    sys.path[:] = [folder, *environment.get("PYTHONPATH", "").split(os.pathsep), *sys.path[1:]]
     _end(_run(*request["command"]))
 
 

@@ -89,7 +89,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable, str], 
 
 @pytest.mark.parametrize(("kind", "layout"), CASES)
 def test_every_protocol_guesses(made, kind: Callable, layout: str):
-    """Every protocol on folders; on other kinds of data sets one, because `Splits` alone decides what any of them sees."""
+    """Every protocol on folders, one on other kinds of data sets: `Splits` alone decides what any protocol sees."""
     splits = Splits(made(kind, layout))
     for name in classifying() if kind is folder else ("knn",):
         found = evaluate(name, frozen(), splits)

@@ -39,7 +39,8 @@ def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: st
 def headline(study: Study, outcomes: Sequence[Outcome]) -> Table:
     """Returns one row per method and one column per headline number: means over seeds, shares in per cent."""
     metrics = [_definition(outcomes, place.metric) for place in study.headline]
-    heads = (f"{title(metric)} ({place.data})" for metric, place in zip(metrics, study.headline, strict=True))
+    places = (f" ({place.data})" if place.data else "" for place in study.headline)
+    heads = (f"{title(metric)}{place}" for metric, place in zip(metrics, places, strict=True))
     rows = []
     for method in study.methods:
         values = [list(by_seed(study, outcomes, method.name, place).values()) for place in study.headline]

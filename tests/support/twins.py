@@ -59,11 +59,14 @@ NUM_FEATURES = 8
 POLICY = every_operation(16)
 
 
+_NARROW = {"essl": {"hidden": 32, "embed_dim": 32}}  # instead of 2048, which makes tests slow
+
+
 def build(name: str, seed: int = 0, **settings: Any) -> Objective:
     """An objective on features of width 8, the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return objectives.build(name, NUM_FEATURES, POLICY, **settings)
+        return objectives.build(name, NUM_FEATURES, POLICY, **_NARROW.get(name, {}) | settings)
 
 
 def backbone(name: str = "test_resnet", **kwargs: Any) -> nn.Module:

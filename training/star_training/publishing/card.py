@@ -195,6 +195,8 @@ def _run(recipe: dict[str, Any], results: dict[str, Any], file: str) -> str:
         lines.append(f"Recipe `{recipe['name']}`: {setting}; `{file}` has all settings.{begun}")
     if cost := results.get("training"):
         took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
+        if peak := cost.get("peak_memory"):
+            took += f", peak memory {peak / 1e9:.2f} GB"
         versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
         lines.append(f"{cost['images']:,} images in {cost['steps']:,} steps, {took}; {versions}.")
     if command := _command(recipe):

@@ -45,7 +45,7 @@ def methods_small() -> Study:
             Place(PEAK_MEMORY, ""),
         ),
         shown=(_LINEAR, _KNN, _R2, IMAGES_PER_SECOND, PEAK_MEMORY),
-        fast=("epochs=1", "data.limit=25600", "precision=no", "optimizer.warmup_epochs=0.1", "run.eval_every=0"),
+        fast=("epochs=1", "data.limit=19200", "precision=no", "optimizer.warmup_epochs=0.1", "run.eval_every=0"),
         fast_measures=(
             Measure("linear", ("cifar10", *_FAST_SETS)),
             Measure("knn", ("cifar10", *_FAST_SETS)),

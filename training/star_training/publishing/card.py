@@ -16,7 +16,7 @@ import timm
 from huggingface_hub import EvalResult, ModelCardData
 
 from star_zoo import objectives
-from star_zoo.files import write_text
+from star_zoo.files import sweep, write_text
 
 from .. import recipes
 from ..engine.old_results import upgrade
@@ -41,6 +41,7 @@ def write_after_training(export: Path, changed: bool) -> None:
     """
     if not changed and (export / "README.md").is_file():
         return
+    sweep(export, "README.md")
     try:
         write(export)
     except OSError as error:

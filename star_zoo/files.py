@@ -55,9 +55,12 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def sweep(folder: Path) -> None:
-    """Removes temporary files that killed writers left in a folder; no other process may be writing to it."""
-    for pattern in (".*.????????.part", ".tmp??????"):  # of `replacing`, and of safetensors
+def sweep(folder: Path, name: str = "*") -> None:
+    """Removes temporary files that killed writers of a file left in its folder; nobody else may be writing the file.
+
+    Without `name`, those of all files.
+    """
+    for pattern in (f".{name}.????????.part", *([".tmp??????"] if name == "*" else [])):  # the latter of safetensors
         for path in folder.glob(pattern):
             if path.is_file():
                 path.unlink(missing_ok=True)

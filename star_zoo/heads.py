@@ -15,18 +15,22 @@ from torch import Tensor, nn
 
 EMBED_DIM = 128  # released code
 _PREDICTOR_HIDDEN = 512  # released code, eq_predictor
-_PARAM_DIM = 128  # released code, p_projector
+PARAM_DIM = 128  # released code, p_projector
 
 
-def mlp(*widths: int) -> nn.Sequential:
+def mlp(*widths: int, bias: bool = True, norm: bool = False) -> nn.Sequential:
     """Returns linear layers of these widths, each but the last followed by batch norm and ReLU.
 
-    Layers before a batch norm have no bias.
+    With `norm`, a batch norm without affine parameters follows the last layer. Layers before a batch norm have no bias;
+    `bias` is that of the last layer.
     """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths[:-1]):
         layers += [nn.Linear(fan_in, fan_out, bias=False), nn.BatchNorm1d(fan_out), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=bias and not norm))
+    if norm:
+        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
+    return nn.Sequential(*layers)
 
 
 def by_view(norm: nn.Module, x: Tensor, views: int) -> Tensor:
@@ -130,8 +134,8 @@ class ShiftPredictor(nn.Module):
     def __init__(self, standardize: Standardize, embed_dim: int = EMBED_DIM):
         super().__init__()
         self.standardize = standardize
-        self.encode = nn.Linear(len(standardize.mean), _PARAM_DIM)
-        self.shift = mlp(embed_dim + _PARAM_DIM, _PREDICTOR_HIDDEN, _PREDICTOR_HIDDEN, embed_dim)
+        self.encode = nn.Linear(len(standardize.mean), PARAM_DIM)
+        self.shift = mlp(embed_dim + PARAM_DIM, _PREDICTOR_HIDDEN, _PREDICTOR_HIDDEN, embed_dim)
 
     def forward(self, embedding: Tensor, params: Tensor) -> Tensor:
         encoded = self.encode(self.standardize(params))

@@ -3,16 +3,12 @@
 Every loss takes both sides of the pairs, (N, O) each, and returns a scalar in float32, also under autocast.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-
-from .names import not_found
 
 
 class _Gather(torch.autograd.Function):
@@ -68,6 +64,32 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         return F.cross_entropy(logits, positive)
 
 
+def info_nce(queries: Tensor, keys: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
+    """Returns the cross entropy of N queries with their keys: (N, O), (N, O) -> scalar, in float32.
+
+    The positive of a query is its key. Its negatives are all other keys, including those of other processes; or, if
+    `negatives` (K, O) are given, those rows alone. All rows are scaled to unit length. Raises ValueError if the
+    temperature is not positive, or if the shapes of queries and keys differ. Sources: MoCo (He et al., 2020), eq. 1;
+    MoCo v3 (Chen et al., 2021), algorithm 1.
+    """
+    if queries.shape != keys.shape:
+        raise ValueError(
+            f"embeddings have shapes {tuple(queries.shape)} and {tuple(keys.shape)}; a pair needs equal shapes"
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; it must be positive")
+    with torch.autocast(queries.device.type, enabled=False):
+        queries, keys = (F.normalize(x.float(), dim=1) for x in (queries, keys))
+        own = torch.arange(len(queries), device=queries.device)
+        if negatives is None:
+            everyone = gather_with_grad(keys)
+            rank = dist.get_rank() if len(everyone) > len(keys) else 0
+            return F.cross_entropy(queries @ everyone.T / temperature, rank * len(keys) + own)
+        rows = F.normalize(negatives.float(), dim=1)
+        logits = torch.cat(((queries * keys).sum(1, keepdim=True), queries @ rows.T), 1)
+        return F.cross_entropy(logits / temperature, torch.zeros_like(own))
+
+
 def negative_cosine(a: Tensor, b: Tensor) -> Tensor:
     """Returns the mean negative cosine similarity of N pairs: (N, O), (N, O) -> scalar, with a gradient to both sides.
 
@@ -112,18 +134,3 @@ def _off_diagonal_covariance(x: Tensor) -> Tensor:
     centred = x - x.mean(0)
     covariance = centred.T @ centred / (len(x) - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / x.shape[1]
-
-
-AGREEMENTS: dict[str, Callable[..., Tensor]] = {
-    "nt_xent": nt_xent,
-    "negative_cosine": negative_cosine,
-    "barlow_twins": barlow_twins,
-    "vicreg": vicreg,
-}
-
-
-def agreement(name: str, temperature: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Returns a loss of `AGREEMENTS` by name. Raises ValueError for an unknown name. Only nt_xent has a temperature."""
-    if name not in AGREEMENTS:
-        raise ValueError(not_found("agreement", name, AGREEMENTS))
-    return functools.partial(nt_xent, temperature=temperature) if name == "nt_xent" else AGREEMENTS[name]

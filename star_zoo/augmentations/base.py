@@ -19,6 +19,7 @@ class Augmentation:
 
     fields: ClassVar[tuple[str, ...]]  # the names of its columns of params
     uniforms: ClassVar[int]  # the number of uniform numbers in [0, 1) that one draw uses
+    differentiable: ClassVar[bool] = False  # whether `apply` is differentiable in the params
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         """Returns the parameters of the un-augmented view of an image of this size in pixels."""

@@ -20,14 +20,19 @@ def gaussian_kernels(sigma: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Blur(Augmentation):
-    """Blurs with standard deviation `blur_sigma` in pixels, 0 if it doesn't act; borders are reflected."""
+    """Blurs with standard deviation `blur_sigma` in pixels, 0 if it doesn't act; borders are reflected.
+
+    `blur_sigma` is uniform in the range `sigma`, or one of `levels` if there are any.
+    """
 
     fields: ClassVar = ("blur_sigma",)
     uniforms: ClassVar = 2
+    differentiable: ClassVar = True
 
     kernel: int = 9  # pixels, odd
     sigma: tuple[float, float] = (0.1, 2.0)
     p: float = 0.5
+    levels: tuple[float, ...] = ()  # standard deviations, all equally likely
 
     def __post_init__(self) -> None:
         if self.kernel < 1 or self.kernel % 2 == 0:
@@ -37,7 +42,9 @@ class Blur(Augmentation):
         return (0.0,)
 
     def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
-        return (between(*self.sigma, u[1]) if u[0] < self.p else 0.0,)
+        if u[0] >= self.p:
+            return (0.0,)
+        return (self.levels[int(u[1] * len(self.levels))] if self.levels else between(*self.sigma, u[1]),)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         b, c, height, width = images.shape

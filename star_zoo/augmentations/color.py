@@ -1,4 +1,4 @@
-"""Colour jitter in two styles, grayscale and solarize.
+"""Colour jitter in two styles, grayscale, solarize and inversion.
 
 Images are (B, 3, S, S) float in [0, 1]. Sources: `torchvision` follows torchvision's functional colour operations on
 float tensors; `released` follows kornia 0.4.1, which the authors pin: brightness is added, contrast multiplies without
@@ -77,6 +77,7 @@ class ColorJitter(Augmentation):
 
     fields: ClassVar = ("brightness", "contrast", "saturation", "hue")
     uniforms: ClassVar = 5
+    differentiable: ClassVar = True
 
     brightness: float = 0.4
     contrast: float = 0.4
@@ -104,6 +105,8 @@ class ColorJitter(Augmentation):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         jittered = _STYLES[self.style](images, *params.unbind(1))
         untouched = (params == params.new_tensor(self.base(0, 0))).all(1)
+        if params.requires_grad:  # an untouched image keeps its values, with the gradient of jittering it
+            images = images.detach() + (jittered - jittered.detach())
         return torch.where(per_image(untouched), images, jittered)  # the conversion to HSV and back would round
 
 
@@ -150,3 +153,23 @@ class Solarize(Augmentation):
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         acts = per_image(params[:, 0] > 0.5) & (images >= self.threshold)
         return torch.where(acts, 1 - images, images)
+
+
+@dataclass(frozen=True)
+class Invert(Augmentation):
+    """Inverts all values; `invert` is 1 if it acts. Values of 8 bits come back to the same bits when inverted twice."""
+
+    fields: ClassVar = ("invert",)
+    uniforms: ClassVar = 1
+
+    p: float = 0.2
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return (0.0,)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        return (float(u[0] < self.p),)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        inverted = (255 - 255 * images) / 255  # 1 - images would round off the last bits of small values
+        return torch.where(per_image(params[:, 0] > 0.5), inverted, images)

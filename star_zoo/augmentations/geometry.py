@@ -1,5 +1,9 @@
-"""Horizontal flip and quarter turns."""
+"""Flips, quarter turns and the jigsaw: permutations of pixels, so that each can be undone to the same bits.
 
+Letters: B images, S view size in pixels, h half of it.
+"""
+
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,6 +34,25 @@ class Flip(Augmentation):
 
 
 @dataclass(frozen=True)
+class VerticalFlip(Augmentation):
+    """Flips images vertically; `vertical_flip` is 1 if it acts."""
+
+    fields: ClassVar = ("vertical_flip",)
+    uniforms: ClassVar = 1
+
+    p: float = 0.5
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return (0.0,)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        return (float(u[0] < self.p),)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        return torch.where(per_image(params[:, 0] > 0.5), images.flip(-2), images)
+
+
+@dataclass(frozen=True)
 class QuarterTurn(Augmentation):
     """Rotates counter-clockwise by `quarter_turns` times 90 degrees; 0 to 3 are equally likely if it acts."""
 
@@ -50,3 +73,38 @@ class QuarterTurn(Augmentation):
         for k in (1, 2, 3):  # one `where` per turn, because indexing by image would synchronise with the device
             turned = torch.where(turns == k, images.rot90(k, (-2, -1)), turned)
         return turned
+
+
+_ORDERS = tuple(itertools.permutations(range(4)))  # the first is the identity
+
+
+@dataclass(frozen=True)
+class Jigsaw(Augmentation):
+    """Permutes the four quadrants of an image; `jigsaw` is the number of the permutation, 0 to 23.
+
+    The permutations are in lexicographic order, 0 is the identity; all are equally likely if it acts. Quadrants are
+    numbered row by row, and permutation p puts quadrant p[k] at place k. Source: Noroozi & Favaro (2016), on a 2 x 2
+    grid as in "Understanding the Role of Equivariance in SSL" (2024).
+    """
+
+    fields: ClassVar = ("jigsaw",)
+    uniforms: ClassVar = 2
+
+    p: float = 1.0
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return (0.0,)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        return (float(int(u[1] * len(_ORDERS))) if u[0] < self.p else 0.0,)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        count, channels, height, width = images.shape
+        if height % 2 or width % 2:
+            raise ValueError(f"views are {height} x {width} pixels; the jigsaw needs an even number of each")
+        orders = torch.tensor(_ORDERS, device=params.device)[params[:, 0].round().long()]  # (B, 4)
+        quadrants = images.reshape(count, channels, 2, height // 2, 2, width // 2)
+        quadrants = quadrants.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (B, 4, 3, h, h)
+        moved = torch.take_along_dim(quadrants, orders[:, :, None, None, None], 1)
+        moved = moved.reshape(count, 2, 2, channels, height // 2, width // 2)
+        return moved.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)

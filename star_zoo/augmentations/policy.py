@@ -14,14 +14,15 @@ from torch import Tensor
 from ..names import not_found
 from .base import Augmentation, Framing
 from .blur import Blur
-from .color import ColorJitter, Grayscale, Solarize
+from .color import ColorJitter, Grayscale, Invert, Solarize
 from .crop import Crop
-from .geometry import Flip, QuarterTurn
+from .geometry import Flip, Jigsaw, QuarterTurn, VerticalFlip
 from .spirograph import Spirograph
 
-KNOWN: dict[str, type[Augmentation]] = {
-    kind.__name__: kind for kind in (Crop, Spirograph, Flip, QuarterTurn, ColorJitter, Grayscale, Solarize, Blur)
-}
+_KINDS = (
+    Crop, Spirograph, Flip, VerticalFlip, QuarterTurn, Jigsaw, ColorJitter, Grayscale, Solarize, Invert, Blur,
+)  # fmt: skip
+KNOWN: dict[str, type[Augmentation]] = {kind.__name__: kind for kind in _KINDS}
 _IN_CACHE = 1_000_000  # pixel values processed together, 4 MB of float32
 _SAMPLE = 4096  # draws for an estimated mean, whose standard error is 1.6 % of a standard deviation
 
@@ -67,6 +68,18 @@ class Policy:
     def resized(self, size: int) -> "Policy":
         """Returns the policy with views of another size in pixels."""
         return replace(self, augmentations=(replace(self._framing, size=size), *self.augmentations[1:]))
+
+    def including(self, augmentation: Augmentation) -> "Policy":
+        """Returns the policy with this augmentation in the place of one of its type, or else at the end.
+
+        Unless it is already included, `statistics` are dropped, so that `field_statistics` estimates them.
+        """
+        if augmentation in self.augmentations:
+            return self
+        kinds = [type(a) for a in self.augmentations]
+        place = kinds.index(type(augmentation)) if type(augmentation) in kinds else len(kinds)
+        before, after = self.augmentations[:place], self.augmentations[place + 1 :]
+        return replace(self, augmentations=(*before, augmentation, *after), statistics=None)
 
     @property
     def _framing(self) -> Framing:

@@ -57,6 +57,7 @@ class Spirograph(Framing):
 
     fields: ClassVar = tuple(SEEN)
     uniforms: ClassVar = len(SEEN)
+    differentiable: ClassVar = True
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return tuple(between(low, high, 0.5) for low, high in SEEN.values())

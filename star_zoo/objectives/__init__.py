@@ -18,6 +18,7 @@ from ..encoder import Encoder as Encoder
 from ..names import not_found
 from ._base import FeatureObjective as FeatureObjective
 from ._base import Objective as Objective
+from ._base import Pretrained as Pretrained
 
 
 def known() -> tuple[str, ...]:

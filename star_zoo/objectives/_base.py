@@ -4,7 +4,7 @@ Letters: B images, V views of an image, D features, O embedding size, T tasks,
 E experts, P augmentation parameters.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
-from ..momentum import MomentumCopy, Queue
+from ..momentum import MemoryBank, MomentumCopy, Queue
+
+
+class Pretrained(NamedTuple):
+    """A pretrained model that an objective reads while it trains, as results and cards record it."""
+
+    name: str  # without a folder of this machine
+    license: str | None  # its SPDX name as timm states it, if known
+    fingerprint: str  # of its weights; a run can be resumed with the same weights only
 
 
 class Objective(nn.Module):
@@ -76,9 +84,14 @@ class Objective(nn.Module):
         """Returns the output of every expert that `routing` weights, (B, D) -> (B, E, O), or None without routing."""
         return None
 
+    def pretrained(self) -> dict[str, Pretrained]:
+        """Returns the pretrained models that `attach` loaded, by their roles, e.g. "teacher"."""
+        return {}
+
     def published(self) -> dict[str, Tensor]:
-        """Returns the tensors to publish: the state dict without momentum copies and queues."""
-        kept_back = tuple(f"{name}." for name, m in self.named_modules() if isinstance(m, MomentumCopy | Queue))
+        """Returns the tensors to publish: the state dict without momentum copies, queues and memory banks."""
+        left_out = MomentumCopy | Queue | MemoryBank
+        kept_back = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, left_out))
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(kept_back)}
 
 

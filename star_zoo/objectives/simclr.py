@@ -3,17 +3,17 @@
 Letters: B images, D features, O embedding size, P augmentation parameters.
 """
 
-import torch
-from torch import Tensor
+import functools
 
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, mlp
 from ..losses import nt_xent
-from ._base import FeatureObjective
+from ._agreeing import TwoViews
+from ._agreements import Mutual
 
 
-class SimCLR(FeatureObjective):
-    """SimCLR with the three-layer head of STAR's experts; uses neither a base view nor the params."""
+class SimCLR(TwoViews):
+    """SimCLR with the three-layer head of STAR's experts."""
 
     def __init__(
         self,
@@ -22,20 +22,9 @@ class SimCLR(FeatureObjective):
         *,
         temperature: float = 0.2,
         hidden: int | None = None,  # width of the head's hidden layers; None: num_features
+        embed_dim: int = EMBED_DIM,  # O
     ):
-        super().__init__(policy)
+        hidden = hidden or num_features
+        heads = mlp(num_features, hidden, hidden, embed_dim)
+        super().__init__(policy, heads, Mutual(functools.partial(nt_xent, temperature=temperature)))
         self.temperature = temperature
-        self.heads = mlp(num_features, hidden or num_features, hidden or num_features, EMBED_DIM)
-
-    def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Returns the params of two draws: (2, P)."""
-        return torch.stack([self.policy.draw(height, width, generator) for _ in range(2)])
-
-    def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
-        """Returns {"invariant": ...} for two views."""
-        z1, z2 = (self.heads(f) for f in features)
-        return {"invariant": nt_xent(z1, z2, self.temperature)}
-
-    def embed(self, features: Tensor) -> dict[str, Tensor]:
-        """Returns the head's output as "z_inv": (B, D) -> (B, O)."""
-        return {"z_inv": self.heads(features)}

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..augmentations import Policy
 from ..names import not_found
+from ..objectives import Objective
 from ._base import Wrapper as Wrapper
 
 
@@ -39,8 +40,12 @@ def settings(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def build(name: str, backbones: Sequence[nn.Module], policy: Policy, **given: Any) -> Wrapper:
+def build(
+    name: str, backbones: Sequence[nn.Module], policy: Policy, objective: Objective | None = None, **given: Any
+) -> Wrapper:
     """Wraps backbones that have no classifier; `policy` is how views of their images are drawn.
+
+    `objective` is the one that the single backbone was trained with, if any; wrappers that use no heads ignore it.
 
     Raises ValueError for an unknown name or setting, listing the known ones, and for backbones that don't fit.
     """
@@ -48,4 +53,4 @@ def build(name: str, backbones: Sequence[nn.Module], policy: Policy, **given: An
     if unknown := set(given) - set(defaults):
         known_ones = ", ".join(defaults) or "none"
         raise ValueError(f"wrapper {name!r} has no setting {', '.join(sorted(unknown))}; known: {known_ones}")
-    return kind(backbones, policy, **given)
+    return kind(backbones, policy, objective, **given)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..augmentations import Policy
+from ..objectives import Objective
 
 
 class Wrapper(nn.Module):
@@ -16,8 +17,9 @@ class Wrapper(nn.Module):
     """
 
     several: ClassVar[bool] = False  # whether it joins two backbones or more; otherwise it wraps one
+    uses_heads: ClassVar[bool] = False  # whether its features are computed by the objective; it then needs one
 
-    def __init__(self, backbones: Sequence[Any], policy: Policy):
+    def __init__(self, backbones: Sequence[Any], policy: Policy, objective: Objective | None = None):
         super().__init__()
         if (len(backbones) > 1) != self.several or not backbones:
             wanted = "two models or more" if self.several else "one model"
@@ -26,6 +28,8 @@ class Wrapper(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} takes backbones without classifier; create them with num_classes=0"
             )
+        if self.uses_heads and objective is None:
+            raise ValueError(f"{type(self).__name__} takes a model that was saved with its heads; this one has none")
         self.backbones = nn.ModuleList(backbones)
         self.policy = policy
         self.takes_objects = bool(getattr(backbones[0], "takes_objects", False))  # not images: see `Spirograph`

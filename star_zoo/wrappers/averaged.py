@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..augmentations import Policy
 from ..augmentations.spirograph import Spirograph
+from ..objectives import Objective
 from ._base import Wrapper
 
 _data: Any = timm.data  # untyped
@@ -27,7 +28,7 @@ class Averaged(Wrapper):
     mean: Tensor  # of the images' normalisation, (3, 1, 1)
     std: Tensor
 
-    def __init__(self, backbones: Sequence[Any], policy: Policy, *, views: int = 8):
+    def __init__(self, backbones: Sequence[Any], policy: Policy, objective: Objective | None = None, *, views: int = 8):
         super().__init__(backbones, policy)
         if views < 1:
             raise ValueError(f"views of Averaged is {views}; it must be at least 1")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..augmentations import Policy
+from ..objectives import Objective
 from ._base import Wrapper
 
 _data: Any = timm.data  # untyped
@@ -24,7 +25,7 @@ class Concat(Wrapper):
     scale: Tensor  # from the first backbone's normalisation to each one's, (number of backbones, 3, 1, 1)
     shift: Tensor
 
-    def __init__(self, backbones: Sequence[Any], policy: Policy):
+    def __init__(self, backbones: Sequence[Any], policy: Policy, objective: Objective | None = None):
         super().__init__(backbones, policy)
         if len({bool(getattr(backbone, "takes_objects", False)) for backbone in backbones}) > 1:
             raise ValueError("Concat takes models of one kind of input; some of these take images, others objects")

@@ -3,6 +3,8 @@
 Eight steps of eight spirographs under timm's test_resnet, in two epochs; a log entry at each step.
 """
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -10,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -24,6 +26,7 @@ from star_training.engine.signals import Stopped
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
 from star_training.settings.base import override
+from warm import Server
 
 STEPS, EPOCH, EVERY = 8, 4, 3  # optimiser steps in all, in an epoch, between checkpoints
 TINY = (
@@ -62,19 +65,22 @@ def command(out: Path, *arguments: str, settings: tuple[str, ...] = ()) -> list[
 
 
 PACKAGES = os.pathsep.join(str(Path(package.__file__).parents[1]) for package in (star_zoo, star_training))
+STAR = ("-m", "star_training")
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 def start(
     arguments: list[str],
     *,
-    program: tuple[str, ...] = ("-m", "star_training"),
+    program: tuple[str, ...] = STAR,
     warnings: str = "error",
     cwd: Path | None = None,
 ) -> subprocess.Popen:
-    """A real process, leader of a group of its own, that runs `python -m star_training`; every warning is an error."""
-    # but the advice against more workers than processors: a small machine must run the tests too
-    settings = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": f"{warnings},ignore:This DataLoader will create"}
+    """A real process, leader of a group of its own, that runs `python PROGRAM`; every warning is an error."""
+    environment = os.environ | settings(warnings)
+    if _server().fits(environment):
+        environment["PYTHON_EXEC"] = str(python())  # with which torchrun starts its workers
+        return cast(subprocess.Popen, _server().start((*program, *arguments), environment, cwd or Path.cwd()))
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
@@ -82,8 +88,28 @@ def start(
         text=True,
         start_new_session=True,
         cwd=cwd,
-        env=os.environ | settings | {"PYTHONPATH": PACKAGES},
+        env=environment,
     )
+
+
+def settings(warnings: str = "error") -> dict[str, str]:
+    """The environment variables of a process that a test starts."""
+    # but the advice against more workers than processors: a small machine must run the tests too
+    shown = f"{warnings},ignore:This DataLoader will create"
+    return {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": shown, "PYTHONPATH": PACKAGES}
+
+
+def python() -> Path:
+    """A program that starts as python does, but without the time of the imports, for scripts that start processes."""
+    return _server().python
+
+
+@functools.cache
+def _server() -> Server:
+    """The server of this process's tests."""
+    server = Server(os.environ | settings())
+    atexit.register(server.close)
+    return server
 
 
 def finish(process: subprocess.Popen, seconds: float = 120) -> tuple[int, str, str]:

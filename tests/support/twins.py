@@ -59,11 +59,14 @@ NUM_FEATURES = 8
 POLICY = every_operation(16)
 
 
+_NARROW = {"essl": {"hidden": 32, "embed_dim": 32}}  # instead of 2048, which makes tests slow
+
+
 def build(name: str, seed: int = 0, **settings: Any) -> Objective:
     """An objective on features of width 8, the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return objectives.build(name, NUM_FEATURES, POLICY, **settings)
+        return objectives.build(name, NUM_FEATURES, POLICY, **_NARROW.get(name, {}) | settings)
 
 
 def backbone(name: str = "test_resnet", **kwargs: Any) -> nn.Module:
@@ -87,8 +90,8 @@ class Pooled(nn.Module):
         return self.body(self.stem(x)).mean((2, 3))
 
     def forward_intermediates(self, x: Tensor, indices: Any = None, **_: Any) -> list[Tensor]:
-        maps = [stem := self.stem(x), self.body(stem)]
-        return [maps[k] for k in (range(2) if indices is None else indices)]
+        maps = [stem := self.stem(x), body := self.body(stem), body.relu()]
+        return [maps[k] for k in (range(3) if indices is None else indices)]
 
 
 def encoder(policy: Policy) -> Encoder:

@@ -5,6 +5,7 @@ and the spirograph have their own truths in test_augmentations_color.py and test
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -14,16 +15,20 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from star_zoo.augmentations import (
+    Augmentation,
     Blur,
     ColorJitter,
     Crop,
     Flip,
     Framing,
     Grayscale,
+    Invert,
+    Jigsaw,
     Policy,
     QuarterTurn,
     Solarize,
     Spirograph,
+    VerticalFlip,
 )
 from star_zoo.augmentations.policy import KNOWN
 from twins import MEAN, STD, Kernels, draws, every_operation, generator, make, photos, repeatable
@@ -76,7 +81,10 @@ RANGES = {
     "flip": {1.0},
     "grayscale": {1.0},
     "solarize": {1.0},
+    "vertical_flip": {1.0},
+    "invert": {1.0},
     "quarter_turns": {0.0, 1.0, 2.0, 3.0},
+    "jigsaw": {float(k) for k in range(24)},
     "brightness": (0.7, 1.3),
     "contrast": (0.0, 2.5),  # 1 - 1.5 is below zero
     "saturation": (0.9, 1.1),
@@ -93,7 +101,10 @@ ACTING = (
     Flip(p=1.0),
     Grayscale(p=1.0),
     Solarize(p=1.0),
+    VerticalFlip(p=1.0),
+    Invert(p=1.0),
     QuarterTurn(),
+    Jigsaw(),
     ColorJitter(0.3, 1.5, 0.1, 0.2, p=1.0),
     Blur(sigma=(0.3, 0.9), p=1.0),
 )
@@ -116,6 +127,15 @@ def test_all_four_quarter_turns_are_drawn_equally_often():
     turns = draws(Policy((Crop(16), QuarterTurn()), MEAN, STD), 2000)[:, 4]
     assert turns.unique().tolist() == [0, 1, 2, 3]
     assert all(abs((turns == k).float().mean().item() - 0.25) < 0.04 for k in range(4))
+
+
+def test_all_permutations_and_levels_of_blur_are_drawn_equally_often():
+    policy = Policy((Crop(16), Jigsaw(), Blur(levels=(0.0, 1.0, 2.5), p=1.0)), MEAN, STD)
+    jigsaw, blur = draws(policy, 4000)[:, 4:].unbind(1)
+    assert jigsaw.unique().tolist() == list(range(24))
+    assert all(abs((jigsaw == k).float().mean().item() - 1 / 24) < 0.013 for k in range(24))  # four standard errors
+    assert blur.unique().tolist() == [0, 1, 2.5]
+    assert all(abs((blur == sigma).float().mean().item() - 1 / 3) < 0.03 for sigma in (0, 1, 2.5))
 
 
 @given(seed=SEEDS)
@@ -223,3 +243,48 @@ def test_quarter_turn_turns_each_image_by_its_own_number():
     out = QuarterTurn().apply(x, torch.arange(4.0)[:, None])
     for turns in range(4):
         assert torch.equal(out[turns], torch.rot90(x[turns], turns, (1, 2)))
+
+
+def test_vertical_flip_mirrors_top_and_bottom_where_its_field_is_one():
+    x = photos(3, 4, 5).float()
+    out = VerticalFlip().apply(x, torch.tensor([[1.0], [0.0], [1.0]]))
+    assert torch.equal(out[1], x[1])
+    for i in (0, 2):
+        for row in range(4):
+            assert torch.equal(out[i, :, row], x[i, :, 3 - row])
+
+
+# --- the jigsaw
+
+
+def test_a_jigsaw_puts_each_quadrant_at_its_place_of_the_permutation():
+    x = photos(24, 6, 8).float()
+    out = Jigsaw().apply(x, torch.arange(24.0)[:, None])
+    halves = [[slice(0, side // 2), slice(side // 2, side)] for side in (6, 8)]
+    places = [(slice(None), rows, columns) for rows in halves[0] for columns in halves[1]]
+    for image, order in enumerate(itertools.permutations(range(4))):
+        for place, quadrant in enumerate(order):
+            assert torch.equal(out[image][places[place]], x[image][places[quadrant]])
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 4), (4, 5)])
+def test_a_jigsaw_refuses_an_odd_number_of_pixels(height: int, width: int):
+    with pytest.raises(ValueError, match=f"views are {height} x {width} pixels; the jigsaw needs an even number"):
+        Jigsaw().apply(photos(2, height, width).float(), torch.zeros(2, 1))
+
+
+# --- what can be undone
+
+
+@pytest.mark.parametrize(
+    ("operation", "values"),
+    [(Flip(), 2), (VerticalFlip(), 2), (Invert(), 2), (QuarterTurn(), 4), (Jigsaw(), 24)],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_value_is_undone_by_exactly_one_value(operation: Augmentation, values: int):
+    x = torch.arange(256).repeat(3).reshape(1, 3, 16, 16).float() / 255  # every value of eight bits
+    done = [operation.apply(x, torch.tensor([[float(k)]])) for k in range(values)]
+    assert len({one.numpy().tobytes() for one in done}) == values
+    for one in done:
+        undone = [torch.equal(operation.apply(one, torch.tensor([[float(k)]])), x) for k in range(values)]
+        assert sum(undone) == 1

@@ -9,7 +9,7 @@ import torchvision.transforms.functional as TF
 from torch import Tensor
 from torch.testing import assert_close
 
-from star_zoo.augmentations import Blur, ColorJitter, Grayscale, Solarize
+from star_zoo.augmentations import Blur, ColorJitter, Grayscale, Invert, Solarize
 from twins import photos
 
 # brightness, contrast, saturation, hue: each alone, all together, and the ends of what a jitter may draw
@@ -101,6 +101,14 @@ def test_released_grayscale_weighs_by_kornias_numbers():
     out = Grayscale(style="released").apply(x, torch.ones(1, 1))
     assert_close(out[0, :, 0], torch.tensor([[0.299, 0.587, 0.114]] * 3))
     assert Grayscale().apply(x, torch.ones(1, 1))[0, 0, 0, 0] == pytest.approx(0.2989)
+
+
+def test_invert_is_torchvisions_where_its_field_is_one():
+    x = photos(3, 6, 7).float() / 255
+    out = Invert().apply(x, torch.tensor([[1.0], [0.0], [1.0]]))
+    assert torch.equal(out[1], x[1])
+    assert_close(out[[0, 2]], TF.invert(x[[0, 2]]))
+    assert torch.equal(Invert().apply(out, torch.tensor([[1.0], [0.0], [1.0]])), x)
 
 
 @pytest.mark.parametrize("threshold", [0.25, 0.5])

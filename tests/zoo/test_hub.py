@@ -12,24 +12,32 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import twins
 from star_zoo import Objective, load_objective, objectives, save_pretrained
-from twins import NUM_FEATURES, POLICY, backbone, build, generator, photos, randn
+from twins import NUM_FEATURES, POLICY, backbone, build, photos
 
 
 def loss(objective: Objective) -> Tensor:
-    """Of a fixed batch."""
-    g = generator(0)
-    params = torch.stack([objective.plan(20, 30, g) for _ in range(6)]).unbind(1)
-    return objectives.total(objective.terms([randn(6, NUM_FEATURES, seed=v) for v in range(len(params))], list(params)))
+    """Of a fixed batch; what isn't published is made alike."""
+    torch.manual_seed(0)
+    encoder = twins.encoder(objective.policy).train(objective.training)
+    published = objective.published()
+    for name, tensor in objective.state_dict().items():
+        if name not in published:  # momentum copies are made again, queues are emptied
+            tensor.zero_()
+    objective.attach(encoder)
+    objective.train(objective.training)
+    return objectives.total(objective(twins.batch(objective, 6), encoder))
 
 
 def trained(name: str, **settings: Any) -> Objective:
     """An objective none of whose weights or statistics is as it was built."""
     objective = build(name, **settings)
-    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
     for _ in range(2):
+        value = loss(objective)
+        optimizer = torch.optim.SGD(objective.parameters(), lr=0.1)
         optimizer.zero_grad()
-        loss(objective).backward()
+        value.backward()
         optimizer.step()
     return objective
 

@@ -170,6 +170,21 @@ def test_a_setting_that_cannot_work_is_refused(kind: type[Augmentation], setting
         kind(**settings)
 
 
+def test_an_included_augmentation_takes_the_place_of_its_type_or_the_end():
+    policy = Policy((Crop(16), Flip(), Blur()), MEAN, STD)
+    assert policy.including(Flip()) is policy
+    assert policy.including(Flip(0.1)).augmentations == (Crop(16), Flip(0.1), Blur())
+    assert policy.including(QuarterTurn()).augmentations == (Crop(16), Flip(), Blur(), QuarterTurn())
+    assert policy.including(QuarterTurn()).including(QuarterTurn()) == policy.including(QuarterTurn())
+
+
+def test_given_statistics_do_not_survive_another_augmentation():
+    policy = Policy((Crop(16), Flip()), MEAN, STD, ((0.0,) * 5, (1.0,) * 5))
+    assert policy.including(Flip()).statistics == policy.statistics
+    assert policy.including(Flip(0.1)).statistics is None
+    assert len(policy.including(QuarterTurn()).field_statistics[0]) == 6
+
+
 def test_many_images_are_what_each_is_alone():
     """They are taken a few at a time where they would not fit into a processor's cache."""
     policy = Policy((Crop(64), Flip(), ColorJitter(), Grayscale(), Blur(5)), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))

@@ -27,7 +27,7 @@ from star_training.evaluation.protocols.regression import r2
 from star_training.models.create import create
 from star_training.models.names import Leaf, Wrapped, parse
 from star_training.models.resolve import called, model_folder, saved_objective
-from star_zoo import Policy, objectives, save_pretrained, wrappers
+from star_zoo import Objective, Policy, objectives, save_pretrained, wrappers
 from star_zoo.augmentations import Crop, Spirograph
 from star_zoo.wrappers import Wrapper
 from twins import MEAN, STD, backbone, every_operation, generator, randn, repeatable
@@ -47,8 +47,16 @@ def parts(name: str) -> list[nn.Module]:
     return [sized(), *(others if wrappers.find(name).several else [])]
 
 
+def trained(name: str = "looc") -> Objective:
+    """An objective on the features of `sized`, whose heads have random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        width = sized().num_features
+        return objectives.build(name, width, POLICY, hidden=8, **({"embed_dim": 5} if name == "looc" else {}))
+
+
 def build(name: str, policy: Policy = POLICY, **settings) -> Wrapper:
-    return wrappers.build(name, parts(name), policy, **settings).eval()
+    return wrappers.build(name, parts(name), policy, trained(), **settings).eval()
 
 
 def images(count: int = B, size: int = S) -> Tensor:
@@ -82,7 +90,14 @@ def slow_concat(x: Tensor) -> Tensor:
     return torch.cat(columns, 1)
 
 
-TWINS: dict[str, Callable[[Tensor], Tensor]] = {"averaged": slow_averaged, "concat": slow_concat}
+def slow_heads(x: Tensor) -> Tensor:
+    """One space at a time, by the layers of its head."""
+    features, spaces = sized().eval()(x), trained().heads.spaces
+    hidden = [(features @ head[0].weight.T + head[0].bias).clamp(min=0) for head in spaces]
+    return torch.cat([h @ head[2].weight.T + head[2].bias for h, head in zip(hidden, spaces, strict=True)], 1)
+
+
+TWINS: dict[str, Callable[[Tensor], Tensor]] = {"averaged": slow_averaged, "concat": slow_concat, "heads": slow_heads}
 
 
 # --- every wrapper
@@ -139,7 +154,8 @@ def test_a_copy_is_independent_and_every_tensor_moves(name: str):
     moved = copied.to("meta")
     assert all(t.is_meta for t in (*moved.parameters(), *moved.buffers()))
     weights = {f"backbones.{k}.{key}" for k, part in enumerate(parts(name)) for key in part.state_dict()}
-    assert model.state_dict().keys() == weights
+    heads = {f"objective.{key}" for key in trained().state_dict()} if model.uses_heads else set()
+    assert model.state_dict().keys() == weights | heads
 
 
 @pytest.mark.parametrize("name", wrappers.known())
@@ -150,7 +166,8 @@ def test_what_does_not_fit_is_refused(name: str):
     with pytest.raises(ValueError, match="takes (one model|two models or more), not 0"):
         wrappers.build(name, [], POLICY)
     with pytest.raises(ValueError, match="takes backbones without classifier"):
-        wrappers.build(name, [timm.create_model("test_resnet", num_classes=3) for _ in parts(name)], POLICY)
+        classifiers = [timm.create_model("test_resnet", num_classes=3) for _ in parts(name)]
+        wrappers.build(name, classifiers, POLICY, trained())
 
 
 def test_an_unknown_wrapper_is_refused_and_the_known_ones_listed():
@@ -183,6 +200,28 @@ def test_concat_leaves_the_images_of_models_alike_as_they_are():
 def test_views_below_one_are_refused():
     with pytest.raises(ValueError, match="views of Averaged is 0; it must be at least 1"):
         build("averaged", views=0)
+
+
+# --- heads
+
+
+@torch.no_grad()
+def test_heads_are_all_spaces_in_the_objectives_order_or_one_of_them():
+    x, objective = images(), trained()
+    spaces = objective.embed(sized().eval()(x))
+    assert next(iter(spaces)) == "z_inv" and {"z_QuarterTurn", "z_ColorJitter", "z_Grayscale", "z_Blur"} < set(spaces)
+    assert torch.equal(build("heads")(x), torch.cat(list(spaces.values()), 1))
+    one = build("heads", space="z_Blur")
+    assert torch.equal(one(x), spaces["z_Blur"]) and one.num_features == 5
+
+
+def test_heads_need_an_objective_of_the_models_width_with_that_space():
+    with pytest.raises(ValueError, match="Heads takes a model that was saved with its heads; this one has none"):
+        wrappers.build("heads", [sized()], POLICY)
+    with pytest.raises(ValueError, match="the heads take 7 features; this model has 96"):
+        wrappers.build("heads", [sized()], POLICY, objectives.build("simclr", 7, POLICY))
+    with pytest.raises(ValueError, match="space of Heads 'z_blur' not found; did you mean 'z_Blur'"):
+        build("heads", space="z_blur")
 
 
 # --- spirographs
@@ -230,7 +269,9 @@ def names() -> st.SearchStrategy:
     settings = st.one_of(st.just({}), st.fixed_dictionaries({"views": st.integers(-9, 99)}))
 
     def averaged(inner: st.SearchStrategy) -> st.SearchStrategy:
-        return st.builds(lambda s, m: Wrapped("averaged", s, (m,)), settings, inner)
+        return st.builds(lambda s, m: Wrapped("averaged", s, (m,)), settings, inner) | st.builds(
+            lambda s, m: Wrapped("heads", {"space": s}, (m,)), st.sampled_from(["all", "z_eq"]), inner
+        )
 
     single = st.recursive(leaf, averaged, max_leaves=3)
 
@@ -323,6 +364,15 @@ def test_an_averaged_model_keeps_its_objective_and_several_have_none(run: Path):
     one, averaged = load(str(run)), load(f"averaged(2):{run}")
     assert averaged.objective is not None and averaged.policy == one.policy == averaged.backbone.policy
     assert saved_objective(f"concat:{run}+{run}") is None and saved_objective(f"untrained:{run}") is None
+
+
+def test_heads_replace_the_objective_and_keep_its_policy(run: Path):
+    one, heads = load(str(run)), load(f"heads:{run}")
+    assert heads.objective is None and heads.policy == one.policy == load(f"averaged:heads:{run}").policy
+    assert heads.backbone.num_features == 128 and heads.fingerprint != one.fingerprint
+    assert load(f"heads(space=z_inv):averaged(2):{run}").backbone.num_features == 128
+    with pytest.raises(ValueError, match="saved with its heads; this one has none"):
+        load("heads:untrained:test_resnet")
 
 
 def test_features_are_kept_by_wrapper_settings_and_policy(run: Path):

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
-from runs import STEPS, TINY, entries, exported
+from runs import PACKAGES, STEPS, TINY, entries, exported, python
 from star_training.cli.main import parser
 
 LAUNCH = Path(__file__).parents[3] / "training" / "launch"
@@ -72,8 +71,8 @@ def test_the_command_that_a_configuration_shows_can_be_given(name: str):
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with the programs of Slurm."""
-    python = f'#!/bin/bash\nexec {sys.executable} "$@"\n'
-    for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL), ("python", python)):
+    starter = f'#!/bin/bash\nexec {python()} "$@"\n'
+    for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL), ("python", starter)):
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -85,10 +84,9 @@ def job(place: Path, *arguments: str) -> subprocess.Popen:
     """The Slurm script as a job of two tasks."""
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     path = f"{place / 'bin'}:{os.environ['PATH']}"
-    root = str(LAUNCH.parents[1])
     return subprocess.Popen(
         ["bash", str(LAUNCH / "slurm.sh"), *arguments],
-        env=os.environ | slurm | {"PATH": path, "PLACE": str(place), "PYTHONPATH": root},
+        env=os.environ | slurm | {"PATH": path, "PLACE": str(place), "PYTHONPATH": PACKAGES},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

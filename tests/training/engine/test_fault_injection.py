@@ -1,24 +1,21 @@
 """A run that is killed again and again, at any moment, ends with the bits of one that was left alone.
 
-Every life is a real process that ends by a real SIGKILL, forked from one that has everything imported already.
+Every life is a real process that ends by a real SIGKILL.
 """
 
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from runs import NOISY, PACKAGES, assert_equal, command, entries, exported
+from runs import NOISY, assert_equal, command, entries, exported, finish, start
 from star_training.cli.main import main
 from star_training.engine.checkpoint import Checkpoints
 
@@ -26,58 +23,6 @@ pytestmark = pytest.mark.slow
 
 KILLS, STEPS = 30, 24
 SETTINGS = (*NOISY, "epochs=6", "run.checkpoint_every=1", "run.eval_every=3")
-WARM = """
-import json, os, sys
-import star_training.pretraining.run
-from star_training.cli.main import main
-
-for line in sys.stdin:
-    life = os.fork()
-    if life == 0:
-        sys.stdout = open(os.devnull, "w")
-        os._exit(main(json.loads(line)))
-    print(life, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(life, 0)[1]), flush=True)
-"""
-
-
-class Lives:
-    """The process that all lives are forked from."""
-
-    def __init__(self) -> None:
-        settings = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WARM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | settings | {"PYTHONPATH": PACKAGES},
-        )
-
-    def begin(self, arguments: list[str]) -> int:
-        """Begins a life; gives its process."""
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(arguments) + "\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def end(self) -> int:
-        """The exit code of the life, once it has ended."""
-        return self._read()
-
-    def _read(self) -> int:
-        assert self.process.stdout
-        return int(self.process.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def lives() -> Iterator[Lives]:
-    lives = Lives()
-    yield lives
-    assert lives.process.stdin and lives.process.stdout
-    lives.process.stdin.close()
-    assert lives.process.wait(60) == 0
-    lives.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -156,16 +101,16 @@ def check_end(out: Path, whole: Path) -> None:
     assert {p.name for p in out.rglob("*")} == {p.name for p in whole.rglob("*")}  # and nothing that a life left
 
 
-def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(lives: Lives, whole: Path, tmp_path: Path):
+def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(whole: Path, tmp_path: Path):
     chance = random.Random(0)
     outs, kills, torn = [tmp_path / "0"], 0, 0
     while kills < KILLS:
         out = outs[-1]
         old = unfinished(out)
         moment, most = chance.choice([(after_seconds, 150), (after_lines, 7), (within_file, 7)])
-        life = lives.begin(going_on(out))
-        kill_when(moment(chance.randint(1, most), life, out), life)
-        code = lives.end()
+        life = start(going_on(out))
+        kill_when(moment(chance.randint(1, most), life.pid, out), life.pid)
+        code, _, _ = finish(life)
         if code == 0:  # it had ended before; the next life is of another run
             outs.append(tmp_path / f"{len(outs)}")
             continue
@@ -173,8 +118,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(lives: Lives
         check_checkpoints(out)
         kills += 1
         torn += bool(unfinished(out) - old)
-    lives.begin(going_on(outs[-1]))  # and left alone
-    assert lives.end() == 0
+    assert finish(start(going_on(outs[-1])))[0] == 0  # and left alone
     assert torn >= KILLS // 4  # files were begun and never ended
     for out in outs:
         check_end(out, whole)

@@ -86,7 +86,7 @@ def test_an_export_that_was_cut_short_is_made_whole(whole: Path, tmp_path: Path,
 
 def test_a_card_that_can_not_be_written_is_made_up_by_resume(whole: Path, tmp_path: Path, monkeypatch, capsys):
     out = shutil.copytree(whole, tmp_path / "run")
-    (out / "export" / "README.md").unlink()
+    (out / "export" / "README.md").rename(out / "export" / ".README.md.0123abcd.part")  # as a killed writer leaves it
 
     def full(*_: object) -> None:
         raise OSError("no room")
@@ -99,6 +99,7 @@ def test_a_card_that_can_not_be_written_is_made_up_by_resume(whole: Path, tmp_pa
     assert main(resume(out)) == 0
     assert f"wrote the card that {out / 'export'} lacked" in capsys.readouterr().out
     assert (out / "export" / "README.md").read_text(encoding="utf-8") == card.render(out / "export")
+    assert list((out / "export").glob(".*.part")) == []
 
 
 def test_a_damaged_results_file_is_named_before_any_step(whole: Path, tmp_path: Path, capsys):

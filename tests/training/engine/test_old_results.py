@@ -34,6 +34,9 @@ SLUGS = {
 }
 
 
+LATER = {"few_shot_augmented"}  # protocols whose metrics always had slugs
+
+
 def old(record: dict[str, Any]) -> dict[str, Any]:
     """The record as earlier versions wrote it."""
     metrics = {m["name"]: {key: m[key] for key in ("value", "low", "high")} for m in record["metrics"].values()}
@@ -59,7 +62,7 @@ def test_an_upgraded_record_is_that_of_today(monkeypatch: pytest.MonkeyPatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", redundancy.FewImagesWarning)
         made = [record.to_dict() for record in records(monkeypatch)]
-    assert {record["protocol"] for record in made} == set(protocols.known())
+    assert {record["protocol"] for record in made} == set(protocols.known()) - LATER
     made = json.loads(json.dumps(made))
     upgraded = upgrade({"evaluations": [old(record) for record in made], "kept": 1})
     assert upgraded.keys() == {"evaluations", "kept"}

@@ -48,13 +48,9 @@ def two(commands: list[list[str]], place: Path) -> subprocess.Popen:
 def one_step(out: Path, objective: str) -> list[str]:
     """A run of one step of 32 images, in two batches."""
     made = ["pretrain", "spirograph_tiny", "--objective", objective, "--out", str(out)]
-    sets = (
-        "backbone=test_vit",
-        "batch_size=16",
-        "accumulate=2",
-        "data.source=spirograph:32",
-        "objective_args.hidden=16",
-    )
+    sets = ["backbone=test_vit", "channels_last=false", "batch_size=16", "accumulate=2", "data.source=spirograph:32"]
+    if "hidden" in objectives.settings(objective):
+        sets.append("objective_args.hidden=16")
     for setting in (*sets, "epochs=1", "run.eval_every=0", "run.workers=0"):
         made += ["--set", setting]
     return made

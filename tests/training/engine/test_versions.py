@@ -1,13 +1,14 @@
-"""Which code made a number."""
+"""The versions behind a result, and the peak memory."""
 
 import importlib.metadata
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from star_training.engine import environment as module
-from star_training.engine.environment import versions
+from star_training.engine.environment import peak_memory, versions
 
 
 def test_versions_are_those_of_the_installed_packages():
@@ -44,3 +45,10 @@ def test_what_is_no_checkout_has_no_commit(tmp_path: Path, kind: str):
     if kind == "broken":
         (tmp_path / ".git").write_text("nonsense")
     assert module._commit.__wrapped__(folder) == ""
+
+
+def test_peak_memory_holds_freed_tensors():
+    block = torch.ones(2**25)
+    size = block.numel() * 4
+    del block
+    assert size < peak_memory(torch.device("cpu")) < 2**40

@@ -15,7 +15,7 @@ from star_training.evaluation.record import evaluate
 from star_zoo import objectives
 from star_zoo.augmentations import Crop, Flip, Policy
 from star_zoo.names import slugify
-from twins import MEAN, POLICY, STD, build, randn
+from twins import MEAN, POLICY, STD, build, draws, randn
 from view_cases import Eye, Photos, Sees, blind, data, unchanged
 
 NAMES = [type(a).__name__ for a in POLICY.augmentations]
@@ -100,9 +100,11 @@ def test_every_objective_is_measured(name: str):
     first, again = (evaluate("equivariance", model, splits) for _ in range(2))
     assert json.loads(json.dumps(first.to_dict())) == first.to_dict() and same()
     assert (first.metrics, first.details) == (again.metrics, again.details)
-    representations = ["features", "z_inv"] if name == "simclr" else ["features", "z_inv", "z_eq"]
+    embeddings = model.objective.embed(randn(2, 8))
+    representations = ["features", *embeddings]
+    predicted = model.objective.predict(embeddings["z_eq"], draws(POLICY, 2)) if "z_eq" in embeddings else None
     assert list(first.details["R2"]) == [f"{n}, {r}" for r in representations for n in ("one view", "pair")]
-    own = [] if name == "simclr" else ["own predictor, saved", "own predictor, recalibrated"]
+    own = [] if predicted is None else ["own predictor, saved", "own predictor, recalibrated"]
     assert list(first.details["PRE"]) == [*own, "fitted predictor, features"]
     for predictor in first.details["PRE"]:
         of_ways = {f"{what}, {a}, {predictor}" for what in ("absolute", "relative") for a in ("all", *NAMES)}

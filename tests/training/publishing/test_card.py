@@ -281,7 +281,8 @@ def derived(folder: Path) -> set[str]:
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 for form in ("{}", "{:,}", "{:.3f}", "{:.4g}"):
                     told |= numbers(form.format(value))
-                told |= numbers(f"{value / 3600:.1f} {value / 60:.1f}") if path.name == "results.json" else set()
+                if path.name == "results.json":  # hours, minutes, gigabytes
+                    told |= numbers(f"{value / 3600:.1f} {value / 60:.1f} {value / 1e9:.2f}")
     model = timm.create_model(f"local-dir:{folder}", device="meta")
     return told | {f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}"}
 

@@ -174,7 +174,8 @@ def finished(folder: Path) -> Path:
         "metrics": {"Linear mean per class": {"value": 0.5, "low": 0.4, "high": 0.6}}, "details": {"long": [1] * 99},
         "seconds": 1.0, "versions": {"commit": "abc"},
     }  # fmt: skip
-    results = {"training": {"steps": 40, "versions": {"commit": "abc"}}, "evaluations": [record]}
+    cost = {"steps": 40, "images": 320, "seconds": 4.0, "peak_memory": 1_500_000_000, "versions": {"commit": "abc"}}
+    results = {"training": cost, "evaluations": [record]}
     (folder / "export" / "results.json").write_text(json.dumps(results))
     (folder / "export" / "recipe.json").write_text(json.dumps({"name": "r"}))
     return folder
@@ -191,6 +192,7 @@ def test_an_outcome_holds_numbers_curves_and_the_code_that_made_them(tmp_path: P
     assert loss.name == "equivariant loss, mean of all steps"
     assert loss.value == pytest.approx((10 * 2 + 30 * 1) / 40)
     assert found.content["training"]["versions"]["commit"] == "abc" and "details" not in found.content["evaluations"][0]
+    assert found.metrics["images_per_second", ""].value == 80 and found.metrics["peak_memory", ""].value == 1.5
     assert found.content["losses"] == {"invariant": [[10, 3.0], [40, 2.0]], "equivariant": [[10, 2.0], [40, 1.0]]}
     assert found.number("linear_accuracy", "a", SETS) == 0.5 and found.number("linear_accuracy", MEAN, SETS) is None
 

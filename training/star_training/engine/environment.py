@@ -1,7 +1,9 @@
-"""The code behind a result: the versions of the packages and, in a checkout of star-zoo, its commit."""
+"""The code behind a result, i.e. the versions of the packages and the commit of a checkout, and its peak memory."""
 
 import functools
+import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import timm
@@ -31,3 +33,11 @@ def _commit(root: Path) -> str:
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Returns the largest memory so far, in bytes: of tensors on an accelerator, of the whole process on a CPU."""
+    if device.type == "cpu":
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.accelerator.max_memory_allocated(device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from star_zoo import Objective, Policy
+from star_zoo.wrappers import Wrapper
 
 from ..data import Source
 from ..data.intact import check_intact, intact
@@ -55,9 +56,11 @@ class FrozenModel:
 
     @functools.cached_property
     def policy(self) -> Policy:
-        """The objective's policy; without an objective, our default policy at the backbone's size and statistics."""
+        """The objective's policy, else a wrapper's, else our default one at the backbone's size and statistics."""
         if self.objective is not None:
             return self.objective.policy
+        if isinstance(self.backbone, Wrapper):
+            return self.backbone.policy
         if isinstance(self.backbone, nn.Flatten):  # pixels
             size = (3, _PIXELS, _PIXELS)
             return default_policy({"input_size": size, "mean": (0.0,) * 3, "std": (1.0,) * 3})

@@ -12,6 +12,7 @@ Z = float(ndtri(0.975))  # the standard normal's quantile
 
 
 SHARE = "share"  # the unit of metrics that are displayed in per cent
+RATE = "images/s"  # the unit of metrics that are displayed as whole numbers
 ACCURACY = "accuracy"  # the kind of metrics that measure performance on a task; all other kinds describe the features
 
 
@@ -45,6 +46,11 @@ class Metric(NamedTuple):
     def is_share(self) -> bool:
         """Whether the metric is displayed in per cent."""
         return self.unit == SHARE
+
+    @property
+    def digits(self) -> int:
+        """The decimals that are displayed."""
+        return {SHARE: 1, RATE: 0}.get(self.unit, 3)
 
     @property
     def is_accuracy(self) -> bool:

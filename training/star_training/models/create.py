@@ -8,12 +8,12 @@ import timm
 import torch
 from safetensors import SafetensorError
 
-from star_zoo import Policy, wrappers
+from star_zoo import Objective, Policy, hub, wrappers
 from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
 
 from ..errors import one_line
 from .names import Leaf, Model, check_scheme, leaves, parse
-from .resolve import objective_of, timm_name
+from .resolve import objective_of
 
 # the errors of timm and safetensors for names, weights and arguments that they can't use
 _FAILURES = (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
@@ -48,7 +48,7 @@ def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
     check_scheme(leaf)
     if leaf == Leaf("pixels"):
         raise ValueError("pixels are no model: they can be evaluated alone, but not be wrapped or trained")
-    known_as = timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
+    known_as = hub.timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
     with refusing(f"{what} {str(leaf)!r} can't be loaded"):
         return timm.create_model(known_as, pretrained=not leaf.untrained, **arguments)
 
@@ -57,10 +57,17 @@ def _wrapped(model: Model, what: str, arguments: dict[str, Any]) -> Any:
     if isinstance(model, Leaf):
         return _single(model, what, num_classes=0, **arguments)
     backbones = [_wrapped(inner, what, arguments) for inner in model.models]
-    objective = objective_of(model)
-    config = timm.data.resolve_model_data_config(backbones[0])
-    policy = default_policy(config) if objective is None else objective.policy
-    return wrappers.build(model.wrapper, backbones, policy, **model.settings)
+    objective = objective_of(model.models[0]) if len(backbones) == 1 else None
+    return wrappers.build(model.wrapper, backbones, _policy(backbones, objective), objective, **model.settings)
+
+
+def _policy(backbones: list[Any], objective: Objective | None) -> Policy:
+    """Returns the policy of the objective, else that of a single wrapper, else the default one."""
+    if objective is not None:
+        return objective.policy
+    if len(backbones) == 1 and isinstance(backbones[0], wrappers.Wrapper):
+        return backbones[0].policy
+    return default_policy(timm.data.resolve_model_data_config(backbones[0]))
 
 
 def default_policy(config: dict[str, Any]) -> Policy:

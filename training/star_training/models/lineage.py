@@ -7,15 +7,13 @@ from typing import Any
 
 from star_zoo import hub, zoo
 
-from .resolve import timm_name
-
 
 def start_of(name: str) -> dict[str, Any] | None:
     """Returns the record of the run behind an `init_from`: its recipe, its cost, and its own start, recursively.
 
     `name` is as in a recipe's `init_from`. Returns None if the model has no record.
     """
-    place = hub.place(timm_name(name))
+    place = hub.place(hub.timm_name(name))
     recipe, results = (_read(place, file) for file in ("recipe.json", "results.json"))
     record = {"recipe": recipe, "training": results.get("training"), "start": results.get("start")}
     return {key: value for key, value in record.items() if value} or None

@@ -53,7 +53,7 @@ Model = Leaf | Wrapped
 
 def parse(text: str) -> Model:
     """Returns what a name means by the grammar. Raises ValueError for wrong settings and for missing models."""
-    if _is_path(text):
+    if names_path(text):
         return Leaf(text)
     if not text:
         raise ValueError("a model's name is empty; give a run, a saved folder, a zoo tag or any timm name")
@@ -75,7 +75,7 @@ def parse(text: str) -> Model:
 
 def check_scheme(leaf: Leaf) -> None:
     """Raises ValueError where an unknown wrapper stands before a name, listing the known ones."""
-    if (head := _HEAD.match(leaf.name)) and head[1] not in _SCHEMES and not _is_path(leaf.name):
+    if (head := _HEAD.match(leaf.name)) and head[1] not in _SCHEMES and not names_path(leaf.name):
         raise ValueError(f"model {leaf.name!r}: {not_found('wrapper', head[1], wrappers.known())}")
 
 
@@ -88,7 +88,8 @@ def leaves(model: Model) -> Iterator[Leaf]:
             yield from leaves(inner)
 
 
-def _is_path(text: str) -> bool:
+def names_path(text: str) -> bool:
+    """Whether a name is a path that exists, with or without local-dir:."""
     path = text.removeprefix("local-dir:")
     return bool(path) and os.path.exists(path)  # not Path.exists, which raises for a name that is too long
 
@@ -102,7 +103,7 @@ def _split(text: str) -> Iterator[str]:
             yield text
             return
     ends = [m.start() for m in re.finditer(r"\+", text) if m.start() >= starts[-1]] + [len(text)]
-    of_path = (end for end in reversed(ends) if any(_is_path(text[start:end]) for start in starts))
+    of_path = (end for end in reversed(ends) if any(names_path(text[start:end]) for start in starts))
     end = next(of_path, ends[0])
     yield text[:end]
     if end < len(text):

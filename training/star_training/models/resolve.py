@@ -1,10 +1,9 @@
 """The files behind a model's name: a run, a saved folder, a zoo tag, `hf-hub:OWNER/NAME`, or none of ours."""
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from star_zoo import Objective, load_objective, star_backbones, zoo
+from star_zoo import Objective, hub, load_objective, star_backbones, wrappers, zoo
 
 from .names import Leaf, Model, Wrapped, parse
 
@@ -15,17 +14,7 @@ def model_folder(name: str) -> Path | None:
     None for other names: untrained models and wrappers have none.
     """
     model = parse(name)
-    return None if isinstance(model, Wrapped) or model.untrained else _export(model.name)
-
-
-def _export(name: str) -> Path | None:
-    folder = Path(name.removeprefix("local-dir:"))
-    for candidate in (folder, folder / "export"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if folder.is_dir():
-        raise ValueError(f"{folder} holds no exported model; give a finished run or a folder with a config.json")
-    return None
+    return None if isinstance(model, Wrapped) or model.untrained else hub.exported(model.name)
 
 
 def called(name: str) -> str:
@@ -40,10 +29,7 @@ def _called(model: Model) -> Model:
     if isinstance(model, Wrapped):
         return replace(model, models=tuple(map(_called, model.models)))
     folder = Path(model.name.removeprefix("local-dir:"))
-    if not folder.exists():
-        return model
-    folder = folder.resolve()
-    return replace(model, name=folder.parent.name if folder.name == "export" else folder.name)
+    return replace(model, name=hub.called(folder)) if folder.exists() else model
 
 
 def label(recorded: str) -> str:
@@ -77,22 +63,10 @@ def tag_folder(tag: str) -> Path | None:
     return place if isinstance(place, Path) else None
 
 
-def timm_name(name: str) -> str:
-    """Returns the name of a single model as timm's `create_model` takes it, without `timm:`, runs as folders.
-
-    Weights on the Hub are downloaded here, because timm would accept a damaged file. Raises NotAvailable.
-    """
-    folder = _export(name)
-    if name.startswith(zoo.HUB_PREFIX):
-        with contextlib.suppress(FileNotFoundError):  # timm's own older repositories hold no safetensors
-            zoo.fetch(zoo.Repository.parse(name), "model.safetensors")
-    return f"local-dir:{folder}" if folder else name.removeprefix("timm:")
-
-
 def saved_objective(name: str) -> Objective | None:
     """Returns the objective that was saved with a model, or with the one model in a wrapper.
 
-    None without one: for most timm models, untrained models, and several models joined.
+    None without one: for most timm models, untrained models, several models joined, and embeddings by `heads`.
     """
     return objective_of(parse(name))
 
@@ -100,10 +74,11 @@ def saved_objective(name: str) -> Objective | None:
 def objective_of(model: Model) -> Objective | None:
     """Returns the objective as `saved_objective`, for a parsed name."""
     if isinstance(model, Wrapped):
-        return objective_of(model.models[0]) if len(model.models) == 1 else None
+        fits = len(model.models) == 1 and not wrappers.find(model.wrapper).uses_heads
+        return objective_of(model.models[0]) if fits else None
     if model.untrained:
         return None
-    name = timm_name(model.name)
+    name = hub.timm_name(model.name)
     if not name.startswith(("local-dir:", "star_", zoo.HUB_PREFIX)):
         return None
     try:

@@ -31,13 +31,19 @@ class Pretrainer(nn.Module):
         return self.encoder.backbone
 
     def use_layout(self, channels_last: bool) -> None:
-        """Stores weights and views in channels-last memory format, or contiguously."""
-        self.encoder.use_layout(channels_last)
+        """Stores weights and views in channels-last memory format, or contiguously, in momentum copies too."""
+        for encoder in self._encoders():
+            encoder.use_layout(channels_last)
 
     def synchronise_norms(self) -> None:
         """Synchronises batch norm over all processes, in place; on CUDA only, because it has no CPU kernel."""
         convert_sync_batchnorm(self)
-        self.encoder.synchronise_norms()
+        for encoder in self._encoders():
+            encoder.synchronise_norms()
+
+    def _encoders(self) -> list[Encoder]:
+        """Returns the encoder and its copies in the objective."""
+        return [module for module in self.modules() if isinstance(module, Encoder)]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns {"loss": ..., and the objective's terms}; the loss is the sum of the terms."""

@@ -12,6 +12,7 @@ from star_zoo.augmentations import Policy
 from star_zoo.augmentations.policy import KNOWN
 
 from ..data.sources.base import name_alone
+from ..models.names import names_path
 from ..models.resolve import called
 from ..settings.base import Settings, build, typed
 from ..settings.common import OptimizerConfig, RunConfig
@@ -74,10 +75,14 @@ class Recipe(Settings):
         return json.loads(json.dumps({**dataclasses.asdict(self), "policy": self.policy.to_dict()}))
 
     def published(self) -> dict[str, Any]:
-        """Returns `to_dict` without the folders of this machine: only the names of images and start remain."""
+        """Returns `to_dict` without the folders of this machine: only the names of images and models remain."""
         made = self.to_dict()
         made["data"]["source"] = name_alone(self.data.source)
         made["init_from"] = self.init_from and called(self.init_from)
+        made["objective_args"] = {
+            name: called(value) if isinstance(value, str) and names_path(value) else value
+            for name, value in made["objective_args"].items()
+        }
         return made
 
     @classmethod

@@ -16,7 +16,7 @@ from ..data.streaming.stream import Stream
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
-from ..engine.environment import versions
+from ..engine.environment import peak_memory, versions
 from ..engine.logging import evaluations_of, read
 from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.trainer import Loop
@@ -136,7 +136,10 @@ class Run(Loop):
         return learning_rate(step, self.steps, self.warmup, self.peak)
 
     def fingerprints(self) -> dict[str, tuple[str, str]]:
-        return {"data": (self.source.fingerprint, f"images of {self.source.name}")}
+        found = {"data": (self.source.fingerprint, f"images of {self.source.name}")}
+        for role, model in self.pretrainer.objective.pretrained().items():
+            found[role] = (model.fingerprint, f"weights of the {role} {model.name}")
+        return found
 
     def check_data(self) -> None:
         if self.lanes:
@@ -198,7 +201,7 @@ class Run(Loop):
         return made
 
     def _results(self) -> dict[str, Any]:
-        """Returns the run's cost and start, and its first and last online evaluation."""
+        """Returns the run's cost, start and pretrained models, and its first and last online evaluation."""
         evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
         cost = {
             "steps": self.steps,
@@ -206,8 +209,11 @@ class Run(Loop):
             "seconds": round(self.seconds, 1),
             "processes": self.accelerator.num_processes,
             "device": self.accelerator.device.type,
+            "peak_memory": peak_memory(self.accelerator.device),
             "data_fingerprint": self.source.fingerprint,
             "versions": versions(),
         }
         online = [evaluations[0], evaluations[-1]] if evaluations else []
-        return {"training": cost, "online": online, **({"start": self.start} if self.start else {})}
+        models = {role: model._asdict() for role, model in self.pretrainer.objective.pretrained().items()}
+        more = {"start": self.start, "pretrained": models}
+        return {"training": cost, "online": online, **{name: found for name, found in more.items() if found}}

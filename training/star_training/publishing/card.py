@@ -16,7 +16,7 @@ import timm
 from huggingface_hub import EvalResult, ModelCardData
 
 from star_zoo import objectives
-from star_zoo.files import write_text
+from star_zoo.files import sweep, write_text
 
 from .. import recipes
 from ..engine.old_results import upgrade
@@ -41,6 +41,7 @@ def write_after_training(export: Path, changed: bool) -> None:
     """
     if not changed and (export / "README.md").is_file():
         return
+    sweep(export, "README.md")
     try:
         write(export)
     except OSError as error:
@@ -161,7 +162,7 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:
         objective = star_zoo.load_objective("{source}")
         fields = objective.policy.fields  # the augmentation parameters of a view, the input of the heads
         features = backbone(torch.rand(4, 3, *backbone.pretrained_cfg["input_size"][1:]))
-        embeddings = objective.eval().heads(features)
+        embeddings = objective.eval().embed(features)
         ```
 
         ```bash
@@ -195,6 +196,8 @@ def _run(recipe: dict[str, Any], results: dict[str, Any], file: str) -> str:
         lines.append(f"Recipe `{recipe['name']}`: {setting}; `{file}` has all settings.{begun}")
     if cost := results.get("training"):
         took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
+        if peak := cost.get("peak_memory"):
+            took += f", peak memory {peak / 1e9:.2f} GB"
         versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
         lines.append(f"{cost['images']:,} images in {cost['steps']:,} steps, {took}; {versions}.")
     if command := _command(recipe):
@@ -234,4 +237,11 @@ def _licence(config: dict[str, Any], data: Any, results: dict[str, Any]) -> str:
         weights = "The weights are the authors' own; their repository states no licence."
     else:
         weights = "These weights were published without a licence."
-    return weights + (f" The pretraining images are {data.title}. {data.terms}" if data else "")
+    models = [_model(role, model) for role, model in results.get("pretrained", {}).items()]
+    return " ".join((weights, *models)) + (f" The pretraining images are {data.title}. {data.terms}" if data else "")
+
+
+def _model(role: str, model: dict[str, Any]) -> str:
+    """Returns a sentence about a pretrained model that the training read, e.g. the teacher of a distillation."""
+    terms = f"is published under {model['license']}" if model["license"] else "states no licence"
+    return f"The {role} `{model['name']}` (weights `{model['fingerprint']}`) {terms}."

@@ -63,12 +63,12 @@ def title(metric: Metric) -> str:
 
 def cell(metric: Metric) -> str:
     """Returns the value of a metric with its interval, a share in per cent."""
-    return per_cent(metric.estimate) if metric.is_share else _plain(metric.estimate)
+    return per_cent(metric.estimate) if metric.is_share else _plain(metric.estimate, metric.digits)
 
 
-def _plain(found: Estimate) -> str:
-    interval = "" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]"
-    return f"{found.value:.3f}{interval}"
+def _plain(found: Estimate, digits: int) -> str:
+    interval = "" if found.low is None else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return f"{found.value:.{digits}f}{interval}"
 
 
 def per_cent(found: Estimate) -> str:

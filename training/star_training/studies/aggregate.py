@@ -39,7 +39,8 @@ def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: st
 def headline(study: Study, outcomes: Sequence[Outcome]) -> Table:
     """Returns one row per method and one column per headline number: means over seeds, shares in per cent."""
     metrics = [_definition(outcomes, place.metric) for place in study.headline]
-    heads = (f"{title(metric)} ({place.data})" for metric, place in zip(metrics, study.headline, strict=True))
+    places = (f" ({place.data})" if place.data else "" for place in study.headline)
+    heads = (f"{title(metric)}{place}" for metric, place in zip(metrics, places, strict=True))
     rows = []
     for method in study.methods:
         values = [list(by_seed(study, outcomes, method.name, place).values()) for place in study.headline]
@@ -58,9 +59,9 @@ def _cell(metric: Metric, values: list[float]) -> str:
     """Returns the mean and half the width of its interval."""
     if not values:
         return "-"
-    found, unit, digits = of_runs(values), *((100, 1) if metric.is_share else (1, 3))
-    spread = "" if found.high is None else f" ± {unit * (found.high - found.value):.{digits}f}"
-    return f"{unit * found.value:.{digits}f}{spread}"
+    found, unit = of_runs(values), 100 if metric.is_share else 1
+    spread = "" if found.high is None else f" ± {unit * (found.high - found.value):.{metric.digits}f}"
+    return f"{unit * found.value:.{metric.digits}f}{spread}"
 
 
 def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:

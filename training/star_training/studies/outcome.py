@@ -4,6 +4,7 @@ Tables, comparisons and figures are made from these files alone.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,11 @@ from star_zoo.files import write_text
 from ..engine.logging import evaluations_of, read
 from ..engine.old_results import upgrade
 from ..engine.results import read as read_results
-from ..evaluation.metrics import Metric
+from ..evaluation.metrics import RATE, Metric
 from ..evaluation.record import Record
 from .study import MEAN
 
+IMAGES_PER_SECOND, PEAK_MEMORY = "images_per_second", "peak_memory"  # slugs of a run's cost
 _POINTS = 100  # of a stored loss curve, roughly
 _TERMS = ("invariant", "equivariant")
 
@@ -87,7 +89,15 @@ def _metrics(held: dict[str, Any]) -> dict[tuple[str, str], Metric]:
                 metrics[slug, record.data] = metric._replace(slug=slug, name=name, averaged_as=None)
     for term, value in held["mean losses"].items():
         metrics[f"{term}_loss", ""] = Metric(f"{term}_loss", f"{term} loss, mean of all steps", "", "loss", value)
-    return metrics
+    return metrics | {(metric.slug, ""): metric for metric in _cost(held["training"])}
+
+
+def _cost(training: dict[str, Any]) -> Iterator[Metric]:
+    """Yields the speed and the memory of a run; outcomes of earlier versions have no memory."""
+    if seconds := training.get("seconds"):
+        yield Metric(IMAGES_PER_SECOND, "images per second", RATE, "cost", training["images"] / seconds)
+    if peak := training.get("peak_memory"):
+        yield Metric(PEAK_MEMORY, "peak memory, GB", "GB", "cost", peak / 1e9)
 
 
 def load(path: Path) -> Outcome:

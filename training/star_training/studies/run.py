@@ -79,7 +79,7 @@ def report(study: Study, out: Path) -> list[Table]:
         aggregate.headline(study, outcomes),
         compare(aggregate.averaged(study, outcomes), shown)._replace(title="methods: means over seeds"),
         compare(aggregate.differences(study, outcomes), shown)._replace(title="differences by seed"),
-        aggregate.verdicts(study, outcomes),
+        *([aggregate.verdicts(study, outcomes)] if study.claims else []),
     ]
     note = "± and brackets are Student's 95 % interval over the seeds of a method; a method with one seed has none."
     text = "\n".join(f"## {table.title}\n\n{markdown(table)}" for table in tables)

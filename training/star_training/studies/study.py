@@ -4,9 +4,12 @@ Each study is a function of cifar10_small.py or paper.py that returns a `Study`;
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from star_zoo.names import not_found
 
 from ..data.eval_sets.transfer import SETS
 from ..data.sources.base import DataError
@@ -96,6 +99,20 @@ class Study:
     claims: tuple[Claim, ...] = ()
     fast: tuple[str, ...] = ()  # changes of --fast to the recipe
     fast_measures: tuple[Measure, ...] = ()  # measurements of --fast
+
+    def only(self, names: Sequence[str] | None) -> "Study":
+        """Returns the study with the methods of these names, or unchanged for None. Raises ValueError if unknown."""
+        if names is None:
+            return self
+        known = [method.name for method in self.methods]
+        for name in names:
+            if name not in known:
+                raise ValueError(not_found("method", name, known))
+        return dataclasses.replace(
+            self,
+            methods=tuple(method for method in self.methods if method.name in names),
+            pairs=tuple(pair for pair in self.pairs if set(pair) <= set(names)),
+        )
 
     def seeds(self, count: int | None) -> "Study":
         """Returns the study with `count` seeds of every method, or unchanged if `count` is None."""

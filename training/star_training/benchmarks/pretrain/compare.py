@@ -11,10 +11,11 @@ import torch
 
 from star_zoo import Policy
 
+from ...engine.environment import peak_memory
 from ...pretraining.run import Run
 from .elsewhere import Elsewhere
 from .limit import VIEWS, Limit, head_multiply_adds
-from .memory import peak_resident, saved_bytes
+from .memory import saved_bytes
 from .ours import Ours
 from .released_style import Network, ReleasedStyle
 from .rounds import ratio, take_turns
@@ -52,7 +53,7 @@ def compare(name: str, size: Size, rounds: int, steps: int, precision: str, work
             "multiply-adds per second": limit.get("rates"),
             "head multiply-adds a step": limit.get("multiply_adds"),
             "saved for backward": _saved(ours, _network(size, told.policy, device), size.batch),
-            "peak resident": peak_resident(),
+            "peak resident": peak_memory(torch.device("cpu")),
         }
 
 

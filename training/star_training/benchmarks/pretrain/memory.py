@@ -1,7 +1,5 @@
-"""Memory in bytes: the tensors that autograd saves for the backward pass, and the peak of the process."""
+"""The bytes of the tensors that autograd saves for the backward pass."""
 
-import resource
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,9 +26,3 @@ def saved_bytes(compute: Callable[[], Any], but: Iterable[Tensor]) -> int:
     total = sum(size for place, size in kept.items() if place not in there)
     del graph
     return total
-
-
-def peak_resident() -> int:
-    """Returns the peak resident memory of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS reports bytes, Linux KiB

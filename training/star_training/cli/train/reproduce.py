@@ -18,6 +18,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("study", help="name of a study")
     add("--data", type=Path, help="the folder with its data sets (default: $STAR_ZOO_DATA)")
     add("--out", type=Path, help="the study's folder (default: runs/STUDY)")
+    add("--methods", nargs="+", metavar="METHOD", help="run and show these methods only (default: all of the study)")
     add("--seeds", type=int, help="number of seeds of every method (default: set by the study)")
     add("--fast", action="store_true", help="train for minutes only, to test the setup; the numbers mean nothing")
     add("--jobs", type=int, help="runs at a time (default: the number of processors, or 1 with an accelerator)")
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ...reports.tables import markdown
     from ...studies import run
 
-    study = studies.find(arguments.study).seeds(arguments.seeds)
+    study = studies.find(arguments.study).only(arguments.methods).seeds(arguments.seeds)
     study = study.in_haste() if arguments.fast else study
     folder = arguments.data or home()
     out = arguments.out or Path("runs") / (study.name + ("-fast" if arguments.fast else ""))

@@ -83,27 +83,32 @@ def _both(model: FrozenModel, splits: Splits) -> Labelled:
 
 def accuracies(labelled: Labelled, shots: int, seed: int, name: str, tasks: int = TASKS) -> Tensor:
     """Returns the share of hits among each task's queries, (tasks,) float64. Raises ValueError for too few classes."""
-    members = [(labelled.targets == label).nonzero().flatten() for label in labelled.targets.unique()]
-    usable = [images for images in members if len(images) > shots]
-    if len(usable) < WAYS:
-        raise ValueError(
-            f"{name} has {len(usable)} classes of more than {shots} images to test on; "
-            f"{WAYS}-way {shots}-shot needs {WAYS} of them"
-        )
-    generator = seeded(seed, shots)
-    drawn = torch.stack([draw(usable, shots, generator) for _ in range(tasks)])  # (tasks, W, K + Q)
+    members, generator = usable(labelled.targets, shots, name), seeded(seed, shots)
+    drawn = torch.stack([draw(members, shots, generator) for _ in range(tasks)])  # (tasks, W, K + Q)
     return torch.cat([hits(labelled.features[part], shots).double().mean((1, 2)) for part in drawn.split(_CHUNK)])
 
 
-def draw(members: list[Tensor], shots: int, generator: torch.Generator) -> Tensor:
+def usable(targets: Tensor, shots: int, name: str) -> list[Tensor]:
+    """Returns the images of each class with more than K images. Raises ValueError for fewer than W such classes."""
+    members = [(targets == label).nonzero().flatten() for label in targets.unique()]
+    found = [images for images in members if len(images) > shots]
+    if len(found) < WAYS:
+        raise ValueError(
+            f"{name} has {len(found)} classes of more than {shots} images to test on; "
+            f"{WAYS}-way {shots}-shot needs {WAYS} of them"
+        )
+    return found
+
+
+def draw(members: list[Tensor], shots: int, generator: torch.Generator, queries: int = QUERIES) -> Tensor:
     """Returns one task's images, the labelled ones first: (W, K + Q) indices; `members` holds each class's images."""
     rows = []
     for label in torch.randperm(len(members), generator=generator)[:WAYS].tolist():
         images = members[label][torch.randperm(len(members[label]), generator=generator)]
         support, rest = images[:shots], images[shots:]
-        if len(rest) < QUERIES:
-            rest = rest[torch.randint(len(rest), (QUERIES,), generator=generator)]
-        rows.append(torch.cat((support, rest[:QUERIES])))
+        if len(rest) < queries:
+            rest = rest[torch.randint(len(rest), (queries,), generator=generator)]
+        rows.append(torch.cat((support, rest[:queries])))
     return torch.stack(rows)
 
 

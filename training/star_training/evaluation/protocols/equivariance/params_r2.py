@@ -54,6 +54,7 @@ def _resamples(count: int, seed: int) -> Tensor:
 
 
 def _metric(value: Tensor, resampled: Tensor) -> Estimate:
-    # R2 is undefined, NaN, in resamples in which a param does not vary
-    low, high = resampled.nanquantile(resampled.new_tensor([0.025, 0.975])).tolist()
+    # R2 is undefined, NaN or minus infinity, in resamples in which a param does not vary
+    defined = resampled.where(resampled.isfinite(), torch.nan)
+    low, high = defined.nanquantile(resampled.new_tensor([0.025, 0.975])).tolist()
     return Estimate(float(value), low, high)

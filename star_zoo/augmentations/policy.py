@@ -81,6 +81,14 @@ class Policy:
         before, after = self.augmentations[:place], self.augmentations[place + 1 :]
         return replace(self, augmentations=(*before, augmentation, *after), statistics=None)
 
+    def only(self, *kinds: type[Augmentation]) -> "Policy":
+        """Returns the policy of the first augmentation, which makes the view, and of the others of these types.
+
+        `statistics` are dropped if any augmentation is.
+        """
+        kept = (self.augmentations[0], *(a for a in self.augmentations[1:] if isinstance(a, kinds)))
+        return self if kept == self.augmentations else replace(self, augmentations=kept, statistics=None)
+
     @property
     def _framing(self) -> Framing:
         first = self.augmentations[0]

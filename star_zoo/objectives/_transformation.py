@@ -43,16 +43,20 @@ TRANSFORMATIONS = {
 class TransformationObjective(Objective):
     """Predicts which of K values a transformation's field has, from one view; a subclass adds a term of the labels.
 
-    The constructor includes the transformation in the policy. The policy's other augmentations act as usual; the
-    authors use a crop, and for `explaining_away` also a flip. Raises ValueError for an unknown kind.
+    The constructor includes the transformation in the policy. As in the authors' study, of the policy's other
+    augmentations only those that make the view act, i.e. the crop, and those of the types `kept`; with `augment`, all
+    of them do. Raises ValueError for an unknown kind.
     """
+
+    kept: tuple[type[Augmentation], ...] = ()
 
     values: Tensor
 
-    def __init__(self, num_features: int, policy: Policy, kind: str, hidden: int, num_classes: int):
+    def __init__(self, num_features: int, policy: Policy, kind: str, augment: bool, hidden: int, num_classes: int):
         if kind not in TRANSFORMATIONS:
             raise ValueError(not_found("transformation", kind, TRANSFORMATIONS))
         augmentation, values = TRANSFORMATIONS[kind]
+        policy = policy if augment else policy.only(*self.kept)
         super().__init__(policy.including(augmentation))
         self.column = self.policy.fields.index(augmentation.fields[0])
         self.register_buffer("values", torch.tensor(values))

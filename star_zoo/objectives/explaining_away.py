@@ -10,7 +10,7 @@ reversal (Ganin & Lempitsky, ICML 2015), which is our choice.
 import torch
 from torch import Tensor
 
-from ..augmentations import Policy
+from ..augmentations import Flip, Policy
 from ._transformation import TransformationObjective
 
 _SIGNS = {"normal": 0.0, "add": 1.0, "eliminate": -1.0}
@@ -23,19 +23,22 @@ class ExplainingAway(TransformationObjective):
     classifier itself is trained to classify. Raises ValueError for an unknown mode.
     """
 
+    kept = (Flip,)
+
     def __init__(
         self,
         num_features: int,
         policy: Policy,
         *,
         mode: str = "normal",
+        augment: bool = False,  # whether the policy's other augmentations act too; the authors have a crop and a flip
         label_weight: float = 1.0,  # factor of the gradient from the classifier to the backbone; released code
         hidden: int = 2048,  # width of the rotation head's hidden layer; released code
         num_classes: int = 1000,  # outputs of the classifier: at least as many as there are classes
     ):
         if mode not in _SIGNS:
             raise ValueError(f"mode is {mode!r}; known: {', '.join(_SIGNS)}")
-        super().__init__(num_features, policy, "rotation", hidden, num_classes)
+        super().__init__(num_features, policy, "rotation", augment, hidden, num_classes)
         self.label_gradient = _SIGNS[mode] * label_weight
 
     def label_terms(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:

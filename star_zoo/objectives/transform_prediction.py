@@ -20,10 +20,11 @@ class TransformPrediction(TransformationObjective):
         policy: Policy,
         *,
         kind: str = "rotation",  # the transformation; see `_transformation.TRANSFORMATIONS`
+        augment: bool = False,  # whether the policy's other augmentations act too; the authors' study has a crop alone
         hidden: int = 2048,  # width of the head's hidden layer; released code
         num_classes: int = 1000,  # outputs of the probe: at least as many as there are classes
     ):
-        super().__init__(num_features, policy, kind, hidden, num_classes)
+        super().__init__(num_features, policy, kind, augment, hidden, num_classes)
 
     def label_terms(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Returns {"probe": ...}, whose gradient does not reach the backbone."""

@@ -192,3 +192,12 @@ def test_many_images_are_what_each_is_alone():
     params = torch.stack([policy.draw(64, 64, generator(k)) for k in range(100)])
     alone = torch.cat([policy.apply(image[None], own[None]) for image, own in zip(images, params, strict=True)])
     assert torch.equal(policy.apply(images, params), alone)
+
+
+def test_a_policy_of_some_kinds_keeps_its_first_augmentation_and_their_order():
+    policy = every_operation()
+    some = policy.only(Blur, Flip)
+    assert [type(a) for a in some.augmentations] == [Crop, Flip, Blur]
+    assert policy.only(*map(type, policy.augmentations)) is policy
+    given = dataclasses.replace(policy, statistics=((0.5,) * len(policy.fields),) * 2)
+    assert given.only(Blur).statistics is None and policy.only().augmentations == policy.augmentations[:1]

@@ -57,12 +57,19 @@ def test_a_label_determines_what_is_done_to_a_view(kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_transformation_takes_the_place_of_its_like_in_the_policy(kind: str):
     augmentation = TRANSFORMATIONS[kind].augmentation
-    objective = build("transform_prediction", kind=kind)
+    objective = build("transform_prediction", kind=kind, augment=True)
     assert objective.policy.augmentations.count(augmentation) == 1
     assert objective.policy.fields == twins.POLICY.fields
-    again = objectives.build("transform_prediction", NUM_FEATURES, objective.policy, kind=kind)
+    again = objectives.build("transform_prediction", NUM_FEATURES, objective.policy, kind=kind, augment=True)
     assert again.policy == objective.policy
     assert plain(kind).policy.augmentations == (Crop(16), augmentation)
+
+
+def test_only_the_crop_and_the_transformation_act_by_default():
+    crop, rotation = twins.POLICY.augmentations[0], TRANSFORMATIONS["rotation"].augmentation
+    assert build("transform_prediction").policy.augmentations == (crop, rotation)
+    kinds = [type(a) for a in build("explaining_away").policy.augmentations]
+    assert kinds == [Crop, Flip, type(rotation)]
 
 
 def test_renderings_can_be_rotated_too():

@@ -11,7 +11,7 @@ from star_training.pretraining.module import Pretrainer, build
 from star_training.pretraining.run import Run
 from star_zoo import Batch, objectives
 from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
-from twins import Kernels, photos
+from twins import NUM_FEATURES, Kernels, Pooled, photos
 
 # each of these makes the processor wait until the device has computed a number
 WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.masked_select", "aten.item", "aten.equal")
@@ -35,12 +35,26 @@ def left_out(name: str) -> bool:
     return getattr(objectives.find(name).forward, "_torchdynamo_disable", False)
 
 
+def small(name: str) -> Pretrainer:
+    """An objective with the smallest backbone and few augmentations, for one objective traces all of them."""
+    policy = dataclasses.replace(PHOTOS, augmentations=(Crop(32), Flip(), Grayscale()))
+    pretrainer = Pretrainer(Pooled(), objectives.build(name, NUM_FEATURES, policy))
+    pretrainer.objective.attach(pretrainer.encoder)
+    return pretrainer
+
+
+@pytest.mark.slow
+def test_all_augmentations_and_a_real_backbone_are_one_graph():
+    pretrainer, _ = build(dataclasses.replace(tiny(), policy=PHOTOS))
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(pretrainer)(batch(pretrainer))
+    assert found.graph_break_count == 0 and found.graph_count == 1, found.break_reasons
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in objectives.known() if not left_out(n)])
 def test_the_whole_forward_is_one_graph(name: str):
-    # the augmentations are the same for all objectives, so that one traces all of them
-    policy = PHOTOS if name == "star" else dataclasses.replace(PHOTOS, augmentations=(Crop(32), Flip(), Grayscale()))
-    pretrainer, _ = build(dataclasses.replace(tiny(), policy=policy).with_objective(name))
+    pretrainer = small(name)
     torch._dynamo.reset()
     found = torch._dynamo.explain(pretrainer)(batch(pretrainer))
     assert found.graph_break_count == 0, found.break_reasons

@@ -18,8 +18,6 @@ from star_zoo.names import slugify
 from twins import MEAN, POLICY, STD, build, draws, randn
 from view_cases import Eye, Photos, Sees, blind, data, unchanged
 
-NAMES = [type(a).__name__ for a in POLICY.augmentations]
-
 
 class Oracle:
     """Knows the answers: the params are the features."""
@@ -96,18 +94,20 @@ def small(monkeypatch):
 @pytest.mark.parametrize("name", objectives.known())
 def test_every_objective_is_measured(name: str):
     model, splits = Sees(build(name)), data()
+    policy = model.objective.policy
+    augmentations = [type(a).__name__ for a in policy.augmentations]
     same = unchanged(model)
     first, again = (evaluate("equivariance", model, splits) for _ in range(2))
     assert json.loads(json.dumps(first.to_dict())) == first.to_dict() and same()
     assert (first.metrics, first.details) == (again.metrics, again.details)
     embeddings = model.objective.embed(randn(2, 8))
     representations = ["features", *embeddings]
-    predicted = model.objective.predict(embeddings["z_eq"], draws(POLICY, 2)) if "z_eq" in embeddings else None
+    predicted = model.objective.predict(embeddings["z_eq"], draws(policy, 2)) if "z_eq" in embeddings else None
     assert list(first.details["R2"]) == [f"{n}, {r}" for r in representations for n in ("one view", "pair")]
     own = [] if predicted is None else ["own predictor, saved", "own predictor, recalibrated"]
     assert list(first.details["PRE"]) == [*own, "fitted predictor, features"]
     for predictor in first.details["PRE"]:
-        of_ways = {f"{what}, {a}, {predictor}" for what in ("absolute", "relative") for a in ("all", *NAMES)}
+        of_ways = {f"{what}, {a}, {predictor}" for what in ("absolute", "relative") for a in ("all", *augmentations)}
         displayed = {metric.name for metric in first.metrics.values()}
         assert of_ways | {f"{what}, {predictor}" for what in ("MRR", "H@1", "H@5", "PRE")} <= displayed
     assert {"mrr_fitted_features", "absolute_all_fitted_features", "r2_one_mean_pair_features"} <= first.metrics.keys()
@@ -116,7 +116,7 @@ def test_every_objective_is_measured(name: str):
         assert first.metrics[slugify(f"R2 {what}")].value == pytest.approx(sum(each) / len(each))
     assert first.settings["images"] == {"training": 40, "test": 30, "searched": 20}
     assert first.settings["chance"]["MRR"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5 + 1 / 6) / 6)
-    assert "our reconstruction" in first.settings["absolute"] and first.details["params"] == list(POLICY.fields)
+    assert "our reconstruction" in first.settings["absolute"] and first.details["params"] == list(policy.fields)
 
 
 @pytest.mark.usefixtures("small")

@@ -19,7 +19,7 @@ from star_training.cli.train import pretrain
 from star_training.evaluation import protocols as evals
 from star_training.pretraining.module import build
 from star_training.publishing import card
-from star_zoo import load_objective, save_pretrained
+from star_zoo import load_objective, objectives, save_pretrained
 from star_zoo.objectives._agreements import AGREEMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -170,10 +170,13 @@ def test_the_guide_names_every_command() -> None:
 
 
 def test_the_guide_names_every_objective_and_no_other() -> None:
-    from star_zoo import objectives
 
     table = read(GUIDE).partition("| objective | method |")[2].partition("\n\n")[0]
     assert tuple(sorted(re.findall(r"^\| `(\w+)` \|", table, re.M))) == objectives.known()
+
+
+def test_the_front_page_counts_the_objectives() -> None:
+    assert f"any of {len(objectives.known())} methods" in " ".join(read(README).split())
 
 
 def test_the_guide_names_every_protocol_and_no_other() -> None:

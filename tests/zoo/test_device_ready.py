@@ -36,7 +36,7 @@ def left_out(name: str) -> bool:
 
 
 def small(name: str) -> Pretrainer:
-    """An objective with the smallest backbone and few augmentations, for one objective traces all of them."""
+    """An objective with the smallest backbone and few augmentations, because another test traces all of them."""
     policy = dataclasses.replace(PHOTOS, augmentations=(Crop(32), Flip(), Grayscale()))
     pretrainer = Pretrainer(Pooled(), objectives.build(name, NUM_FEATURES, policy))
     pretrainer.objective.attach(pretrainer.encoder)

@@ -109,14 +109,6 @@ def test_a_run_goes_on_in_fewer_or_more_processes(place: Path, run: str):
     assert list(losses) == [*range(1, STEPS + 1)] and losses == pytest.approx(expected, rel=1e-5)
     first, last = (saved(place / "one" / "whole", step) for step in (1, STEPS))
     moved = {name: tensor for name, tensor in last.items() if not torch.equal(tensor, first[name])}
-    print(
-        run,
-        distance(saved(place / run, STEPS), last, moved),
-        distance(first, last, moved),
-        max([abs(losses[k] / expected[k] - 1) for k in losses]),
-        len(moved),
-        len(last),
-    )
     assert distance(saved(place / run, STEPS), last, moved) < 1e-5 * distance(first, last, moved)
 
 

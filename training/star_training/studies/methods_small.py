@@ -7,7 +7,7 @@ from .outcome import IMAGES_PER_SECOND, PEAK_MEMORY
 from .study import Images, Measure, Method, Place, Study
 
 _SETS = ("caltech101", "dtd10", "flowers17", "rsscn7", "signdigits")
-_FAST_SETS = _SETS[1:]  # the linear classifier of Caltech101's classes takes as long as all others together
+_FAST_SETS = _SETS[1:]  # Caltech101's linear classifier takes longer than the other four together
 _CLASSES = ("objective_args.num_classes=10",)
 # settings that the data set or the backbone determines; everything else is the objective's default
 _CHANGES = {

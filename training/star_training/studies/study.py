@@ -1,6 +1,6 @@
 """The definition of a study: methods and seeds of one recipe, the measurements of every run, and the claims to test.
 
-Each study is a function of cifar10_small.py or paper.py that returns a `Study`; run.py runs it.
+Each study is a function of a module of its own that returns a `Study`; run.py runs it.
 """
 
 import dataclasses

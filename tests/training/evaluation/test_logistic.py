@@ -141,3 +141,16 @@ def test_the_curvature_is_that_of_autograd():
     torch.testing.assert_close(logits, problem._at(ahead).logits)
     gradient = point.residual @ problem._images + 2 * 0.3 * weights
     torch.testing.assert_close(gradient, torch.autograd.functional.jacobian(value, weights))
+
+
+def test_a_fit_that_takes_too_long_ends_with_a_larger_gap(monkeypatch: pytest.MonkeyPatch):
+    features, labels = overlapping()
+    monkeypatch.setattr(logistic, "_ITERATIONS", 1)
+    monkeypatch.setattr(logistic, "_INNER", 2)
+    problem = Logistic(features, labels, 4)
+    stopped = problem.path([1e-3], 1e-9)[1e-3]
+    assert problem._iterations <= 2
+    monkeypatch.undo()
+    best = Logistic(features, labels, 4).path([1e-3], 1e-9)[1e-3]
+    assert stopped.objective - best.objective > 1e-6 * best.objective
+    assert stopped.gap > 0.1 * (stopped.objective - best.objective)  # it is an estimate

@@ -23,6 +23,7 @@ _ENOUGH = 4000  # images for computing the preconditioner, or up to twice as man
 _SMALL = 100_000  # feature values; below this, dispatch takes longer than arithmetic
 _CHUNK = 1024  # images at once, so that they are read from memory only once
 _STEPS, _INNER = 100, 200  # largest numbers of Newton steps per fit and of iterations per step, rarely reached
+_ITERATIONS = 500  # after so many in a fit, no further step is taken; usual features need fewer than 40
 
 
 class Fit(NamedTuple):
@@ -68,6 +69,7 @@ class Logistic:
     def _hold(self, images: Tensor, labels: Tensor, classes: int) -> None:
         self._images, self._labels, self._classes = images, labels, classes  # (N, R), (1, N)
         self._preconditioner: _Preconditioner | None = None
+        self._iterations = 0  # of conjugate gradients so far
 
     def first(self, count: int) -> "Logistic":
         """Returns the regression of the first `count` images alone, which shares their memory."""
@@ -122,8 +124,8 @@ class Logistic:
         return min(ahead_point, last_point, key=lambda point: point.objective(w))
 
     def _minimise(self, w: float, point: Point, tolerance: float) -> tuple[Point, Fit]:
-        """Runs Newton's method until the gap is small enough or rounding stops its decrease."""
-        least, stalled = math.inf, 0
+        """Runs Newton's method until the gap is small enough, rounding stops its decrease, or it takes too long."""
+        least, stalled, before = math.inf, 0, self._iterations
         for _ in range(_STEPS):
             inverse = self._inverse(w, point)
             gradient = point.residual @ self._images + 2 * w * point.weights
@@ -132,6 +134,8 @@ class Logistic:
             objective = point.objective(w)
             stalled = stalled + 1 if gap > least / 2 else 0
             if gap <= tolerance * objective or (stalled == 3 and gap < 1e-6 * objective):
+                break
+            if self._iterations - before >= _ITERATIONS:
                 break
             least = min(least, gap)
             point = self._newton(w, point, gradient, step, inverse, tolerance * objective)
@@ -171,6 +175,7 @@ class Logistic:
                 break
             ratios.append(rz / before)
             ahead = ratios[-1] * ahead - step
+        self._iterations += len(lengths)
         if lengths:
             inverse.learn(lengths, ratios)
         return self._along(w, point, moved, shifts, _dot(gradient, moved))

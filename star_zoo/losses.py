@@ -101,10 +101,11 @@ def negative_cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def barlow_twins(a: Tensor, b: Tensor, weight: float = 5e-3) -> Tensor:
-    """Returns the squared distance of the cross-correlation matrix from the identity: (N, O), (N, O) -> scalar.
+    """Returns the squared distance of the cross-correlation matrix from the identity, over O: (N, O) twice -> scalar.
 
     Correlations are over the pairs of all processes; `weight` is lambda, the weight of the off-diagonal elements.
-    Source: Barlow Twins (Zbontar et al., 2021), eq. 1 and 2.
+    Source: Barlow Twins (Zbontar et al., 2021), eq. 1 and 2. The paper's loss is O times this; its optimiser, LARS,
+    does not depend on the scale of a loss, but with SGD the sum over O dimensions diverges at usual learning rates.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = (gather_with_grad(x.float()) for x in (a, b))
@@ -112,7 +113,7 @@ def barlow_twins(a: Tensor, b: Tensor, weight: float = 5e-3) -> Tensor:
         correlation = a.T @ b / len(a)
         diagonal = correlation.diagonal()
         redundant = correlation.square().sum() - diagonal.square().sum()
-        return (1 - diagonal).square().sum() + weight * redundant
+        return ((1 - diagonal).square().sum() + weight * redundant) / len(diagonal)
 
 
 def vicreg(a: Tensor, b: Tensor, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> Tensor:

@@ -1,8 +1,8 @@
 """Barlow Twins (Zbontar et al., ICML 2021): two views' embeddings correlate by dimension, and dimensions do not.
 
 Letters: D features, O embedding size. Section 2 and the authors' settings: a projector of three layers of 8,192 on
-ResNet-50 features of 2,048; the defaults keep this ratio to D. The loss is a sum over O elements; the authors train
-with LARS, whose steps don't depend on its scale. Source: the authors' code (facebookresearch/barlowtwins, MIT).
+ResNet-50 features of 2,048; the defaults keep this ratio to D. Source: the authors' code
+(facebookresearch/barlowtwins, MIT).
 """
 
 import functools

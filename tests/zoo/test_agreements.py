@@ -41,7 +41,7 @@ def slow_barlow_twins(a: list[list[float]], b: list[list[float]]) -> float:
         for j, y in enumerate(second):
             c = sum(p * q for p, q in zip(x, y, strict=True)) / N
             total += (1 - c) ** 2 if i == j else 5e-3 * c**2
-    return total
+    return total / O
 
 
 def slow_vicreg(a: list[list[float]], b: list[list[float]]) -> float:
@@ -79,7 +79,7 @@ def test_closed_forms():
     assert negative_cosine(x, 3 * x).item() == pytest.approx(-1)
     assert negative_cosine(x, -x).item() == pytest.approx(1)
     basis = torch.eye(O).repeat(2, 1) - torch.eye(O).repeat(2, 1).mean(0)  # correlations of -1/3 between dimensions
-    expected = 5e-3 * O * (O - 1) / 9
+    expected = 5e-3 * (O - 1) / 9
     assert barlow_twins(basis, 2 * basis + 1).item() == pytest.approx(expected, rel=1e-4)
     same = torch.zeros(6, O)
     assert vicreg(same, same).item() == pytest.approx(25 * (1 - 0.01))  # collapsed: the deviation is that of epsilon

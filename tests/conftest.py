@@ -9,6 +9,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the Hub client is imported
 _home = tempfile.TemporaryDirectory(prefix="star-zoo-tests-")  # removed with the process
 os.environ["STAR_ZOO_HOME"] = _home.name
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the files with slow tests to the front, so that no process ends long after the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

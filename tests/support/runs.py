@@ -79,7 +79,6 @@ def start(
     """A real process, leader of a group of its own, that runs `python PROGRAM`; every warning is an error."""
     environment = os.environ | settings(warnings)
     if _server().fits(environment):
-        environment["PYTHON_EXEC"] = str(python())  # with which torchrun starts its workers
         return cast(subprocess.Popen, _server().start((*program, *arguments), environment, cwd or Path.cwd()))
     return subprocess.Popen(
         [sys.executable, *program, *arguments],

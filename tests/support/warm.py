@@ -24,16 +24,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _IGNORED = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}  # variables that nothing reads while it is imported
+_EARLY = ("HF_", "LD_", "MALLOC_", "OMP_", "PYTHON")  # prefixes of variables that are read before a program begins
 _POLL = 0.02  # seconds
 _MODULES = (
     "accelerate", "pandas", "pyarrow.parquet", "scipy.special", "sklearn.linear_model", "tensorboard", "torchvision",
     "star_training.cli.main", "star_training.detection.run", "star_training.evaluation.record",
     "star_training.finetuning.run", "star_training.pretraining.run", "star_training.publishing.upload",
 )  # fmt: skip
-# A program that stands for python where another program, e.g. torchrun, starts processes. It passes signals on.
+# A program that stands for python where another program, e.g. torchrun, starts processes. It passes signals on, and
+# it becomes a usual python if the process needs other early variables than the server's.
 _PYTHON = """#!{executable} -SE
 import json, os, signal, socket, sys
 
+early = {{name: os.environ[name] for name in os.environ if name.startswith({prefixes}) and name not in {ignored}}}
+if early != {early}:
+    os.execv({executable!r}, [{executable!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     command = [word for word in sys.argv[1:] if word != "-u"]
@@ -114,13 +119,18 @@ class Server:
         self._place = tempfile.TemporaryDirectory()
         self._address = str(Path(self._place.name, "socket"))
         self.python = Path(self._place.name, "python")
-        self.python.write_text(_PYTHON.format(executable=sys.executable, address=self._address))
+        early = {k: v for k, v in environment.items() if k.startswith(_EARLY) and k not in _IGNORED}
+        self.python.write_text(
+            _PYTHON.format(
+                executable=sys.executable, address=self._address, prefixes=_EARLY, ignored=_IGNORED, early=early
+            )
+        )
         self.python.chmod(0o755)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(self._address)
         listening.listen(64)
         with listening:
-            command = [sys.executable, __file__, str(listening.fileno())]
+            command = [sys.executable, __file__, str(listening.fileno()), str(self.python)]
             self._process = subprocess.Popen(
                 command, pass_fds=[listening.fileno()], env=environment, start_new_session=True
             )
@@ -188,6 +198,7 @@ def main() -> None:
         gc.freeze()  # a collection in a forked process would copy all pages
         request = _serve(listening)
     environment, folder = request["environment"], request["folder"]
+    sys.executable = sys.argv[2]  # so that the processes that this one starts are forked too
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

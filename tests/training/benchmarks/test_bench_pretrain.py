@@ -23,7 +23,7 @@ from torchvision.transforms.functional import to_pil_image
 from runs import STEPS, assert_equal, tiny
 from star_training import benchmarks
 from star_training.benchmarks import imports
-from star_training.benchmarks.pretrain import SIZES, clock, limit, released_views
+from star_training.benchmarks.pretrain import SIZES, clock, elsewhere, limit, released_views
 from star_training.benchmarks.pretrain.clock import PARTS
 from star_training.benchmarks.pretrain.memory import saved_bytes
 from star_training.benchmarks.pretrain.ours import Ours
@@ -287,6 +287,8 @@ def test_the_command_prints_and_records_all_of_it(
     size: Size, steps: int, changes: list[str], tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.setitem(SIZES, "tiny", size)
+    if changes:  # the other one starts its processes as the command does
+        monkeypatch.setattr(elsewhere, "_START", "fork")
     record, picture = tmp_path / "found.json", tmp_path / "parts.png"
     options = [
         "--size",

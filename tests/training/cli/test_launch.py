@@ -15,7 +15,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
-from runs import PACKAGES, STEPS, TINY, entries, exported, python
+import runs
+from runs import STEPS, TINY, entries, exported, python
 from star_training.cli.main import parser
 
 LAUNCH = Path(__file__).parents[3] / "training" / "launch"
@@ -86,7 +87,7 @@ def job(place: Path, *arguments: str) -> subprocess.Popen:
     path = f"{place / 'bin'}:{os.environ['PATH']}"
     return subprocess.Popen(
         ["bash", str(LAUNCH / "slurm.sh"), *arguments],
-        env=os.environ | slurm | {"PATH": path, "PLACE": str(place), "PYTHONPATH": PACKAGES},
+        env=os.environ | runs.settings() | slurm | {"PATH": path, "PLACE": str(place)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

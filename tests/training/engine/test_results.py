@@ -1,15 +1,12 @@
 """Records in a results.json: of their data, added one process at a time, refused before anything is measured."""
 
 import json
-import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from runs import PACKAGES, pictures
+from runs import finish, pictures, start
 from star_training.cli.main import main
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.eval_sets.names import ends, told_apart
@@ -54,9 +51,8 @@ assert os.waitpid(first, 0)[1] == 0
 def test_two_processes_that_record_at_once_lose_nothing(tmp_path: Path):
     path = tmp_path / "results.json"
     write_json(path, {"kept": 1})
-    environment = os.environ | {"PYTHONPATH": PACKAGES}
-    done = subprocess.run([sys.executable, "-c", _TWO, str(path)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, _, said = finish(start([str(path)], program=("-c", _TWO)))
+    assert code == 0, said
     held = json.loads(path.read_text())
     assert {(r["data"], r["seed"]) for r in held["evaluations"]} == {
         (w, n) for w in ("child", "parent") for n in range(100)

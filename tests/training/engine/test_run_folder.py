@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -90,16 +88,12 @@ def test_processes_that_were_forked_hold_no_lock(tmp_path: Path):
             os.kill(os.getpid(), 9)
         time.sleep(20)
     """
-    done = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert done.stdout is not None
-    child = int(done.stdout.readline())
+    _, child, _ = finish(start([str(tmp_path)], program=("-c", code)))
     try:
-        done.wait()
         with lock_folder(tmp_path):
             pass
     finally:
-        os.kill(child, signal.SIGKILL)
-        done.stdout.close()
+        os.kill(int(child), signal.SIGKILL)
 
 
 def test_a_lock_is_let_go_whoever_has_a_copy_of_its_handle(tmp_path: Path):

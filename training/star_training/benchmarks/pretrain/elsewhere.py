@@ -9,13 +9,15 @@ from typing import Any
 
 from .rounds import Variant
 
+_START = "spawn"  # such a process shares no memory with this one
+
 
 class Elsewhere:
     """A variant that `make(*arguments)` builds in a new process, where it waits for its turns."""
 
     def __init__(self, name: str, make: Callable[..., Variant], *arguments: Any):
         self.name = name
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(_START)
         self._end, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, make, arguments))
         self._process.start()

@@ -128,7 +128,7 @@ def exported(name: str) -> Path | None:
         if (candidate / "config.json").is_file():
             return candidate
     if folder.is_dir():
-        raise ValueError(f"{folder} holds no exported model; give a finished run or a folder with a config.json")
+        raise ValueError(f"{folder} holds no exported model; pass a finished run or a folder with a config.json")
     return None
 
 

@@ -26,7 +26,7 @@ class Repository(NamedTuple):
         """Parses `owner/name` or `owner/name@revision`, with or without `hf-hub:`. Raises ValueError."""
         repo_id, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
         if len(parts := repo_id.split("/")) != 2 or not all(parts):
-            raise ValueError(f"{name!r} is not the name of a model on the Hub; give hf-hub:OWNER/NAME[@REVISION]")
+            raise ValueError(f"{name!r} is not the name of a model on the Hub; pass hf-hub:OWNER/NAME[@REVISION]")
         return cls(repo_id, revision or None)
 
     def __str__(self) -> str:

@@ -74,7 +74,7 @@ def load(name: str) -> Any:
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"teacher {name!r} can't be loaded: {reason}; give a run, a saved folder, a zoo tag or a timm name with "
+            f"teacher {name!r} can't be loaded: {reason}; pass a run, a saved folder, a zoo tag or a timm name with "
             "pretrained weights"
         ) from error
     return model.eval().requires_grad_(False)

@@ -42,9 +42,9 @@ class Distill(Objective):
         if loss not in LOSSES:
             raise ValueError(not_found("loss", loss, LOSSES))
         if beside_args and beside is None:
-            raise ValueError(f"beside_args is {beside_args}, but there is no objective; give beside too")
+            raise ValueError(f"beside_args is {beside_args}, but there is no objective; pass beside too")
         if beside == "distill":
-            raise ValueError("beside is 'distill'; there is one teacher, so give another objective")
+            raise ValueError("beside is 'distill'; there is one teacher, so pass another objective")
         other = build(beside, num_features, policy, **(beside_args or {})) if beside else None
         super().__init__(other.policy if other else policy)
         self.beside = other

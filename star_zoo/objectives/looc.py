@@ -158,7 +158,7 @@ def factors_of(policy: Policy, given: Mapping[str, Sequence[str]] | None) -> Fac
     found: Factors = {}
     for name, members in given.items():
         if isinstance(members, str) or not members:
-            raise ValueError(f"factor {name!r} is {members!r}; give a list of fields or augmentations")
+            raise ValueError(f"factor {name!r} is {members!r}; pass a list of fields or augmentations")
         for member in members:
             if member not in (*groups, *policy.fields):
                 raise ValueError(not_found(f"member of factor {name!r}", member, (*policy.fields, *groups)))

@@ -120,7 +120,7 @@ def test_names_of_repositories(name: str):
 
 @pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:a", "a/b/c", "/b", "a/", "hf-hub:@v1", "../../x", ""])
 def test_what_is_no_name_of_a_repository(name: str):
-    with pytest.raises(ValueError, match="is not the name of a model on the Hub; give hf-hub:OWNER/NAME"):
+    with pytest.raises(ValueError, match="is not the name of a model on the Hub; pass hf-hub:OWNER/NAME"):
         zoo.Repository.parse(name)
 
 

@@ -211,7 +211,7 @@ def test_a_batch_larger_than_the_set_names_one_that_fits(tmp_path: Path, capsys)
 def test_a_batch_that_fits_two_processes_is_even():
     with pytest.raises(ValueError, match="--set batch_size=6$"):
         count_steps(tiny("batch_size=64"), Spirographs(7), 2)
-    with pytest.raises(ValueError, match="give more images$"):
+    with pytest.raises(ValueError, match="pass more images$"):
         count_steps(tiny("accumulate=4"), Spirographs(7), 1)
 
 

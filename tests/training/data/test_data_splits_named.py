@@ -160,7 +160,7 @@ def test_a_class_named_as_a_split_is_one_inside_a_split(tmp_path: Path):
     [
         (
             ["train/a.png", "extra_stuff/a.png"],
-            "holds 'train', named as a split, beside 'extra_stuff': give the folder",
+            "holds 'train', named as a split, beside 'extra_stuff': pass the folder",
         ),
         (["cat/a.png", "dog/a.png", "test/a.png"], "holds 'test', named as a split, beside 'cat' and 1 more"),
         (["train/a.png", "b.png"], "holds 'train', named as a split, beside images"),

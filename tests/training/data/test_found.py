@@ -24,7 +24,7 @@ def test_the_default_is_beside_the_store(tmp_path: Path, monkeypatch):
     monkeypatch.delenv("STAR_ZOO_DATA", raising=False)
     monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path))
     assert home() == tmp_path / "data"
-    with pytest.raises(DataError, match=r"is not a folder; give --data, or set STAR_ZOO_DATA to a folder"):
+    with pytest.raises(DataError, match=r"is not a folder; pass --data, or set STAR_ZOO_DATA to a folder"):
         found()
     home().mkdir()
     with pytest.raises(DataError, match="holds no data sets"):

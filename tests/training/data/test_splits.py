@@ -40,7 +40,7 @@ def test_a_fifth_of_each_class_is_held_out_and_never_a_whole_class():
 
 def test_where_nothing_can_be_held_out_this_is_said(tmp_path: Path):
     write_folder(tmp_path, {f"{c}/0.png": png(k) for k, c in enumerate("abc")})
-    with pytest.raises(DataError, match="no class of .* has two images, one to train and one to test on; give more"):
+    with pytest.raises(DataError, match="no class of .* has two images, one to train and one to test on; pass more"):
         _ = Splits(str(tmp_path)).test
 
 
@@ -80,7 +80,7 @@ def test_the_rule_of_the_table_holds_where_the_validation_split_tests(tmp_path: 
 def test_online_evaluation_learns_from_no_image_that_it_measures_on(tmp_path: Path):
     sizes = {"train": (6, 4), "val": (4, 6)}
     write_folder(tmp_path, {f"{s}/{c}/{k}.png": png(k, sizes[s]) for s in sizes for k in range(9) for c in "ab"})
-    with pytest.raises(ValueError, match="online evaluation measures on data.bank=val; give another split"):
+    with pytest.raises(ValueError, match="online evaluation measures on data.bank=val; pass another split"):
         open_data(tiny(f"data.source={tmp_path}", "data.bank=val"))
     _, bank, held_out = open_data(tiny(f"data.source={tmp_path}"))
     assert (bank.describe(0), held_out.describe(0)) == tuple(f"{tmp_path / s}/a/0.png" for s in ("train", "val"))

@@ -211,7 +211,7 @@ def test_other_ways_to_fetch_are_refused(spec: str):
 
 def test_a_shard_that_is_missing_is_told(tmp_path: Path):
     shards(tmp_path, [2, 2])
-    with pytest.raises(DataError, match=r"s-2\.tar' of .* is not a file; give a range of shards that all exist"):
+    with pytest.raises(DataError, match=r"s-2\.tar' of .* is not a file; pass a range of shards that all exist"):
         open_stream(f"stream:{tmp_path}/s-{{0..2}}.tar")
     with pytest.raises(DataError, match="is not a file"):
         open_stream(f"stream:{tmp_path}")

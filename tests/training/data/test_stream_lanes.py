@@ -355,11 +355,11 @@ def test_a_run_says_that_it_starts_no_more_workers_than_lanes(source, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["data.images=null"], r"can't be counted; give images per epoch with --set data.images=N"),
-        (["data.images=7"], r"has 7 images to train on, but a step takes 8; give more images"),
+        (["data.images=null"], r"can't be counted; pass images per epoch with --set data.images=N"),
+        (["data.images=7"], r"has 7 images to train on, but a step takes 8; pass more images"),
         (["data.images=0"], "data.images is 0; it must be at least 1"),
         (["data.buffer=0"], "data.buffer is 0; it must be at least 1"),
-        (["data.limit=9"], "data.limit=9 can't choose among the images of a stream; give fewer shards"),
+        (["data.limit=9"], "data.limit=9 can't choose among the images of a stream; pass fewer shards"),
         (["data.lanes=3"], "batch_size 8 must be a multiple of the lanes"),
         (["data.source=spirograph:32"], "data.images=32 is for streams, but spirograph:32 isn't one; use data.limit"),
     ],

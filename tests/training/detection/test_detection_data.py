@@ -215,7 +215,7 @@ def test_wrong_coco_annotations(tmp_path: Path, changes: dict, told: str):
 def test_wrong_coco_folders(tmp_path: Path):
     write_coco(tmp_path, "val2014", [1])
     write_coco(tmp_path, "val2017", [1])
-    with pytest.raises(NoSuchSplit, match="several match, val2014, val2017; give one in full"):
+    with pytest.raises(NoSuchSplit, match="several match, val2014, val2017; pass one in full"):
         open_set(str(tmp_path), "val")
     with pytest.raises(NoSuchSplit, match="not found; known: val2014, val2017"):
         open_set(str(tmp_path), "train")
@@ -231,7 +231,7 @@ def test_wrong_coco_folders(tmp_path: Path):
 
 
 def test_no_data_set_at_all(tmp_path: Path):
-    with pytest.raises(DataError, match="nowhere doesn't exist; give a .parquet file"):
+    with pytest.raises(DataError, match="nowhere doesn't exist; pass a .parquet file"):
         open_set(str(tmp_path / "nowhere"), "train")
     with pytest.raises(DataError, match="none of the known layouts.*sub-folder"):
         open_set(str(tmp_path), "train")

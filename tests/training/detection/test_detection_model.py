@@ -119,7 +119,7 @@ def test_bfloat16_does_not_place_boxes_by_the_pixel(head: str):
 @pytest.mark.parametrize(
     ("head", "name", "told"),
     [
-        ("c4", "test_convnext", "head 'c4' needs one of timm's ResNets, not ConvNeXt; give --set head=fpn"),
+        ("c4", "test_convnext", "head 'c4' needs one of timm's ResNets, not ConvNeXt; pass --set head=fpn"),
         ("fpn", "test_vit", "needs maps of at least two strides of .*, but VisionTransformer has 16; give"),
     ],
 )

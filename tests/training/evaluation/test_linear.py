@@ -136,9 +136,9 @@ def test_the_mean_over_classes_chooses_too():
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        (blobs(1), "given has 1 training images; give two or more"),
+        (blobs(1), "given has 1 training images; pass two or more"),
         (Labelled(randn(20, 5), torch.zeros(20, dtype=torch.long)), "given: the training images are all of"),
-        (blobs(2), "all of one class; give images of at least two classes, and enough of each to hold some out"),
+        (blobs(2), "all of one class; pass images of at least two classes, and enough of each to hold some out"),
         (Labelled(randn(20, 5), randn(20, 2)), "given has numbers for labels; classification needs classes"),
     ],
 )

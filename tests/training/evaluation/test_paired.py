@@ -96,7 +96,7 @@ def test_models_are_compared_by_each_protocol_on_each_set_and_on_average():
 
 def test_a_protocol_without_right_and_wrong_is_refused():
     given = splits(blobs(90, classes=5), blobs(160, classes=5, seed=1))
-    with pytest.raises(ValueError, match="few_shot doesn't classify test images one by one; give knn or linear"):
+    with pytest.raises(ValueError, match="few_shot doesn't classify test images one by one; pass knn or linear"):
         compare(Oracle(), Oracle(), [given], ["few_shot"], seed=0)
 
 

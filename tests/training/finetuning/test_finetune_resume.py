@@ -132,7 +132,7 @@ def test_what_differs_is_refused(images: Path, tmp_path: Path, monkeypatch):
     with pytest.raises(ValueError, match=r"out already holds a run; go on with --resume, or choose another"):
         FineTuning(made, out)
     with pytest.raises(
-        ValueError, match=r"settings differ .* \(theirs, yours\): epochs: 2, 3; seed: 0, 1; give the same"
+        ValueError, match=r"settings differ .* \(theirs, yours\): epochs: 2, 3; seed: 0, 1; pass the same"
     ):
         FineTuning(tiny(images, *NOISY, "epochs=3", "seed=1", "run.keep=5"), out, resume=True)
     more = coloured(tmp_path / "more", train=60)

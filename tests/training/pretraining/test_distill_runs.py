@@ -77,7 +77,7 @@ def test_results_and_card_name_the_teacher_and_its_licence(teacher: Path, tmp_pa
 
 
 def test_a_teacher_without_weights_is_refused_in_one_line(tmp_path: Path):
-    with pytest.raises(ValueError, match="teacher 'test_nothing' can't be loaded: .*; give a run") as refused:
+    with pytest.raises(ValueError, match="teacher 'test_nothing' can't be loaded: .*; pass a run") as refused:
         Run(recipe(Path("test_nothing")), tmp_path / "run")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()

@@ -162,7 +162,7 @@ def test_a_backbone_that_does_not_fit_is_refused(finished: Path):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="holds no exported model; give a finished run or a folder with a config.json"):
+    with pytest.raises(ValueError, match="holds no exported model; pass a finished run or a folder with a config.json"):
         build(starting_from(tmp_path))
 
 

@@ -114,7 +114,7 @@ def test_a_run_is_published_changed_and_tagged(hub: LoopbackHub, finished: Run, 
 
     change(folder, 0.625)
     taken, other, free = run(hub, tmp_path, [*publish, "--tag", "v1.0"], publish, [*publish, "--tag", "v1.1"])
-    assert taken[0] == 1 and "tag 'v1.0' already exists for other files; give a new tag" in taken[2]
+    assert taken[0] == 1 and "tag 'v1.0' already exists for other files; pass a new tag" in taken[2]
     assert other[0] == free[0] == 0
     assert len(hub.commits(REPOSITORY)) == 3  # none by the first, one by the second, none by the third
     assert hub._repositories[REPOSITORY].tags == {"v1.0": commit, "v1.1": hub.commits(REPOSITORY)[-1]}

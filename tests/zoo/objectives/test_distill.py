@@ -173,7 +173,7 @@ def test_a_fingerprint_is_of_every_weight(folder: Path):
         ({"beside": "simcrl"}, "'simcrl' not found; did you mean 'simclr'"),
         ({"beside": "distill"}, "beside is 'distill'; there is one teacher"),
         ({"beside": "simclr", "beside_args": {"bogus": 1}}, "'simclr' has no setting bogus"),
-        ({"beside_args": {"hidden": 1}}, "there is no objective; give beside too"),
+        ({"beside_args": {"hidden": 1}}, "there is no objective; pass beside too"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, object], message: str):
@@ -186,7 +186,7 @@ def test_wrong_settings_are_refused(settings: dict[str, object], message: str):
     [
         (
             "resnet9000",
-            "teacher 'resnet9000' can't be loaded: .*; give a run, a saved folder, a zoo tag or a timm",
+            "teacher 'resnet9000' can't be loaded: .*; pass a run, a saved folder, a zoo tag or a timm",
         ),
         ("test_mambaout.nothing", "can't be loaded: "),
     ],
@@ -199,5 +199,5 @@ def test_a_teacher_that_is_missing_is_refused_in_one_line(teacher: str, message:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="holds no exported model; give a finished run"):
+    with pytest.raises(ValueError, match="holds no exported model; pass a finished run"):
         build("distill", teacher=str(tmp_path)).attach(twins.encoder(POLICY))

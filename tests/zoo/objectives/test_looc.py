@@ -159,8 +159,8 @@ def test_evaluation_leaves_the_queue_as_it_is():
     ("settings", "message"),
     [
         ({"factors": {"a": ["Crop", "hew"]}}, "member of factor 'a' 'hew' not found; did you mean 'hue'"),
-        ({"factors": {"a": []}}, "factor 'a' is \\[\\]; give a list of fields or augmentations"),
-        ({"factors": {"a": "hue"}}, "factor 'a' is 'hue'; give a list"),
+        ({"factors": {"a": []}}, "factor 'a' is \\[\\]; pass a list of fields or augmentations"),
+        ({"factors": {"a": "hue"}}, "factor 'a' is 'hue'; pass a list"),
         ({"factors": {"inv": ["hue"]}}, "named invariant or inv"),
         ({"temperature": 0.0}, "temperature is 0.0; it must be positive"),
         ({"momentum": 1.0}, "momentum is 1.0; it must be at least 0 and below 1"),

@@ -53,5 +53,5 @@ def test_images_without_labels_are_refused():
 
 def test_more_numbers_than_outputs_are_refused():
     objective, encoder, batch = parts()
-    with pytest.raises(ValueError, match="labels are 6 numbers, but num_classes is 5; give num_classes=6 or more"):
+    with pytest.raises(ValueError, match="labels are 6 numbers, but num_classes is 5; pass num_classes=6 or more"):
         objective(batch._replace(target=randn(B, 6)), encoder)

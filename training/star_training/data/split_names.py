@@ -95,6 +95,6 @@ def files_by_split(files: Iterable[Path], where: str) -> Mapping[str, list[Path]
         other, (first, *_) = next(iter(rest.values()))[0], next(iter(groups.values()))
         raise DataError(
             f"{where} holds {first.name}, named as a split, and {other.name}, which may be train or test: begin "
-            "every name with train-, val- or test-, or give the files of one split alone."
+            "every name with train-, val- or test-, or pass the files of one split alone."
         )
     return {**groups, **rest}

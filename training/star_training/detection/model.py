@@ -75,7 +75,7 @@ class Stem(nn.Module):
 def _c4(backbone: Any, outputs: int, anchors: list[int]) -> dict[str, object]:
     """Proposes and pools regions at stride 16; the last stage and one more norm (MoCo's) process each region."""
     if not isinstance(backbone, ResNet) or [f["reduction"] for f in backbone.feature_info[-2:]] != [16, 32]:
-        raise ValueError(f"head 'c4' needs one of timm's ResNets, not {type(backbone).__name__}; give --set head=fpn")
+        raise ValueError(f"head 'c4' needs one of timm's ResNets, not {type(backbone).__name__}; pass --set head=fpn")
     stem, width = Stem(backbone), backbone.num_features
     last: Any = backbone.layer4
     generator = AnchorGenerator((tuple(anchors),), (_RATIOS,))
@@ -124,7 +124,7 @@ def _levels(backbone: Any) -> tuple[list[int], list[int]]:
     if len(last) < 2:
         raise ValueError(
             f"head 'fpn' needs maps of at least two strides of {_STRIDES}, but {type(backbone).__name__} has "
-            f"{', '.join(map(str, last)) or 'none'}; give another model"
+            f"{', '.join(map(str, last)) or 'none'}; pass another model"
         )
     indices, channels = zip(*last.values(), strict=True)
     return list(indices), list(channels)

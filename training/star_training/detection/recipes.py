@@ -68,9 +68,9 @@ class DetectionRecipe(Settings):
             if getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}")
         if not 1 <= self.sizes[0] <= self.sizes[1] or self.sizes[2] < 1:
-            raise ValueError(f"sizes is {list(self.sizes)}; give smallest, largest and step, e.g. [480, 800, 32]")
+            raise ValueError(f"sizes is {list(self.sizes)}; pass smallest, largest and step, e.g. [480, 800, 32]")
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is {self.clip}; give a norm above 0, or null for none")
+            raise ValueError(f"clip is {self.clip}; pass a norm above 0, or null for none")
 
     def learning_rate(self, step: int) -> float:
         """Returns the learning rate at a step, counted from 0: detectron2's linear warm-up and drops to a tenth."""
@@ -86,7 +86,7 @@ class DetectionRecipe(Settings):
 def coco256(model: str) -> DetectionRecipe:
     """Our smoke test on a CPU, 128 COCO photos at 160 px. It tests that everything works, not how good a model is.
 
-    It uses bfloat16, which takes 0.6 of the time on a CPU that supports it; give `--set precision=no` if it is slow.
+    It uses bfloat16, which takes 0.6 of the time on a CPU that supports it; pass `--set precision=no` if it is slow.
     """
     return DetectionRecipe(
         name="coco256",

@@ -65,14 +65,14 @@ class DetectionRun(Loop):
             for path in self._results_files:
                 results.check(path)
             if self.outcome() is not None:  # of a run whose recipe.json was removed
-                raise ValueError(f"{out / 'results.json'} holds this record already; remove it, or give another --out")
+                raise ValueError(f"{out / 'results.json'} holds this record already; remove it, or pass another --out")
         self.batch_size, self.clip = recipe.batch_size, recipe.clip
         splits = [open_set(recipe.data.source, split) for split in (recipe.data.train, recipe.data.test)]
         self.images, self.held_out = align(splits)
         if shared := set(self.images.where) & set(self.held_out.where):
             raise ValueError(
                 f"data.train={recipe.data.train} and data.test={recipe.data.test} share {len(shared)} images, e.g. "
-                f"{min(shared)}; give splits that share none"
+                f"{min(shared)}; pass splits that share none"
             )
         self.views = TrainingViews(self.images, self.images.trainable, recipe.sizes, recipe.longest, recipe.seed)
         per_epoch = self._count_steps()
@@ -113,7 +113,7 @@ class DetectionRun(Loop):
             raise ValueError(f"batch_size {size} must be a multiple of the number of processes, {processes}")
         if len(self.views.kept) < size:
             metrics = f"{len(self.views.kept)} images of {self.images.name} have boxes"
-            raise ValueError(f"{metrics}, too few for a step of {size}; give a smaller batch_size")
+            raise ValueError(f"{metrics}, too few for a step of {size}; pass a smaller batch_size")
         return len(self.views.kept) // size
 
     def _small_loss(self) -> Tensor:

@@ -63,7 +63,9 @@ def check(path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        way_out = "make its folder writable, copy the model to one that is, or give eval and compare another --out FILE"
+        way_out = (
+            "make its folder writable, copy the model to one that is, or pass another --out FILE to eval and compare"
+        )
         raise OSError(f"{path} can't be written: {error.strerror}; {way_out}") from error
 
 

@@ -17,7 +17,7 @@ def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> Non
     out = path.parent
     if not path.exists():
         if resume:
-            raise ValueError(f"{out} holds no run to resume; leave --resume out, or give the run's folder with --out")
+            raise ValueError(f"{out} holds no run to resume; leave --resume out, or pass the run's folder with --out")
         if (export := out / "export" / "results.json").exists():  # this run would overwrite them
             raise ValueError(f"{export.parent} holds a model already; remove it, or choose another folder with --out")
         return
@@ -30,7 +30,7 @@ def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> Non
     if found := differences(before, settings):
         raise ValueError(
             f"the settings differ from those that {out} was started with (theirs, yours): {'; '.join(found)}; "
-            f"give the same, or start anew with {anew}"
+            f"pass the same, or start anew with {anew}"
         )
 
 

@@ -292,7 +292,7 @@ class Loop(abc.ABC):
             if found.state[name] != given:
                 raise ValueError(
                     f"the {noun} are not those that {self.out} was trained on (fingerprint {given}, was "
-                    f"{found.state[name]}); give the same, or start anew with {self.anew}"
+                    f"{found.state[name]}); pass the same, or start anew with {self.anew}"
                 )
         restore(found.tensors, found.state, self.module, self.optimizer, self.accelerator)
         self.take_more_state(found.tensors)

@@ -34,14 +34,14 @@ def check_classes(name: str, train: Tensor, *others: Tensor) -> None:
     known = set(train.tolist())
     if len(known) < 2:
         raise ValueError(
-            f"{name}: the training images are all of one class; give images of at least two classes, "
+            f"{name}: the training images are all of one class; pass images of at least two classes, "
             "and enough of each to hold some out"
         )
     if unknown := sorted({label for other in others for label in other.tolist()} - known):
         shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise ValueError(
             f"{name}: validation or test images are of {len(unknown)} classes that no training image has ({shown}); "
-            "give splits that number their classes alike, with enough images of each class to hold some out"
+            "pass splits that number their classes alike, with enough images of each class to hold some out"
         )
 
 

@@ -67,7 +67,7 @@ def compare(
             a, b = run(first, splits, seed), run(second, splits, seed)
             if not a.hits:
                 known = " or ".join(classifying())
-                raise ValueError(f"{protocol} doesn't classify test images one by one; give {known}")
+                raise ValueError(f"{protocol} doesn't classify test images one by one; pass {known}")
             for slug in a.hits:
                 metric = a.metrics[slug]
                 rows.append(_row(metric, splits.name, a.hits[slug], b.hits[slug]))

@@ -30,7 +30,7 @@ def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, i
         more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
         raise ValueError(
             f"the test split of {splits.name} has {len(unseen)} classes that its train split lacks: {named}{more}; "
-            "a classifier can't predict classes that it wasn't trained on, so give splits of the same classes"
+            "a classifier can't predict classes that it wasn't trained on, so pass splits of the same classes"
         )
     assert train.targets is not None and test.targets is not None
     check_classes(splits.name, train.targets, test.targets)
@@ -44,7 +44,7 @@ def _classes(source: Source, split: str) -> set[int]:
     if source.targets is None:
         why = source.inventory.unlabelled
         problem = f"the {split} split of {source.name} has no labels to fine-tune with{why and f' ({why})'}"
-        raise ValueError(f"{problem}; give labelled images")
+        raise ValueError(f"{problem}; pass labelled images")
     if source.targets.is_floating_point():
         raise ValueError(f"the labels of {source.name} are numbers; fine-tuning needs classes")
     return set(source.targets.tolist())

@@ -33,7 +33,7 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
     """
     name = settings.model
     if name == "pixels":
-        raise ValueError("pixels have no weights to fine-tune; give a model")
+        raise ValueError("pixels have no weights to fine-tune; pass a model")
     single(name, "a fine-tuned model is exported for plain timm, which loads no wrappers; fine-tune the model in it")
     size = settings.views.size
     overlay = {"input_size": (3, size, size), "pool_size": None} if size else None

@@ -13,13 +13,13 @@ def steps_per_epoch(settings: FineTune, images: int, processes: int) -> int:
     if batch % processes:
         raise ValueError(f"batch_size {batch} must be a multiple of the number of processes, {processes}")
     if (settings.mixup or settings.cutmix) and batch // processes % 2:
-        raise ValueError(f"batch_size {batch} is odd on each process; mixup and cutmix mix pairs: give an even one")
+        raise ValueError(f"batch_size {batch} is odd on each process; mixup and cutmix mix pairs: pass an even one")
     if images < batch:
         fitting = images // (2 * processes) * 2 * processes
         hint = f", e.g. --set batch_size={fitting}" if fitting >= 2 else ""
         raise ValueError(
             f"{settings.data.source} has {images} labelled images to train on, but a step takes {batch}; "
-            f"give more images or a smaller batch_size{hint}"
+            f"pass more images or a smaller batch_size{hint}"
         )
     return images // batch
 

@@ -56,7 +56,7 @@ def parse(text: str) -> Model:
     if names_path(text):
         return Leaf(text)
     if not text:
-        raise ValueError("a model's name is empty; give a run, a saved folder, a zoo tag or any timm name")
+        raise ValueError("a model's name is empty; pass a run, a saved folder, a zoo tag or any timm name")
     if text.startswith(_UNTRAINED):
         inner = parse(text.removeprefix(_UNTRAINED))
         if isinstance(inner, Wrapped) or inner.untrained:

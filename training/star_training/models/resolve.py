@@ -40,10 +40,10 @@ def label(recorded: str) -> str:
 def saved_folder(name: str) -> Path:
     """Returns the folder as `model_folder`. Raises ValueError for names that mean no folder."""
     if isinstance(parse(name), Wrapped):
-        raise ValueError(f"{name!r} is a wrapper; only a saved folder can be published, installed or shown: give one")
+        raise ValueError(f"{name!r} is a wrapper; only a saved folder can be published, installed or shown: pass one")
     folder = model_folder(name)
     if folder is None:
-        raise ValueError(f"{name!r} doesn't exist; give a run or a saved folder")
+        raise ValueError(f"{name!r} doesn't exist; pass a run or a saved folder")
     return folder
 
 

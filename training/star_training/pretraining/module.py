@@ -102,7 +102,7 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
 def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
     """Loads `init_from` into the backbone and, if they fit, the heads; returns lines that describe the loaded parts."""
     assert recipe.init_from is not None
-    if single(recipe.init_from, "--init-from takes the weights of a single model; give that one").untrained:
+    if single(recipe.init_from, "--init-from takes the weights of a single model; pass that one").untrained:
         raise ValueError(f"--init-from {recipe.init_from!r} has no weights to start from; leave it out")
     size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples a transformer's position embeddings
     start = create(recipe.init_from, what="--init-from", pretrained_cfg_overlay=size, **recipe.backbone_args)

@@ -42,7 +42,7 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
         except NoSuchSplit:
             continue
         if bank is not train and held_out.fingerprint == bank.fingerprint:
-            raise ValueError(f"online evaluation measures on data.bank={config.bank}; give another split")
+            raise ValueError(f"online evaluation measures on data.bank={config.bank}; pass another split")
         return train, bank, held_out
     if not config.hold_out:
         return train, bank, None
@@ -53,9 +53,9 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
 def _check_stream(config: DataConfig) -> None:
     """Raises ValueError for a stream without data.images or with data.limit."""
     if config.images is None:
-        raise ValueError(f"{config.source} can't be counted; give images per epoch with --set data.images=N")
+        raise ValueError(f"{config.source} can't be counted; pass images per epoch with --set data.images=N")
     if config.limit is not None:
-        raise ValueError(f"data.limit={config.limit} can't choose among the images of a stream; give fewer shards")
+        raise ValueError(f"data.limit={config.limit} can't choose among the images of a stream; pass fewer shards")
 
 
 def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, in
         fitting = count // (recipe.accumulate * processes) * processes
         hint = f" or --set batch_size={fitting}" if fitting >= 2 else ""
         raise ValueError(
-            f"{source.name} has {count} images to train on, but a step takes {images}; give more images{hint}"
+            f"{source.name} has {count} images to train on, but a step takes {images}; pass more images{hint}"
         )
     per_epoch = count // images
     return per_epoch, per_epoch * recipe.epochs
@@ -91,7 +91,7 @@ def check_share(objective: Objective, images: int, lanes: Lanes | None) -> None:
     if count % objective.share:
         raise ValueError(
             f"{objective.config['objective']} draws once for {objective.share} consecutive images, but there are "
-            f"{count} {what}; give a batch_size that makes them a multiple"
+            f"{count} {what}; pass a batch_size that makes them a multiple"
         )
 
 

@@ -21,7 +21,7 @@ def stage(folder: Path, repo_id: str, out: Path, licence: str | None = None) -> 
     """
     validate_repo_id(repo_id)
     if "/" not in repo_id:
-        raise ValueError(f"{repo_id!r} is not a repository; give OWNER/NAME, e.g. star-zoo/star_resnet18.mine")
+        raise ValueError(f"{repo_id!r} is not a repository; pass OWNER/NAME, e.g. star-zoo/star_resnet18.mine")
     files = [path for path in sorted(folder.iterdir()) if _is_ours(path.name) and path.name != "README.md"]
     if links := [path.name for path in files if path.is_symlink()]:
         raise ValueError(f"{folder} holds links, {', '.join(links[:3])}; only files are published, replace the links")
@@ -47,7 +47,7 @@ def _make_empty(out: Path, name: str, source: Path) -> None:
     readme = out / "README.md"
     staged = readme.is_file() and f'"{name}"' in readme.read_text(encoding="utf-8", errors="replace")
     if before and (not staged or out.samefile(source) or not all(_is_ours(path.name) for path in before)):
-        raise ValueError(f"{out} holds files that were not staged for {name}; give an empty folder")
+        raise ValueError(f"{out} holds files that were not staged for {name}; pass an empty folder")
     for path in before:
         path.unlink()
 
@@ -96,5 +96,5 @@ def _is_new(api: HfApi, repo_id: str, tag: str, head: str, staged: Path) -> bool
     }
     found = {path.name: zoo.checksum(path, len(tagged.get(path.name, ""))) for path in staged.iterdir()}
     if known[tag] != head or found != tagged:
-        raise ValueError(f"tag {tag!r} already exists for other files; give a new tag, because tags are never moved")
+        raise ValueError(f"tag {tag!r} already exists for other files; pass a new tag, because tags are never moved")
     return False

@@ -70,7 +70,7 @@ def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
     key, rest = keys[0], keys[1:]
     if isinstance(data, list):
         if not key.isdigit() or int(key) >= len(data):
-            raise ValueError(f"--set {path}: {key!r} is not an index; give a number from 0 to {len(data) - 1}")
+            raise ValueError(f"--set {path}: {key!r} is not an index; pass a number from 0 to {len(data) - 1}")
         key = int(key)  # type: ignore[assignment]
     elif not isinstance(data, dict):
         raise ValueError(f"--set {path}: {path.rsplit('.' + key, 1)[0]!r} has no fields, it is {data!r}")

@@ -17,7 +17,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"optimizer.clip is {self.clip}; give a norm above 0, or null for none")
+            raise ValueError(f"optimizer.clip is {self.clip}; pass a norm above 0, or null for none")
         if self.warmup_epochs < 0:
             raise ValueError(f"optimizer.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
 

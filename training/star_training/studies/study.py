@@ -158,5 +158,5 @@ def located(name: str, folder: Path) -> str:
 def _missing(name: str, folder: Path) -> DataError:
     return DataError(
         f"the study needs {name}: neither {folder / name}.parquet nor the folder {folder / name} exists; "
-        "give the folder with its data sets as --data"
+        "pass the folder with its data sets as --data"
     )

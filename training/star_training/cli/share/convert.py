@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.to_released:
         convert_back(arguments.source, arguments.to_released)
     elif not arguments.recipe:
-        raise ValueError("a released checkpoint does not state its architecture; give --recipe, e.g. stl10_resnet18")
+        raise ValueError("a released checkpoint does not state its architecture; pass --recipe, e.g. stl10_resnet18")
     else:
         convert(arguments.source, recipes.find(arguments.recipe), arguments.out)
         if arguments.install:

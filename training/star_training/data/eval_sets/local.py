@@ -26,7 +26,7 @@ def found() -> list[str]:
     if not specs:
         reason = "is not a folder" if not folder.is_dir() else "holds no data sets"
         raise DataError(
-            f"no data to evaluate on: {folder} {reason}; give --data, or set STAR_ZOO_DATA to a folder of Parquet "
+            f"no data to evaluate on: {folder} {reason}; pass --data, or set STAR_ZOO_DATA to a folder of Parquet "
             "files, folders of images with train/ and test/, and the paper's data sets by name (pets, dtd, ...)."
         )
     return specs

@@ -74,7 +74,7 @@ def open_set(name: str, root: str, split: str) -> Source:
     if rule is not None and split == "train" and len(source) != rule.train + rule.val:
         raise DataError(
             f"{name} under {root} has {len(source)} training images, but the paper's split is of "
-            f"{rule.train + rule.val}: {rule.train} and {rule.val} to validate. Complete it, or give it as a folder of "
+            f"{rule.train + rule.val}: {rule.train} and {rule.val} to validate. Complete it, or pass it as a folder of "
             "images, a Parquet file or torchvision:NAME, which are split in the same proportion."
         )
     return source

@@ -55,7 +55,7 @@ def open_folder(folder: Path, split: str) -> FolderImages:
         raise DataError(
             f"no images found in {folder}; expected class sub-folders or images "
             f"({', '.join(sorted(IMAGE_SUFFIXES))}){_instead(tree.others)}. "
-            "For Parquet files or tar shards, give the folder that holds them directly."
+            "For Parquet files or tar shards, pass the folder that holds them directly."
         )
     splits = layout(tree.images, folder)
     absent = tuple(left_out(tree, splits))

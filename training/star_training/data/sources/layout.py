@@ -87,7 +87,7 @@ def layout(images: Sequence[str], folder: Path) -> Layout:
         name = next(iter(kinds.values()))
         beside = f"{others[0]!r}" + (f" and {len(others) - 1} more" if len(others) > 1 else "") if others else "images"
         raise DataError(
-            f"{place} holds {name!r}, named as a split, beside {beside}: give the folder to use, e.g. "
+            f"{place} holds {name!r}, named as a split, beside {beside}: pass the folder to use, e.g. "
             f"{place / name}; or put all classes into a folder 'train' there, if {name!r} is one of them."
         )
     splits = {name: _inner(images, f"{prefix}{name}/") for name in folders}
@@ -134,7 +134,7 @@ def _refuse_splits_below(images: Sequence[str], folder: Path) -> None:
         if len(found) > 1:
             names = " and ".join(map(repr, sorted(found.values())))
             raise DataError(
-                f"{folder / parent} holds the splits {names}, but images lie outside them too: give {folder / parent} "
+                f"{folder / parent} holds the splits {names}, but images lie outside them too: pass {folder / parent} "
                 f"itself, or arrange {folder} as train/CLASS and test/CLASS."
             )
 

@@ -50,9 +50,9 @@ def open_source(
     Raises `DataError` if the data can't be used; warns `BadImageWarning` about bad images.
     """
     if not 0 <= max_bad <= 1:
-        raise DataError(f"max_bad = {max_bad:g} is not a fraction of the images: give 0 to 1.")
+        raise DataError(f"max_bad = {max_bad:g} is not a fraction of the images: pass 0 to 1.")
     if limit is not None and limit < 1:
-        raise DataError(f"limit = {limit} leaves no image: give 1 or more, or None for all.")
+        raise DataError(f"limit = {limit} leaves no image: pass 1 or more, or None for all.")
     if re.fullmatch(r"spirograph(:.*)?", spec):
         return _spirographs(spec, split, limit)
     raw = _open_raw(spec, split)
@@ -68,10 +68,10 @@ def _spirographs(spec: str, split: str, limit: int | None) -> Source:
     from .spirograph import Spirographs
 
     if split not in ("train", "val", "test"):
-        raise DataError(f"no split {split!r} of {spec!r}: give 'train', 'val' or 'test'.")
+        raise DataError(f"no split {split!r} of {spec!r}: pass 'train', 'val' or 'test'.")
     typed = spec.partition(":")[2]
     if typed and not re.fullmatch("0*[1-9][0-9]*", typed):
-        raise DataError(f"{spec!r}: {typed!r} is not a number of images; give one above 0, e.g. 'spirograph:1000'.")
+        raise DataError(f"{spec!r}: {typed!r} is not a number of images; pass one above 0, e.g. 'spirograph:1000'.")
     count = int(typed) if typed else 100_000 if split == "train" else 20_000  # as in Foster et al., ICLR 2021
     return Spirographs(count if limit is None else min(limit, count), split)
 
@@ -79,7 +79,7 @@ def _spirographs(spec: str, split: str, limit: int | None) -> Source:
 def _open_raw(spec: str, split: str) -> Raw:
     kind, _, rest = spec.partition(":")
     if kind == "stream":
-        raise DataError(f"{spec!r} has no random access, which is needed here; give files on this machine.")
+        raise DataError(f"{spec!r} has no random access, which is needed here; pass files on this machine.")
     if kind == "pipe" or rest.startswith("//"):
         raise DataError(
             f"{spec!r} is remote; only local files are read. Download it and give its path; pretraining can also read "
@@ -95,13 +95,13 @@ def _open_raw(spec: str, split: str) -> Raw:
             shards = [_shard(name, spec) for name in expand_braces(str(path))]
             groups = files_by_split(shards, spec)
             return open_tar(groups if len(groups) > 1 else {"train": shards}, split)  # one group is "train"
-        raise DataError(f"{spec!r} doesn't exist or can't be reached; give {KINDS}.")
+        raise DataError(f"{spec!r} doesn't exist or can't be reached; pass {KINDS}.")
     return _open_folder(path, split) if path.is_dir() else _open_file(path, split)
 
 
 def _shard(name: str, pattern: str) -> Path:
     if not Path(name).is_file():
-        raise DataError(f"the shard {name} of {pattern!r} doesn't exist; give a range of shards that all exist.")
+        raise DataError(f"the shard {name} of {pattern!r} doesn't exist; pass a range of shards that all exist.")
     return Path(name)
 
 

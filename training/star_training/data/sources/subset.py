@@ -78,5 +78,5 @@ def hold_out_by_class(source: Source, share: float) -> tuple[Source, Source]:
         count = max(1, round(share * len(images))) if len(images) > 1 else 0
         held[images[torch.randperm(len(images), generator=generator)[:count]]] = True
     if not held.any():
-        raise DataError(f"no class of {source.name} has two images, one to train and one to test on; give more images.")
+        raise DataError(f"no class of {source.name} has two images, one to train and one to test on; pass more images.")
     return Part(source, (~held).nonzero()[:, 0]), Part(source, held.nonzero()[:, 0])

@@ -62,9 +62,9 @@ def open_stream(spec: str) -> Stream:
     if rest.startswith("hf:"):
         return Stream(spec, open_hub_shards(rest.removeprefix("hf:")))
     if not is_remote(rest) and (re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", rest) or rest.startswith("pipe:")):
-        raise DataError(f"{spec!r}: streams are read from files, http://, https:// and hf:NAME; give one of these.")
+        raise DataError(f"{spec!r}: streams are read from files, http://, https:// and hf:NAME; pass one of these.")
     names = expand_braces(rest if is_remote(rest) else os.path.expanduser(rest))
     for name in names:
         if not is_remote(name) and not os.path.isfile(name):
-            raise DataError(f"the shard {name!r} of {spec!r} is not a file; give a range of shards that all exist.")
+            raise DataError(f"the shard {name!r} of {spec!r} is not a file; pass a range of shards that all exist.")
     return Stream(spec, TarShards(tuple(names)))

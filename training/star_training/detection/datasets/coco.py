@@ -47,7 +47,7 @@ def _choose(folder: Path, split: str) -> Path:
     if len(meant) == 1:
         return files[meant[0]]
     known = ", ".join(files) or "none"
-    told = f"several match, {', '.join(meant)}; give one in full" if meant else f"not found; known: {known}"
+    told = f"several match, {', '.join(meant)}; pass one in full" if meant else f"not found; known: {known}"
     raise NoSuchSplit(f"split {split!r} of {folder}: {told}.")
 
 

@@ -34,5 +34,5 @@ def open_set(spec: str, split: str) -> DetectionSet:
             found.append(coco.read(root, name))
         else:
             wrong = "is none of the known layouts" if root.exists() else "doesn't exist"
-            raise DataError(f"{root} {wrong}; give {LAYOUTS}. A split may name a sub-folder: 'VOC2007/trainval'.")
+            raise DataError(f"{root} {wrong}; pass {LAYOUTS}. A split may name a sub-folder: 'VOC2007/trainval'.")
     return join(found)

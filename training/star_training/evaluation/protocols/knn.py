@@ -45,7 +45,7 @@ def hits(
     released code; 20 and 0.07 are the usual setting since Wu et al. (CVPR 2018).
     """
     if not 1 <= k <= len(bank):
-        raise ValueError(f"k is {k}, but the bank has {len(bank)} images; give a k from 1 to {len(bank)}")
+        raise ValueError(f"k is {k}, but the bank has {len(bank)} images; pass a k from 1 to {len(bank)}")
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     classes = int(labels.max()) + 1
     found = []

@@ -109,7 +109,7 @@ def divide(model: FrozenModel, splits: Splits, seed: int) -> Divided:
         return Divided(train, model.labelled(splits.val), "the data set's own")
     rule, count = splits.held_out(seed), len(train.targets)
     if count < 2:
-        raise ValueError(f"{splits.name} has {count} training images; give two or more, or a validation split")
+        raise ValueError(f"{splits.name} has {count} training images; pass two or more, or a validation split")
     rest, held = rule.draw(count)
     rest_of, held_of = (Labelled(train.features[part], train.targets[part]) for part in (rest, held))
     return Divided(rest_of, held_of, f"{len(held)} of {count} training images at random, seed {rule.seed}")

@@ -80,7 +80,7 @@ def _count_settings(name: str, images: int, *widths: int) -> dict[str, str]:
     if images <= sum(widths):
         raise ValueError(
             f"{name} has {images} test images for embeddings of {widths[0]} and {widths[1]} dimensions: without "
-            f"more images than dimensions, canonical correlations are 1 for any model; give at least "
+            f"more images than dimensions, canonical correlations are 1 for any model; pass at least "
             f"{sum(widths) + 1}, better {_ENOUGH * max(widths)}"
         )
     if images >= _ENOUGH * max(widths):

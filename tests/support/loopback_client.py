@@ -1,7 +1,7 @@
 """Code in a process of its own, for which a loopback Hub is the Hub.
 
 huggingface_hub reads its environment once, when it is imported; so each client is a fresh process. It is forked from
-one that has imported torch and no more, for that is what takes the time.
+one that has imported the packages that do not import the client, because that takes the time.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ from loopback_hub import LoopbackHub
 
 ROOT = Path(__file__).parents[2]
 _fork = multiprocessing.get_context("forkserver")
-_fork.set_forkserver_preload(["torch", "torchvision"])
+_fork.set_forkserver_preload(["torch", "torchvision.transforms.v2", "scipy.special"])
 
 
 def client(

@@ -32,7 +32,7 @@ def test_both_solvers_are_compared_with_the_optimum(tmp_path: Path, capsys):
 
 def test_a_model_without_data_is_refused(capsys):
     assert main(["bench", "linear", "--model", "star_resnet10t"]) == 1
-    assert "give --model and --data together" in capsys.readouterr().err
+    assert "pass --model and --data together" in capsys.readouterr().err
 
 
 def test_made_up_features_are_the_same_for_the_same_seed_and_threads_come_back():

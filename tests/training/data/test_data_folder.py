@@ -105,7 +105,7 @@ def test_folder_that_cannot_be_read(tmp_path, monkeypatch):
     [
         ([], ".", "no images found in .*expected class sub-folders"),
         (["notes.txt"], ".", "no images found in"),
-        ([], "missing", "missing' doesn't exist.*give a folder of images"),
+        ([], "missing", "missing' doesn't exist.*pass a folder of images"),
         (["pack.zip"], "pack.zip", "unknown type '.zip'.*unpack"),
         ([], "shard-{0..1}.tar", "shard-0.tar of .* doesn't exist"),
         ([], "missing.parquet", "doesn't exist"),

@@ -120,7 +120,7 @@ def test_bfloat16_does_not_place_boxes_by_the_pixel(head: str):
     ("head", "name", "told"),
     [
         ("c4", "test_convnext", "head 'c4' needs one of timm's ResNets, not ConvNeXt; pass --set head=fpn"),
-        ("fpn", "test_vit", "needs maps of at least two strides of .*, but VisionTransformer has 16; give"),
+        ("fpn", "test_vit", "needs maps of at least two strides of .*, but VisionTransformer has 16; pass"),
     ],
 )
 def test_a_backbone_that_the_head_can_not_stand_on(head: str, name: str, told: str):

@@ -138,4 +138,4 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest
 
 def test_a_recipe_is_needed(tmp_path: Path, capsys) -> None:
     assert main(["convert", str(tmp_path / "x.pth"), "--out", str(tmp_path / "ours")]) == 1
-    assert "give --recipe" in capsys.readouterr().err
+    assert "pass --recipe" in capsys.readouterr().err

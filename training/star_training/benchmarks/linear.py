@@ -60,7 +60,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns the comparison."""
     if bool(arguments.model) != bool(arguments.data):
-        raise ValueError("give --model and --data together, or neither for synthetic features")
+        raise ValueError("pass --model and --data together, or neither for synthetic features")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

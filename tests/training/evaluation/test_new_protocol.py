@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from data_cases import birds
 from star_training.cli import main as cli
 from star_training.engine.results import read
-from star_training.evaluation import protocols
+from star_training.evaluation import frozen_model, protocols
 from star_training.evaluation.record import Record
 from star_training.publishing import card, listing
 from star_training.reports import tables
@@ -66,8 +66,9 @@ def test_its_record_holds_both_metrics(evaluated: Path):
 
 
 def test_compare_runs_it_by_default_and_averages_its_accuracy(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(frozen_model, "_PIXELS", 8)
     packs = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -77,9 +78,9 @@ def test_compare_runs_it_by_default_and_averages_its_accuracy(
     assert printed.count("| Majority top-1 | ") == 3 and "| Majority top-1 | mean of all | " in printed
     assert "length of features" not in printed
     (comparison,) = json.loads((folder / "results.json").read_text())["comparisons"]
-    assert comparison["protocols"] == ["knn", "linear", "majority"]
-    last = comparison["rows"][-1]
-    assert (last["metric"], last["name"], last["data"]) == ("majority_top1", "Majority top-1", "mean of all")
+    assert comparison["protocols"] == ["knn", "linear", "majority", "rotated"]
+    (mean,) = (r for r in comparison["rows"] if r["metric"] == "majority_top1" and r["data"] == "mean of all")
+    assert mean["name"] == "Majority top-1"
     assert "| Majority top-1 | mean of all | " in card.render(folder)
 
 

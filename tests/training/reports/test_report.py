@@ -19,7 +19,9 @@ from star_training.reports.loading import gather
 from star_zoo import objectives, save_pretrained
 from twins import POLICY, backbone
 
-WORDS = {"training", "features", "experts", "embeddings", "augmentation", "invariant", "neighbours"}  # of the titles
+WORDS = {  # of the titles
+    "training", "features", "experts", "embeddings", "augmentation", "invariant", "neighbours", "turned",
+}  # fmt: skip
 
 
 def number(value: float, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
@@ -32,12 +34,15 @@ def records(data: Splits, accuracy: float) -> list[dict[str, Any]]:
     shared |= {"data_fingerprint": {"test": data.test.fingerprint}}
     curve = {"strengths": [0.5, 1.5], "unit": "x", "cosine": [0.25, 0.75], "mahalanobis": [1, 2]}
     rows = [[0, 1, 2], [2, 1, 0]]
+    turned = {"degrees": {"quarter turns": [0, 90], "discs": [0, 45]}}
+    turned |= {"quarter turns": {"Linear": [0.875, 0.3125]}, "discs": {"Linear": [0.75, 0.5]}}
     details = {
         "linear": ({"Linear top-1": number(accuracy, accuracy - 0.01, accuracy + 0.01)}, {}),
         "knn": ({"20-NN top-1": number(0.5)}, {}),
         "redundancy": ({}, {"canonical correlations": [0.75, 0.25]}),
         "equivariance": ({}, {"params": ["top", "hue"], "R2": {"pair, features": [0.125, 0.875]}}),
         "invariance": ({}, {"curves": {"rotation": curve, "grayscale": {**curve, "strengths": [1], "cosine": [0.5]}}}),
+        "rotated": ({}, turned),
         "routing": (
             {},
             {
@@ -115,10 +120,10 @@ def test_a_page_shows_what_was_recorded_of_several_runs(tmp_path: Path, runs: li
     page = write(tmp_path, *runs, "--data", data.spec)
     assert all(any(word in title.lower() for title in page.titles) for word in WORDS)
     assert "62.5 [61.5, 63.5]" in page.cells and "50.0 [49.0, 51.0]" in page.cells
-    for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125"):
+    for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125", "0.312"):
         assert value in page.cells, value
     assert "sim<clr>" in page.cells  # escaped on its way
-    assert len(page.pictures) == 7 + 2
+    assert len(page.pictures) == 8 + 2
     assert all(len(str(picture["alt"])) > 30 for picture in page.pictures)
 
 
@@ -139,6 +144,7 @@ def test_a_single_run_gets_its_figures_beside_its_model_and_in_its_card(tmp_path
         "canonical.png",
         "parameters.png",
         "invariance.png",
+        "rotated.png",
         "usage.png",
     } == shown
     for name in shown:
@@ -198,4 +204,4 @@ def test_a_browser_shows_it_without_complaint(tmp_path: Path, runs: list[Path], 
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr
     (found,) = re.findall(r'data-found="([^"]+)"', done.stdout)
-    assert json.loads(found.replace("&quot;", '"')) == [True, True, 9]
+    assert json.loads(found.replace("&quot;", '"')) == [True, True, 10]

@@ -14,6 +14,7 @@ from star_training.pretraining.recipe import DataConfig, Recipe
 from star_training.settings.base import differences, override, typed
 from star_training.settings.common import OptimizerConfig, RunConfig
 from star_zoo import Policy, objectives
+from star_zoo.augmentations.presets import PRESETS, preset
 
 FOLDER = recipes.folder()
 
@@ -162,6 +163,33 @@ def test_no_setting_changes_nothing():
 )
 def test_a_wrong_setting_is_refused_with_what_would_be_right(setting: str, message: str):
     assert message in refused(setting)
+
+
+# Presets of the policy
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("recipe", [FOLDER, recipes.cifar10_small(), recipes.in100_resnet50()], ids=lambda r: r.name)
+def test_a_preset_takes_the_place_of_the_augmentations(name: str, recipe: Recipe):
+    made = override(recipe, [f"policy={name}"])
+    assert made == dataclasses.replace(recipe, policy=preset(name, recipe.policy))
+    assert (made.policy.size, made.policy.mean) == (recipe.policy.size, recipe.policy.mean)
+    saved = json.loads(json.dumps(made.to_dict()))
+    assert isinstance(saved["policy"], dict) and Recipe.from_dict(saved) == made
+
+
+def test_settings_before_and_after_a_preset_act_on_it():
+    made = override(FOLDER, ["policy.augmentations.0.size=48", "policy=dorsal", "policy.augmentations.1.hue=0.2"])
+    assert made.policy.size == 48 and made.policy.augmentations[1].hue == 0.2
+    assert [type(a).__name__ for a in made.policy.augmentations] == ["Crop", "ColorJitter", "Grayscale", "Blur"]
+    assert override(FOLDER, ["policy=dorsal", "policy=ventral"]) == override(FOLDER, ["policy=ventral"])
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    known = "policy preset 'vental' not found; did you mean 'ventral'? known: default, ventral, dorsal"
+    assert refused("policy=vental") == known
+    assert "makes its views by Spirograph" in refused("policy=ventral", recipe=recipes.spirograph_tiny())
+    assert "not a policy" in refused("policy=3")
 
 
 # Other objectives, and what differs

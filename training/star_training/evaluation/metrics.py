@@ -76,9 +76,9 @@ def by_slug(metrics: Iterable[Metric]) -> dict[str, Metric]:
 
 
 class Hits(NamedTuple):
-    """Correctly classified test images, (M,) bool, and the weight of each, (M,), relative to the weights' sum."""
+    """Correctly classified test images, (M,), and the weight of each, (M,), relative to the weights' sum."""
 
-    right: Tensor
+    right: Tensor  # bool; or float, the share of an image's predictions that are correct
     weights: Tensor
 
 
@@ -92,7 +92,10 @@ class Measurement(NamedTuple):
 
 
 def share(hits: Tensor) -> Estimate:
-    """Returns the share of hits among independent trials (N,) bool, with Wilson's interval."""
+    """Returns the share of hits among independent trials (N,) bool, with Wilson's interval.
+
+    Trials may also be shares from 0 to 1, which vary less than hits of the same mean: the interval is then too wide.
+    """
     n, p = len(hits), float(hits.double().mean())
     centre, half = p + Z**2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
     low, high = ((centre + sign * half) / (1 + Z**2 / n) for sign in (-1, 1))
@@ -123,7 +126,7 @@ def of_runs(values: Sequence[float]) -> Estimate:
 
 
 def class_mean(hits: Tensor, targets: Tensor) -> Estimate:
-    """Returns the mean over classes of the share of hits, hits (N,) bool, targets (N,); classes are held fixed."""
+    """Returns the mean over classes of the share of hits, hits (N,) as in `share`, targets (N,); classes are fixed."""
     rates, variance = [], 0.0
     for label in targets.unique():
         of_class = hits[targets == label].double()

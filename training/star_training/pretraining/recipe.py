@@ -10,6 +10,7 @@ from typing import Any
 from star_zoo import objectives
 from star_zoo.augmentations import Policy
 from star_zoo.augmentations.policy import KNOWN
+from star_zoo.augmentations.presets import preset
 
 from ..data.sources.base import name_alone
 from ..models.names import names_path
@@ -89,6 +90,16 @@ class Recipe(Settings):
     def from_dict(cls, data: dict[str, Any]) -> "Recipe":
         """Builds a recipe from `to_dict`'s data. Raises ValueError with the wrong field and the known ones."""
         return build(cls, {k: _policy(v) if k == "policy" else v for k, v in data.items()}, "")
+
+    @classmethod
+    def resolve(cls, path: str, value: Any, data: dict[str, Any]) -> Any:
+        """Returns the value, or for `policy=NAME` the data of the preset at the view size of the policy so far.
+
+        Raises ValueError as `preset` does.
+        """
+        if path != "policy" or not isinstance(value, str):
+            return value
+        return json.loads(json.dumps(preset(value, _policy(data["policy"])).to_dict()))
 
     def with_objective(self, name: str) -> "Recipe":
         """Returns the recipe for another objective, keeping the settings that both objectives have."""

@@ -26,6 +26,14 @@ class Settings:
         """Returns settings from `to_dict`'s data. Raises ValueError for an unknown field, with the known ones."""
         return build(cls, data, "")
 
+    @classmethod
+    def resolve(cls, path: str, value: Any, data: dict[str, Any]) -> Any:
+        """Returns the data that a value of `--set` stands for; `data` are the settings so far.
+
+        The value itself by default. A subclass may have names for whole parts.
+        """
+        return value
+
 
 def override(settings: S, changes: Sequence[str]) -> S:
     """Returns the settings with changes, e.g. "optimizer.lr=0.06"; a value is parsed as JSON, or else taken as text.
@@ -37,7 +45,7 @@ def override(settings: S, changes: Sequence[str]) -> S:
         path, equals, text = change.partition("=")
         if not equals:
             raise ValueError(f"--set {change!r} has no value; write path=value, e.g. optimizer.lr=0.06")
-        _assign(data, path.split("."), parse_value(text), path)
+        _assign(data, path.split("."), settings.resolve(path, parse_value(text), data), path)
     return type(settings).from_dict(data)
 
 

@@ -1,5 +1,6 @@
 """One thread for every test, no network, and a store of models that is empty at first."""
 
+import gc
 import os
 import tempfile
 
@@ -19,3 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Moves the files with slow tests to the front, so that no process ends long after the others."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Exempts everything imported so far from garbage collection, which would look through it again and again."""
+    gc.collect()
+    gc.freeze()

@@ -158,11 +158,8 @@ class Policy:
     @functools.cached_property
     def field_statistics(self) -> tuple[Tensor, Tensor]:
         """The mean and standard deviation of each field, (P,) each: `statistics`, or those of 4096 draws at S x S."""
-        if self.statistics:
-            return _row(self.statistics[0]), _row(self.statistics[1])
-        generator = torch.Generator().manual_seed(0)
-        sample = torch.stack([self.draw(self.size, self.size, generator) for _ in range(_SAMPLE)])
-        return sample.mean(0), sample.std(0)
+        mean, std = self.statistics or _drawn_statistics(self)
+        return _row(mean), _row(std)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the policy as plain data for JSON; `from_dict` is the inverse."""
@@ -180,6 +177,14 @@ class Policy:
             return Policy(made, _tuples(data["mean"]), _tuples(data["std"]), _tuples(data.get("statistics")))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the data is not a policy: {error!r} in {str(data)[:200]}") from error
+
+
+@functools.lru_cache
+def _drawn_statistics(policy: Policy) -> tuple[list[float], list[float]]:
+    """Returns the statistics of draws; equal policies, of which processes build many, are drawn from once."""
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.stack([policy.draw(policy.size, policy.size, generator) for _ in range(_SAMPLE)])
+    return sample.mean(0).tolist(), sample.std(0).tolist()
 
 
 def _row(values: Iterable[float]) -> Tensor:

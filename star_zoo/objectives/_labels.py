@@ -26,7 +26,7 @@ class LabelHead(nn.Linear):
         if target.shape[1] > self.out_features:
             raise ValueError(
                 f"the labels are {target.shape[1]} numbers, but num_classes is {self.out_features}; "
-                f"give num_classes={target.shape[1]} or more"
+                f"pass num_classes={target.shape[1]} or more"
             )
         return F.mse_loss(outputs[:, : target.shape[1]], target)
 

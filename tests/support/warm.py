@@ -20,11 +20,12 @@ import tempfile
 import threading
 import traceback
 import types
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-_IGNORED = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}  # variables that nothing reads while it is imported
-_EARLY = ("HF_", "LD_", "MALLOC_", "OMP_", "PYTHON")  # prefixes of variables that are read before a program begins
+_EARLY = ("HF_", "LD_", "MALLOC_", "OMP_", "PYTHON", "STAR_ZOO_")  # prefixes of variables that imports read
+_LATE = {"PYTHONPATH", "PYTHONWARNINGS"}  # are applied again
 _POLL = 0.02  # seconds
 _MODULES = (
     "accelerate", "pandas", "pyarrow.parquet", "scipy.special", "sklearn.linear_model", "tensorboard", "torchvision",
@@ -36,7 +37,7 @@ _MODULES = (
 _PYTHON = """#!{executable} -SE
 import json, os, signal, socket, sys
 
-early = {{name: os.environ[name] for name in os.environ if name.startswith({prefixes}) and name not in {ignored}}}
+early = {{name: os.environ[name] for name in os.environ if name.startswith({prefixes}) and name not in {late}}}
 if early != {early}:
     os.execv({executable!r}, [{executable!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
@@ -119,10 +120,9 @@ class Server:
         self._place = tempfile.TemporaryDirectory()
         self._address = str(Path(self._place.name, "socket"))
         self.python = Path(self._place.name, "python")
-        early = {k: v for k, v in environment.items() if k.startswith(_EARLY) and k not in _IGNORED}
         self.python.write_text(
             _PYTHON.format(
-                executable=sys.executable, address=self._address, prefixes=_EARLY, ignored=_IGNORED, early=early
+                executable=sys.executable, address=self._address, prefixes=_EARLY, late=_LATE, early=_early(environment)
             )
         )
         self.python.chmod(0o755)
@@ -137,8 +137,7 @@ class Server:
 
     def fits(self, environment: dict[str, str]) -> bool:
         """Returns whether a process with these variables can be forked from the server."""
-        names = (self.environment.keys() | environment.keys()) - _IGNORED
-        return all(self.environment.get(name) == environment.get(name) for name in names)
+        return _early(self.environment) == _early(environment)
 
     def start(self, command: Sequence[str], environment: dict[str, str], folder: Path) -> Process:
         """Starts `python COMMAND` in a folder; the command is a script, -m and a module, or -c and code."""
@@ -150,6 +149,11 @@ class Server:
         self._process.kill()
         self._process.wait()
         self._place.cleanup()
+
+
+def _early(environment: dict[str, str]) -> dict[str, str]:
+    """Returns the variables that must be the server's own, because they are read before a program begins."""
+    return {name: value for name, value in environment.items() if name.startswith(_EARLY) and name not in _LATE}
 
 
 def _serve(listening: socket.socket) -> dict[str, object]:
@@ -199,6 +203,9 @@ def main() -> None:
         request = _serve(listening)
     environment, folder = request["environment"], request["folder"]
     sys.executable = sys.argv[2]  # so that the processes that this one starts are forked too
+    if (options := environment.get("PYTHONWARNINGS", "")) != os.environ.get("PYTHONWARNINGS", ""):
+        warnings.resetwarnings()
+        warnings._processoptions(filter(None, options.split(",")))
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

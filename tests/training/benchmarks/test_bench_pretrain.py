@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.transforms.functional import to_pil_image
 
+from metronome import Metronome
 from runs import STEPS, assert_equal, tiny
 from star_training import benchmarks
 from star_training.benchmarks import imports
@@ -253,6 +254,17 @@ def test_turns_rotate_and_ratios_are_within_rounds():
     assert ratio(found, "b", "a") == {"median": 2, "least": 1, "most": 3}
 
 
+# --- processes
+
+
+def test_a_variant_elsewhere_answers_until_it_fails(capfd):
+    with elsewhere.Elsewhere("metronome", Metronome, 0.5) as variant:
+        assert variant.seconds(4) == 2 and variant.get("pace") == 0.5
+        with pytest.raises(RuntimeError, match="the process that measures 'metronome' ended"):
+            variant.seconds(-1)
+    assert "steps is -1" in capfd.readouterr().err
+
+
 # --- the command
 
 
@@ -287,8 +299,7 @@ def test_the_command_prints_and_records_all_of_it(
     size: Size, steps: int, changes: list[str], tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.setitem(SIZES, "tiny", size)
-    if changes:  # the other one starts its processes as the command does
-        monkeypatch.setattr(elsewhere, "_START", "fork")
+    monkeypatch.setattr(elsewhere, "_START", "fork")  # a new Python would import everything for each variant
     record, picture = tmp_path / "found.json", tmp_path / "parts.png"
     options = [
         "--size",

@@ -85,7 +85,7 @@ def whole_or_refused(make: Callable[[], Recipe]) -> None:
     assert json.dumps(Recipe.from_dict(json.loads(text)).to_dict()) == text
 
 
-@settings(wild, max_examples=400)
+@settings(wild, max_examples=200)
 @given(wild_recipes())
 def test_any_json_is_a_recipe_or_refused(data: Any):
     whole_or_refused(lambda: Recipe.from_dict(data))
@@ -97,7 +97,7 @@ PATHS = sorted(
 )
 
 
-@settings(wild, max_examples=400)
+@settings(wild, max_examples=200)
 @given(
     path=st.sampled_from(PATHS) | st.lists(st.sampled_from([*PATHS, "0", "x", "", "lr"]), max_size=4).map(".".join),
     value=VALUES.map(json.dumps) | TEXT | st.sampled_from(["NaN", "-Infinity", "1e999", "9" * 5000]),
@@ -146,7 +146,7 @@ def damaged(folder: Path, saved: Path, name: str, change: Callable[[bytes], byte
     return {path.name for path in folder.iterdir()}
 
 
-@settings(wild, max_examples=80)
+@settings(wild, max_examples=40)
 @given(name=st.sampled_from(["heads.json", "heads.safetensors"]), change=damage())
 def test_damaged_heads_are_refused_or_right(saved: Path, folder: Path, name: str, change: Callable[[bytes], bytes]):
     names = damaged(folder, saved, name, change)
@@ -164,7 +164,7 @@ def test_damaged_heads_are_refused_or_right(saved: Path, folder: Path, name: str
     assert {path.name for path in folder.iterdir()} == names
 
 
-@settings(wild, max_examples=150)
+@settings(wild, max_examples=60)
 @given(name=st.sampled_from(["config.json", "model.safetensors"]), change=damage())
 def test_a_damaged_backbone_is_refused_or_right(saved: Path, folder: Path, name: str, change: Callable[[bytes], bytes]):
     names = damaged(folder, saved, name, change)
@@ -254,7 +254,7 @@ def test_a_damaged_pack_is_refused_or_read(name: str, reader: Reader, tmp_path: 
     whole = packs(tmp_path)[name]
     data, path = whole.read_bytes(), tmp_path / f"damaged{whole.suffix}"
 
-    @settings(wild, max_examples=150)
+    @settings(wild, max_examples=60)
     @given(damage(until=10**6))
     def read(change: Callable[[bytes], bytes]) -> None:
         path.write_bytes(change(data))

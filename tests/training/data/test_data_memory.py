@@ -49,7 +49,7 @@ def test_twenty_thousand_images_are_streamed_in_constant_memory(tmp_path: Path):
     source = open_source(str(shards(tmp_path)), cache_bytes=0)
     assert isinstance(source, StreamedSource) and len(source) == SHARDS * PER_SHARD == 20_000
     policy = every_operation(16)
-    views = MultiViewDataset(source, policy, objectives.build("star", 8, policy, num_experts=2).plan, seed=0)
+    views = MultiViewDataset(source, policy, objectives.build("simclr", 8, policy).plan, seed=0)
     resident: dict[str, list[float]] = {"main": [], "worker": []}
     seen, others = 0, set(multiprocessing.active_children())  # of tests before this one, not yet gone
     for batch in loader(views, StepBatches(len(source), BATCH, 1, 0, range(len(source) // BATCH)), 1, pin=False):

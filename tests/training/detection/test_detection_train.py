@@ -4,11 +4,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import pytest
 import timm
 import torch
@@ -39,14 +37,6 @@ TINY = (
     "run.log_every=1",
     "precision=no",
 )
-
-
-@pytest.fixture
-def new_precision() -> Iterator[None]:
-    """Accelerate keeps one precision for a process's life."""
-    accelerate.state.AcceleratorState._reset_state(True)
-    yield
-    accelerate.state.AcceleratorState._reset_state(True)
 
 
 def tiny(tmp_path: Path, *settings: str, model: str = "untrained:test_resnet") -> DetectionRecipe:
@@ -99,10 +89,9 @@ def test_it_learns_four_scenes_by_heart(tmp_path: Path):
     assert sum(losses[-5:]) < sum(losses[:5]) / 2
 
 
-@pytest.mark.usefixtures("new_precision")
-@pytest.mark.parametrize("settings", [("run.workers=0",), ("run.workers=1", "precision=bf16")])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch, settings: tuple[str, ...]):
-    recipe = tiny(tmp_path, *settings)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch, workers: int):
+    recipe = tiny(tmp_path, f"run.workers={workers}")
     whole = DetectionRun(recipe, tmp_path / "whole").train()
     stopped = stopped_at(monkeypatch, recipe, tmp_path / "parted", 4)
     assert str(stopped).startswith("stopped by SIGTERM after step 4") and stopped.exit_code == 143

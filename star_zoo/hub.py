@@ -159,9 +159,10 @@ def install(folder: str | Path, tag: str) -> Path:
     """
     folder = Path(folder)
     check(folder)
-    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"].partition(".")[0]
-    if store.place(tag).name.partition(".")[0] != f"star_{architecture}":
-        raise ValueError(f"{folder} holds a {architecture}; its tag must be star_{architecture}.NAME, not {tag!r}")
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"].partition(".")[0]
+    architecture = star_backbones.star_name(saved)
+    if store.place(tag).name.partition(".")[0] != architecture:
+        raise ValueError(f"{folder} holds a {saved}; its tag must be {architecture}.NAME, not {tag!r}")
     star_backbones.read_config(folder / "config.json", tag)  # raises before a working model is replaced
     return store.put(tag, [folder / name for name in store.FILES if (folder / name).is_file()])
 

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from timm.models import (
@@ -58,16 +58,35 @@ _TAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
-    """Returns the timm cfg of a row: structure from timm's cfg of the same architecture, everything else from the row.
+class _Network(NamedTuple):
+    """The network of a star_* architecture."""
 
-    Raises ValueError if the architecture is not timm's.
+    saved: str  # its name in a saved model's config.json; timm's, so that plain timm can load the model
+    structure: PretrainedCfg  # names of layers, sizes of inputs and maps; the rest describes other weights
+    build: Callable[..., nn.Module]  # with the arguments of timm's entrypoints
+
+
+def _network(name: str) -> _Network:
+    """Returns the network of a star_* architecture. Raises ValueError for an unknown one."""
+    stock = name.removeprefix(_PREFIX)
+    structure = get_pretrained_cfg(stock)
+    if structure is None:
+        raise ValueError(f"{name!r} needs a timm architecture with a cfg, not {stock!r}; see timm.list_models()")
+    return _Network(stock, structure, model_entrypoint(stock))
+
+
+def star_name(saved: str) -> str:
+    """Returns our name of the architecture that a saved model's config.json names."""
+    return _PREFIX + saved
+
+
+def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
+    """Returns the timm cfg of a row: structure from the cfg of its network, everything else from the row.
+
+    Raises ValueError if the architecture is unknown.
     """
-    stock = _stock_name(name.partition(".")[0])
-    base = get_pretrained_cfg(stock)
-    if base is None:
-        raise ValueError(f"tag {name!r} needs a timm architecture with a cfg, not {stock!r}; see timm.list_models()")
-    # Only structure is copied: the rest of timm's cfg (statistics, test size, custom_load) describes timm's weights.
+    base = _network(name.partition(".")[0]).structure
+    # The rest of timm's cfg (statistics, test size, custom_load) describes timm's weights.
     return PretrainedCfg(
         input_size=(3, size, size),
         fixed_input_size=base.fixed_input_size,
@@ -110,11 +129,6 @@ def _installed(tag: str, folder: Path) -> tuple[PretrainedCfg, dict[str, Any]]:
         raise zoo.NotAvailable(f"{error}; install {tag} again, or remove its folder") from error
 
 
-def _stock_name(name: str) -> str:
-    """Returns timm's name of the architecture of a star_* model."""
-    return name.removeprefix(_PREFIX)
-
-
 def full_tag(name: str) -> str:
     """Returns a star_* name with its default tag unless it has a tag. Raises ValueError for an unknown architecture."""
     if "." in name:
@@ -131,9 +145,8 @@ def place(name: str) -> Path | zoo.Repository:
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    """Returns the function that timm calls to build `name`; it passes our cfg to timm's own entrypoint."""
-    stock = _stock_name(name)
-    build = model_entrypoint(stock)
+    """Returns the function that timm calls to build `name`; it passes our cfg to the network's own entrypoint."""
+    saved, _, build = _network(name)
 
     def star_model(
         pretrained: bool = False,
@@ -150,8 +163,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             pretrained_cfg, arguments = _installed(tag, installed)
             kwargs = arguments | kwargs
         # Resolved here, because timm's entrypoint would look up our tag under its own name.
-        cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=stock)
-        # A saved model's config.json names the stock architecture, so that plain timm can load it.
+        cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=saved)
         model: nn.Module
         if not (pretrained and by_tag) or _SOURCES & set(pretrained_cfg_overlay or ()):
             model = build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
@@ -163,7 +175,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         return model
 
     star_model.__name__ = star_model.__qualname__ = name
-    star_model.__doc__ = f"timm's {stock} without a classifier, pretrained with star-zoo: (B, 3, S, S) -> (B, D)."
+    star_model.__doc__ = f"timm's {saved} without a classifier, pretrained with star-zoo: (B, 3, S, S) -> (B, D)."
     return star_model
 
 

@@ -2,7 +2,8 @@
 
 That file parametrises its tests at import by `timm.list_models(...)` with filters over timm's names (`vit_*` is tested
 without the CNN's spatial maps, 'resnet' is a module with forward_intermediates). Our names match none of them, so each
-filter is evaluated over timm's names and what it picks is mapped to star_<name>: a star_ViT is tested as a ViT.
+filter is evaluated over timm's names and what it picks is mapped to star_<name>: a star_ViT is tested as a ViT. Our own
+networks are tested as the plain ones of their size: star_c4_resnet18 as a resnet18.
 Loaded with `-p`, hence before test_models.py is imported.
 """
 
@@ -19,6 +20,7 @@ import torch
 from timm.models import register_model
 
 from star_zoo import star_backbones
+from star_zoo.group_resnet import ARCHITECTURES
 
 _list_models = timm.list_models
 
@@ -35,7 +37,10 @@ def list_star_models(
     picked = _list_models(filter, module, exclude_filters=exclude_filters)
     # Weights, cfgs and tags are ours to have, so these three are asked of the twins.
     twins = partial(_list_models, pretrained=pretrained, name_matches_cfg=name_matches_cfg, include_tags=include_tags)
-    return [twin for name in picked for twin in twins(f"star_{name}")]
+    ours = [
+        star for name in picked for star in (f"star_{name}", *(n for n, (_, p) in ARCHITECTURES.items() if p == name))
+    ]
+    return [twin for star in ours for twin in twins(star)]
 
 
 def give_every_tag_weights(folder: Path) -> None:

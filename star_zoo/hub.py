@@ -2,7 +2,7 @@
 
 A repository on the Hub and a tag in the local store consist of the same files:
 
-model.safetensors, config.json    the backbone, in timm's format under timm's architecture name
+model.safetensors, config.json    the backbone, in timm's format under timm's architecture name, if timm has it
 heads.safetensors, heads.json     the objective: its weights; its name, settings, feature width and policy
 recipe.json, results.json         the recipe and the measurements, if given
 """
@@ -40,7 +40,8 @@ def save_pretrained(
 ) -> Path:
     """Writes a backbone and, if given, its objective, recipe and results to a folder; returns the folder.
 
-    `timm.create_model("local-dir:FOLDER", pretrained=True)` loads the backbone again, without star_zoo.
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` loads the backbone again, without star_zoo if its network
+    is timm's; star_zoo's own networks, e.g. `star_c4_resnet10t`, need `import star_zoo` before.
 
     `backbone` is a timm model (`star_*` or any other); `model_args` are the keyword arguments beyond timm's defaults
     that it was created with, e.g. `img_size` of a ViT. Each file is written atomically. Raises ValueError if the
@@ -159,15 +160,16 @@ def install(folder: str | Path, tag: str) -> Path:
     """
     folder = Path(folder)
     check(folder)
-    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"].partition(".")[0]
-    if store.place(tag).name.partition(".")[0] != f"star_{architecture}":
-        raise ValueError(f"{folder} holds a {architecture}; its tag must be star_{architecture}.NAME, not {tag!r}")
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"].partition(".")[0]
+    architecture = star_backbones.star_name(saved)
+    if store.place(tag).name.partition(".")[0] != architecture:
+        raise ValueError(f"{folder} holds a {saved}; its tag must be {architecture}.NAME, not {tag!r}")
     star_backbones.read_config(folder / "config.json", tag)  # raises before a working model is replaced
     return store.put(tag, [folder / name for name in store.FILES if (folder / name).is_file()])
 
 
 def check(folder: Path) -> None:
-    """Raises FileNotFoundError or ValueError unless a saved model is complete, intact and loadable by plain timm."""
+    """Raises FileNotFoundError or ValueError unless a saved model is complete, intact and loadable by timm."""
     for name in ("config.json", "model.safetensors"):
         zoo.fetch(folder, name)
     try:

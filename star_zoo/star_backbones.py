@@ -1,23 +1,24 @@
-"""The star_* models: timm's architectures under our names, one row of `_TAGS` per set of weights.
+"""The star_* models: timm's architectures under our names, and our own; one row of `_TAGS` per set of weights.
 
 Importing this module registers every row with timm, so that `timm.create_model("star_resnet18.stl10")` works like any
-other timm name. The network is timm's, without a classifier: images (B, 3, S, S) -> features (B, D). A row adds the
-properties of the pretraining data that timm can't know: pixel statistics, input size and crop. Models in the local
-store are registered too, with the properties in their config.json.
+other timm name. The network is timm's or one of group_resnet.py, without a classifier: images (B, 3, S, S) -> features
+(B, D). A row adds the properties of the pretraining data that timm can't know: pixel statistics, input size and crop.
+Models in the local store are registered too, with the properties in their config.json.
 
-To add a tag, add a row: `"star_<timm architecture>.<tag>": dict(size=..., **statistics)`. A new architecture needs
-nothing else, and the tests cover it automatically. The first row of an architecture is its default tag. zoo.py locates
-the weights; `hf_hub_id="<owner>/<name>@<revision>"`, which `star-zoo publish` prints, pins a row to a revision, so that
-a released star_zoo keeps the weights that it was tested with.
+To add a tag, add a row: `"star_<timm architecture>.<tag>": dict(size=..., **statistics)`. A new architecture of timm
+needs nothing else, and the tests cover it automatically. The first row of an architecture is its default tag. zoo.py
+locates the weights; `hf_hub_id="<owner>/<name>@<revision>"`, which `star-zoo publish` prints, pins a row to a revision,
+so that a released star_zoo keeps the weights that it was tested with.
 """
 
 import contextlib
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from timm.models import (
@@ -30,7 +31,7 @@ from timm.models import (
 )
 from torch import nn
 
-from . import store, zoo
+from . import group_resnet, store, zoo
 from .names import not_found
 
 __all__: list[str] = []  # register_model adds the names
@@ -55,19 +56,51 @@ _TAGS: dict[str, dict[str, Any]] = {
     "star_resnet50.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
     "star_vit_small_patch16_224.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
     "star_convnext_tiny.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
+    "star_c4_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),
+    "star_d4_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),
+    "star_c4_resnet18.stl10": dict(size=96, description="STL-10", **STL10),
 }
 
 
-def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
-    """Returns the timm cfg of a row: structure from timm's cfg of the same architecture, everything else from the row.
+class _Network(NamedTuple):
+    """The network of a star_* architecture."""
 
-    Raises ValueError if the architecture is not timm's.
+    saved: str  # its name in a saved model's config.json; timm's where timm has it, so that plain timm loads the model
+    structure: PretrainedCfg  # names of layers, sizes of inputs and maps; the rest describes other weights
+    build: Callable[..., nn.Module]  # with the arguments of timm's entrypoints
+
+
+def _network(name: str) -> _Network:
+    """Returns the network of a star_* architecture. Raises ValueError for an unknown one."""
+    if is_own(name):
+        return _Network(name, group_resnet.structure(name), functools.partial(group_resnet.create, name))
+    stock = name.removeprefix(_PREFIX)
+    structure = get_pretrained_cfg(stock)
+    if structure is None:
+        raise ValueError(
+            f"architecture {name!r} is unknown: timm has no {stock!r} with a cfg (see timm.list_models()), and "
+            f"star_zoo's own are {', '.join(group_resnet.ARCHITECTURES)}; a newer star_zoo may have it"
+        )
+    return _Network(stock, structure, model_entrypoint(stock))
+
+
+def is_own(saved: str) -> bool:
+    """Returns whether the architecture that a saved model's config.json names is star_zoo's, unknown to plain timm."""
+    return saved in group_resnet.ARCHITECTURES
+
+
+def star_name(saved: str) -> str:
+    """Returns the star_* name of the architecture that a saved model's config.json names."""
+    return saved if is_own(saved) else _PREFIX + saved
+
+
+def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
+    """Returns the timm cfg of a row: structure from the cfg of its network, everything else from the row.
+
+    Raises ValueError if the architecture is unknown.
     """
-    stock = _stock_name(name.partition(".")[0])
-    base = get_pretrained_cfg(stock)
-    if base is None:
-        raise ValueError(f"tag {name!r} needs a timm architecture with a cfg, not {stock!r}; see timm.list_models()")
-    # Only structure is copied: the rest of timm's cfg (statistics, test size, custom_load) describes timm's weights.
+    base = _network(name.partition(".")[0]).structure
+    # The rest of timm's cfg (statistics, test size, custom_load) describes timm's weights.
     return PretrainedCfg(
         input_size=(3, size, size),
         fixed_input_size=base.fixed_input_size,
@@ -110,11 +143,6 @@ def _installed(tag: str, folder: Path) -> tuple[PretrainedCfg, dict[str, Any]]:
         raise zoo.NotAvailable(f"{error}; install {tag} again, or remove its folder") from error
 
 
-def _stock_name(name: str) -> str:
-    """Returns timm's name of the architecture of a star_* model."""
-    return name.removeprefix(_PREFIX)
-
-
 def full_tag(name: str) -> str:
     """Returns a star_* name with its default tag unless it has a tag. Raises ValueError for an unknown architecture."""
     if "." in name:
@@ -131,9 +159,8 @@ def place(name: str) -> Path | zoo.Repository:
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    """Returns the function that timm calls to build `name`; it passes our cfg to timm's own entrypoint."""
-    stock = _stock_name(name)
-    build = model_entrypoint(stock)
+    """Returns the function that timm calls to build `name`; it passes our cfg to the network's own entrypoint."""
+    saved, _, build = _network(name)
 
     def star_model(
         pretrained: bool = False,
@@ -150,8 +177,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             pretrained_cfg, arguments = _installed(tag, installed)
             kwargs = arguments | kwargs
         # Resolved here, because timm's entrypoint would look up our tag under its own name.
-        cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=stock)
-        # A saved model's config.json names the stock architecture, so that plain timm can load it.
+        cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=saved)
         model: nn.Module
         if not (pretrained and by_tag) or _SOURCES & set(pretrained_cfg_overlay or ()):
             model = build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
@@ -163,7 +189,8 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         return model
 
     star_model.__name__ = star_model.__qualname__ = name
-    star_model.__doc__ = f"timm's {stock} without a classifier, pretrained with star-zoo: (B, 3, S, S) -> (B, D)."
+    kind = "The network" if is_own(saved) else "timm's"
+    star_model.__doc__ = f"{kind} {saved} without a classifier, pretrained with star-zoo: (B, 3, S, S) -> (B, D)."
     return star_model
 
 

@@ -2,7 +2,8 @@
 
 That file parametrises its tests at import by `timm.list_models(...)` with filters over timm's names (`vit_*` is tested
 without the CNN's spatial maps, 'resnet' is a module with forward_intermediates). Our names match none of them, so each
-filter is evaluated over timm's names and what it picks is mapped to star_<name>: a star_ViT is tested as a ViT.
+filter is evaluated over timm's names and what it picks is mapped to star_<name>: a star_ViT is tested as a ViT. Our own
+networks are tested as the plain ones of their size: star_c4_resnet18 as a resnet18.
 Loaded with `-p`, hence before test_models.py is imported.
 """
 
@@ -19,8 +20,14 @@ import torch
 from timm.models import register_model
 
 from star_zoo import star_backbones
+from star_zoo.group_resnet import ARCHITECTURES
 
 _list_models = timm.list_models
+
+# Our own networks are one class, and slow for their size: all tests run over the first, the tests of tags over all.
+# All passed the whole suite when they were new; test_star_backbones.py and test_group_backbones.py test all three.
+AS_ANOTHER = tuple(ARCHITECTURES)[1:]
+OF_TAGS = ("test_model_default_cfgs", "test_model_load_pretrained", "test_model_features_pretrained")
 
 
 def list_star_models(
@@ -35,7 +42,10 @@ def list_star_models(
     picked = _list_models(filter, module, exclude_filters=exclude_filters)
     # Weights, cfgs and tags are ours to have, so these three are asked of the twins.
     twins = partial(_list_models, pretrained=pretrained, name_matches_cfg=name_matches_cfg, include_tags=include_tags)
-    return [twin for name in picked for twin in twins(f"star_{name}")]
+    ours = [
+        star for name in picked for star in (f"star_{name}", *(n for n, (_, p) in ARCHITECTURES.items() if p == name))
+    ]
+    return [twin for star in ours for twin in twins(star)]
 
 
 def give_every_tag_weights(folder: Path) -> None:
@@ -64,10 +74,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of fixed timm names: they say nothing about ours."""
+    """Leave out the tests of fixed timm names, which say nothing about ours, and most of equal networks."""
 
-    def is_star(item: Any) -> bool:
-        return "callspec" in vars(item) and str(item.callspec.params.get("model_name", "")).startswith("star_")
+    def is_wanted(item: Any) -> bool:
+        if "callspec" not in vars(item):
+            return False
+        name = str(item.callspec.params.get("model_name", ""))
+        return name.startswith("star_") and (item.originalname in OF_TAGS or name not in AS_ANOTHER)
 
-    config.hook.pytest_deselected(items=[item for item in items if not is_star(item)])
-    items[:] = [item for item in items if is_star(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
+    items[:] = [item for item in items if is_wanted(item)]

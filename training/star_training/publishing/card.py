@@ -1,7 +1,7 @@
 """The card of a saved model: its README.md, generated from the files beside it.
 
 The text is in template.md and here; the numbers come from config.json, recipe.json and results.json. A line whose
-number none of them holds is omitted.
+number none of them holds is omitted. Only the equivariance error of star-zoo's own networks is measured here.
 """
 
 import json
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import EvalResult, ModelCardData
 
-from star_zoo import objectives
+from star_zoo import objectives, star_backbones
 from star_zoo.files import sweep, write_text
+from star_zoo.groups import equivariance_error
 
 from .. import recipes
 from ..engine.old_results import upgrade
@@ -70,20 +72,21 @@ def _render(folder: Path, name: str) -> str:
     results = upgrade(results)
     records = [Record.from_dict(found) for found in results.get("evaluations", [])]
     model: Any = timm.create_model(f"local-dir:{folder}", device="meta")
-    own = name.startswith("hf-hub:") or _is_tag(name)
-    title = name.rpartition("/")[2].partition("@")[0] if own else _title(config, recipe, heads)
+    known = name.startswith("hf-hub:") or _is_tag(name)
+    title = name.rpartition("/")[2].partition("@")[0] if known else _title(config, recipe, heads)
     data = dataset_terms.of(recipe["data"]["source"]) if recipe else None
     text = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         front_matter=_front_matter(title, config, data, records),
         title=title,
         name=name,
-        loader="timm, after importing star_zoo, which registers the tag" if _is_tag(name) else "timm alone",
-        also=", star_zoo" if _is_tag(name) else "",
+        loader=_loader(config, name),
+        also=", star_zoo" if _is_tag(name) or _is_own(config) else "",
         about=_about(config, heads, data),
-        architecture=config["architecture"],
+        architecture=_architecture(config),
         classifier=f"with a classifier of {classes} classes" if (classes := config["num_classes"]) else "no classifier",
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
         features=config["num_features"],
+        equivariance=_equivariance(folder, config),
         size=config["pretrained_cfg"]["input_size"][-1],
         heads=_heads(heads, recipe, name),
         results=measured(records, results, name),
@@ -96,6 +99,34 @@ def _render(folder: Path, name: str) -> str:
 
 def _is_tag(name: str) -> bool:
     return name.startswith("star_")
+
+
+def _is_own(config: dict[str, Any]) -> bool:
+    return star_backbones.is_own(config["architecture"])
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    return f"{'star-zoo' if _is_own(config) else 'timm'}'s {config['architecture']}"
+
+
+def _loader(config: dict[str, Any], name: str) -> str:
+    if _is_own(config):
+        return "timm, after importing star_zoo, which has the architecture; timm alone can't load this model"
+    return "timm, after importing star_zoo, which registers the tag" if _is_tag(name) else "timm alone"
+
+
+def _equivariance(folder: Path, config: dict[str, Any]) -> str:
+    """Returns the line with the equivariance error of the saved weights; empty for networks of timm."""
+    if not _is_own(config):
+        return ""
+    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    size = config["pretrained_cfg"]["input_size"][-1]
+    image = torch.rand(1, model.in_chans, size, size, generator=torch.Generator().manual_seed(0))
+    error = equivariance_error(model.group, model.regular_features, image)
+    return (
+        f"- **Equivariance:** under {model.group.name.upper()}, by construction; the relative error of the features of "
+        f"a random image is {error:.1e} in float32"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -126,9 +157,9 @@ def _front_matter(title: str, config: dict[str, Any], data: Any, records: list[R
         if metric.is_accuracy
     ]
     card = ModelCardData(
-        library_name="timm",
+        library_name="star-zoo" if _is_own(config) else "timm",
         pipeline_tag="image-feature-extraction",
-        tags=TAGS,
+        tags=[tag for tag in TAGS if tag != "transformers" or not _is_own(config)],  # it uses timm alone
         license=licence or "other",
         license_name=None if licence else "not-stated",
         datasets=[data.hub_id] if data and data.hub_id else None,
@@ -139,10 +170,11 @@ def _front_matter(title: str, config: dict[str, Any], data: Any, records: list[R
 
 
 def _about(config: dict[str, Any], heads: dict[str, Any], data: Any) -> str:
+    network = _architecture(config)
     if not heads:
-        return f"timm's {config['architecture']}" + (f", pretrained on {data.title}." if data else ".")
+        return network + (f", pretrained on {data.title}." if data else ".")
     method = (sys.modules[objectives.find(heads["objective"]).__module__].__doc__ or "").partition("\n")[0]
-    return f"timm's {config['architecture']}, pretrained without labels{f' on {data.title}' if data else ''}. {method}"
+    return f"{network}, pretrained without labels{f' on {data.title}' if data else ''}. {method}"
 
 
 def _heads(heads: dict[str, Any], recipe: dict[str, Any], name: str) -> str:

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from star_training import studies
 from star_training.engine.results import read
 from star_training.evaluation.metrics import Estimate
@@ -183,9 +185,14 @@ def test_the_study_is_that_of_its_results(tmp_path: Path) -> None:
     assert tables.markdown(claims) in COMPARED.read_text(encoding="utf-8")
 
 
-def test_every_result_tells_the_code_that_made_it() -> None:
-    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find("cifar10_small"))}
-    paths = list((COMPARED.parent / "results").glob("*.json"))
+def test_the_table_of_all_methods_is_that_of_its_results(tmp_path: Path) -> None:
+    remade(studies.find("methods_small").in_haste(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10_small", "methods_small"])
+def test_every_result_tells_the_code_that_made_it(name: str) -> None:
+    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name))}
+    paths = list((CARDS / name / "results").glob("*.json"))
     assert {path.stem for path in paths} == names
     for path in paths:
         told = json.loads(path.read_text(encoding="utf-8"))

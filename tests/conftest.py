@@ -1,6 +1,7 @@
 """One thread for every test, no network, and a store of models that is empty at first."""
 
 import gc
+import multiprocessing
 import os
 import tempfile
 
@@ -14,6 +15,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+# nothing that imports the Hub client, which loopback_client configures for each process
+multiprocessing.set_forkserver_preload(["torch", "torchvision.transforms.v2", "scipy.special"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,7 +17,6 @@ from loopback_hub import LoopbackHub
 
 ROOT = Path(__file__).parents[2]
 _fork = multiprocessing.get_context("forkserver")
-_fork.set_forkserver_preload(["torch", "torchvision.transforms.v2", "scipy.special"])
 
 
 def client(

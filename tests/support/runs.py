@@ -26,7 +26,7 @@ from star_training.engine.signals import Stopped
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
 from star_training.settings.base import override
-from warm import Server
+from warm import MODULES, Server
 
 STEPS, EPOCH, EVERY = 8, 4, 3  # optimiser steps in all, in an epoch, between checkpoints
 TINY = (
@@ -103,10 +103,20 @@ def python() -> Path:
     return _server().python
 
 
+def plain(code: str, *arguments: object, cwd: Path) -> str:
+    """The output of code in a process that has imported timm and nothing of ours; it must succeed."""
+    process = _server("timm", "safetensors.torch").start(
+        ("-c", code, *map(str, arguments)), os.environ | settings(), cwd
+    )
+    status, out, err = finish(cast(subprocess.Popen, process))
+    assert status == 0, err
+    return out
+
+
 @functools.cache
-def _server() -> Server:
-    """The server of this process's tests."""
-    server = Server(os.environ | settings())
+def _server(*modules: str) -> Server:
+    """The server of this process's tests that has imported these modules, or everything."""
+    server = Server(os.environ | settings(), modules or MODULES)
     atexit.register(server.close)
     return server
 

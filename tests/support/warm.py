@@ -27,7 +27,7 @@ from pathlib import Path
 _EARLY = ("HF_", "LD_", "MALLOC_", "OMP_", "PYTHON", "STAR_ZOO_")  # prefixes of variables that imports read
 _LATE = {"PYTHONPATH", "PYTHONWARNINGS"}  # are applied again
 _POLL = 0.02  # seconds
-_MODULES = (
+MODULES = (
     "accelerate", "pandas", "pyarrow.parquet", "scipy.special", "sklearn.linear_model", "tensorboard", "torchvision",
     "star_training.cli.main", "star_training.detection.run", "star_training.evaluation.record",
     "star_training.finetuning.run", "star_training.pretraining.run", "star_training.publishing.upload",
@@ -113,9 +113,12 @@ class Process:
 
 
 class Server:
-    """Starts the server process; processes with other variables than its own must be started in the usual way."""
+    """Starts the server process, which imports modules first.
 
-    def __init__(self, environment: dict[str, str]):
+    Processes with other variables than its own must be started in the usual way.
+    """
+
+    def __init__(self, environment: dict[str, str], modules: Sequence[str] = MODULES):
         self.environment = environment
         self._place = tempfile.TemporaryDirectory()
         self._address = str(Path(self._place.name, "socket"))
@@ -130,7 +133,7 @@ class Server:
         listening.bind(self._address)
         listening.listen(64)
         with listening:
-            command = [sys.executable, __file__, str(listening.fileno()), str(self.python)]
+            command = [sys.executable, __file__, str(listening.fileno()), str(self.python), *modules]
             self._process = subprocess.Popen(
                 command, pass_fds=[listening.fileno()], env=environment, start_new_session=True
             )
@@ -197,7 +200,7 @@ def _keep(child: int, asking: socket.socket) -> None:
 def main() -> None:
     """Serves until it is killed; in a forked process, runs the command of a request."""
     with socket.socket(fileno=int(sys.argv[1])) as listening:
-        for name in _MODULES:
+        for name in sys.argv[3:]:
             __import__(name)
         gc.freeze()  # a collection in a forked process would copy all pages
         request = _serve(listening)

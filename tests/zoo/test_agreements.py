@@ -222,7 +222,7 @@ def process(rank: int, folder: str) -> None:
 
 
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
-    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=WORLD)
+    torch.multiprocessing.start_processes(process, (str(tmp_path),), nprocs=WORLD, start_method="forkserver")
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     for name, (loss, gradient, queue) in losses_of(slice(None)).items():
         assert_close(torch.stack([half[name][0] for half in halves]).mean(), loss, msg=name)

@@ -1,8 +1,6 @@
 """Saved folders: what is in them, and what loads from them, in plain timm too."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import twins
+from runs import plain
 from star_zoo import Objective, load_objective, objectives, save_pretrained
 from twins import NUM_FEATURES, POLICY, backbone, build, photos
 
@@ -115,9 +114,7 @@ def plain_timm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path
         save_file({"images": images}, folder / "images.safetensors")
         with torch.no_grad():  # contiguous weights, for channels_last ones may add in another order
             saved[name] = folder, model.to(memory_format=torch.contiguous_format)(images)
-    command = [sys.executable, "-W", "error", "-c", _PLAIN_TIMM, *(str(folder) for folder, _ in saved.values())]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    plain(_PLAIN_TIMM, *(folder for folder, _ in saved.values()), cwd=Path.cwd())
     return saved
 
 

@@ -151,7 +151,7 @@ def process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     folder: Path = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(process, (str(folder),), nprocs=WORLD)
+    torch.multiprocessing.start_processes(process, (str(folder),), nprocs=WORLD, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 

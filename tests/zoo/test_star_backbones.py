@@ -5,8 +5,6 @@ timm's own suite runs over the same names in test_timm_suite.py; here are the pr
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from runs import plain
 from star_zoo import NotAvailable, star_backbones
 
 MODELS = timm.list_models("star_*")
@@ -61,12 +60,8 @@ def images(side: int, channels: int = 3, count: int = 2) -> Tensor:
 
 
 def run_python(code: str, *args: str | Path) -> str:
-    """Run code in a fresh interpreter that turns warnings into errors, from the folder that holds star_zoo."""
-    root = Path(star_backbones.__file__).parents[1]
-    command = [sys.executable, "-W", "error", "-c", code, *map(str, args)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=root, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Runs code in a process without star_zoo, in which warnings are errors, from the folder that holds star_zoo."""
+    return plain(code, *args, cwd=Path(star_backbones.__file__).parents[1])
 
 
 # ----- the rows
@@ -203,8 +198,8 @@ def test_grad_checkpointing_changes_no_gradient(name):
         model.set_grad_checkpointing(enable)
         model(images(side, count=1)).square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(checkpointed, plain)
+    for kept, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, kept)
 
 
 # ----- weights

@@ -151,13 +151,13 @@ def test_killed_or_hammered_a_tag_is_whole_at_any_moment(models: list[Path], hom
     install(models[0], TAG)
     environment = {"PYTHONPATH": PACKAGES, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", _LIVES, TAG, *map(str, models), str(data), "30"],
+        [sys.executable, "-c", _LIVES, TAG, *map(str, models), str(data), "12"],
         env=os.environ | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     looks, seen = told["hammered"]
-    assert looks >= 10 and seen == [1, 2] and told["cut"] >= 20 and min(told["everywhere"]) > 20, told
+    assert looks >= 10 and seen == [1, 2] and told["cut"] >= 8 and min(told["everywhere"]) > 20, told
     install(models[0], TAG)  # takes away what killed ones had begun
     assert [path.name for path in (home / "models").iterdir()] == [TAG]
     assert list((home / "models").rglob(".*")) == []

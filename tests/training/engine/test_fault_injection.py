@@ -21,7 +21,7 @@ from star_training.engine.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 
-KILLS, STEPS = 20, 24
+KILLS, STEPS = 12, 24
 SETTINGS = (*NOISY, "epochs=6", "run.checkpoint_every=1", "run.eval_every=3")
 
 

@@ -1,8 +1,6 @@
 """What a run exports: plain timm loads it, its loss is the run's, and another run can start from it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from runs import assert_equal, command, exported, tiny
+from runs import assert_equal, command, exported, plain, tiny
 from star_training.cli.main import main
 from star_training.models.lineage import start_of
 from star_training.models.resolve import model_folder
@@ -81,7 +79,7 @@ with torch.no_grad():
 assert not any(name.split(".")[0] in ("star_zoo", "star_training") for name in sys.modules)
 assert model.pretrained_cfg["input_size"] == (3, 32, 32) and model.num_classes == 0
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120, cwd=tmp_path)
+    plain(code, cwd=tmp_path)
     module, _ = build(starting_from(finished))
     images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     with torch.no_grad():

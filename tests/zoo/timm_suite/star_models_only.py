@@ -27,8 +27,8 @@ _list_models = timm.list_models
 # Our own networks are one class, and slow for their size: all tests run over the first, the tests of tags over all.
 # All passed the whole suite when they were new; test_star_backbones.py and test_group_backbones.py test all three.
 AS_ANOTHER = tuple(ARCHITECTURES)[1:]
-# These compile or trace a network, which says nothing of our names where the network is timm's; they are slow, too.
-OF_NETWORKS = ("_fx", "_torchscript")
+# These compile, trace or prune a network, which says nothing of our names where it is timm's; they are slow, too.
+OF_NETWORKS = ("_fx", "_torchscript", "prune_intermediate_layers")
 OF_TAGS = ("test_model_default_cfgs", "test_model_load_pretrained", "test_model_features_pretrained")
 
 

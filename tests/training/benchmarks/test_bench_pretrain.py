@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -299,7 +300,8 @@ def test_the_command_prints_and_records_all_of_it(
     size: Size, steps: int, changes: list[str], tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.setitem(SIZES, "tiny", size)
-    monkeypatch.setattr(elsewhere, "_START", "fork")  # a new Python would import everything for each variant
+    # a new Python would import everything for each variant
+    monkeypatch.setattr(elsewhere, "_CONTEXT", multiprocessing.get_context("fork"))
     record, picture = tmp_path / "found.json", tmp_path / "parts.png"
     options = [
         "--size",

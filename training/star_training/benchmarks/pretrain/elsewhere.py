@@ -9,7 +9,7 @@ from typing import Any
 
 from .rounds import Variant
 
-_START = "spawn"  # such a process shares no memory with this one
+_CONTEXT = multiprocessing.get_context("spawn")  # such a process shares no memory with this one
 
 
 class Elsewhere:
@@ -17,9 +17,8 @@ class Elsewhere:
 
     def __init__(self, name: str, make: Callable[..., Variant], *arguments: Any):
         self.name = name
-        context = multiprocessing.get_context(_START)
-        self._end, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, make, arguments))
+        self._end, other = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(other, make, arguments))
         self._process.start()
         other.close()
 

@@ -27,7 +27,6 @@ _PLAIN: dict[str, dict[str, Any]] = {
     "resnet10t": {"layers": (1, 1, 1, 1), "stem": (24, 32, 64), "kernel_size": 3},
     "resnet18": {"layers": (2, 2, 2, 2), "stem": (64,), "kernel_size": 7},
 }
-_WIDTHS = (64, 128, 256, 512)  # channels of the plain networks' stages
 
 ARCHITECTURES = {  # our name: the group, and timm's plain network of the same size
     "star_c4_resnet10t": (C4, "resnet10t"),
@@ -73,9 +72,10 @@ class Block(nn.Module):
 class GroupResNet(nn.Module):
     """A ResNet of basic blocks on fields of C4 or D4, with the interface of timm's models.
 
-    `layers` is the number of blocks of each stage; `stem` are the channels of the plain network's first convolutions,
-    and `kernel_size` is that of the very first. Feature maps of a layer with C fields are (B, C * G, H, W), with the
-    elements of a field side by side; `forward_features` averages the last ones over the elements.
+    `layers` is the number of blocks of each stage. `channels` are those of the plain network's stages, `stem` those of
+    its first convolutions, and `kernel_size` is that of the very first. Feature maps of a layer with C fields are
+    (B, C * G, H, W), with the elements of a field side by side; `forward_features` averages the last ones over the
+    elements.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class GroupResNet(nn.Module):
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
+        channels: tuple[int, ...] = (64, 128, 256, 512),
         drop_rate: float = 0.0,
         device: Any = None,
         dtype: Any = None,
@@ -94,29 +95,27 @@ class GroupResNet(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.group, self.in_chans, self.drop_rate, self.grad_checkpointing = group, in_chans, drop_rate, False
-        first, *rest = (_fields(group, channels) for channels in stem)
-        widths = [_fields(group, channels) for channels in _WIDTHS]
+        first, *rest = (_fields(group, width) for width in stem)
 
         # pooled before the norm, so that the backward pass keeps no map of full size
         parts: list[nn.Module] = [LiftConv(group, in_chans, first, kernel_size, **dd), AveragePool()]
-        for channels, fields in zip([first, *rest], rest, strict=False):
-            parts += [FieldNorm(channels, **dd), nn.ReLU(inplace=True), GroupConv(group, channels, fields, **dd)]
-        channels = [first, *rest][-1]
-        self.stem = nn.Sequential(*parts, FieldNorm(channels, **dd), nn.ReLU(inplace=True))
-        self.feature_info: list[dict[str, Any]] = [
-            {"num_chs": channels * group.order, "reduction": 2, "module": "stem"}
-        ]
+        for inputs, fields in zip([first, *rest], rest, strict=False):
+            parts += [FieldNorm(inputs, **dd), nn.ReLU(inplace=True), GroupConv(group, inputs, fields, **dd)]
+        last = [first, *rest][-1]
+        self.stem = nn.Sequential(*parts, FieldNorm(last, **dd), nn.ReLU(inplace=True))
+        self.feature_info: list[dict[str, Any]] = [{"num_chs": last * group.order, "reduction": 2, "module": "stem"}]
 
         self.stages = nn.Sequential()
-        for index, (fields, blocks) in enumerate(zip(widths, layers, strict=True)):
-            inputs = [channels] + [fields] * (blocks - 1)
-            self.stages.append(nn.Sequential(AveragePool(), *(Block(group, c, fields, **dd) for c in inputs)))
+        for index, (width, blocks) in enumerate(zip(channels, layers, strict=True)):
+            fields = _fields(group, width)
+            chain = [last] + [fields] * (blocks - 1)
+            self.stages.append(nn.Sequential(AveragePool(), *(Block(group, inputs, fields, **dd) for inputs in chain)))
             self.feature_info.append(
                 {"num_chs": fields * group.order, "reduction": 2 ** (index + 2), "module": f"stages.{index}"}
             )
-            channels = fields
+            last = fields
         self.group_pool: nn.Module = _MeanOverGroup()
-        self.num_features = channels
+        self.num_features = last
         self._set_head(num_classes, global_pool, **dd)
 
     def _set_head(self, num_classes: int, global_pool: str, **dd: Any) -> None:
@@ -143,12 +142,12 @@ class GroupResNet(nn.Module):
         """Returns the patterns by which timm groups parameters into layers."""
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
-    def _maps(self, x: Tensor, last: int = len(_WIDTHS)) -> list[Tensor]:
-        """Returns the maps of the stem and of the stages up to number `last`: each (B, C, G, H, W)."""
+    def _maps(self, x: Tensor, last: int | None = None) -> list[Tensor]:
+        """Returns the maps of the stem and of the stages, up to number `last` if given: each (B, C, G, H, W)."""
         x = self.stem(x)
         maps = [x]
         for index, stage in enumerate(self.stages):
-            if index < last:
+            if last is None or index < last:
                 x = checkpoint_seq(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
                 maps.append(x)
         return maps

@@ -158,9 +158,10 @@ def test_a_model_that_is_perfect_upright_guesses_when_turned():
 def test_upright_images_have_the_accuracies_of_knn_and_linear():
     model, seen = seen_by(nn.Flatten()), data(bright_edges(60, 0), noisy := bright_edges(40, 1))
     noisy.targets[:10] = noisy.targets[:10].roll(1)  # so that some are missed
-    found = rotated.run(model, seen).details["quarter turns"]
-    assert found["20-NN"][0] == knn.run(model, seen).metrics["knn20_top1"].value < 1
-    assert found["Linear"][0] == linear.run(model, seen).metrics["linear_top1"].value < 1
+    found = rotated.run(model, seen)
+    for name, protocol, slug in (("20-NN", knn, "knn20_top1"), ("Linear", linear, "linear_top1")):
+        value = protocol.run(model, seen).metrics[slug].value
+        assert found.details["quarter turns"][name][0] == found.metrics[f"rotated_{slug}_upright"].value == value < 1
 
 
 def result(accuracy: linear.Accuracy = linear.TOP1, count: int = 60) -> Result:
@@ -181,7 +182,7 @@ def test_means_and_worst_turns_are_those_of_a_plain_loop(accuracy: linear.Accura
         values.append(sum(float(part.double().mean()) for part in of_class) / len(of_class))
     quarters, disc, angles = values[:4], values[4], values[5:]
     expected = {
-        "c4_mean": sum(quarters) / 4, "c4_worst": min(quarters), "upright_disc": disc,
+        "upright": quarters[0], "c4_mean": sum(quarters) / 4, "c4_worst": min(quarters), "upright_disc": disc,
         "angles_mean": sum(angles) / len(angles), "angles_worst": min(angles),
     }  # fmt: skip
     assert list(found) == [f"rotated_linear_{accuracy.slug}_{part}" for part in expected]
@@ -210,12 +211,12 @@ def test_a_record_is_plain_json_and_the_model_comes_back_as_it_came(monkeypatch:
     assert (first.metrics, first.details) == (again.metrics, again.details)
     assert first.settings["images"] == 30 and first.images["test"] == 50
     assert first.settings["angles"]["C4"] == [0, 90, 180, 270] and first.settings["angles"]["disc"] == list(ANGLES)
-    assert len(first.metrics) == 10
+    assert len(first.metrics) == 12
 
 
 def test_fewer_than_twenty_training_images_have_no_twenty_neighbours():
     found = measured(nn.Flatten(), bright_edges(16, 0), bright_edges(8, 1))
-    assert len(found.metrics) == 5 and all(slug.startswith("rotated_linear_") for slug in found.metrics)
+    assert len(found.metrics) == 6 and all(slug.startswith("rotated_linear_") for slug in found.metrics)
 
 
 def test_numbers_for_labels_are_refused_before_anything_is_turned(monkeypatch: pytest.MonkeyPatch):
@@ -228,7 +229,7 @@ def test_numbers_for_labels_are_refused_before_anything_is_turned(monkeypatch: p
 def test_two_models_are_compared_on_the_same_turned_images():
     seen = data(bright_edges(60, 0), bright_edges(40, 1))
     rows = {row.metric: row for row in compare(seen_by(Sorted()), seen_by(nn.Flatten()), [seen], ["rotated"], 0)}
-    assert len(rows) == 10
+    assert len(rows) == 12
     row = rows["rotated_linear_top1_c4_mean"]
     assert row.second == 0.25 and row.difference.value == pytest.approx(row.first - 0.25)
     assert row.difference.low <= row.difference.value <= row.difference.high
@@ -241,4 +242,4 @@ def test_models_of_every_kind_are_measured(name: str, tmp_path: Path, monkeypatc
     out = tmp_path / "results.json"
     assert cli.main(["eval", "rotated", name, "--data", str(birds(tmp_path)), "--out", str(out)]) == 0
     (record,) = json.loads(out.read_text())["evaluations"]
-    assert record["protocol"] == "rotated" and len(record["metrics"]) == 10
+    assert record["protocol"] == "rotated" and len(record["metrics"]) == 12

@@ -10,6 +10,7 @@ from .methods_small import methods_small as methods_small
 from .paper import in100_paper as in100_paper
 from .paper import stl10_paper as stl10_paper
 from .study import Study
+from .symmetry_small import symmetry_small as symmetry_small
 
 
 def known() -> dict[str, str]:

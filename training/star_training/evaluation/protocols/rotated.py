@@ -5,7 +5,7 @@ Letters: B images at once, M test images, S side of the model's input in pixels,
 The classifiers are those of the `knn` protocol with k = 20 and of the `linear` protocol. The model's input is turned,
 after resizing and normalisation. The quarter turns of C4 only permute its pixels, so that a model with this symmetry is
 equally accurate at all four; their mean is the group accuracy of equiadapt (Kaba et al., arXiv 2211.06489). The other
-angles are ours: evenly spaced, bilinear, and within the inscribed disc, because corners would give the angle away.
+angles are ours: evenly spaced, bilinear, and within the inscribed disc, because corners would reveal the angle.
 Outside the disc the input is 0, as is the padding of convolutions. The reference for these angles is the upright disc,
 which interpolation doesn't blur.
 """
@@ -59,12 +59,13 @@ class Result(NamedTuple):
         return [self.accuracy.estimate(right, self.targets).value for right in hits]
 
     def metrics(self) -> Iterator[tuple[Metric, Hits]]:
-        """Yields mean and worst over the quarter turns and over the angles, and the upright disc between them.
+        """Yields upright, mean and worst over the quarter turns; upright, mean and worst over the angles, on discs.
 
         An interval counts every image once. It is at most too wide for a mean, and does not correct for the choice of
         the worst turn.
         """
         upright, angles = self.discs[0], self.discs[1:]
+        yield self._metric("upright", self.quarters[0])
         yield self._metric("C4 mean", self.quarters.double().mean(0))
         yield self._metric("C4 worst", self._worst(self.quarters))
         yield self._metric("upright disc", upright)

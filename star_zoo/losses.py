@@ -104,8 +104,8 @@ def barlow_twins(a: Tensor, b: Tensor, weight: float = 5e-3) -> Tensor:
     """Returns the squared distance of the cross-correlation matrix from the identity, over O: (N, O) twice -> scalar.
 
     Correlations are over the pairs of all processes; `weight` is lambda, the weight of the off-diagonal elements.
-    Source: Barlow Twins (Zbontar et al., 2021), eq. 1 and 2. The paper's loss is O times this; its optimiser, LARS,
-    does not depend on the scale of a loss, but with SGD the sum over O dimensions diverges at usual learning rates.
+    Source: Barlow Twins (Zbontar et al., 2021), eq. 1 and 2. The paper's loss is O times this; the steps of its
+    optimiser, LARS, do not depend on the scale of a loss, but those of SGD do.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = (gather_with_grad(x.float()) for x in (a, b))

@@ -1,4 +1,4 @@
-"""One thread for every test, no network, and a store of models that is empty at first."""
+"""One thread for every test, no network, a store of models that is empty at first, and slow files first."""
 
 import gc
 import multiprocessing

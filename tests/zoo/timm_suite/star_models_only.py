@@ -2,7 +2,7 @@
 
 That file parametrises its tests at import by `timm.list_models(...)` with filters over timm's names (`vit_*` is tested
 without the CNN's spatial maps, 'resnet' is a module with forward_intermediates). Our names match none of them, so each
-filter is evaluated over timm's names and what it picks is mapped to star_<name>: a star_ViT is tested as a ViT. Our own
+filter is evaluated over timm's names, and the results are mapped to star_<name>: a star_ViT is tested as a ViT. Our own
 networks are tested as the plain ones of their size: star_c4_resnet18 as a resnet18.
 Loaded with `-p`, hence before test_models.py is imported.
 """

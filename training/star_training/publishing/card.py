@@ -124,8 +124,8 @@ def _equivariance(folder: Path, config: dict[str, Any]) -> str:
     image = torch.rand(1, model.in_chans, size, size, generator=torch.Generator().manual_seed(0))
     error = equivariance_error(model.group, model.regular_features, image)
     return (
-        f"- **Equivariance:** under {model.group.name.upper()}, by construction; the relative error of the features of "
-        f"a random image is {error:.1e} in float32"
+        f"\n- **Equivariance:** under {model.group.name.upper()}, by construction; the relative error of the features "
+        f"of a random image is {error:.1e} in float32"
     )
 
 

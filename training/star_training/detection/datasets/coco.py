@@ -47,8 +47,8 @@ def _choose(folder: Path, split: str) -> Path:
     if len(meant) == 1:
         return files[meant[0]]
     known = ", ".join(files) or "none"
-    told = f"several match, {', '.join(meant)}; pass one in full" if meant else f"not found; known: {known}"
-    raise NoSuchSplit(f"split {split!r} of {folder}: {told}.")
+    reason = f"several match, {', '.join(meant)}; pass one in full" if meant else f"not found; known: {known}"
+    raise NoSuchSplit(f"split {split!r} of {folder}: {reason}.")
 
 
 def _folder(root: Path, full: str) -> Path:

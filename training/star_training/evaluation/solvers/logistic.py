@@ -1,4 +1,4 @@
-"""Multinomial logistic regression for many ridge strengths, each solved to a known distance from the optimum.
+"""Multinomial logistic regression for many ridge strengths, each with an estimate of its distance from the optimum.
 
 Letters: N images, C classes, D features, R = D + 1 coordinates (the last feature is a one, for the bias), K leading.
 
@@ -79,7 +79,7 @@ class Logistic:
         return part
 
     def path(self, strengths: Sequence[float], tolerance: float) -> dict[float, Fit]:
-        """Returns fits for all strengths, each with gap <= tolerance * objective."""
+        """Returns fits for all strengths, with gap <= tolerance * objective unless that takes `_ITERATIONS`."""
         found: dict[float, Fit] = {}
         last: list[tuple[float, Point]] = []
         for w in sorted(strengths, reverse=True):

@@ -27,6 +27,6 @@ def symmetry_small() -> Study:
         pairs=(("simclr_c4", "simclr"), ("star_c4", "star"), ("star", "simclr"), ("star_c4", "simclr_c4")),
         headline=tuple(Place(metric, "cifar10") for metric in turned),
         shown=turned,
-        fast=("epochs=1", "precision=no", "optimizer.warmup_epochs=0.1", "run.eval_every=0"),
+        fast=("epochs=1", "data.limit=25600", "precision=no", "optimizer.warmup_epochs=0.1", "run.eval_every=0"),
         fast_measures=(Measure("rotated", ("cifar10",)),),
     )

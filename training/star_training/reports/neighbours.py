@@ -1,6 +1,7 @@
 """Nearest neighbours shown as images, by the invariant and by the equivariant embedding."""
 
 import io
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def draw(models: list[Shown], splits: Splits) -> list[Figure]:
     return figures
 
 
-def _sheet(label: str, found: dict[str, list], source: Source) -> Figure:
+def _sheet(label: str, found: dict[str, list[Any]], source: Source) -> Figure:
     """Draws one row per query: the image, its neighbours by z_inv, a gap, its neighbours by z_eq."""
     rows = []
     for query, invariant, equivariant in zip(found["queries"], found["invariant"], found["equivariant"], strict=True):

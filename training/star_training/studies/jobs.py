@@ -54,7 +54,7 @@ class _Running:
     """The running jobs; those that still run when the context exits are killed."""
 
     def __init__(self, threads: int):
-        self._processes: dict[str, tuple[Job, subprocess.Popen]] = {}
+        self._processes: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._told = False
 

@@ -74,8 +74,9 @@ class GroupResNet(nn.Module):
     """A ResNet of basic blocks on fields of C4 or D4, with the interface of timm's models.
 
     `layers` is the number of blocks of each stage; `stem` are the channels of the plain network's first convolutions,
-    and `kernel_size` is that of the very first. Feature maps of a layer with C fields are (B, C * G, H, W), with the
-    elements of a field side by side; `forward_features` averages the last ones over the elements.
+    `kernel_size` is that of the very first, and `channels` are those of its stages. Feature maps of a layer with C
+    fields are (B, C * G, H, W), with the elements of a field side by side; `forward_features` averages the last ones
+    over the elements.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class GroupResNet(nn.Module):
         layers: tuple[int, ...],
         stem: tuple[int, ...],
         kernel_size: int,
+        channels: tuple[int, ...] = _WIDTHS,
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -94,29 +96,27 @@ class GroupResNet(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.group, self.in_chans, self.drop_rate, self.grad_checkpointing = group, in_chans, drop_rate, False
-        first, *rest = (_fields(group, channels) for channels in stem)
-        widths = [_fields(group, channels) for channels in _WIDTHS]
+        first, *rest = (_fields(group, width) for width in stem)
+        widths = [_fields(group, width) for width in channels]
 
         # pooled before the norm, so that the backward pass keeps no map of full size
         parts: list[nn.Module] = [LiftConv(group, in_chans, first, kernel_size, **dd), AveragePool()]
-        for channels, fields in zip([first, *rest], rest, strict=False):
-            parts += [FieldNorm(channels, **dd), nn.ReLU(inplace=True), GroupConv(group, channels, fields, **dd)]
-        channels = [first, *rest][-1]
-        self.stem = nn.Sequential(*parts, FieldNorm(channels, **dd), nn.ReLU(inplace=True))
-        self.feature_info: list[dict[str, Any]] = [
-            {"num_chs": channels * group.order, "reduction": 2, "module": "stem"}
-        ]
+        for inputs, fields in zip([first, *rest], rest, strict=False):
+            parts += [FieldNorm(inputs, **dd), nn.ReLU(inplace=True), GroupConv(group, inputs, fields, **dd)]
+        last = [first, *rest][-1]
+        self.stem = nn.Sequential(*parts, FieldNorm(last, **dd), nn.ReLU(inplace=True))
+        self.feature_info: list[dict[str, Any]] = [{"num_chs": last * group.order, "reduction": 2, "module": "stem"}]
 
         self.stages = nn.Sequential()
         for index, (fields, blocks) in enumerate(zip(widths, layers, strict=True)):
-            inputs = [channels] + [fields] * (blocks - 1)
-            self.stages.append(nn.Sequential(AveragePool(), *(Block(group, c, fields, **dd) for c in inputs)))
+            widths_in = [last] + [fields] * (blocks - 1)
+            self.stages.append(nn.Sequential(AveragePool(), *(Block(group, c, fields, **dd) for c in widths_in)))
             self.feature_info.append(
                 {"num_chs": fields * group.order, "reduction": 2 ** (index + 2), "module": f"stages.{index}"}
             )
-            channels = fields
+            last = fields
         self.group_pool: nn.Module = _MeanOverGroup()
-        self.num_features = channels
+        self.num_features = last
         self._set_head(num_classes, global_pool, **dd)
 
     def _set_head(self, num_classes: int, global_pool: str, **dd: Any) -> None:

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor
 
-from runs import EPOCH, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny
+from runs import EPOCH, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny, tiny_with
 from star_training.cli.main import main
 from star_training.data.views import MultiViewDataset, StepBatches, loader
 from star_training.engine.checkpoint import Checkpoints
@@ -210,7 +210,7 @@ def test_features_that_are_not_finite_end_the_run_with_its_step(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_every_objective_trains_under_the_same_recipe(tmp_path: Path, name: str):
-    recipe = tiny(*QUIET, "data.limit=16").with_objective(name)
+    recipe = tiny_with(name, *QUIET, "data.limit=16")
     run = Run(recipe, tmp_path)
     before = {k: v.clone() for k, v in run.pretrainer.named_parameters() if v.requires_grad}
     run.train()

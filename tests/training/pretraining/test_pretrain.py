@@ -221,6 +221,15 @@ def test_every_objective_trains_under_the_same_recipe(tmp_path: Path, name: str)
     assert json.loads((tmp_path / "export" / "heads.json").read_text())["objective"] == name
 
 
+@pytest.mark.parametrize("name", [name for name in objectives.known() if objectives.find(name).needs_group])
+def test_an_objective_that_needs_a_group_says_so_in_one_line(tmp_path: Path, name: str, capsys):
+    sets = ("--set", "backbone=test_resnet", "--set", "data.source=spirograph:32")
+    assert main(["pretrain", "spirograph_tiny", "--objective", name, "--out", str(tmp_path), *sets]) == 1
+    assert not (tmp_path / "checkpoints").exists()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "ResNet has no regular_features" in lines[-1] and "--set backbone=star_c4_resnet10t" in lines[-1]
+
+
 def test_a_backbone_whose_output_is_wider_than_its_last_stage_trains(tmp_path: Path):
     run = Run(tiny(*QUIET, "data.limit=8", "backbone=test_mambaout"), tmp_path)
     assert run.pretrainer.backbone.num_features < run.pretrainer.objective.heads.router.linear.in_features

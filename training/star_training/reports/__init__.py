@@ -16,8 +16,8 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     """Writes `out`, an HTML page without scripts or external links, and returns the titles of its tables and figures.
 
     `names` are runs, saved folders and results.json files; `data` are the data sets whose images are shown, as nearest
-    neighbours and as reconstructions. The figures of a single run are also saved as PNG files beside its model and added to its card. Raises
-    ValueError if there is nothing to show.
+    neighbours and as reconstructions. The figures of a single run are also saved as PNG files beside its model and
+    added to its card. Raises ValueError if there is nothing to show.
     """
     models = gather(names)
     found = figures.draw(models)

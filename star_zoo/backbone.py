@@ -1,9 +1,11 @@
-"""The part of a timm model that the package uses, as a type."""
+"""The part of a timm model that the package uses, as a type; and that of a backbone that is equivariant to a group."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+from .groups import Group
 
 
 class Backbone(Protocol):
@@ -39,3 +41,15 @@ class Backbone(Protocol):
     def train(self, mode: bool = True) -> Any: ...
 
     def eval(self) -> Any: ...
+
+
+class GroupBackbone(Backbone, Protocol):
+    """A backbone whose features the elements of a group permute, e.g. `star_c4_resnet10t`. G elements."""
+
+    group: Group
+
+    def regular_features(self, x: Tensor, /) -> Tensor:
+        """Returns the pooled features by element, (B, 3, S, S) -> (B, D, G); their mean over G is the model's output.
+
+        `group.act_on_images(x, g)` has the features `group.act_on_features(z, g)`.
+        """

@@ -1,17 +1,19 @@
 """The encoder that objectives receive: a backbone preceded by a policy's augmentations.
 
-Letters: B images, V views of an image, S_v size of view v in pixels, D features, C channels, P augmentation parameters.
+Letters: B images, V views of an image, S_v size of view v in pixels, D features, C channels, P augmentation parameters,
+G elements of a group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .augmentations import Policy
-from .backbone import Backbone
+from .backbone import Backbone, GroupBackbone
 from .batch import Batch
+from .groups import Group
 from .view_norms import ViewNorms
 
 
@@ -52,12 +54,24 @@ class Encoder(nn.Module):
 
     def forward(self, images: list[Tensor]) -> list[Tensor]:
         """Returns the pooled features of each view: V of (B, 3, S_v, S_v) -> V of (B, D)."""
-        features: list[Any] = [None] * len(images)
-        for places in _by_shape(images):
-            together = self._norms(_joined(images, places), len(places))
-            for place, x in zip(places, together.chunk(len(places)), strict=True):
-                features[place] = x
-        return features
+        return _together(self._norms, images)
+
+    @property
+    def group(self) -> Group:
+        """The group that acts on the regular features. Raises ValueError for a backbone without them."""
+        if not hasattr(self.backbone, "regular_features"):
+            raise ValueError(
+                f"{type(self.backbone).__name__} has no regular_features, which turned images only permute; "
+                "use a backbone that has them, e.g. --set backbone=star_c4_resnet10t"
+            )
+        return cast(GroupBackbone, self.backbone).group
+
+    def regular(self, images: list[Tensor]) -> list[Tensor]:
+        """Returns the regular features of each view: V of (B, 3, S_v, S_v) -> V of (B, D, G).
+
+        Only for a `GroupBackbone`. The mean over the G elements of `group` is what calling the encoder returns.
+        """
+        return _together(self._norms.regular, images)
 
     def maps(self, images: list[Tensor], layers: Sequence[int]) -> list[list[Tensor]]:
         """Returns the intermediate feature maps of each view: V lists with one (B, C, H, W) per layer.
@@ -71,6 +85,16 @@ class Encoder(nn.Module):
             for k, place in enumerate(places):
                 maps[place] = [x[k] for x in by_layer]
         return maps
+
+
+def _together(encode: Callable[[Tensor, int], Tensor], images: list[Tensor]) -> list[Tensor]:
+    """Returns the features of each view, from one call of `encode` for the views of each shape."""
+    features: list[Any] = [None] * len(images)
+    for places in _by_shape(images):
+        joined = encode(_joined(images, places), len(places))
+        for place, x in zip(places, joined.chunk(len(places)), strict=True):
+            features[place] = x
+    return features
 
 
 def _by_shape(images: list[Tensor]) -> list[list[int]]:

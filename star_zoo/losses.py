@@ -3,6 +3,7 @@
 Every loss takes both sides of the pairs, (N, O) each, and returns a scalar in float32, also under autocast.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,11 +42,18 @@ def gather_with_grad(x: Tensor) -> Tensor:
     return x
 
 
-def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b.T
+
+
+def nt_xent(
+    a: Tensor, b: Tensor, temperature: float, similarity: Callable[[Tensor, Tensor], Tensor] = _products
+) -> Tensor:
     """Returns the normalised temperature-scaled cross entropy of N pairs: (N, O), (N, O) -> scalar, in float32.
 
     Each of the 2N rows is an anchor; its positive is the other row of its pair, and its negatives are all other rows,
-    including those of other processes. The loss is averaged over the anchors. Raises ValueError if the shapes differ
+    including those of other processes. The loss is averaged over the anchors. `similarity` compares anchors with rows
+    of unit length, (2N, O), (2N*W, O) -> (2N, 2N*W), by default as their cosine. Raises ValueError if the shapes differ
     or the temperature is not positive. Source: SimCLR (Chen et al., 2020), eq. 1.
     """
     if a.shape != b.shape:
@@ -58,7 +66,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         rank = dist.get_rank() if len(everyone) > len(own) else 0
         rows = torch.arange(len(own), device=own.device)
         me = rank * len(own) + rows
-        logits = own @ everyone.T / temperature
+        logits = similarity(own, everyone) / temperature
         logits = logits.masked_fill(me[:, None] == torch.arange(len(everyone), device=own.device), float("-inf"))
         positive = rank * len(own) + rows.roll(len(a))
         return F.cross_entropy(logits, positive)

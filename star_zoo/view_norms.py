@@ -2,18 +2,21 @@
 
 One pass over all views is faster than one pass per view, and with separate batch norm statistics it computes the same
 result. Gradient checkpointing recomputes the activations during the backward pass; that second pass does not update the
-running statistics. Letters: B images, V views of an image, S view size in pixels, C channels, D features.
+running statistics.
+
+Letters: B images, V views of an image, S view size in pixels, C channels, D features, G elements of a group.
 """
 
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .backbone import Backbone
+from .backbone import Backbone, GroupBackbone
 
 
 class ViewNorms:
@@ -37,7 +40,15 @@ class ViewNorms:
         """Returns the feature maps (V*B, C, H, W) of some layers, as timm's `forward_intermediates` does."""
         self.views = views
         maps: list[Tensor] = self._backbone[0].forward_intermediates(images, indices=layers, intermediates_only=True)
+        self.views = 1  # because no hook precedes the next call of such a method
         return maps
+
+    def regular(self, images: Tensor, views: int) -> Tensor:
+        """Returns the regular features of V views of a `GroupBackbone`: (V*B, 3, S, S) -> (V*B, D, G)."""
+        self.views = views
+        features = cast(GroupBackbone, self._backbone[0]).regular_features(images)
+        self.views = 1
+        return features
 
     def _begin(self, *_: object) -> None:
         """Sets the number of views for a call of the backbone; any call but this object's own has one view."""

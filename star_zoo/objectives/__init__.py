@@ -8,7 +8,6 @@ the objective's name, e.g. `my_package.my_objective`.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +25,7 @@ def known() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
-def find(name: str) -> Callable[..., Objective]:
+def find(name: str) -> type[Objective]:
     """Returns the subclass of `Objective` in a module, given its name in this package or its dotted path.
 
     Raises ValueError if the name is unknown, the module can't be imported, or it doesn't define exactly one subclass.
@@ -53,7 +52,7 @@ def find(name: str) -> Callable[..., Objective]:
 def settings(name: str) -> dict[str, Any]:
     """Returns an objective's settings with their defaults: the keyword-only arguments of the class and its bases."""
     found: dict[str, Any] = {}
-    for cls in inspect.getmro(find(name)):  # type: ignore[arg-type]
+    for cls in inspect.getmro(find(name)):
         parameters = inspect.signature(cls).parameters.values()
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY:

@@ -4,7 +4,7 @@ Letters: B images, V views of an image, D features, O embedding size, T tasks,
 E experts, P augmentation parameters.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class Objective(nn.Module):
 
     share: int = 1  # number of consecutive images of a batch that share one draw of params
     sizes: tuple[int, ...] = ()  # the size of each view in pixels; if empty, all views have the policy's size
+    needs_group: ClassVar[bool] = False  # whether the backbone must have regular features, as star_c4_resnet10t has
 
     def __init__(self, policy: Policy):
         super().__init__()

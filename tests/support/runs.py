@@ -26,6 +26,7 @@ from star_training.engine.signals import Stopped
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
 from star_training.settings.base import override
+from star_zoo import objectives
 from warm import MODULES, Server
 
 STEPS, EPOCH, EVERY = 8, 4, 3  # optimiser steps in all, in an epoch, between checkpoints
@@ -54,6 +55,15 @@ NOISY = (
 def tiny(*settings: str) -> Recipe:
     """The tiny recipe with some settings as on the command line."""
     return override(recipes.spirograph_tiny(), [*TINY, *settings])
+
+
+GROUP = ("backbone=star_c4_resnet10t", "backbone_args.stem=[4]", "backbone_args.channels=[4,8,16,32]")
+
+
+def tiny_with(objective: str, *settings: str) -> Recipe:
+    """The tiny recipe with this objective, on a backbone with regular features if the objective needs one."""
+    needed = GROUP if objectives.find(objective).needs_group else ()
+    return tiny(*settings, *needed).with_objective(objective)
 
 
 def command(out: Path, *arguments: str, settings: tuple[str, ...] = ()) -> list[str]:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from star_zoo import Batch, Encoder, Objective, objectives
 from star_zoo.augmentations import Augmentation, Framing, Policy
 from star_zoo.augmentations.policy import KNOWN
+from star_zoo.groups import C4, AveragePool, FieldNorm, Group, GroupConv, LiftConv
 
 # the same examples every time, and no limit on the time of one: a busy machine fails no test
 repeatable = settings(derandomize=True, deadline=None, max_examples=60)
@@ -94,11 +95,31 @@ class Pooled(nn.Module):
         return [maps[k] for k in (range(3) if indices is None else indices)]
 
 
-def encoder(policy: Policy) -> Encoder:
+class Turning(nn.Module):
+    """The smallest group backbone with batch norm: (B, 3, S, S) -> (B, NUM_FEATURES)."""
+
+    num_features = head_hidden_size = NUM_FEATURES
+
+    def __init__(self, group: Group = C4) -> None:
+        super().__init__()
+        self.group = group
+        self.layers = nn.Sequential(
+            LiftConv(group, 3, 6), AveragePool(), FieldNorm(6), nn.ReLU(),
+            GroupConv(group, 6, NUM_FEATURES), FieldNorm(NUM_FEATURES), AveragePool(),
+        )  # fmt: skip
+
+    def regular_features(self, x: Tensor) -> Tensor:
+        return self.layers(x).relu().mean((3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.regular_features(x).mean(2)
+
+
+def encoder(policy: Policy, needs_group: bool = False) -> Encoder:
     """An encoder of `NUM_FEATURES` features, the same weights every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Encoder(policy, Pooled())
+        return Encoder(policy, Turning() if needs_group else Pooled())
 
 
 def batch(objective: Objective, count: int, seed: int = 0, classes: int = 3) -> Batch:

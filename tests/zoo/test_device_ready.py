@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs import tiny
+from runs import tiny, tiny_with
 from star_training.pretraining.module import Pretrainer, build
 from star_training.pretraining.run import Run
 from star_zoo import Batch, objectives
 from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
-from twins import NUM_FEATURES, Kernels, Pooled, photos
+from twins import NUM_FEATURES, Kernels, Pooled, Turning, photos
 
 # each of these makes the processor wait until the device has computed a number
 WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.masked_select", "aten.item", "aten.equal")
@@ -38,7 +38,8 @@ def left_out(name: str) -> bool:
 def small(name: str) -> Pretrainer:
     """An objective with the smallest backbone and few augmentations, because another test traces all of them."""
     policy = dataclasses.replace(PHOTOS, augmentations=(Crop(32), Flip(), Grayscale()))
-    pretrainer = Pretrainer(Pooled(), objectives.build(name, NUM_FEATURES, policy))
+    objective = objectives.build(name, NUM_FEATURES, policy)
+    pretrainer = Pretrainer(Turning() if objective.needs_group else Pooled(), objective)
     pretrainer.objective.attach(pretrainer.encoder)
     return pretrainer
 
@@ -63,7 +64,7 @@ def test_the_whole_forward_is_one_graph(name: str):
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_a_step_waits_for_nothing(name: str, tmp_path: Path):
-    run = Run(tiny("optimizer.name=momentum", "optimizer.clip=1").with_objective(name), tmp_path)
+    run = Run(tiny_with(name, "optimizer.name=momentum", "optimizer.clip=1"), tmp_path)
     run.module.train()
     ready = list(run.batches(range(2)))
     with Kernels() as kernels:

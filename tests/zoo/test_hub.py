@@ -19,7 +19,7 @@ from twins import NUM_FEATURES, POLICY, backbone, build, photos
 def loss(objective: Objective) -> Tensor:
     """Of a fixed batch; what isn't published is made alike."""
     torch.manual_seed(0)
-    encoder = twins.encoder(objective.policy).train(objective.training)
+    encoder = twins.encoder(objective.policy, objective.needs_group).train(objective.training)
     published = objective.published()
     for name, tensor in objective.state_dict().items():
         if name not in published:  # momentum copies are made again, queues are emptied

@@ -58,7 +58,7 @@ def test_a_plan_is_a_pure_function_of_the_generator(name: str):
 
 def seen(objective: Objective, seed: int = 0) -> tuple[Batch, Encoder]:
     """A batch of the objective's views of random images with classes, and the encoder that it is attached to."""
-    encoder = twins.encoder(objective.policy)
+    encoder = twins.encoder(objective.policy, objective.needs_group)
     batch = twins.batch(objective, 8, seed)
     objective.attach(encoder)
     return batch, encoder

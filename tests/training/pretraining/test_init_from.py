@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from runs import assert_equal, command, exported, plain, tiny
+from runs import assert_equal, command, exported, plain, tiny, tiny_with
 from star_training.cli.main import main
 from star_training.models.lineage import start_of
 from star_training.models.resolve import model_folder
@@ -48,7 +48,7 @@ def _seeded(pretrainer: Pretrainer, batch: Batch) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_the_exported_parts_compute_the_loss_of_the_run(tmp_path: Path, name: str):
-    recipe = tiny(*QUIET, "data.limit=8").with_objective(name)
+    recipe = tiny_with(name, *QUIET, "data.limit=8")
     run = Run(recipe, tmp_path)
     run.train()
     backbone = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import Tensor
 
-from runs import EPOCH, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny
+from runs import EPOCH, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny, tiny_with
 from star_training.cli.main import main
 from star_training.data.views import MultiViewDataset, StepBatches, loader
 from star_training.engine.checkpoint import Checkpoints
@@ -210,7 +210,7 @@ def test_features_that_are_not_finite_end_the_run_with_its_step(tmp_path: Path, 
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_every_objective_trains_under_the_same_recipe(tmp_path: Path, name: str):
-    recipe = tiny(*QUIET, "data.limit=16").with_objective(name)
+    recipe = tiny_with(name, *QUIET, "data.limit=16")
     run = Run(recipe, tmp_path)
     before = {k: v.clone() for k, v in run.pretrainer.named_parameters() if v.requires_grad}
     run.train()
@@ -219,6 +219,15 @@ def test_every_objective_trains_under_the_same_recipe(tmp_path: Path, name: str)
         k for k, p in run.pretrainer.named_parameters() if k in before and torch.equal(p, before[k])
     ] == []  # all of it learns
     assert json.loads((tmp_path / "export" / "heads.json").read_text())["objective"] == name
+
+
+@pytest.mark.parametrize("name", [name for name in objectives.known() if objectives.find(name).needs_group])
+def test_an_objective_that_needs_a_group_says_so_in_one_line(tmp_path: Path, name: str, capsys):
+    sets = ("--set", "backbone=test_resnet")
+    assert main(["pretrain", "spirograph_tiny", "--objective", name, "--out", str(tmp_path), *sets]) == 1
+    assert not (tmp_path / "checkpoints").exists()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "ResNet has no regular_features" in lines[-1] and "--set backbone=star_c4_resnet10t" in lines[-1]
 
 
 def test_a_backbone_whose_output_is_wider_than_its_last_stage_trains(tmp_path: Path):

@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -150,6 +152,30 @@ def test_a_single_run_gets_its_figures_beside_its_model_and_in_its_card(tmp_path
     for name in shown:
         Image.open(runs[0] / "export" / name).verify()
         assert f"]({name})" in (runs[0] / "export" / "README.md").read_text(encoding="utf-8")
+
+
+def test_turned_copies_are_shown_with_their_reconstructions(tmp_path: Path, data: Splits):
+    torch.manual_seed(0)
+    model = timm.create_model("star_c4_resnet10t", num_classes=0, stem=(4,), channels=(4, 8, 16, 32))
+    objective = objectives.build("giae", model.num_features, POLICY, hidden=8)
+    run = tmp_path / "auto"
+    save_pretrained(run / "export", model, objective)
+    page = write(tmp_path, run, "--data", data.spec)
+    assert "Reconstructions of turned images, auto" in page.titles
+    count, side, gap = len(data.test), 60, 12  # pixels of an image with its border, and between the three blocks
+    errors = page.cells[page.cells.index("270°") + 1 :][: 5 * min(6, count)]
+    assert all(len(set(errors[k + 1 : k + 5])) == 1 for k in range(0, len(errors), 5))  # equal over the orbit
+    sheet = torch.from_numpy(np.array(Image.open(run / "export" / "reconstructions_auto.png"))).int()
+    assert sheet.shape == (side * min(6, count), 3 * (4 * side + gap), 3)
+    for row in range(min(6, count)):
+        blocks = sheet[side * row :][: side - 4].unflatten(1, (3, 4 * side + gap))
+        tiles = blocks[:, :, : 4 * side].unflatten(2, (4, side))[:, :, :, : side - 4].permute(1, 2, 4, 0, 3)
+        (upright, *turned), reconstructed, (canonical, *same) = tiles  # 4 of (3, height, width) each
+        for k, x in enumerate(turned, start=1):
+            assert (x - upright.rot90(k, (-2, -1))).abs().max() <= 2
+            assert (reconstructed[k] - reconstructed[0].rot90(k, (-2, -1))).abs().max() <= 2
+        assert all((x - canonical).abs().max() <= 1 for x in same)
+    assert main(["report", str(run), "--out", str(tmp_path / "x.html")]) == 1  # without data there is nothing to show
 
 
 def test_a_results_file_shows_its_models(tmp_path: Path, data: Splits):

@@ -6,20 +6,22 @@ from star_zoo.files import replacing, write_text
 
 from ..data.eval_sets.dataset import Splits
 from ..publishing import card
-from . import figures, html, neighbours, tables
+from . import figures, html, neighbours, reconstructions, tables
 from .loading import gather
+
+_SHEETS = (neighbours.draw, reconstructions.draw)  # of images
 
 
 def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     """Writes `out`, an HTML page without scripts or external links, and returns the titles of its tables and figures.
 
-    `names` are runs, saved folders and results.json files; `data` are the data sets whose images are shown as nearest
-    neighbours. The figures of a single run are also saved as PNG files beside its model and added to its card. Raises
-    ValueError if there is nothing to show.
+    `names` are runs, saved folders and results.json files; `data` are the data sets whose images are shown, as nearest
+    neighbours and as reconstructions. The figures of a single run are also saved as PNG files beside its model and
+    added to its card. Raises ValueError if there is nothing to show.
     """
     models = gather(names)
     found = figures.draw(models)
-    found += [figure for spec in data for figure in neighbours.draw(models, Splits(spec))]
+    found += [figure for spec in data for sheet in _SHEETS for figure in sheet(models, Splits(spec))]
     transfer = tables.transfer(models)
     if not (found or transfer):
         raise ValueError(f"{', '.join(names)}: no log and no evaluation to show; run `star-zoo eval all` first")

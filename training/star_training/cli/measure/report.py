@@ -7,7 +7,9 @@ from pathlib import Path
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("models", nargs="+", help="runs, saved folders, results.json files")
-    parser.add_argument("--data", nargs="+", default=[], help="data sets whose images are shown as nearest neighbours")
+    parser.add_argument(
+        "--data", nargs="+", default=[], help="data sets whose images are shown: neighbours, reconstructions"
+    )
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
 
 

@@ -35,9 +35,7 @@ def small(name: str, others: tuple[str, ...] = ("equimod",)) -> Study:
     whole = studies.find(name)
     main = whole.pairs[0][0]
     methods = tuple(
-        method._replace(seeds=1 + (method.name == main))
-        for method in whole.methods
-        if method.name in (*others, main)
+        method._replace(seeds=1 + (method.name == main)) for method in whole.methods if method.name in (*others, main)
     )
     hasty = whole.in_haste()
     recipe = override(hasty.recipe, SMALL)

@@ -77,8 +77,7 @@ def members(group: str) -> list[str]:
 
 
 def _metric(title: str, name: str, values: Tensor) -> Metric:
-    shown = f"{name} transformations" if name in GROUPS else name
-    return Metric(slugify(f"{title} {name}"), f"{title}, {shown}", "", "invariance", *mean(values))
+    return Metric(slugify(f"{title} {name}"), f"{title}, {name}", "", "invariance", *mean(values))
 
 
 def difference(first: dict[str, Any], second: dict[str, Any], name: str) -> Estimate:

@@ -11,8 +11,10 @@ from star_training import studies
 from star_training.engine.results import read
 from star_training.evaluation.metrics import Estimate
 from star_training.evaluation.record import Record
+from star_training.pretraining.module import build_backbone
 from star_training.reports import tables
 from star_training.reports.loading import Shown
+from star_training.settings.base import override
 from star_training.studies import run as reproduction
 from star_training.studies.study import Study
 from star_zoo import zoo
@@ -189,12 +191,41 @@ def test_the_table_of_all_methods_is_that_of_its_results(tmp_path: Path) -> None
     remade(studies.find("methods_small").in_haste(), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["cifar10_small", "methods_small"])
-def test_every_result_tells_the_code_that_made_it(name: str) -> None:
-    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name))}
+INVARIANCES = CARDS / "invariances_small" / "README.md"
+
+
+def test_the_tables_of_policies_are_those_of_their_results(tmp_path: Path) -> None:
+    found = remade(studies.find("invariances_small"), tmp_path)
+    titles = {"which data set needs which policy", "cosine, 1 is invariant", "cosine by image, dorsal - ventral"}
+    assert titles <= {table.title for table in found}
+    for table in found:
+        if table.title in titles:
+            assert tables.markdown(table) in INVARIANCES.read_text(encoding="utf-8"), table.title
+
+
+def test_the_cost_of_policies_is_that_of_their_runs() -> None:
+    study = studies.find("invariances_small")
+    (wide,) = (method for method in study.methods if method.name == "wide")
+    recipes = [override(study.recipe, method.changes) for method in (study.methods[0], wide)]
+    one, control = (sum(p.numel() for p in build_backbone(recipe).parameters()) / 1e6 for recipe in recipes)
+    results = {path.stem: json.loads(path.read_text()) for path in (INVARIANCES.parent / "results").glob("*.json")}
+    minutes = {name: told["training"]["seconds"] / 60 for name, told in results.items()}
+    assert f"{one:.1f} million weights, the fusion {3 * one:.1f} and `wide` {control:.1f}" in words(INVARIANCES)
+    assert f"The fusion's three took {minutes['fusion-0']:.0f} minutes" in words(INVARIANCES)
+    assert f"`wide` took {minutes['wide-0']:.0f}" in words(INVARIANCES)
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds"), [("cifar10_small", None), ("methods_small", None), ("invariances_small", 1)]
+)
+def test_every_result_tells_the_code_that_made_it(name: str, seeds: int | None) -> None:
+    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name).seeds(seeds))}
     paths = list((CARDS / name / "results").glob("*.json"))
     assert {path.stem for path in paths} == names
     for path in paths:
         told = json.loads(path.read_text(encoding="utf-8"))
-        assert told["training"]["versions"]["commit"] and all(r["versions"]["commit"] for r in told["evaluations"])
+        assert all(r["versions"]["commit"] for r in told["evaluations"])
+        assert (
+            "parts" in told or told["training"]["versions"]["commit"]
+        )  # the parts of a fusion have files of their own
         assert path.stat().st_size < 50_000

@@ -52,6 +52,8 @@ def fuse(study: Study, fusion: Fusion, seed: int, out: Path, folder: Path) -> No
 
     Raises FileNotFoundError if one of its methods has no outcome for the seed.
     """
+    if not PartialState().is_main_process:
+        return
     parts = [name_of(method, seed) for method in study.parts(fusion)]
     outcomes = [out / "results" / f"{part}.json" for part in parts]
     if missing := [path for path in outcomes if not path.is_file()]:

@@ -15,6 +15,7 @@ from star_training.pretraining.module import build_backbone
 from star_training.reports import tables
 from star_training.reports.loading import Shown
 from star_training.settings.base import override
+from star_training.studies import outcome
 from star_training.studies import run as reproduction
 from star_training.studies.study import Study
 from star_zoo import zoo
@@ -215,9 +216,24 @@ def test_the_cost_of_policies_is_that_of_their_runs() -> None:
     assert f"`wide` took {minutes['wide-0']:.0f}" in words(INVARIANCES)
 
 
-@pytest.mark.parametrize(
-    ("name", "seeds"), [("cifar10_small", None), ("methods_small", None), ("invariances_small", 1)]
-)
+def test_the_sets_with_a_clear_best_policy_are_those_of_the_results() -> None:
+    """Where the intervals over test images of the best and of the next policy are disjoint, by both classifiers."""
+    study = studies.find("invariances_small")
+    (fusion,) = study.fusions
+    runs = [outcome.load(INVARIANCES.parent / "results" / f"{name}-0.json") for name in fusion.methods]
+    clear = []
+    for name in study.transfer:
+        found = [[run.metrics[slug, name] for run in runs] for slug in ("linear_accuracy", "knn20_top1")]
+        ordered = [sorted(metrics, key=lambda metric: metric.value) for metrics in found]
+        if all(after.high < best.low for *_, after, best in ordered):
+            clear.append(name)
+    assert f"On {' and '.join(clear)} the intervals over test images of the best" in words(INVARIANCES)
+
+
+STUDIES = [("cifar10_small", None), ("methods_small", None), ("invariances_small", 1)]  # None: all seeds were run
+
+
+@pytest.mark.parametrize(("name", "seeds"), STUDIES)
 def test_every_result_tells_the_code_that_made_it(name: str, seeds: int | None) -> None:
     names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name).seeds(seeds))}
     paths = list((CARDS / name / "results").glob("*.json"))
@@ -225,7 +241,5 @@ def test_every_result_tells_the_code_that_made_it(name: str, seeds: int | None) 
     for path in paths:
         told = json.loads(path.read_text(encoding="utf-8"))
         assert all(r["versions"]["commit"] for r in told["evaluations"])
-        assert (
-            "parts" in told or told["training"]["versions"]["commit"]
-        )  # the parts of a fusion have files of their own
+        assert "parts" in told or told["training"]["versions"]["commit"]  # the parts of a fusion have their own files
         assert path.stat().st_size < 50_000

@@ -230,6 +230,21 @@ def test_the_sets_with_a_clear_best_policy_are_those_of_the_results() -> None:
     assert f"On {' and '.join(clear)} the intervals over test images of the best" in words(INVARIANCES)
 
 
+def test_the_lead_of_the_fusion_is_that_of_the_results(tmp_path: Path) -> None:
+    study = studies.find("invariances_small")
+    (table,) = (found for found in remade(study, tmp_path) if found.title.startswith("which data set"))
+    leads = {
+        (row[0].split()[0], row[1]): [
+            float(row[table.head.index(f"fusion - {other}")]) for other in ("best policy", "wide")
+        ]
+        for row in table.rows
+    }
+    behind = {place: first for place, (first, _) in leads.items() if first <= 0}
+    assert behind.keys() == {("Linear", "signdigits")} and all(lead > 0 for _, lead in leads.values())
+    (lag,) = behind.values()
+    assert f"but for {-lag:.1f} points with the linear one on signdigits, and ahead of `wide`" in words(INVARIANCES)
+
+
 STUDIES = [("cifar10_small", None), ("methods_small", None), ("invariances_small", 1)]  # None: all seeds were run
 
 

@@ -11,8 +11,11 @@ from star_training import studies
 from star_training.engine.results import read
 from star_training.evaluation.metrics import Estimate
 from star_training.evaluation.record import Record
+from star_training.pretraining.module import build_backbone
 from star_training.reports import tables
 from star_training.reports.loading import Shown
+from star_training.settings.base import override
+from star_training.studies import outcome
 from star_training.studies import run as reproduction
 from star_training.studies.study import Study
 from star_zoo import zoo
@@ -189,12 +192,69 @@ def test_the_table_of_all_methods_is_that_of_its_results(tmp_path: Path) -> None
     remade(studies.find("methods_small").in_haste(), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["cifar10_small", "methods_small"])
-def test_every_result_tells_the_code_that_made_it(name: str) -> None:
-    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name))}
+INVARIANCES = CARDS / "invariances_small" / "README.md"
+
+
+def test_the_tables_of_policies_are_those_of_their_results(tmp_path: Path) -> None:
+    found = remade(studies.find("invariances_small"), tmp_path)
+    titles = {"which data set needs which policy", "cosine, 1 is invariant", "cosine by image, dorsal - ventral"}
+    assert titles <= {table.title for table in found}
+    for table in found:
+        if table.title in titles:
+            assert tables.markdown(table) in INVARIANCES.read_text(encoding="utf-8"), table.title
+
+
+def test_the_cost_of_policies_is_that_of_their_runs() -> None:
+    study = studies.find("invariances_small")
+    (wide,) = (method for method in study.methods if method.name == "wide")
+    recipes = [override(study.recipe, method.changes) for method in (study.methods[0], wide)]
+    one, control = (sum(p.numel() for p in build_backbone(recipe).parameters()) / 1e6 for recipe in recipes)
+    results = {path.stem: json.loads(path.read_text()) for path in (INVARIANCES.parent / "results").glob("*.json")}
+    minutes = {name: told["training"]["seconds"] / 60 for name, told in results.items()}
+    assert f"{one:.1f} million weights, the fusion {3 * one:.1f} and `wide` {control:.1f}" in words(INVARIANCES)
+    assert f"The fusion's three took {minutes['fusion-0']:.0f} minutes" in words(INVARIANCES)
+    assert f"`wide` took {minutes['wide-0']:.0f}" in words(INVARIANCES)
+
+
+def test_the_sets_with_a_clear_best_policy_are_those_of_the_results() -> None:
+    """Where the intervals over test images of the best and of the next policy are disjoint, by both classifiers."""
+    study = studies.find("invariances_small")
+    (fusion,) = study.fusions
+    runs = [outcome.load(INVARIANCES.parent / "results" / f"{name}-0.json") for name in fusion.methods]
+    clear = []
+    for name in study.transfer:
+        found = [[run.metrics[slug, name] for run in runs] for slug in ("linear_accuracy", "knn20_top1")]
+        ordered = [sorted(metrics, key=lambda metric: metric.value) for metrics in found]
+        if all(after.high < best.low for *_, after, best in ordered):
+            clear.append(name)
+    assert f"On {' and '.join(clear)} the intervals over test images of the best" in words(INVARIANCES)
+
+
+def test_the_lead_of_the_fusion_is_that_of_the_results(tmp_path: Path) -> None:
+    study = studies.find("invariances_small")
+    (table,) = (found for found in remade(study, tmp_path) if found.title.startswith("which data set"))
+    leads = {
+        (row[0].split()[0], row[1]): [
+            float(row[table.head.index(f"fusion - {other}")]) for other in ("best policy", "wide")
+        ]
+        for row in table.rows
+    }
+    behind = {place: first for place, (first, _) in leads.items() if first <= 0}
+    assert behind.keys() == {("Linear", "signdigits")} and all(lead > 0 for _, lead in leads.values())
+    (lag,) = behind.values()
+    assert f"but for {-lag:.1f} points with the linear one on signdigits, and ahead of `wide`" in words(INVARIANCES)
+
+
+STUDIES = [("cifar10_small", None), ("methods_small", None), ("invariances_small", 1)]  # None: all seeds were run
+
+
+@pytest.mark.parametrize(("name", "seeds"), STUDIES)
+def test_every_result_tells_the_code_that_made_it(name: str, seeds: int | None) -> None:
+    names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name).seeds(seeds))}
     paths = list((CARDS / name / "results").glob("*.json"))
     assert {path.stem for path in paths} == names
     for path in paths:
         told = json.loads(path.read_text(encoding="utf-8"))
-        assert told["training"]["versions"]["commit"] and all(r["versions"]["commit"] for r in told["evaluations"])
+        assert all(r["versions"]["commit"] for r in told["evaluations"])
+        assert "parts" in told or told["training"]["versions"]["commit"]  # the parts of a fusion have their own files
         assert path.stat().st_size < 50_000

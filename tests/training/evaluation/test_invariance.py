@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from star_training.evaluation.features import NotFinite
 from star_training.evaluation.protocols import invariance
-from star_training.evaluation.protocols.invariance.probes import TRANSFORMATIONS, noise, rotate, scale, translate
+from star_training.evaluation.protocols.invariance.probes import (
+    GROUPS,
+    TRANSFORMATIONS,
+    crop,
+    elastic,
+    noise,
+    posterize,
+    rotate,
+    scale,
+    shear,
+    translate,
+)
 from star_training.evaluation.record import evaluate
 from star_training.evaluation.solvers.whitening import whitening
 from star_zoo import objectives
@@ -103,6 +114,70 @@ def test_transformations_by_hand():
     assert not half[..., :7, :].any() and half[..., 10:22, 10:22].any()
     grey = TRANSFORMATIONS["grayscale"].apply(images, 1)
     assert torch.equal(grey[:, 0], grey[:, 1]) and torch.equal(grey[:, 0], grey[:, 2])
+
+
+def test_a_crop_is_a_square_of_its_area_in_a_place_of_its_own():
+    """Images whose red rises to the right and whose green rises downwards hold the place of every pixel."""
+    ramp = torch.arange(64).float().expand(64, 64) * 4
+    images = torch.stack((ramp, ramp.T, ramp), 0).to(torch.uint8).expand(200, 3, 64, 64)
+    found = crop(images, 0.25).float() / 4  # 32 of 64 pixels on a side
+    red, green = found[:, 0], found[:, 1]
+    torch.testing.assert_close(red[:, :, -1] - red[:, :, 0], torch.full((200, 64), 31.5), atol=0.6, rtol=0)
+    torch.testing.assert_close(green[:, -1] - green[:, 0], torch.full((200, 64), 31.5), atol=0.6, rtol=0)
+    left = red[:, 0, 0].round()
+    assert left.min() <= 1 and left.max() >= 31 and left.unique().numel() > 25  # 0 to 32, all over
+    assert torch.equal(crop(images[:5], 0.25), crop(images, 0.25)[:5])  # whatever other images there are
+
+
+def test_shear_posterize_and_elastic_by_hand():
+    images = photos(2, 32, 32)
+    odd = photos(2, 33, 33)
+    sheared = shear(odd, 45.0)  # a row moves by as many pixels as it is away from the middle one, number 16
+    for row in (12, 16, 20):
+        moved = odd[..., row, :].roll(16 - row, -1)
+        torch.testing.assert_close(sheared[..., row, 4:-4], moved[..., 4:-4], atol=1, rtol=0)
+    assert torch.equal(posterize(images, 1), images // 128 * 128) and torch.equal(posterize(images, 8), images)
+    assert torch.equal(elastic(images, 0.0), images)
+    ramp = (torch.arange(64).float() * 4).expand(1, 3, 64, 64).to(torch.uint8)
+    moved = (elastic(ramp, 1 / 32).float() - ramp.float())[..., 16:-16, 16:-16] / 4  # pixels, away from the border
+    assert 0.5 < moved.std() < 4  # 2 pixels over the whole image
+
+
+def test_a_group_is_the_mean_of_its_transformations():
+    found = invariance.run(Sees(), data(1, 100))
+    members = {group: invariance.members(group) for group in GROUPS}
+    assert sorted(sum(members.values(), [])) == sorted(TRANSFORMATIONS) and all(members.values())
+    for kind in ("cosine", "mahalanobis"):
+        for group, names in members.items():
+            values = [found.metrics[slugify(f"{kind} {name}")].value for name in names]
+            assert found.metrics[f"{kind}_{group}"].value == pytest.approx(sum(values) / len(values))
+    by_image = found.details["by image"]
+    for name in invariance.PAIRED:
+        assert len(by_image[name]) == 100
+        assert sum(by_image[name]) / 100 == pytest.approx(found.metrics[f"cosine_{name}"].value, abs=1e-4)
+
+
+class Grey(Eye):
+    """Sees no colour."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+
+
+def test_models_are_paired_by_image():
+    """A model that sees no colour is more invariant to colour than one that does; its lead has a paired interval."""
+    grey, plain = (invariance.run(Sees(backbone=eye), data(1, 100)) for eye in (Grey(), Eye()))
+    lead = invariance.difference(grey.details, plain.details, "colour")
+    metrics = [found.metrics["cosine_colour"] for found in (grey, plain)]
+    assert lead.value == pytest.approx(metrics[0].value - metrics[1].value, abs=1e-4)
+    assert lead.low is not None and lead.high is not None and lead.low > 0
+    pairs = [a - b for a, b in zip(*(f.details["by image"]["colour"] for f in (grey, plain)), strict=True)]
+    half = 1.96 * float(torch.tensor(pairs).std()) / len(pairs) ** 0.5
+    assert lead.high - lead.value == pytest.approx(half, rel=1e-3)
+    assert invariance.difference(plain.details, plain.details, "crop") == (0, 0, 0)
+    fewer = {"by image": {"colour": pairs[:50]}}
+    with pytest.raises(ValueError, match="100 and 50 images can't be paired"):
+        invariance.difference(grey.details, fewer, "colour")
 
 
 # The protocol

@@ -6,6 +6,7 @@ cost and results. A new study is a new public function in a module here, importe
 
 from ..settings import registry
 from .cifar10_small import cifar10_small as cifar10_small
+from .invariances_small import invariances_small as invariances_small
 from .methods_small import methods_small as methods_small
 from .paper import in100_paper as in100_paper
 from .paper import stl10_paper as stl10_paper

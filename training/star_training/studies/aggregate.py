@@ -38,24 +38,24 @@ def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: st
 
 def headline(study: Study, outcomes: Sequence[Outcome]) -> Table:
     """Returns one row per method and one column per headline number: means over seeds, shares in per cent."""
-    metrics = [_definition(outcomes, place.metric) for place in study.headline]
+    metrics = [definition(outcomes, place.metric) for place in study.headline]
     places = (f" ({place.data})" if place.data else "" for place in study.headline)
     heads = (f"{title(metric)}{place}" for metric, place in zip(metrics, places, strict=True))
     rows = []
-    for method in study.methods:
+    for method in study.columns:
         values = [list(by_seed(study, outcomes, method.name, place).values()) for place in study.headline]
         seeds = len({o.seed for o in outcomes if o.method == method.name})
-        rows.append([method.name, str(seeds), *map(_cell, metrics, values)])
+        rows.append([method.name, str(seeds), *map(cell, metrics, values)])
     return Table("in short", ["method", "seeds", *heads], rows)
 
 
-def _definition(outcomes: Sequence[Outcome], slug: str) -> Metric:
+def definition(outcomes: Sequence[Outcome], slug: str) -> Metric:
     """Returns the metric of that slug of the first run that has it; named by its slug if no run has it."""
     found = (metric for outcome in outcomes for metric in outcome.metrics.values() if metric.slug == slug)
     return next(found, Metric(slug, slug, "", "", math.nan))
 
 
-def _cell(metric: Metric, values: list[float]) -> str:
+def cell(metric: Metric, values: list[float]) -> str:
     """Returns the mean and half the width of its interval."""
     if not values:
         return "-"
@@ -70,7 +70,7 @@ def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
         _shown(
             outcomes, m.name, {p: list(by_seed(study, outcomes, m.name, p).values()) for p in places(study, outcomes)}
         )
-        for m in study.methods
+        for m in study.columns
     ]
 
 
@@ -86,7 +86,7 @@ def _shown(outcomes: Sequence[Outcome], label: str, values: dict[Place, list[flo
     records = []
     for (slug, data), found in values.items():
         if found:
-            metric = _definition(outcomes, slug)._replace(**of_runs(found)._asdict())
+            metric = definition(outcomes, slug)._replace(**of_runs(found)._asdict())
             records.append(Record(protocol="study", data=data, seed=0, metrics={slug: metric}))
     return Shown(label, None, [], records)
 
@@ -120,7 +120,7 @@ def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[s
     if not c.worse:
         values = [value - c.than for value in values]
     pair = f"{c.better}{MINUS}{c.worse or f'{c.than:g}'}"
-    metric = _definition(outcomes, c.metric)
+    metric = definition(outcomes, c.metric)
     compared = f"{metric.name}{f' on {c.data}' if c.data else ''}, {pair}"
     if not values:
         return "not measured", f"{compared}: not measured"

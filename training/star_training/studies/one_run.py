@@ -1,4 +1,4 @@
-"""One run of a study, from pretraining to the file of its outcome. Finished steps are skipped."""
+"""One run of a study, from pretraining or joining models to the file of its outcome. Finished steps are skipped."""
 
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,19 @@ from ..engine.run_dir import check_folder
 from ..evaluation.features import NotFinite, timm_view
 from ..evaluation.frozen_model import FrozenModel, evaluation_device, load
 from ..evaluation.protocols import knn
-from ..evaluation.record import Record, evaluate, record, results_file
+from ..evaluation.record import Record, evaluate, record
 from ..pretraining.module import build_backbone
 from ..pretraining.run import Run, is_whole
 from ..publishing import card
 from . import outcome
-from .study import Method, Study, located
+from .study import Fusion, Method, Study, located
 
 _BACKBONE = "model.backbone."  # prefix of the names in a checkpoint
 
 
-def name_of(method: Method, seed: int) -> str:
+def name_of(column: Method | Fusion, seed: int) -> str:
     """Returns the name of a run's folder and of the file of its outcome."""
-    return f"{method.name}-{seed}"
+    return f"{column.name}-{seed}"
 
 
 def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> None:
@@ -41,34 +41,59 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
     if not PartialState().is_main_process:
         return  # one process measures
     card.write_after_training(place / "export", changed=not whole)
-    splits = {name: Splits(located(name, folder)) for name in study.data}
-    for note in filter(None, (of_set.note for of_set in splits.values())):
-        print(note, flush=True)
-    _measure(study, place, splits)
+    splits = _splits(study, folder)
+    _measure(study, str(place), place / "export" / "results.json", splits)
     over_steps = [_at_step(study, recipe, place, step, splits) for step in study.steps]
     outcome.write(out / "results" / f"{place.name}.json", method.name, seed, place, over_steps)
 
 
-def _measure(study: Study, place: Path, splits: dict[str, Splits]) -> None:
-    """Runs every protocol on its data sets. The seed is always 0, so that runs differ only in their pretraining."""
-    path = results_file(str(place))
-    assert path
+def fuse(study: Study, fusion: Fusion, seed: int, out: Path, folder: Path) -> None:
+    """Measures a fusion of trained models and writes `out/results/FUSION-SEED.json`. Errors of protocols propagate.
+
+    Raises FileNotFoundError if one of its methods has no outcome for the seed.
+    """
+    if not PartialState().is_main_process:
+        return
+    parts = [name_of(method, seed) for method in study.parts(fusion)]
+    outcomes = [out / "results" / f"{part}.json" for part in parts]
+    if missing := [path for path in outcomes if not path.is_file()]:
+        raise FileNotFoundError(f"{name_of(fusion, seed)} needs {missing[0]}; run the study without --only first")
+    place = out / name_of(fusion, seed)
+    place.mkdir(exist_ok=True)
+    model = f"{fusion.wrapper}:{'+'.join(str(out / part) for part in parts)}"
+    _measure(study, model, place / "results.json", _splits(study, folder))
+    outcome.write_fusion(out / "results" / f"{place.name}.json", fusion.name, seed, place, outcomes)
+
+
+def _splits(study: Study, folder: Path) -> dict[str, Splits]:
+    """Returns the study's data sets by name, after printing their notes."""
+    splits = {name: Splits(located(name, folder)) for name in study.data}
+    for note in filter(None, (of_set.note for of_set in splits.values())):
+        print(note, flush=True)
+    return splits
+
+
+def _measure(study: Study, name: str, path: Path, splits: dict[str, Splits]) -> None:
+    """Runs every protocol on its data sets and adds the records to the results.json `path`.
+
+    The seed is always 0, so that runs differ only in their pretraining.
+    """
     known = map(Record.from_dict, read(path).get("evaluations", []))
     done = {(record.protocol, record.data) for record in known}
-    model = load(str(place))
+    model = load(name)
     for protocol, data in study.measures:
-        for name in data:
-            if (protocol, splits[name].name) in done:
+        for of_set in (splits[each] for each in data):
+            if (protocol, of_set.name) in done:
                 continue
             try:
-                found = evaluate(protocol, model, splits[name])
+                found = evaluate(protocol, model, of_set)
             except (DataError, NotFinite):
                 raise
             except ValueError as error:  # the protocol does not apply to the method, e.g. routing without experts
-                print(f"{protocol} on {name} left out: {error}", flush=True)
+                print(f"{protocol} on {of_set.name} left out: {error}", flush=True)
                 continue
             print(found, flush=True)
-            record(path, found, splits[name].spec)
+            record(path, found, of_set.spec)
 
 
 def _at_step(study: Study, recipe: Any, place: Path, step: int, splits: dict[str, Splits]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Tables, comparisons and figures are made from these files alone.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,11 @@ class Outcome(NamedTuple):
     seed: int
     metrics: dict[tuple[str, str], Metric]
     content: dict[str, Any]
+
+    @property
+    def recipes(self) -> list[dict[str, Any]]:
+        """The recipe of the run, or those of the runs that it joins."""
+        return [part["recipe"] for part in self.content.get("parts", [self.content])]
 
     def number(self, slug: str, data: str, transfer: tuple[str, ...]) -> float | None:
         """Returns a value; for `MEAN`, its mean over the transfer sets, or None if any of them was not measured."""
@@ -59,14 +64,40 @@ def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[s
         "heads": [e for e in entries if "router" in e],
         "transfer over steps": over_steps,
     }
+    _write(path, held)
+
+
+def write_fusion(path: Path, name: str, seed: int, place: Path, parts: Sequence[Path]) -> None:
+    """Gathers the evaluations of a fusion in the folder `place`, and of its parts' outcomes the recipes and the cost.
+
+    The images and the seconds of its training are those of all parts together.
+    """
+    loaded = [load(part) for part in parts]
+    trained = [part.content["training"] for part in loaded]
+    held = {
+        "method": name,
+        "seed": seed,
+        "parts": [{"method": part.method, "recipe": part.content["recipe"]} for part in loaded],
+        "training": {key: sum(found[key] for found in trained) for key in ("images", "seconds")},
+        "evaluations": [_slim(found) for found in read_results(place / "results.json")["evaluations"]],
+        "mean losses": {},
+    }
+    _write(path, held)
+
+
+def _write(path: Path, held: dict[str, Any]) -> None:
     lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in held.items())
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")  # one line per part: small, but a diff stays readable
 
 
 def _slim(found: dict[str, Any]) -> dict[str, Any]:
-    """Returns a record without the model, which the file names, and the details, which figures of single runs need."""
-    left_out = ("model", "model_fingerprint", "details")
-    return {name: value for name, value in Record.from_dict(found).to_dict().items() if name not in left_out}
+    """Returns a record without the model, which the file names, and without most details.
+
+    Figures of single runs need the details; of them only numbers by image are kept, which tables pair.
+    """
+    slim = {name: value for name, value in Record.from_dict(found).to_dict().items() if not name.startswith("model")}
+    by_image = slim.pop("details").get("by image")
+    return slim | ({"details": {"by image": by_image}} if by_image else {})
 
 
 def _mean(losses: list[dict[str, Any]], name: str) -> float:

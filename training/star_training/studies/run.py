@@ -1,10 +1,12 @@
 """Runs a study: trains every method and seed, measures all runs alike, and writes one table and one page.
 
 A run's folder is `OUT/METHOD-SEED`, its outcome is `OUT/results/METHOD-SEED.json`. Runs with an outcome are skipped.
+Fusions are measured after all methods, because they are made of their models.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from star_zoo.files import write_text
@@ -16,14 +18,18 @@ from ..reports.loading import Shown, gather
 from ..reports.tables import Table, compare, markdown
 from ..settings.base import differences
 from . import aggregate, curves, jobs, outcome
-from .one_run import name_of, run
-from .study import Method, Study, located
+from .one_run import fuse, name_of, run
+from .study import Fusion, Method, Study, located
 
 
-def runs(study: Study) -> Iterator[tuple[Method, int]]:
-    """Yields methods and seeds in the order of execution: all methods with seed 0, then with seed 1, and so on."""
-    for seed in range(max(method.seeds for method in study.methods)):
-        yield from ((method, seed) for method in study.methods if seed < method.seeds)
+def runs(study: Study) -> Iterator[tuple[Method | Fusion, int]]:
+    """Yields methods and seeds in the order of execution: all methods with seed 0, then with seed 1, and so on.
+
+    Fusions follow in the same order.
+    """
+    for columns in (study.methods, study.fusions):
+        for seed in range(max((column.seeds for column in columns), default=0)):
+            yield from ((column, seed) for column in columns if seed < column.seeds)
 
 
 def run_one(study: Study, name: str, out: Path, folder: Path) -> None:
@@ -31,7 +37,11 @@ def run_one(study: Study, name: str, out: Path, folder: Path) -> None:
     known = {name_of(method, seed): (method, seed) for method, seed in runs(study)}
     if name not in known:
         raise ValueError(f"{study.name} has no run {name!r}; its runs are {', '.join(known)}")
-    run(study, *known[name], out, folder)
+    column, seed = known[name]
+    if isinstance(column, Fusion):
+        fuse(study, column, seed, out, folder)
+    else:
+        run(study, column, seed, out, folder)
 
 
 def check(study: Study, folder: Path) -> None:
@@ -48,20 +58,25 @@ def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_on
     `options` are the command-line options that are passed on to these processes.
     """
     check(study, folder)
-    known = {name_of(method, seed): study.recipe_of(method, seed, folder) for method, seed in runs(study)}
-    todo = [name for name, recipe in known.items() if not _done(out / "results" / f"{name}.json", recipe)]
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
     common = [*launch, "star_training", "reproduce", study.name, "--out", str(out), "--data", str(folder), *options]
-    jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in todo], at_once)
+    todo = [(column, seed) for column, seed in runs(study) if not _done(study, column, seed, out, folder)]
+    for kind in (Method, Fusion):  # one kind after the other, also where several runs execute at a time
+        names = [name_of(column, seed) for column, seed in todo if isinstance(column, kind)]
+        jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in names], at_once)
 
 
-def _done(path: Path, recipe: Recipe) -> bool:
-    """Whether there is an outcome. Raises ValueError if it has another recipe, because a study must not mix recipes."""
+def _done(study: Study, column: Method | Fusion, seed: int, out: Path, folder: Path) -> bool:
+    """Whether there is an outcome. Raises ValueError if it has other recipes, because a study must not mix recipes."""
+    path = out / "results" / f"{name_of(column, seed)}.json"
     if not path.is_file():
         return False
-    if found := differences(Recipe.from_dict(outcome.load(path).content["recipe"]), recipe):
+    methods = study.parts(column) if isinstance(column, Fusion) else (column,)
+    recipes = [study.recipe_of(method, seed, folder) for method in methods]
+    theirs = map(Recipe.from_dict, outcome.load(path).recipes)
+    if found := list(chain.from_iterable(map(differences, theirs, recipes))):
         raise ValueError(f"{path} has other settings (theirs, yours): {'; '.join(found)}; choose another --out")
     return True
 
@@ -80,6 +95,7 @@ def report(study: Study, out: Path) -> list[Table]:
         compare(aggregate.averaged(study, outcomes), shown)._replace(title="methods: means over seeds"),
         compare(aggregate.differences(study, outcomes), shown)._replace(title="differences by seed"),
         *([aggregate.verdicts(study, outcomes)] if study.claims else []),
+        *(make(study, outcomes) for make in study.tables),
     ]
     note = "± and brackets are Student's 95 % interval over the seeds of a method; a method with one seed has none."
     text = "\n".join(f"## {table.title}\n\n{markdown(table)}" for table in tables)

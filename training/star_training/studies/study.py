@@ -1,10 +1,12 @@
 """The definition of a study: methods and seeds of one recipe, the measurements of every run, and the claims to test.
 
+A method is trained; a fusion joins the trained models of some methods.
+
 Each study is a function of a module of its own that returns a `Study`; run.py runs it.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from star_zoo.names import not_found
 from ..data.eval_sets.transfer import SETS
 from ..data.sources.base import DataError
 from ..pretraining.recipe import Recipe
+from ..reports.tables import Table
 from ..settings.base import override
 
 MEAN = "mean of transfer sets"  # takes the place of a data set's name in comparisons and tables
@@ -26,6 +29,15 @@ class Method(NamedTuple):
     objective: str
     changes: tuple[str, ...] = ()  # in the syntax of --set
     seeds: int = 1  # number of seeds, counted from 0
+
+
+class Fusion(NamedTuple):
+    """One column of the table that trains nothing: the models of some methods with the same seed, in one wrapper."""
+
+    name: str
+    methods: tuple[str, ...]
+    wrapper: str = "concat"
+    seeds: int = 1  # as in `Method`; at most those of each of its methods
 
 
 class Measure(NamedTuple):
@@ -90,6 +102,7 @@ class Study:
     images: Images
     methods: tuple[Method, ...]
     measures: tuple[Measure, ...]
+    fusions: tuple[Fusion, ...] = ()
     transfer: tuple[str, ...] = ()  # data sets that MEAN averages
     steps: tuple[int, ...] = ()  # checkpoints to measure in addition
     transfer_over_steps: tuple[str, ...] = ()  # data sets for their 20-NN accuracy
@@ -97,21 +110,28 @@ class Study:
     headline: tuple[Place, ...] = ()  # numbers of the first table
     shown: tuple[str, ...] = ()  # slugs of the metrics of the other tables
     claims: tuple[Claim, ...] = ()
+    tables: tuple[Callable[..., Table], ...] = ()  # further tables, each made from the study and its outcomes
     fast: tuple[str, ...] = ()  # changes of --fast to the recipe
     fast_measures: tuple[Measure, ...] = ()  # measurements of --fast
 
     def only(self, names: Sequence[str] | None) -> "Study":
-        """Returns the study with the methods of these names, or unchanged for None. Raises ValueError if unknown."""
+        """Returns the study with the methods and fusions of these names, or unchanged for None.
+
+        A fusion comes with its methods. Raises ValueError for an unknown name, listing the known ones.
+        """
         if names is None:
             return self
-        known = [method.name for method in self.methods]
+        known = [column.name for column in self.columns]
         for name in names:
             if name not in known:
                 raise ValueError(not_found("method", name, known))
+        fusions = tuple(fusion for fusion in self.fusions if fusion.name in names)
+        kept = {*names, *(part for fusion in fusions for part in fusion.methods)}
         return dataclasses.replace(
             self,
-            methods=tuple(method for method in self.methods if method.name in names),
-            pairs=tuple(pair for pair in self.pairs if set(pair) <= set(names)),
+            methods=tuple(method for method in self.methods if method.name in kept),
+            fusions=fusions,
+            pairs=tuple(pair for pair in self.pairs if set(pair) <= kept),
         )
 
     def seeds(self, count: int | None) -> "Study":
@@ -120,7 +140,11 @@ class Study:
             return self
         if count < 1:
             raise ValueError(f"--seeds is {count}; it must be at least 1")
-        return dataclasses.replace(self, methods=tuple(m._replace(seeds=count) for m in self.methods))
+        return dataclasses.replace(
+            self,
+            methods=tuple(method._replace(seeds=count) for method in self.methods),
+            fusions=tuple(fusion._replace(seeds=count) for fusion in self.fusions),
+        )
 
     def in_haste(self) -> "Study":
         """Returns the study with the same methods and tables, but a recipe too short to distinguish the methods."""
@@ -138,6 +162,16 @@ class Study:
         recipe = override(self.recipe.with_objective(method.objective), method.changes)
         data = dataclasses.replace(recipe.data, source=self.images.source(folder))
         return dataclasses.replace(recipe, data=data, seed=seed)
+
+    def parts(self, fusion: Fusion) -> tuple[Method, ...]:
+        """Returns the methods that a fusion joins, in its order."""
+        by_name = {method.name: method for method in self.methods}
+        return tuple(by_name[name] for name in fusion.methods)
+
+    @property
+    def columns(self) -> tuple[Method | Fusion, ...]:
+        """The methods and the fusions, in the order of tables."""
+        return (*self.methods, *self.fusions)
 
     @property
     def data(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ def draw(known: dict[str, dict[str, Any]]) -> Figure | None:
     by_model = {label: details["curves"] for label, details in known.items()}
     if not by_model:
         return None
-    names = list(next(iter(by_model.values())))
+    names = [name for name in next(iter(by_model.values())) if all(name in curves for curves in by_model.values())]
     columns = 3
     figure, axes = axes_of(columns, -(-len(names) // columns), 9, 2.4 * -(-len(names) // columns))
     for axis in axes.flat[len(names) :]:

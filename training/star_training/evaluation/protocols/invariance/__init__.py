@@ -1,4 +1,4 @@
-"""Invariance: how far features move when an image is rotated, flipped, blurred, recoloured, ...
+"""Invariance: how far features move when an image is cropped, rotated, blurred, recoloured, ...
 
 Letters: N test images, M transformed images, S view size, D features, R dimensions that vary.
 Source: Ericsson, Gouk & Hospedales (arXiv 2111.11398): cosine and Mahalanobis distance of features whitened by the
@@ -18,19 +18,21 @@ from ....data.sources.base import Source
 from ....data.sources.subset import spread
 from ...embeddings import base, extract_views, view
 from ...frozen_model import FrozenModel
-from ...metrics import Measurement, Metric, by_slug, mean
+from ...metrics import Estimate, Measurement, Metric, by_slug, mean
 from ...solvers.whitening import whitening
-from .probes import TRANSFORMATIONS
+from .probes import GROUPS, TRANSFORMATIONS
 
+PAIRED = ("crop", *GROUPS)  # whose cosines are kept by image
 _CLEAN = 10_000  # images for the covariance
 _MOVED = 500  # images to transform
 _FEWEST = 20
 
 
 def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
-    """Returns mean cosine (1 invariant) and Mahalanobis distance (0 invariant) by transformation.
+    """Returns mean cosine (1 invariant) and Mahalanobis distance (0 invariant) by transformation and by group of them.
 
-    The means are over strengths and images. Base views are transformed before they are normalised.
+    The means are over strengths, the transformations of a group, and images. Base views are transformed before they
+    are normalised. `details["by image"]` holds the cosines that `difference` pairs.
     """
     source = spread(splits.test, _CLEAN)
     if len(source) < _FEWEST:
@@ -41,21 +43,21 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     images, params = _base_views(model, source, chosen)
     before = whiten(extract_views(model, images, params))
 
-    metrics: list[Metric] = []
+    by_image: dict[str, dict[str, Tensor]] = {"cosine": {}, "Mahalanobis": {}}  # means over strengths, (M,)
     curves: dict[str, Any] = {}
     for name, transformation in TRANSFORMATIONS.items():
         moved = (transformation.apply(images, strength) for strength in transformation.strengths)
-        found = [compare(before, whiten(extract_views(model, x, params))) for x in moved]
-        cosine, distance = (torch.stack(parts, 1) for parts in zip(*found, strict=True))  # (M, strengths)
-        for title, values in (("cosine", cosine), ("Mahalanobis", distance)):
-            slug = slugify(f"{title} {name}")
-            metrics.append(Metric(slug, f"{title}, {name}", "", "invariance", *mean(values.mean(1))))
+        compared = [compare(before, whiten(extract_views(model, x, params))) for x in moved]
+        cosine, distance = (torch.stack(parts, 1) for parts in zip(*compared, strict=True))  # (M, strengths)
+        by_image["cosine"][name], by_image["Mahalanobis"][name] = cosine.mean(1), distance.mean(1)
         curves[name] = {
             "strengths": list(transformation.strengths),
             "unit": transformation.unit,
             "cosine": cosine.mean(0).tolist(),
             "mahalanobis": distance.mean(0).tolist(),
         }
+    for found in by_image.values():
+        found |= {group: torch.stack([found[name] for name in members(group)]).mean(0) for group in GROUPS}
     others = compare(before, before.roll(1, 0))
     settings = {
         "images": {"transformed": len(chosen), "covariance": len(clean)},
@@ -64,7 +66,30 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
         "covariance": f"Ledoit-Wolf, shrinkage {whiten.shrinkage:.4g}" if whiten.shrinkage else "sample",
         "two different images": {"cosine": float(others[0].mean()), "Mahalanobis": float(others[1].mean())},
     }
-    return Measurement(by_slug(metrics), settings, {"curves": curves})
+    metrics = [_metric(title, *named) for title, found in by_image.items() for named in found.items()]
+    paired = {name: [round(v, 4) for v in by_image["cosine"][name].tolist()] for name in PAIRED}
+    return Measurement(by_slug(metrics), settings, {"curves": curves, "by image": paired})
+
+
+def members(group: str) -> list[str]:
+    """Returns the names of the transformations of a group."""
+    return [name for name, transformation in TRANSFORMATIONS.items() if transformation.group == group]
+
+
+def _metric(title: str, name: str, values: Tensor) -> Metric:
+    return Metric(slugify(f"{title} {name}"), f"{title}, {name}", "", "invariance", *mean(values))
+
+
+def difference(first: dict[str, Any], second: dict[str, Any], name: str) -> Estimate:
+    """Returns a model's mean cosine minus another's, with the interval over images; the arguments are their details.
+
+    `name` is one of PAIRED. Both models must have been measured on the same images with the same seed, because the
+    interval is that of the mean of the differences by image. Raises ValueError if their numbers of images differ.
+    """
+    a, b = (torch.tensor(details["by image"][name], dtype=torch.float64) for details in (first, second))
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} images can't be paired; measure both models on the same data set")
+    return mean(a - b)
 
 
 def _base_views(model: FrozenModel, source: Source, chosen: Tensor) -> tuple[Tensor, Tensor]:

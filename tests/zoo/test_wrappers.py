@@ -97,7 +97,20 @@ def slow_heads(x: Tensor) -> Tensor:
     return torch.cat([h @ head[2].weight.T + head[2].bias for h, head in zip(hidden, spaces, strict=True)], 1)
 
 
-TWINS: dict[str, Callable[[Tensor], Tensor]] = {"averaged": slow_averaged, "concat": slow_concat, "heads": slow_heads}
+def slow_invariant(x: Tensor) -> Tensor:
+    """The features of the four quarter turns, sorted feature by feature."""
+    model = sized().eval()
+    turns = [model(x.rot90(k, (2, 3))).tolist() for k in range(4)]
+    rows = [[sorted(turn[b][d] for turn in turns) for d in range(model.num_features)] for b in range(len(x))]
+    return torch.tensor(rows).flatten(1)
+
+
+TWINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "averaged": slow_averaged,
+    "concat": slow_concat,
+    "heads": slow_heads,
+    "invariant": slow_invariant,
+}
 
 
 # --- every wrapper

@@ -1,5 +1,6 @@
 """Equivariance-aware self-supervised backbones for timm. Importing the package registers the `star_*` models."""
 
+from . import canonical_model as canonical_model
 from . import released as released
 from . import star_backbones as star_backbones
 from .augmentations import Policy as Policy

@@ -105,8 +105,17 @@ def slow_invariant(x: Tensor) -> Tensor:
     return torch.tensor(rows).flatten(1)
 
 
+def slow_canonical(x: Tensor) -> Tensor:
+    """Each image turned back from the pose of its largest activation."""
+    model, network = build("canonical"), sized().eval()
+    poses = [int(model.canonicalizer(image[None]).argmax()) for image in x]
+    assert len(set(poses)) > 1
+    return torch.cat([network(image[None].rot90(-pose, (2, 3))) for image, pose in zip(x, poses, strict=True)])
+
+
 TWINS: dict[str, Callable[[Tensor], Tensor]] = {
     "averaged": slow_averaged,
+    "canonical": slow_canonical,
     "concat": slow_concat,
     "heads": slow_heads,
     "invariant": slow_invariant,
@@ -148,6 +157,7 @@ def test_a_wrapper_is_a_module_like_timms(name: str):
 @pytest.mark.parametrize("name", wrappers.known())
 def test_gradients_reach_every_image_and_weight(name: str):
     model, x = build(name), images().requires_grad_()
+    model.train(name == "canonical")  # a canonicalizer's choice has a gradient in training alone
     model(x).square().sum().backward()
     assert x.grad is not None and x.grad.isfinite().all() and x.grad.flatten(1).any(1).all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -168,7 +178,8 @@ def test_a_copy_is_independent_and_every_tensor_moves(name: str):
     assert all(t.is_meta for t in (*moved.parameters(), *moved.buffers()))
     weights = {f"backbones.{k}.{key}" for k, part in enumerate(parts(name)) for key in part.state_dict()}
     heads = {f"objective.{key}" for key in trained().state_dict()} if model.uses_heads else set()
-    assert model.state_dict().keys() == weights | heads
+    chooses = {f"canonicalizer.{key}" for key in model.canonicalizer.state_dict()} if name == "canonical" else set()
+    assert model.state_dict().keys() == weights | heads | chooses
 
 
 @pytest.mark.parametrize("name", wrappers.known())

@@ -116,10 +116,12 @@ def _loader(config: dict[str, Any], name: str) -> str:
 
 
 def _equivariance(folder: Path, config: dict[str, Any]) -> str:
-    """Returns the line with the equivariance error of the saved weights; empty for networks of timm."""
+    """Returns the line with the equivariance error of the saved weights; empty for networks without a group."""
     if not _is_own(config):
         return ""
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    if not hasattr(model, "regular_features"):
+        return ""
     size = config["pretrained_cfg"]["input_size"][-1]
     image = torch.rand(1, model.in_chans, size, size, generator=torch.Generator().manual_seed(0))
     error = equivariance_error(model.group, model.regular_features, image)

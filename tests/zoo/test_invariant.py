@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from digits import digits, turned
+from small_groups import Small
 from star_zoo import groups, wrappers
 from star_zoo.augmentations import Crop, Policy
-from star_zoo.groups import C4, D4, AveragePool, Group, GroupConv, LiftConv
+from star_zoo.groups import C4, D4, Group
 from star_zoo.projections import KINDS, Projection, cross_section
 from star_zoo.wrappers import Wrapper
 from star_zoo.wrappers.invariant import regular_features
@@ -25,27 +26,6 @@ POLICY = Policy((Crop(32),), MEAN, STD)
 
 def invariant(kind: str, group: str, network: nn.Module) -> Wrapper:
     return wrappers.build("invariant", [network], POLICY, kind=kind, group=group).eval()
-
-
-class Small(nn.Module):
-    """A small group backbone of D features with random weights."""
-
-    num_features = head_hidden_size = 24
-    num_classes = 0
-
-    def __init__(self, group: Group, seed: int = 0):
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            lift, conv = LiftConv(group, 3, 8, 5), GroupConv(group, 8, self.num_features)
-        self.group, self.layers = group, nn.Sequential(lift, nn.ReLU(), AveragePool(), conv, nn.ReLU())
-        self.pretrained_cfg = {"input_size": (3, 32, 32), "mean": MEAN, "std": STD}
-
-    def regular_features(self, x: Tensor) -> Tensor:
-        return self.layers(x).mean((3, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.regular_features(x).mean(2)
 
 
 # --- projections

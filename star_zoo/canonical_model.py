@@ -15,6 +15,8 @@ from .wrappers.canonical import Canonical
 
 __all__: list[str] = []  # register_model adds the name
 
+_data: Any = timm.data  # untyped
+
 NAME = "canonical"
 default_cfgs = generate_default_cfgs({f"{NAME}.untrained": PretrainedCfg(num_classes=0, classifier="classifier")})
 
@@ -24,7 +26,7 @@ def wrap(backbone: Any, group: str, kind: str, seed: int = 0) -> Canonical:
     model = Canonical([backbone], _policy(backbone), group=group, kind=kind, seed=seed)
     saved = backbone.pretrained_cfg["architecture"]
     arguments = {name: value for name, value in getattr(backbone, "_model_args", {}).items() if name != "num_classes"}
-    model._model_args = {"backbone": saved, "group": group, "kind": kind, **arguments}  # timm writes them
+    vars(model)["_model_args"] = {"backbone": saved, "group": group, "kind": kind, **arguments}  # timm writes them
     model.pretrained_cfg["architecture"] = NAME
     return model
 
@@ -46,4 +48,4 @@ def _build(
 
 
 def _policy(model: Any) -> Policy:
-    return of_config(timm.data.resolve_model_data_config(model))
+    return of_config(_data.resolve_model_data_config(model))

@@ -47,7 +47,7 @@ class Canonical(Wrapper):
         for name, given, own in (("group", group, saved.group.name), ("kind", kind, saved.kind)):
             if given not in (None, own):
                 raise ValueError(f"{name} is {given}; the saved canonicalizer's is {own}: leave {name} out")
-        self.canonicalizer = saved
+        self.canonicalizer: Canonicalizer = saved
 
     def forward_features(self, x: Tensor) -> Tensor:
         features: Tensor = self.backbones[0](self.canonical(x)[0])
@@ -73,7 +73,8 @@ class Canonical(Wrapper):
         `intermediates_only`.
         """
         upright, weights = self.canonical(x)
-        found = self.backbones[0].forward_intermediates(
+        backbone: Any = self.backbones[0]
+        found = backbone.forward_intermediates(
             upright, indices=indices, intermediates_only=intermediates_only, **options
         )
         last, maps = (None, found) if intermediates_only else found

@@ -12,7 +12,7 @@ Source: "Interpreting Equivariant Representations" (arXiv 2401.12588) plots maps
 projection; its body could not be read, so k, the numbers of images, pairs and steps, and the count are ours.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,4 +146,4 @@ def plane(features: Tensor) -> Tensor:
     centred = (features - features.mean(0)).double()
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)
     flat = nn.functional.pad(u * s, (0, 2))[:, :2]
-    return cast(Tensor, flat / flat[:, 0].std(correction=0).clamp(min=1e-12))
+    return flat / flat[:, 0].std(correction=0).clamp(min=1e-12)

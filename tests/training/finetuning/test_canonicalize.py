@@ -44,13 +44,13 @@ def test_the_export_is_the_trained_model_and_classifies_all_poses_alike(finished
     model = timm.create_model(f"local-dir:{out / 'export'}", pretrained=True).eval()
     x, trained = randn(5, 3, 32, 32), tuning.net.eval()
     assert isinstance(model, Canonical) and model.canonicalizer.group is C4
-    assert torch.equal(model(x), trained(x))
-    assert all(torch.equal(model(x.rot90(k, (2, 3))), trained(x)) for k in (1, 2, 3))
+    torch.testing.assert_close(model(x), trained(x), rtol=1e-4, atol=1e-5)  # another memory format
+    assert all(torch.equal(model(x.rot90(k, (2, 3))), model(x)) for k in (1, 2, 3))
     assert model.pretrained_cfg["label_names"] == ["blue", "green", "red"]
 
 
 def test_the_record_has_the_share_of_images_that_are_left_unturned(finished, images: Path):
-    out, tuning = finished
+    _, tuning = finished
     made = tuning.outcome()
     assert list(made.metrics) == ["finetune_top1", "finetune_identities"]
     kept = made.metrics["finetune_identities"]

@@ -1,7 +1,7 @@
 """Canonicalization: a canonicalizer learns the pose of images from upright ones; the backbone is not trained.
 
 Letters: B images, P augmentation parameters.
-Source: the prior of Mondal et al. (2023) on the networks of `star_zoo.canonicalizer`, which names its sources.
+Source: the prior of Mondal et al. (2023) on the networks of `star_zoo.symmetry.canonicalizer`, which names its sources.
 """
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 from .. import groups
 from ..augmentations import Flip, Policy, QuarterTurn, VerticalFlip
 from ..batch import Batch
-from ..canonicalizer import Canonicalizer, prior
 from ..encoder import Encoder
+from ..symmetry.canonicalizer import Canonicalizer, prior
 from ._base import Objective
 
 
@@ -27,7 +27,7 @@ class Canonicalization(Objective):
         policy: Policy,
         *,
         group: str = "c4",  # or d4
-        kind: str = "direct",  # or optimised; see `star_zoo.canonicalizer`
+        kind: str = "direct",  # or optimised; see `star_zoo.symmetry.canonicalizer`
     ):
         super().__init__(policy)
         self.canonicalizer = Canonicalizer(groups.find(group), kind)

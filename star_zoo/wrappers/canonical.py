@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .. import groups
 from ..augmentations import Policy
-from ..canonicalizer import KINDS, Canonicalizer, prior
 from ..objectives import Objective
+from ..symmetry.canonicalizer import KINDS, Canonicalizer, prior
 from ._base import Wrapper
 
 

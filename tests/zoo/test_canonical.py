@@ -17,8 +17,8 @@ from torch.testing import assert_close
 from digits import Digits, digits
 from star_zoo import canonical_model, install, objectives, save_pretrained, wrappers
 from star_zoo.augmentations import Crop, Policy
-from star_zoo.canonicalizer import KINDS, Canonicalizer, prior
 from star_zoo.groups import C4, D4, Group
+from star_zoo.symmetry.canonicalizer import KINDS, Canonicalizer, prior
 from star_zoo.wrappers.canonical import Canonical
 from twins import MEAN, POLICY, STD, backbone, generator, randn
 from twins import batch as batch_of

@@ -14,7 +14,7 @@ from small_groups import Small
 from star_zoo import groups, wrappers
 from star_zoo.augmentations import Crop, Policy
 from star_zoo.groups import C4, D4, Group
-from star_zoo.projections import KINDS, Projection, cross_section
+from star_zoo.symmetry.projections import KINDS, Projection, cross_section
 from star_zoo.wrappers import Wrapper
 from star_zoo.wrappers.invariant import regular_features
 from twins import MEAN, STD, backbone, generator, randn

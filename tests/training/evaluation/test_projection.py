@@ -18,7 +18,7 @@ from star_training.evaluation.frozen_model import FrozenModel
 from star_training.evaluation.protocols import projection
 from star_training.reports.details import projection as figure
 from star_zoo.groups import C4, D4
-from star_zoo.projections import Projection
+from star_zoo.symmetry.projections import Projection
 from twins import generator, randn
 
 EVERY_KIND = ("raw", "sort", "max", "cross_section")

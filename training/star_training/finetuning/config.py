@@ -59,7 +59,7 @@ class FineTune(Settings):
     smoothing: float = 0.1  # share of the label that is spread over all classes
     ema: float | None = None  # decay of the weight average, after a warm-up; the average is measured and exported
     canonicalize: str | None = None  # c4 or d4: a canonicalizer, learned with the task, turns the images upright
-    canonicalizer: str = "direct"  # its kind; see `star_zoo.canonicalizer`
+    canonicalizer: str = "direct"  # its kind; see `star_zoo.symmetry.canonicalizer`
     prior_weight: float = 100.0  # weight of its loss if all training images are upright; equiadapt's
     optimizer: FineTuneOptimizer = field(default_factory=FineTuneOptimizer)
     precision: str = "no"  # "no" (float32), "bf16" or "fp16"

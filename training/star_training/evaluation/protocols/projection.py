@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from star_zoo.groups import C4, Group
-from star_zoo.projections import Projection
+from star_zoo.symmetry.projections import Projection
 from star_zoo.wrappers.invariant import own_group, regular_features
 
 from ...data import Source

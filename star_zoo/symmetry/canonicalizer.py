@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .groups import AveragePool, FieldNorm, Group, GroupConv, LiftConv
-from .names import not_found
+from ..groups import AveragePool, FieldNorm, Group, GroupConv, LiftConv
+from ..names import not_found
 
 KINDS = ("direct", "optimised")
 _SIDE = 64  # pixels; larger images are halved until they are no larger

@@ -20,8 +20,8 @@ from ._base import Wrapper
 class Invariant(Wrapper):
     """Features that don't change when the images are turned by an element of the group: (B, 3, S, S) -> (B, O).
 
-    `kind` is the projection, see `star_zoo.symmetry.projections`; `width` is O of the random kinds. A backbone that has a group
-    is projected from its regular features, and any other from its features of each image in all G poses, which
+    `kind` is the projection, see `star_zoo.symmetry.projections`; `width` is O of the random kinds. A backbone that has
+    a group is projected from its regular features, and any other from its features of each image in all G poses, which
     takes G passes. Raises ValueError for a group that is not the backbone's.
     """
 

@@ -1,8 +1,8 @@
 """Equivariance-aware self-supervised backbones for timm. Importing the package registers the `star_*` models."""
 
-from . import canonical_model as canonical_model
 from . import released as released
 from . import star_backbones as star_backbones
+from . import wrapped_model as wrapped_model
 from .augmentations import Policy as Policy
 from .encoder import Encoder as Encoder
 from .hub import install as install

@@ -31,7 +31,7 @@ from timm.models import (
 )
 from torch import nn
 
-from . import canonical_model, group_resnet, store, zoo
+from . import group_resnet, store, wrapped_model, zoo
 from .names import not_found
 
 __all__: list[str] = []  # register_model adds the names
@@ -86,7 +86,7 @@ def _network(name: str) -> _Network:
 
 def is_own(saved: str) -> bool:
     """Returns whether the architecture that a saved model's config.json names is star_zoo's, unknown to plain timm."""
-    return saved in group_resnet.ARCHITECTURES or saved == canonical_model.NAME
+    return saved in group_resnet.ARCHITECTURES or saved == wrapped_model.NAME
 
 
 def star_name(saved: str) -> str:

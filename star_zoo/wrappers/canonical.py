@@ -49,6 +49,9 @@ class Canonical(Wrapper):
                 raise ValueError(f"{name} is {given}; the saved canonicalizer's is {own}: leave {name} out")
         self.canonicalizer: Canonicalizer = saved
 
+    def arguments(self) -> dict[str, Any]:
+        return {"group": self.canonicalizer.group.name, "kind": self.canonicalizer.kind}
+
     def forward_features(self, x: Tensor) -> Tensor:
         features: Tensor = self.backbones[0](self.canonical(x)[0])
         return features

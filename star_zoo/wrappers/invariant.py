@@ -40,9 +40,13 @@ class Invariant(Wrapper):
             raise ValueError("Invariant takes a model of images; this one renders objects, which can't be turned")
         self.group = groups.find(group)
         check_group(backbones[0], self.group)
+        self.kind, self.width = kind, width
         self.projection = Projection(kind, self.group, width_of(backbones[0]), width)
         self.num_features = self.head_hidden_size = self.projection.num_features
         self.reset_classifier(0)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"kind": self.kind, "group": self.group.name, "width": self.width}
 
     def forward_features(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.projection(regular_features(self.backbones[0], x, self.group)))

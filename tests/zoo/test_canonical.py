@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from digits import Digits, digits
-from star_zoo import canonical_model, install, objectives, save_pretrained, wrappers
+from star_zoo import install, objectives, save_pretrained, wrapped_model, wrappers
 from star_zoo.augmentations import Crop, Policy
+from star_zoo.augmentations.presets import of_config
 from star_zoo.groups import C4, D4, Group
 from star_zoo.symmetry.canonicalizer import KINDS, Canonicalizer, prior
 from star_zoo.wrappers.canonical import Canonical
@@ -37,7 +38,12 @@ def canonicalizer(group: Group, kind: str = "direct", seed: int = 0) -> Canonica
 
 def canonical(group: str = "c4", kind: str = "direct", network: nn.Module | None = None) -> Canonical:
     network = network or backbone(pretrained_cfg_overlay={"input_size": (3, S, S), "mean": MEAN, "std": STD})
-    return canonical_model.wrap(network, group, kind)
+    return wrapped(network, group, kind)
+
+
+def wrapped(network: nn.Module, group: str, kind: str, seed: int = 0) -> Canonical:
+    policy = of_config(timm.data.resolve_model_data_config(network))
+    return wrapped_model.savable(wrappers.build("canonical", [network], policy, group=group, kind=kind, seed=seed))
 
 
 def poses(group: Group, x: Tensor) -> list[Tensor]:
@@ -208,13 +214,13 @@ def test_backbone_and_canonicalizer_are_one_saved_model(kind: str, tmp_path: Pat
     again = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()
     assert torch.equal(again(x), made(x)) and again(x).shape == (B, 3)
     assert (again.canonicalizer.group, again.canonicalizer.kind) == (D4, kind)
-    assert again.pretrained_cfg["architecture"] == "canonical" and tuple(again.policy.mean) == MEAN
+    assert again.pretrained_cfg["architecture"] == "wrapped" and tuple(again.policy.mean) == MEAN
     features = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True, num_classes=0).eval()
     assert torch.equal(features(x), made.forward_features(x))
     save_pretrained(tmp_path / "again", again)
     third = timm.create_model(f"local-dir:{tmp_path / 'again'}", pretrained=True).eval()
     assert torch.equal(third(x), made(x))
-    assert install(tmp_path / "saved", "star_canonical.mine").is_dir()
+    assert install(tmp_path / "saved", "star_wrapped.mine").is_dir()
 
 
 # --- digits
@@ -280,7 +286,7 @@ def turned_digits(seed: int, steps: int) -> dict[str, list[float]]:
     train, test = digits(1300, 497, seed, S)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = {"bare": Small(), "canonical": canonical_model.wrap(Small(), "c4", "direct", seed)}
+        networks = {"bare": Small(), "canonical": wrapped(Small(), "c4", "direct", seed)}
     return {name: accuracies(trained(model, of_task, train, steps, seed), test) for name, model in networks.items()}
 
 

@@ -69,7 +69,7 @@ def test_the_export_is_evaluated_compared_and_has_a_card(finished, images: Path,
     assert main(["compare", export, "pixels", "--data", str(images), "--protocol", "knn", "--out", results]) == 0
     assert main(["card", export]) == 0
     text = (finished[0] / "export" / "README.md").read_text()
-    assert "star-zoo's canonical" in text and "Images left unturned" in text
+    assert "star-zoo's canonical of timm's test_resnet" in text and "Images left unturned" in text
     assert json.loads(Path(results).read_text())["comparisons"]
     capsys.readouterr()
 

@@ -15,7 +15,8 @@ from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from star_zoo import Batch, Policy, canonical_model
+from star_zoo import Batch, Policy, wrapped_model, wrappers
+from star_zoo.augmentations.presets import of_config
 from star_zoo.wrappers.canonical import Canonical
 
 from ..engine.optim import check_optimizer
@@ -23,7 +24,6 @@ from ..errors import one_line
 from ..evaluation.features import timm_view
 from ..evaluation.frozen_model import FrozenModel
 from ..models.create import create
-from ..models.resolve import single
 from .config import FineTune
 
 
@@ -35,7 +35,6 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
     name = settings.model
     if name == "pixels":
         raise ValueError("pixels have no weights to fine-tune; pass a model")
-    single(name, "a fine-tuned model is exported for plain timm, which loads no wrappers; fine-tune the model in it")
     size = settings.views.size
     overlay = {"input_size": (3, size, size), "pool_size": None} if size else None
     model = create(name, seed=settings.seed, pretrained_cfg_overlay=overlay, **settings.backbone_args)
@@ -43,7 +42,16 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
     if settings.canonicalize:
         if isinstance(model, Canonical):
             raise ValueError(f"{name!r} has a canonicalizer already, which is trained further; leave canonicalize out")
-        model = canonical_model.wrap(model, settings.canonicalize, settings.canonicalizer, settings.seed)
+        policy = of_config(timm.data.resolve_model_data_config(model))
+        chosen = {"group": settings.canonicalize, "kind": settings.canonicalizer, "seed": settings.seed}
+        model = wrappers.build("canonical", [model], policy, **chosen)
+    if isinstance(model, wrappers.Wrapper):
+        wrapped_model.savable(model)  # raises ValueError before training
+        if settings.optimizer.layer_decay is not None:
+            raise ValueError(
+                f"optimizer.layer_decay is {settings.optimizer.layer_decay}; the layers of a wrapper have no order: "
+                "leave it out"
+            )
     model.reset_classifier(classes)
     _try_out(model, name)
     return model, fingerprint

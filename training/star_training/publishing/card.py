@@ -16,7 +16,7 @@ import timm
 import torch
 from huggingface_hub import EvalResult, ModelCardData
 
-from star_zoo import objectives, star_backbones
+from star_zoo import objectives, star_backbones, wrapped_model
 from star_zoo.files import sweep, write_text
 from star_zoo.groups import equivariance_error
 
@@ -106,7 +106,11 @@ def _is_own(config: dict[str, Any]) -> bool:
 
 
 def _architecture(config: dict[str, Any]) -> str:
-    return f"{'star-zoo' if _is_own(config) else 'timm'}'s {config['architecture']}"
+    if config["architecture"] != wrapped_model.NAME:
+        return f"{'star-zoo' if _is_own(config) else 'timm'}'s {config['architecture']}"
+    described = config["model_args"]
+    parts = ({"architecture": one["model_name"], "model_args": one} for one in described["backbones"])
+    return f"star-zoo's {described['wrapper']} of {' and '.join(map(_architecture, parts))}"
 
 
 def _loader(config: dict[str, Any], name: str) -> str:

@@ -476,14 +476,13 @@ def test_a_fine_tuned_fusion_is_one_model_in_every_command(run: Path, tmp_path: 
     words += ["--set", "precision=no", "--set", "run.workers=0"]
     assert main(["finetune", f"concat:{run}+averaged(views=2):untrained:test_resnet", *words]) == 0
     tuned = timm.create_model(f"local-dir:{out}/export", pretrained=True)
-    assert tuned.num_features == 2 * sized().num_features and tuned.num_classes == 2
+    assert tuned.num_features == 2 * sized().num_features and tuned.num_classes == 4
     assert main(["eval", "knn", out, "--data", data, "--out", str(tmp_path / "results.json")]) == 0
-    assert main(["publish", out, "me/mine", "--dry-run"]) == 0
+    assert main(["card", out]) == 0
     text = (Path(out) / "export" / "README.md").read_text()
     assert "star-zoo's concat of timm's test_resnet and star-zoo's averaged of timm's test_resnet" in text
-    assert main(["finetune", f"heads:{run}", *words[:2], "--out", str(tmp_path / "heads")]) == 1
-    refused = capsys.readouterr().err
-    assert "heads: computes with an objective" in refused and refused.count("\n") == 1
+    assert main(["finetune", f"heads:{run}", *words[:2], *words[4:], "--out", str(tmp_path / "heads")]) == 1
+    assert "\nstar-zoo: heads: computes with an objective" in capsys.readouterr().err
 
 
 def test_random_images_have_finite_features():

@@ -2,6 +2,7 @@
 
 from . import released as released
 from . import star_backbones as star_backbones
+from . import wrapped_model as wrapped_model
 from .augmentations import Policy as Policy
 from .encoder import Encoder as Encoder
 from .hub import install as install

@@ -31,7 +31,7 @@ from timm.models import (
 )
 from torch import nn
 
-from . import group_resnet, store, zoo
+from . import group_resnet, store, wrapped_model, zoo
 from .names import not_found
 
 __all__: list[str] = []  # register_model adds the names
@@ -72,7 +72,7 @@ class _Network(NamedTuple):
 
 def _network(name: str) -> _Network:
     """Returns the network of a star_* architecture. Raises ValueError for an unknown one."""
-    if is_own(name):
+    if name in group_resnet.ARCHITECTURES:
         return _Network(name, group_resnet.structure(name), functools.partial(group_resnet.create, name))
     stock = name.removeprefix(_PREFIX)
     structure = get_pretrained_cfg(stock)
@@ -86,12 +86,12 @@ def _network(name: str) -> _Network:
 
 def is_own(saved: str) -> bool:
     """Returns whether the architecture that a saved model's config.json names is star_zoo's, unknown to plain timm."""
-    return saved in group_resnet.ARCHITECTURES
+    return saved in group_resnet.ARCHITECTURES or saved == wrapped_model.NAME
 
 
 def star_name(saved: str) -> str:
     """Returns the star_* name of the architecture that a saved model's config.json names."""
-    return saved if is_own(saved) else _PREFIX + saved
+    return saved if saved in group_resnet.ARCHITECTURES else _PREFIX + saved
 
 
 def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:

@@ -10,6 +10,7 @@ after the colours.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from ..names import not_found
 from .base import Augmentation
@@ -59,3 +60,9 @@ def preset(name: str, policy: Policy) -> Policy:
             "change its augmentations one by one"
         )
     return Policy(PRESETS[name](policy.size), policy.mean, policy.std)
+
+
+def of_config(config: dict[str, Any]) -> Policy:
+    """Returns our policy for models without one, at the size and pixel statistics of timm's data config."""
+    augmentations = Crop(config["input_size"][-1]), Flip(), ColorJitter(), Grayscale()
+    return Policy(augmentations, config["mean"], config["std"])

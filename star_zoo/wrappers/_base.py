@@ -57,6 +57,13 @@ class Wrapper(nn.Module):
         self.num_classes = self.pretrained_cfg["num_classes"] = num_classes
         self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
+    def arguments(self) -> dict[str, Any]:
+        """Returns the settings that build the module again, up to its weights.
+
+        Raises ValueError for a module that they can't build.
+        """
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         """Returns the policy in full, so that the printed module states all that it computes with."""
         return str(self.policy.to_dict())

@@ -44,6 +44,9 @@ class Averaged(Wrapper):
         if self.takes_objects:
             self.pretrained_cfg |= {"input_size": (4, 1, 1), "mean": (0.0,) * 4, "std": (1.0,) * 4, "crop_pct": 1.0}
 
+    def arguments(self) -> dict[str, Any]:
+        return {"views": self.views}
+
     def draw(self, count: int, height: int, width: int) -> Tensor:
         """Returns the params of the views of so many images of this size: (V, B, P)."""
         generator = torch.Generator().manual_seed(0)

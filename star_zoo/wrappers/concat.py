@@ -35,6 +35,9 @@ class Concat(Wrapper):
         self.register_buffer("scale", (std[0] / std)[..., None, None], persistent=False)
         self.register_buffer("shift", ((mean[0] - mean) / std)[..., None, None], persistent=False)
 
+    def arguments(self) -> dict[str, Any]:
+        return {}
+
     def forward_features(self, x: Tensor) -> Tensor:
         views = (self.view(x, k) for k in range(len(self.backbones)))
         return torch.cat([backbone(view) for backbone, view in zip(self.backbones, views, strict=True)], 1)

@@ -46,6 +46,9 @@ class Heads(Wrapper):
         self.num_features = self.head_hidden_size = sum(z.shape[1] for z in chosen)
         self.reset_classifier(0)
 
+    def arguments(self) -> dict[str, Any]:
+        raise ValueError("heads: computes with an objective, which a saved model does not contain; use the model in it")
+
     def forward_features(self, x: Tensor) -> Tensor:
         spaces = self.objective.embed(self.backbones[0](x))
         return torch.cat(list(spaces.values()), 1) if self.space == "all" else spaces[self.space]

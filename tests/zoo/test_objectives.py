@@ -98,7 +98,8 @@ def test_terms_are_finite_scalars_and_train_every_weight(name: str):
             assert parameter.grad.any(), f"the gradient of {weight} is zero"
         else:
             assert parameter.grad is None, weight
-    assert any(p.grad is not None and p.grad.any() for p in encoder.parameters())
+    trained = any(p.grad is not None and p.grad.any() for p in encoder.parameters())
+    assert trained == any(p.requires_grad for p in encoder.parameters()) == (name != "canonicalization")
 
 
 @pytest.mark.parametrize("name", objectives.known())

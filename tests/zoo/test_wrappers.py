@@ -27,7 +27,7 @@ from star_training.evaluation.protocols.regression import r2
 from star_training.models.create import create
 from star_training.models.names import Leaf, Wrapped, parse
 from star_training.models.resolve import called, model_folder, saved_objective
-from star_zoo import Objective, Policy, objectives, save_pretrained, wrappers
+from star_zoo import Objective, Policy, objectives, save_pretrained, wrapped_model, wrappers
 from star_zoo.augmentations import Crop, Spirograph
 from star_zoo.wrappers import Wrapper
 from twins import MEAN, STD, backbone, every_operation, generator, randn, repeatable
@@ -97,7 +97,29 @@ def slow_heads(x: Tensor) -> Tensor:
     return torch.cat([h @ head[2].weight.T + head[2].bias for h, head in zip(hidden, spaces, strict=True)], 1)
 
 
-TWINS: dict[str, Callable[[Tensor], Tensor]] = {"averaged": slow_averaged, "concat": slow_concat, "heads": slow_heads}
+def slow_invariant(x: Tensor) -> Tensor:
+    """The features of the four quarter turns, sorted feature by feature."""
+    model = sized().eval()
+    turns = [model(x.rot90(k, (2, 3))).tolist() for k in range(4)]
+    rows = [[sorted(turn[b][d] for turn in turns) for d in range(model.num_features)] for b in range(len(x))]
+    return torch.tensor(rows).flatten(1)
+
+
+def slow_canonical(x: Tensor) -> Tensor:
+    """Each image turned back from the pose of its largest activation."""
+    model, network = build("canonical"), sized().eval()
+    poses = [int(model.canonicalizer(image[None]).argmax()) for image in x]
+    assert len(set(poses)) > 1
+    return torch.cat([network(image[None].rot90(-pose, (2, 3))) for image, pose in zip(x, poses, strict=True)])
+
+
+TWINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "averaged": slow_averaged,
+    "canonical": slow_canonical,
+    "concat": slow_concat,
+    "heads": slow_heads,
+    "invariant": slow_invariant,
+}
 
 
 # --- every wrapper
@@ -135,6 +157,7 @@ def test_a_wrapper_is_a_module_like_timms(name: str):
 @pytest.mark.parametrize("name", wrappers.known())
 def test_gradients_reach_every_image_and_weight(name: str):
     model, x = build(name), images().requires_grad_()
+    model.train(name == "canonical")  # a canonicalizer's choice has a gradient in training alone
     model(x).square().sum().backward()
     assert x.grad is not None and x.grad.isfinite().all() and x.grad.flatten(1).any(1).all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -155,7 +178,33 @@ def test_a_copy_is_independent_and_every_tensor_moves(name: str):
     assert all(t.is_meta for t in (*moved.parameters(), *moved.buffers()))
     weights = {f"backbones.{k}.{key}" for k, part in enumerate(parts(name)) for key in part.state_dict()}
     heads = {f"objective.{key}" for key in trained().state_dict()} if model.uses_heads else set()
-    assert model.state_dict().keys() == weights | heads
+    chooses = {f"canonicalizer.{key}" for key in model.canonicalizer.state_dict()} if name == "canonical" else set()
+    assert model.state_dict().keys() == weights | heads | chooses
+
+
+@pytest.mark.parametrize("name", [name for name in wrappers.known() if not wrappers.find(name).uses_heads])
+@torch.no_grad()
+def test_a_saved_wrapper_is_a_model_of_timm_with_the_same_outputs(name: str, tmp_path: Path):
+    inner = build(name)
+    for model in (inner, wrappers.build("invariant", [build(name)], POLICY, kind="max")):  # wrappers nest
+        wrapped_model.savable(model)
+        model.reset_classifier(3)
+        again = saved_and_loaded(model, tmp_path)
+        assert type(again) is type(model) and again.policy == model.policy
+        assert torch.equal(again(images()), model(images()))
+        features = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0).eval()
+        assert torch.equal(features(images()), model.forward_features(images()))
+        assert torch.equal(saved_and_loaded(again, tmp_path)(images()), model(images()))
+
+
+def saved_and_loaded(model: nn.Module, folder: Path) -> nn.Module:
+    save_pretrained(folder, model)
+    return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+def test_a_wrapper_that_needs_an_objective_can_not_be_saved():
+    with pytest.raises(ValueError, match=r"^heads: computes with an objective, which a saved model does not contain"):
+        wrapped_model.savable(build("heads"))
 
 
 @pytest.mark.parametrize("name", wrappers.known())
@@ -411,16 +460,29 @@ def test_wrappers_are_evaluated_and_compared_by_their_whole_names(run: Path, cap
         (["install", "MODEL", "star_test_resnet.mine"], "only a saved folder can be published"),
         (["card", "MODEL"], "only a saved folder can be published"),
         (["report", "MODEL"], "only a saved folder can be published"),
-        (["finetune", "MODEL", "--data", "DATA", "--out", "out", "--set", "batch_size=2"], "which loads no wrappers"),
         (["pretrain", "spirograph_tiny", "--init-from", "MODEL", "--out", "out"], "weights of a single model"),
     ],
 )
 def test_commands_that_need_a_single_model_refuse_wrappers_in_one_line(command, told: str, run: Path, capsys):
     words = [f"averaged:{run}" if word == "MODEL" else word for word in command]
-    words = [str(birds(run.parent)) if word == "DATA" else word for word in words]
     assert main(words) == 1
     error = capsys.readouterr().err
     assert f"'averaged:{run}' is a wrapper; " in error and told in error and error.count("\n") == 1
+
+
+def test_a_fine_tuned_fusion_is_one_model_in_every_command(run: Path, tmp_path: Path, capsys):
+    out, data = str(tmp_path / "tuned"), str(birds(tmp_path / "birds"))
+    words = ["--data", data, "--out", out, "--set", "epochs=1", "--set", "batch_size=2", "--set", "views.size=32"]
+    words += ["--set", "precision=no", "--set", "run.workers=0"]
+    assert main(["finetune", f"concat:{run}+averaged(views=2):untrained:test_resnet", *words]) == 0
+    tuned = timm.create_model(f"local-dir:{out}/export", pretrained=True)
+    assert tuned.num_features == 2 * sized().num_features and tuned.num_classes == 4
+    assert main(["eval", "knn", out, "--data", data, "--out", str(tmp_path / "results.json")]) == 0
+    assert main(["card", out]) == 0
+    text = (Path(out) / "export" / "README.md").read_text()
+    assert "star-zoo's concat of timm's test_resnet and star-zoo's averaged of timm's test_resnet" in text
+    assert main(["finetune", f"heads:{run}", *words[:2], *words[4:], "--out", str(tmp_path / "heads")]) == 1
+    assert "\nstar-zoo: heads: computes with an objective" in capsys.readouterr().err
 
 
 def test_random_images_have_finite_features():

@@ -34,7 +34,7 @@ SLUGS = {
 }
 
 
-LATER = {"few_shot_augmented", "rotated"}  # protocols whose metrics always had slugs
+LATER = {"few_shot_augmented", "projection", "rotated"}  # protocols whose metrics always had slugs
 
 
 def old(record: dict[str, Any]) -> dict[str, Any]:

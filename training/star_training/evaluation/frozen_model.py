@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from star_zoo import Objective, Policy
+from star_zoo.augmentations.presets import of_config
 from star_zoo.wrappers import Wrapper
 
 from ..data import Source
 from ..data.intact import check_intact, intact
-from ..models.create import create, default_policy
+from ..models.create import create
 from ..models.names import Leaf, parse
 from ..models.resolve import called, objective_of
 from ..settings.common import LoopConfig
@@ -63,8 +64,8 @@ class FrozenModel:
             return self.backbone.policy
         if isinstance(self.backbone, nn.Flatten):  # pixels
             size = (3, _PIXELS, _PIXELS)
-            return default_policy({"input_size": size, "mean": (0.0,) * 3, "std": (1.0,) * 3})
-        return default_policy(timm.data.resolve_model_data_config(self.backbone))
+            return of_config({"input_size": size, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+        return of_config(timm.data.resolve_model_data_config(self.backbone))
 
     def features(self, source: Source) -> Tensor:
         """Returns pooled features (N, D) float32 of every image, extracted once."""

@@ -58,6 +58,9 @@ class FineTune(Settings):
     cutmix: float = 0.0  # alpha of CutMix; with both, each batch gets one of them
     smoothing: float = 0.1  # share of the label that is spread over all classes
     ema: float | None = None  # decay of the weight average, after a warm-up; the average is measured and exported
+    canonicalize: str | None = None  # c4 or d4: a canonicalizer, learned with the task, turns the images upright
+    canonicalizer: str = "direct"  # its kind; see `star_zoo.symmetry.canonicalizer`
+    prior_weight: float = 100.0  # weight of its loss if all training images are upright; equiadapt's
     optimizer: FineTuneOptimizer = field(default_factory=FineTuneOptimizer)
     precision: str = "no"  # "no" (float32), "bf16" or "fp16"
     seed: int = 0
@@ -66,6 +69,13 @@ class FineTune(Settings):
     def __post_init__(self) -> None:
         if self.precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"precision is {self.precision!r}; known: 'no', 'bf16', 'fp16'")
+        if self.canonicalize not in (None, "c4", "d4"):
+            raise ValueError(f"canonicalize is {self.canonicalize!r}; known: 'c4', 'd4', or null for none")
+        if self.canonicalize == "d4" and self.views.flip:
+            raise ValueError(
+                f"views.flip is {self.views.flip}; with canonicalize=d4 it must be 0, because a flipped image is not "
+                "upright"
+            )
         share, decay = self.data.fraction, self.optimizer.layer_decay
         rules = [
             ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
@@ -75,6 +85,7 @@ class FineTune(Settings):
             ("cutmix", self.cutmix, self.cutmix >= 0, "at least 0"),
             ("smoothing", self.smoothing, 0 <= self.smoothing < 1, "from 0 to below 1"),
             ("ema", self.ema, self.ema is None or 0 < self.ema < 1, "between 0 and 1, or null for none"),
+            ("prior_weight", self.prior_weight, self.prior_weight >= 0, "at least 0"),
             ("views.flip", self.views.flip, 0 <= self.views.flip <= 1, "from 0 to 1"),
             ("views.jitter", self.views.jitter, 0 <= self.views.jitter <= 1, "from 0 to 1"),
             ("optimizer.layer_decay", decay, decay is None or 0 < decay <= 1, "above 0, up to 1, or null for none"),

@@ -15,14 +15,15 @@ from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from star_zoo import Batch, Policy
+from star_zoo import Batch, Policy, wrapped_model, wrappers
+from star_zoo.augmentations.presets import of_config
+from star_zoo.wrappers.canonical import Canonical
 
 from ..engine.optim import check_optimizer
 from ..errors import one_line
 from ..evaluation.features import timm_view
 from ..evaluation.frozen_model import FrozenModel
 from ..models.create import create
-from ..models.resolve import single
 from .config import FineTune
 
 
@@ -34,11 +35,23 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
     name = settings.model
     if name == "pixels":
         raise ValueError("pixels have no weights to fine-tune; pass a model")
-    single(name, "a fine-tuned model is exported for plain timm, which loads no wrappers; fine-tune the model in it")
     size = settings.views.size
     overlay = {"input_size": (3, size, size), "pool_size": None} if size else None
     model = create(name, seed=settings.seed, pretrained_cfg_overlay=overlay, **settings.backbone_args)
     fingerprint = FrozenModel(name, model, timm_view(model)).fingerprint
+    if settings.canonicalize:
+        if isinstance(model, Canonical):
+            raise ValueError(f"{name!r} has a canonicalizer already, which is trained further; leave canonicalize out")
+        policy = of_config(timm.data.resolve_model_data_config(model))
+        chosen = {"group": settings.canonicalize, "kind": settings.canonicalizer, "seed": settings.seed}
+        model = wrappers.build("canonical", [model], policy, **chosen)
+    if isinstance(model, wrappers.Wrapper):
+        wrapped_model.savable(model)  # raises ValueError before training
+        if settings.optimizer.layer_decay is not None:
+            raise ValueError(
+                f"optimizer.layer_decay is {settings.optimizer.layer_decay}; the layers of a wrapper have no order: "
+                "leave it out"
+            )
     model.reset_classifier(classes)
     _try_out(model, name)
     return model, fingerprint
@@ -73,13 +86,17 @@ def build_optimizer(settings: FineTune, model: nn.Module, device: torch.device) 
 
 
 class Learner(nn.Module):
-    """The classifier and its loss as one module, so that wrappers see a single forward."""
+    """The classifier and its loss as one module, so that wrappers see a single forward.
+
+    A canonicalizer's loss is added to the task's, as if all images were upright.
+    """
 
     def __init__(self, net: nn.Module, policy: Policy, settings: FineTune, classes: int, channels_last: bool = True):
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
         self.policy, self.smoothing, self.seed = policy, settings.smoothing, settings.seed
+        self.prior_weight = settings.prior_weight
         self.mix = None
         if settings.mixup or settings.cutmix:
             self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
@@ -88,7 +105,13 @@ class Learner(nn.Module):
         """Returns the mean cross entropy of the batch's single view; mixing depends only on seed, step and rank."""
         assert batch.target is not None
         x, wanted = self.batch(batch.views[0], batch.params[0], batch.target, step, rank)
-        return F.cross_entropy(self.net(x).float(), wanted, label_smoothing=0.0 if self.mix else self.smoothing)
+        if isinstance(self.net, Canonical):
+            logits, upright = self.net.forward_with_prior(x)
+            return self._task(logits, wanted) + self.prior_weight * upright
+        return self._task(self.net(x), wanted)
+
+    def _task(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), wanted, label_smoothing=0.0 if self.mix else self.smoothing)
 
     @torch.no_grad()
     def batch(self, images: Tensor, params: Tensor, labels: Tensor, step: int, rank: int) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,11 @@ import torch
 from safetensors import SafetensorError
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 
 from star_zoo import save_pretrained
 from star_zoo.names import slugify
+from star_zoo.wrappers.canonical import Canonical
 
 from ..data.eval_sets.dataset import Splits
 from ..data.intact import check_intact
@@ -36,8 +37,8 @@ from .setup import steps_per_epoch
 
 def in_words(made: Record) -> str:
     """Returns a fine-tuning's record on one line."""
-    (metric,) = made.metrics.values()
-    return f"{made.model} on {made.data}: {metric.name} {metric.value:.4g} [{metric.low:.4g}, {metric.high:.4g}]"
+    found = (f"{m.name} {m.value:.4g} [{m.low:.4g}, {m.high:.4g}]" for m in made.metrics.values())
+    return f"{made.model} on {made.data}: {', '.join(found)}"
 
 
 class FineTuning(Loop):
@@ -151,12 +152,17 @@ class FineTuning(Loop):
 
     def _accuracy(self) -> Estimate:
         assert self.test.targets is not None
+        logits = self._outputs(self._kept)
+        return share(logits.argmax(1) == self.test.targets)
+
+    def _outputs(self, module: nn.Module) -> Tensor:
+        """Returns a module's outputs for the test images."""
         try:
-            features = extract(self._kept, self.test, self.view, workers=self.settings.run.workers)
+            found = extract(module, self.test, self.view, workers=self.settings.run.workers)
         except NotFinite as error:
             raise self.diverged(f"{error} after step {self.step}") from error
         check_intact(self.test)
-        return share(features.argmax(1) == self.test.targets)
+        return found
 
     @property
     def _kept(self) -> Any:
@@ -205,6 +211,10 @@ class FineTuning(Loop):
         slug, name = "finetune_top1", "Fine-tuning top-1"
         if s.data.fraction != 1:
             slug, name = slugify(f"{slug} {per_cent}pct"), f"{name}, {per_cent} % of the labels"
+        metrics = [Metric(slug, name, SHARE, ACCURACY, *found)]
+        if isinstance(self._kept, Canonical):
+            kept = share(self._outputs(self._kept.canonicalizer).argmax(1) == 0)
+            metrics.append(Metric("finetune_identities", "Images left unturned", SHARE, "canonicalization", *kept))
         curve = [[e["epoch"], e["top1"]] for e in read(self.out / "log.jsonl") if "top1" in e]
         return Record(
             protocol=self._protocol,
@@ -215,7 +225,7 @@ class FineTuning(Loop):
             images={name: len(source) for name, source in images.items()},
             seed=s.seed,
             settings=settings,
-            metrics=by_slug([Metric(slug, name, SHARE, ACCURACY, *found)]),
+            metrics=by_slug(metrics),
             details={"top-1 by epoch": curve, "test images": self.splits.test_images},
             seconds=round(self.seconds, 1),
             versions=versions(),

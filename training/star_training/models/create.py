@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from star_zoo import Objective, Policy, hub, wrappers
-from star_zoo.augmentations import ColorJitter, Crop, Flip, Grayscale
+from star_zoo.augmentations.presets import of_config
 
 from ..errors import one_line
 from .names import Leaf, Model, check_scheme, leaves, parse
@@ -67,9 +67,4 @@ def _policy(backbones: list[Any], objective: Objective | None) -> Policy:
         return objective.policy
     if len(backbones) == 1 and isinstance(backbones[0], wrappers.Wrapper):
         return backbones[0].policy
-    return default_policy(timm.data.resolve_model_data_config(backbones[0]))
-
-
-def default_policy(config: dict[str, Any]) -> Policy:
-    """Returns our policy for models without an objective, at the size and pixel statistics of timm's data config."""
-    return Policy((Crop(config["input_size"][-1]), Flip(), ColorJitter(), Grayscale()), config["mean"], config["std"])
+    return of_config(timm.data.resolve_model_data_config(backbones[0]))

@@ -16,7 +16,7 @@ import timm
 import torch
 from huggingface_hub import EvalResult, ModelCardData
 
-from star_zoo import objectives, star_backbones
+from star_zoo import objectives, star_backbones, wrapped_model
 from star_zoo.files import sweep, write_text
 from star_zoo.groups import equivariance_error
 
@@ -106,7 +106,11 @@ def _is_own(config: dict[str, Any]) -> bool:
 
 
 def _architecture(config: dict[str, Any]) -> str:
-    return f"{'star-zoo' if _is_own(config) else 'timm'}'s {config['architecture']}"
+    if config["architecture"] != wrapped_model.NAME:
+        return f"{'star-zoo' if _is_own(config) else 'timm'}'s {config['architecture']}"
+    described = config["model_args"]
+    parts = ({"architecture": one["model_name"], "model_args": one} for one in described["backbones"])
+    return f"star-zoo's {described['wrapper']} of {' and '.join(map(_architecture, parts))}"
 
 
 def _loader(config: dict[str, Any], name: str) -> str:
@@ -116,10 +120,12 @@ def _loader(config: dict[str, Any], name: str) -> str:
 
 
 def _equivariance(folder: Path, config: dict[str, Any]) -> str:
-    """Returns the line with the equivariance error of the saved weights; empty for networks of timm."""
+    """Returns the line with the equivariance error of the saved weights; empty for networks without a group."""
     if not _is_own(config):
         return ""
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    if not hasattr(model, "regular_features"):
+        return ""
     size = config["pretrained_cfg"]["input_size"][-1]
     image = torch.rand(1, model.in_chans, size, size, generator=torch.Generator().manual_seed(0))
     error = equivariance_error(model.group, model.regular_features, image)

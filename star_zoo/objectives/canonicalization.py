@@ -1,0 +1,52 @@
+"""Canonicalization: a canonicalizer learns the pose of images from upright ones; the backbone is not trained.
+
+Letters: B images, P augmentation parameters.
+Source: the prior of Mondal et al. (2023) on the networks of `star_zoo.symmetry.canonicalizer`, which names its sources.
+"""
+
+import torch
+from torch import Tensor
+
+from .. import groups
+from ..augmentations import Flip, Policy, QuarterTurn, VerticalFlip
+from ..batch import Batch
+from ..encoder import Encoder
+from ..symmetry.canonicalizer import Canonicalizer, prior
+from ._base import Objective
+
+
+class Canonicalization(Objective):
+    """The prior alone: every image is taken to be upright. `canonical:MODEL` uses the canonicalizer that was learned.
+
+    Views aren't turned, and under D4 not flipped either. The backbone keeps its weights, e.g. those of `--init-from`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        policy: Policy,
+        *,
+        group: str = "c4",  # or d4
+        kind: str = "direct",  # or optimised; see `star_zoo.symmetry.canonicalizer`
+    ):
+        super().__init__(policy)
+        self.canonicalizer = Canonicalizer(groups.find(group), kind)
+
+    def attach(self, encoder: Encoder) -> None:
+        """Freezes the backbone, because no term has a gradient with respect to it."""
+        for parameter in encoder.parameters():
+            parameter.requires_grad_(False)
+
+    def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Returns the params of one upright draw: (1, P)."""
+        turns = (QuarterTurn, VerticalFlip, *((Flip,) if self.canonicalizer.group is groups.D4 else ()))
+        row, base, start = self.policy.draw(height, width, generator), self.policy.base(height, width), 0
+        for a in self.policy.augmentations:
+            columns = slice(start, start := start + len(a.fields))
+            if isinstance(a, turns):
+                row[columns] = base[columns]
+        return row[None]
+
+    def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
+        """Returns {"prior": ...}."""
+        return {"prior": prior(*self.canonicalizer.activate(encoder.augment(batch, 0)))}

@@ -1,0 +1,1 @@
+"""Invariance by construction: projections of regular features, and canonical poses of images."""

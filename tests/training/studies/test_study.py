@@ -18,11 +18,9 @@ from star_zoo.heads import StarHeads
 PACK = "{name}.parquet"
 OBJECTIVE = {"objective", "objective_args"}
 CHANGED = {  # the recipe's other fields in which methods differ
-    "invariances_small": {"policy", "backbone_args"}, "symmetry_small": {"backbone", "backbone_args"},
-}  # fmt: skip
     "invariances_small": {"policy", "backbone_args"},
     "symmetry_small": {"backbone", "backbone_args"},
-}  # the recipe's other fields in which methods differ
+}
 
 
 def find(name: str, tmp_path: Path) -> Study:

@@ -43,8 +43,8 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
         if isinstance(model, Canonical):
             raise ValueError(f"{name!r} has a canonicalizer already, which is trained further; leave canonicalize out")
         policy = of_config(timm.data.resolve_model_data_config(model))
-        chosen = {"group": settings.canonicalize, "kind": settings.canonicalizer, "seed": settings.seed}
-        model = wrappers.build("canonical", [model], policy, **chosen)
+        group, kind = settings.canonicalize, settings.canonicalizer
+        model = wrappers.build("canonical", [model], policy, group=group, kind=kind, seed=settings.seed)
     if isinstance(model, wrappers.Wrapper):
         wrapped_model.savable(model)  # raises ValueError before training
         if settings.optimizer.layer_decay is not None:

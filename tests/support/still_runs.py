@@ -4,11 +4,11 @@ On CPUs batch norm sees the images of one process only; in eval mode it sees non
 one pair of processes does them all, one after the other.
 """
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,10 +22,14 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from star_training.cli.main import main
 
 
-@contextmanager
+@contextlib.contextmanager
 def still() -> Iterator[None]:
-    """Within it no batch norm of the heads is ever in training mode."""
-    with mock.patch.object(nn.BatchNorm1d, "train", lambda self, mode=True: nn.Module.train(self, False)):
+    """Within it no batch norm is ever in training mode."""
+    with contextlib.ExitStack() as patches:
+        for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+            patches.enter_context(
+                mock.patch.object(kind, "train", lambda self, mode=True: nn.Module.train(self, False))
+            )
         yield
 
 

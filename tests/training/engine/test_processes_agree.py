@@ -35,9 +35,8 @@ TWO = (
 SAVED = ("backbone=test_vit", "run.eval_every=0", "run.checkpoint_every=1", "run.keep=9")
 STILL = (*SAVED, "accumulate=2", "batch_size=4", "optimizer.name=momentum", "optimizer.lr=1", "optimizer.clip=1")
 KILLABLE = (*NOISY, *SAVED, 'backbone_args={"proj_drop_rate": 0.2}', "epochs=4")  # dropout is each process's own
+TURNING, SMALL = "backbone=star_c4_resnet10t", 'backbone_args={"channels": [8, 8, 16, 16], "stem": [8, 8]}'
 HALF = STEPS // 2
-# every group backbone has batch norms, which see the images of one process alone
-WITHOUT_NORMS = [name for name in objectives.known() if not objectives.find(name).needs_group]
 
 
 def two(commands: list[list[str]], place: Path) -> subprocess.Popen:
@@ -50,7 +49,8 @@ def two(commands: list[list[str]], place: Path) -> subprocess.Popen:
 def one_step(out: Path, objective: str) -> list[str]:
     """A run of one step of 32 images, in two batches."""
     made = ["pretrain", "spirograph_tiny", "--objective", objective, "--out", str(out)]
-    sets = ["backbone=test_vit", "channels_last=false", "batch_size=16", "accumulate=2", "data.source=spirograph:32"]
+    backbone = [TURNING, SMALL] if objectives.find(objective).needs_group else ["backbone=test_vit"]
+    sets = [*backbone, "channels_last=false", "batch_size=16", "accumulate=2", "data.source=spirograph:32"]
     if "hidden" in objectives.settings(objective):
         sets.append("objective_args.hidden=16")
     for setting in (*sets, "epochs=1", "run.eval_every=0", "run.workers=0"):
@@ -72,7 +72,7 @@ def place(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("agree")
 
     def commands(count: str) -> list[list[str]]:
-        steps = [one_step(place / count / name, name) for name in WITHOUT_NORMS]
+        steps = [one_step(place / count / name, name) for name in objectives.known()]
         return [*steps, command(place / count / "whole", settings=STILL)]
 
     with still():
@@ -87,7 +87,7 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WITHOUT_NORMS)
+@pytest.mark.parametrize("name", objectives.known())
 def test_a_step_of_two_processes_is_that_of_one(place: Path, name: str):
     (one,), (two,) = (entries(place / count / name) for count in ("one", "two"))
     terms = set(one) - {"images_per_second", "data_wait", "seconds"}
@@ -95,8 +95,10 @@ def test_a_step_of_two_processes_is_that_of_one(place: Path, name: str):
     ones, twos = (gradients(place / count / name) for count in ("one", "two"))
     assert ones.keys() == twos.keys()
     nothing = {key: torch.zeros(()) for key in ones}
-    assert distance(twos, ones, ones) < 1e-6 * distance(ones, nothing, ones)
-    assert all(distance(twos, ones, [key]) < 1e-5 * distance(ones, nothing, [key]) for key in ones)
+    # gradients of convolutions add up all pixels of a batch, in an order that depends on its size
+    rounding = 1e-4 if objectives.find(name).needs_group or name == "canonicalization" else 1e-6
+    assert distance(twos, ones, ones) < rounding * distance(ones, nothing, ones)
+    assert all(distance(twos, ones, [key]) < 10 * rounding * distance(ones, nothing, [key]) for key in ones)
 
 
 def distance(a: dict[str, Tensor], b: dict[str, Tensor], names: Iterable[str]) -> float:

@@ -16,8 +16,9 @@ from star_training.evaluation.frozen_model import load
 from star_training.evaluation.metrics import ACCURACY, SHARE, Metric
 from star_training.evaluation.protocols import knn
 from star_training.settings.base import override
-from star_training.studies import invariances, outcome
+from star_training.studies import outcome
 from star_training.studies import run as reproduction
+from star_training.studies.definitions import invariances
 from star_training.studies.outcome import Outcome
 from star_training.studies.study import Fusion, Images, Measure, Method, Study
 from star_zoo import wrappers

@@ -65,7 +65,8 @@ def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_on
     todo = [(column, seed) for column, seed in runs(study) if not _done(study, column, seed, out, folder)]
     for kind in (Method, Fusion):  # one kind after the other, also where several runs execute at a time
         names = [name_of(column, seed) for column, seed in todo if isinstance(column, kind)]
-        jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in names], at_once)
+        if names:
+            jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in names], at_once)
 
 
 def _done(study: Study, column: Method | Fusion, seed: int, out: Path, folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """Equivariant backbones beside plain ones of equal size under `simclr` and `star`, on upright and turned images."""
 
-from .. import recipes
-from .study import Images, Measure, Method, Place, Study
+from ... import recipes
+from ..study import Images, Measure, Method, Place, Study
 
 _STEM, _CHANNELS = [12, 16, 32], [32, 64, 128, 256]  # those of the recipe's plain backbone, at half of its usual width
 _C4 = ("backbone=star_c4_resnet10t", f'backbone_args={{"stem": {_STEM}, "channels": {_CHANNELS}}}')

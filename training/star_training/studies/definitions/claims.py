@@ -1,6 +1,6 @@
 """The claims of the paper in numbers, with the pairs of methods and the metrics that the studies' tables show."""
 
-from .study import Claim, Comparison, Place
+from ..study import Claim, Comparison, Place
 
 _LINEAR, _KNN = "linear_accuracy", "knn20_top1"  # slugs of metrics
 _CCA, _SVCCA = "cca", "svcca"

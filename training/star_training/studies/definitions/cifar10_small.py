@@ -1,8 +1,8 @@
 """Claims that small runs on a CPU can test, on CIFAR-10."""
 
-from .. import recipes
+from ... import recipes
+from ..study import Images, Measure, Method, Study
 from .claims import SHOWN, claims, headline, pairs
-from .study import Images, Measure, Method, Study
 
 
 def cifar10_small() -> Study:

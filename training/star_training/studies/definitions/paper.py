@@ -1,9 +1,9 @@
 """The paper's settings, for GPUs."""
 
-from .. import recipes
-from ..pretraining.recipe import Recipe
+from ... import recipes
+from ...pretraining.recipe import Recipe
+from ..study import Images, Measure, Method, Study
 from .claims import SHOWN, claims, headline, pairs
-from .study import Images, Measure, Method, Study
 
 _PAPER = (
     "caltech101", "cifar10", "cifar100", "food101", "mit67", "pets", "flowers", "cars", "aircraft", "dtd", "sun397",

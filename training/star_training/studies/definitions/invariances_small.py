@@ -1,10 +1,10 @@
 """Three policies that teach different invariances, the fusion of their models, and one model as wide, on CIFAR-10."""
 
-from .. import recipes
-from ..settings.base import override
+from ... import recipes
+from ...settings.base import override
+from ..outcome import IMAGES_PER_SECOND
+from ..study import MEAN, Fusion, Images, Measure, Method, Place, Study
 from .invariances import accuracies, cosines, pairs_by_image
-from .outcome import IMAGES_PER_SECOND
-from .study import MEAN, Fusion, Images, Measure, Method, Place, Study
 
 _SETS = ("dtd10", "flowers17", "rsscn7", "signdigits")  # without Caltech101, whose linear classifier is slow
 _POLICIES = ("default", "ventral", "dorsal")

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from star_zoo.names import slugify
 
-from ..evaluation.metrics import SHARE, Metric
-from ..evaluation.protocols.invariance import PAIRED, difference
-from ..evaluation.protocols.invariance.probes import GROUPS, TRANSFORMATIONS
-from ..reports import tables
-from ..reports.tables import Table
-from . import aggregate
-from .outcome import Outcome
-from .study import MEAN, Place, Study
+from ...evaluation.metrics import SHARE, Metric
+from ...evaluation.protocols.invariance import PAIRED, difference
+from ...evaluation.protocols.invariance.probes import GROUPS, TRANSFORMATIONS
+from ...reports import tables
+from ...reports.tables import Table
+from .. import aggregate
+from ..outcome import Outcome
+from ..study import MEAN, Place, Study
 
 _ACCURACIES = ("linear_accuracy", "knn20_top1")
 _POINTS = Metric("", "", SHARE, "", 0.0)  # differences of accuracies, in per cent

@@ -2,9 +2,9 @@
 
 from star_zoo import objectives
 
-from .. import recipes
-from .outcome import IMAGES_PER_SECOND, PEAK_MEMORY
-from .study import Images, Measure, Method, Place, Study
+from ... import recipes
+from ..outcome import IMAGES_PER_SECOND, PEAK_MEMORY
+from ..study import Images, Measure, Method, Place, Study
 
 _SETS = ("caltech101", "dtd10", "flowers17", "rsscn7", "signdigits")
 _FAST_SETS = _SETS[1:]  # Caltech101's linear classifier takes longer than the other four together

@@ -99,7 +99,7 @@ def test_a_step_of_two_processes_is_that_of_one(place: Path, name: str):
     whole = distance(ones, nothing, ones)
     if objectives.find(name).needs_group or name == "canonicalization":
         # gradients of convolutions add up all pixels of a batch, in an order that depends on its size; some cancel
-        assert all(distance(twos, ones, [key]) < 1e-4 * max(size[key], whole / 10) for key in ones)
+        assert all(distance(twos, ones, [key]) < 1e-3 * max(size[key], whole / 100) for key in ones)
     else:
         assert distance(twos, ones, ones) < 1e-6 * whole
         assert all(distance(twos, ones, [key]) < 1e-5 * size[key] for key in ones)

@@ -61,8 +61,8 @@ class Encoder(nn.Module):
         """The group that acts on the regular features. Raises ValueError for a backbone without them."""
         if not hasattr(self.backbone, "regular_features"):
             raise ValueError(
-                f"{type(self.backbone).__name__} has no regular_features, which turned images only permute; "
-                "use a backbone that has them, e.g. --set backbone=star_c4_resnet10t"
+                f"{type(self.backbone).__name__} has no regular_features; this objective needs a "
+                "backbone that has them: use one, e.g. --set backbone=star_c4_resnet10t"
             )
         return cast(GroupBackbone, self.backbone).group
 

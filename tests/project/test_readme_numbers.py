@@ -192,6 +192,23 @@ def test_the_table_of_all_methods_is_that_of_its_results(tmp_path: Path) -> None
     remade(studies.find("methods_small").in_haste(), tmp_path)
 
 
+def test_the_tables_of_equivariant_backbones_are_those_of_their_results(tmp_path: Path) -> None:
+    found = {table.title: table for table in remade(studies.find("symmetry_small").in_haste(), tmp_path)}
+    text = (CARDS / "symmetry_small" / "README.md").read_text(encoding="utf-8")
+    assert tables.markdown(found["differences by seed"]) in text
+
+
+def test_equivariant_backbones_are_as_large_as_plain_ones() -> None:
+    study = studies.find("symmetry_small")
+    recipes = {method.name: override(study.recipe, method.changes) for method in study.methods}
+    built = {name: build_backbone(recipes[name]) for name in ("simclr", "simclr_c4")}
+    plain, turned = (f"{sum(p.numel() for p in one.parameters()):,}" for one in built.values())
+    widths = [one.num_features for one in built.values()]
+    page = words(CARDS / "symmetry_small" / "README.md")
+    assert f"{turned} weights, the plain one {plain}" in page
+    assert f"{widths[1]} features, the plain one {widths[0]}" in page
+
+
 INVARIANCES = CARDS / "invariances_small" / "README.md"
 
 
@@ -245,7 +262,12 @@ def test_the_lead_of_the_fusion_is_that_of_the_results(tmp_path: Path) -> None:
     assert f"but for {-lag:.1f} points with the linear one on signdigits, and ahead of `wide`" in words(INVARIANCES)
 
 
-STUDIES = [("cifar10_small", None), ("methods_small", None), ("invariances_small", 1)]  # None: all seeds were run
+STUDIES = [  # None: all seeds were run
+    ("cifar10_small", None),
+    ("methods_small", None),
+    ("symmetry_small", None),
+    ("invariances_small", 1),
+]
 
 
 @pytest.mark.parametrize(("name", "seeds"), STUDIES)

@@ -124,7 +124,7 @@ def test_regular_features_of_views_are_those_of_each_alone():
 
 @pytest.mark.parametrize("name", [name for name in objectives.known() if objectives.find(name).needs_group])
 def test_a_backbone_without_regular_features_is_refused(name: str):
-    with pytest.raises(ValueError, match=r"^ResNet has no regular_features, .*; use .* backbone=star_c4_resnet10t$"):
+    with pytest.raises(ValueError, match=r"^ResNet has no regular_features; .* use .* backbone=star_c4_resnet10t$"):
         build(name).attach(Encoder(POLICY, backbone()))
 
 

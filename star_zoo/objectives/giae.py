@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
-from ..groups import C4, D4, Group
+from ..groups import C4, D4
 from ..names import not_found
+from ..symmetry.choice import straight_through, turn
 from ._group import GroupObjective, by_element
 
 POSES = ("group", "so2")
@@ -104,21 +105,6 @@ def decoder(code_dim: int, hidden: int, size: int) -> nn.Sequential:
         layers += [nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Upsample(side)]
         layers.append(nn.Conv2d(hidden, hidden, 3, padding=1, bias=False))
     return nn.Sequential(*layers, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, 3, 3, padding=1))
-
-
-def straight_through(scores: Tensor) -> Tensor:
-    """Returns 1 at the largest of the scores and 0 elsewhere, with the gradient of their softmax: (B, G) -> (B, G).
-
-    A softmax itself would make the reconstruction a blend of all turned copies, from which training doesn't recover.
-    """
-    soft = scores.softmax(1)
-    hard = torch.zeros_like(soft).scatter(1, scores.argmax(1, keepdim=True), 1.0)
-    return hard + (soft - soft.detach())  # the bracket is exactly zero
-
-
-def turn(images: Tensor, pose: Tensor, group: Group) -> Tensor:
-    """Returns the sum over elements of the turned images times their pose: (B, 3, S, S), (B, G) -> (B, 3, S, S)."""
-    return (group.orbit(images) * pose[:, :, None, None, None]).sum(1)
 
 
 def direction(scores: Tensor) -> Tensor:

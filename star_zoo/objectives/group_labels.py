@@ -62,8 +62,8 @@ class GroupLabels(GroupObjective):
     def logits(self, z: Tensor) -> Tensor:
         """Returns the logits of the labels, given regular features: (B, D, G) -> (B, K), in float32.
 
-        The head gives each element its own K logits. They are permuted as the element permutes the labels, and
-        averaged; so elements and labels are permuted together.
+        The head computes K logits for each element. The result is their mean after the element's permutation of the
+        labels, so that a permutation of the elements permutes the labels.
         """
         own = by_element(self.heads, z).float().mT  # (B, G, K)
         return own.gather(2, self.labels.expand(len(own), -1, -1)).mean(1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..groups import AveragePool, FieldNorm, Group, GroupConv, LiftConv
 from ..names import not_found
+from .choice import straight_through, turn
 
 KINDS = ("direct", "optimised")
 _SIDE = 64  # pixels; larger images are halved until they are no larger
@@ -71,26 +72,15 @@ class Canonicalizer(nn.Module):
 
         In training, they have the gradient of the softmax.
         """
-        hard = F.one_hot(activations.argmax(1), self.group.order).to(activations.dtype)
-        if not self.training:
-            return hard
-        soft = activations.softmax(1)
-        return hard + (soft - soft.detach())  # the bracket is exactly 0
+        return straight_through(activations if self.training else activations.detach())
 
     def to_canonical(self, x: Tensor, weights: Tensor) -> Tensor:
         """Returns the images turned back by the chosen elements, exactly: (B, C, S, S), (B, G) -> (B, C, S, S)."""
-        return self._turned(x, weights, [self.group.inverse(g) for g in range(self.group.order)])
+        return turn(x, weights, self.group, back=True)
 
     def from_canonical(self, maps: Tensor, weights: Tensor) -> Tensor:
         """Undoes `to_canonical` on maps of canonical images: (B, C, H, H), (B, G) -> (B, C, H, H)."""
-        return self._turned(maps, weights, list(range(self.group.order)))
-
-    def _turned(self, x: Tensor, weights: Tensor, elements: list[int]) -> Tensor:
-        parts = (weights[:, k, None, None, None] * self.group.act_on_images(x, g) for k, g in enumerate(elements))
-        turned = next(parts)
-        for part in parts:
-            turned = turned + part
-        return turned
+        return turn(maps, weights, self.group)
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed module."""

@@ -15,7 +15,7 @@ from ..groups import Group
 from ..names import not_found
 
 KINDS = ("mean", "max", "sort", "cross_section", "random_linear", "random_max")
-_SEED = 0  # of the random kinds' weights: equal settings give equal projections
+_SEED = 0  # seed of the random weights, fixed so that equal settings have equal projections
 
 
 class Projection(nn.Module):

@@ -17,7 +17,8 @@ import twins
 from star_zoo import Encoder, Objective, Policy, objectives
 from star_zoo.augmentations import Crop
 from star_zoo.groups import C4, D4, Group
-from star_zoo.objectives.giae import decoder, direction, rotate, straight_through
+from star_zoo.objectives.giae import decoder, direction, rotate
+from star_zoo.symmetry.choice import straight_through
 from twins import NUM_FEATURES, Turning, build, randn
 
 GROUPS = pytest.mark.parametrize("group", [C4, D4], ids=lambda group: group.name)

@@ -197,6 +197,13 @@ def test_the_tables_of_equivariant_backbones_are_those_of_their_results(tmp_path
     found = {table.title: table for table in remade(studies.find("symmetry_small").in_haste(), tmp_path)}
     text = (CARDS / "symmetry_small" / "README.md").read_text(encoding="utf-8")
     assert tables.markdown(found["differences by seed"]) in text
+    short = found["in short"]
+    means = {row[0]: [float(cell.split()[0]) for cell in row[2:]] for row in short.rows}
+    for plain, equivariant in (("simclr", "simclr_c4"), ("star", "star_c4")):
+        for k in range(2):  # both classifiers; the columns are upright, upright, C4 mean, C4 mean, ...
+            assert means[plain][2 + k] < 2 / 3 * means[plain][k]  # loses more than a third
+            gain = means[equivariant][2 + k] - means[plain][2 + k]
+            assert 0 < gain < means[plain][k] - means[equivariant][k]
 
 
 def test_equivariant_backbones_are_as_large_as_plain_ones() -> None:
@@ -228,7 +235,7 @@ def test_the_cost_of_policies_is_that_of_their_runs() -> None:
     recipes = [override(study.recipe, method.changes) for method in (study.methods[0], wide)]
     one, control = (sum(p.numel() for p in build_backbone(recipe).parameters()) / 1e6 for recipe in recipes)
     results = {path.stem: json.loads(path.read_text()) for path in (INVARIANCES.parent / "results").glob("*.json")}
-    minutes = {name: told["training"]["seconds"] / 60 for name, told in results.items()}
+    minutes = {name: result["training"]["seconds"] / 60 for name, result in results.items()}
     assert f"{one:.1f} million weights, the fusion {3 * one:.1f} and `wide` {control:.1f}" in words(INVARIANCES)
     assert f"With seed 0, the fusion's three took {minutes['fusion-0']:.0f} minutes" in words(INVARIANCES)
     assert f"`wide` took {minutes['wide-0']:.0f}" in words(INVARIANCES)
@@ -267,7 +274,9 @@ def test_every_result_tells_the_code_that_made_it(name: str) -> None:
     paths = list((CARDS / name / "results").glob("*.json"))
     assert {path.stem for path in paths} == names
     for path in paths:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        assert all(r["versions"]["commit"] for r in told["evaluations"])
-        assert "parts" in told or told["training"]["versions"]["commit"]  # the parts of a fusion have their own files
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert all(r["versions"]["commit"] for r in result["evaluations"])
+        assert (
+            "parts" in result or result["training"]["versions"]["commit"]
+        )  # the parts of a fusion have their own files
         assert path.stat().st_size < 50_000

@@ -292,10 +292,12 @@ def body(text: str) -> str:
 
 
 def test_every_number_in_a_card_is_in_a_file(finished: Path, converted: Path, others: dict[str, Path]):
+    shown = set()
     for folder in (finished, converted, *others.values()):
-        text = body(card.render(folder, "hf-hub:me/name"))
-        assert numbers(text) - FIXED - derived(folder) == set()
-    assert len(numbers(body(card.render(finished))) - FIXED) > 15  # two may be equal by chance
+        found = numbers(body(card.render(folder, "hf-hub:me/name"))) - FIXED
+        assert found - derived(folder) == set()
+        shown |= found
+    assert len(shown) > 30, len(shown)  # of all cards, because two durations may be equal by chance
 
 
 fraction = st.floats(0, 1, width=32)

@@ -276,7 +276,6 @@ def test_every_result_tells_the_code_that_made_it(name: str) -> None:
     for path in paths:
         result = json.loads(path.read_text(encoding="utf-8"))
         assert all(r["versions"]["commit"] for r in result["evaluations"])
-        assert (
-            "parts" in result or result["training"]["versions"]["commit"]
-        )  # the parts of a fusion have their own files
+        # the parts of a fusion have files of their own
+        assert "parts" in result or result["training"]["versions"]["commit"]
         assert path.stat().st_size < 50_000

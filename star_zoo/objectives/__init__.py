@@ -7,14 +7,14 @@ the objective's name, e.g. `my_package.my_objective`.
 
 import importlib
 import inspect
-import pkgutil
 from typing import Any
 
 from torch import Tensor
 
+from star_catalog.names import modules, not_found
+
 from ..batch import Batch as Batch
 from ..encoder import Encoder as Encoder
-from ..names import not_found
 from ._base import FeatureObjective as FeatureObjective
 from ._base import Objective as Objective
 from ._base import Pretrained as Pretrained
@@ -22,7 +22,7 @@ from ._base import Pretrained as Pretrained
 
 def known() -> tuple[str, ...]:
     """Returns the names of the objectives in this package, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+    return modules(__name__)
 
 
 def find(name: str) -> type[Objective]:

@@ -124,8 +124,8 @@ def test_a_pinned_tag_asks_nothing_once_it_is_cached(hub: LoopbackHub, tmp_path:
     hub.put(REPOSITORY, {"model.safetensors": b"newer, and not what this star_zoo was tested with"})
     code = """
     import star_zoo, timm
-    from star_zoo import star_backbones
-    star_backbones._TAGS["star_resnet18.stl10"]["hf_hub_id"] = sys.argv[1]
+    from star_catalog import tags
+    tags.TAGS["star_resnet18.stl10"]["hf_hub_id"] = sys.argv[1]
     timm.create_model("star_resnet18.stl10", pretrained=True)
     star_zoo.load_objective("star_resnet18")
     print(json.dumps(told(timm.create_model, "star_resnet18", pretrained=True, pretrained_cfg="other")))

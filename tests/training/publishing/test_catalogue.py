@@ -9,7 +9,8 @@ import torch
 
 from star_training.cli.main import main
 from star_training.publishing.listing import _row, rows
-from star_zoo import install, objectives, save_pretrained, star_backbones, store, zoo
+from star_catalog import tags
+from star_zoo import install, objectives, save_pretrained, store, zoo
 from twins import POLICY
 
 EMBEDDED = {
@@ -36,7 +37,7 @@ def model() -> torch.nn.Module:
 
 def test_every_tag_is_listed_with_where_its_weights_are(capsys: pytest.CaptureFixture[str]):
     found = listed()
-    assert list(found) == sorted(star_backbones._TAGS) == sorted(timm.list_models("star_*", include_tags=True))
+    assert list(found) == sorted(tags.TAGS) == sorted(timm.list_models("star_*", include_tags=True))
     for tag, (method, title) in EMBEDDED.items():
         where, megabytes, licence, objective, data, _ = found.pop(tag)
         files = (zoo.EMBEDDED / tag).iterdir()
@@ -46,13 +47,13 @@ def test_every_tag_is_listed_with_where_its_weights_are(capsys: pytest.CaptureFi
     assert main(["list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["tag", "weights", "MB", "licence", "objective", "data", "measured"]
-    assert [line.split()[0] for line in lines] == sorted(star_backbones._TAGS)
+    assert [line.split()[0] for line in lines] == sorted(tags.TAGS)
     column = head.index("licence")
     assert {line[column - 1] for line in lines} == {" "}  # in columns
 
 
 def test_a_pinned_tag_is_on_the_hub(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(star_backbones._TAGS["star_resnet18.stl10"], "hf_hub_id", "star-zoo/star_resnet18.stl10@v1.0")
+    monkeypatch.setitem(tags.TAGS["star_resnet18.stl10"], "hf_hub_id", "star-zoo/star_resnet18.stl10@v1.0")
     assert listed()["star_resnet18.stl10"][0] == "Hub: star-zoo/star_resnet18.stl10@v1.0"
     monkeypatch.setenv("STAR_ZOO_HUB_ORG", "mine")  # whose repositories nobody has pinned
     assert listed()["star_resnet18.stl10"][0] == "none yet"

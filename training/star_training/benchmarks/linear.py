@@ -215,7 +215,7 @@ def _made_up(arguments: argparse.Namespace) -> Problem:
 
 def _features_of(arguments: argparse.Namespace) -> Problem:
     """Returns a model's features on a data set, divided as in the linear protocol."""
-    from star_zoo import store
+    from star_catalog import store
 
     from ..data.eval_sets.dataset import Splits
     from ..evaluation.frozen_model import load

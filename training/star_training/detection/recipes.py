@@ -6,7 +6,7 @@ Each docstring states source and cost. To add a recipe, add a public function he
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from star_zoo.names import not_found
+from star_catalog.names import not_found
 
 from ..data.sources.base import name_alone
 from ..models.resolve import called

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from star_zoo.files import write_text
+from star_catalog.files import write_text
 
 
 class Logbook:

@@ -12,7 +12,7 @@ import accelerate
 import torch
 from torch import Tensor, nn
 
-from star_zoo.files import sweep, write_json
+from star_catalog.files import sweep, write_json
 
 from ..data.workers import loading
 from ..numerics import layout

@@ -7,7 +7,8 @@ from typing import Any
 
 import timm
 
-from star_zoo import objectives, star_backbones, store, zoo
+from star_catalog import store, zoo
+from star_zoo import objectives, star_backbones
 
 from ..engine.old_results import upgrade
 from ..evaluation.record import Record

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from star_zoo.files import replacing, write_text
+from star_catalog.files import replacing, write_text
 
 from ..data.eval_sets.dataset import Splits
 from ..publishing import card

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from star_zoo.names import not_found
+from star_catalog.names import not_found
 
 _SERVES = ("known", "find")  # the module's own helpers
 

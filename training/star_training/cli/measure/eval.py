@@ -22,7 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from star_zoo import store
+    from star_catalog import store
 
     from ...data.eval_sets.local import found
     from ...data.eval_sets.names import told_apart

@@ -7,20 +7,21 @@ changes, because the unit and the kind of its metrics determine how they are dis
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from star_zoo.names import not_found
+from star_catalog.names import modules, not_found
 
-from ..metrics import Measurement
+if TYPE_CHECKING:
+    from ..metrics import Measurement
 
-Protocol = Callable[..., Measurement]
+Protocol = Callable[..., "Measurement"]
 
 
 def known() -> tuple[str, ...]:
     """Returns the sorted names of all protocols."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
+    return modules(__name__)
 
 
 def find(name: str) -> Protocol:

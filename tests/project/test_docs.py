@@ -72,7 +72,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the snippets find the export and the images they name, with a card."""
     where = tmp_path_factory.mktemp("reader")
     coloured(where / "images")
-    recipe = recipes.spirograph_tiny()
+    recipe = recipes.find("spirograph_tiny")
     torch.manual_seed(0)
     module, _ = build(recipe)
     results = {

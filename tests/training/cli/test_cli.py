@@ -55,7 +55,7 @@ def test_options_reach_their_fields():
     assert (recipe.objective, recipe.objective_args) == ("simclr", {})
     assert (recipe.init_from, recipe.backbone) == ("runs/x", "resnet18")
     assert (recipe.optimizer.lr, recipe.policy.size) == (0.5, 64)
-    assert recipe.data.hold_out == recipes.folder().data.hold_out
+    assert recipe.data.hold_out == recipes.find("folder").data.hold_out
 
 
 @pytest.mark.parametrize("name", objectives.known())

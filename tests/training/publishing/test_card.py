@@ -51,7 +51,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A released checkpoint of the authors in our layout."""
     where = tmp_path_factory.mktemp("converted")
     torch.manual_seed(0)
-    convert(Theirs().checkpoint(where / "ckpt-200.pth"), recipes.stl10_resnet18(), where / "ours")
+    convert(Theirs().checkpoint(where / "ckpt-200.pth"), recipes.find("stl10_resnet18"), where / "ours")
     return where / "ours"
 
 
@@ -199,8 +199,8 @@ def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
 def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))
     results = json.loads((folder / "results.json").read_text())
-    first = recipes.cifar10_resnet10t().published()
-    second = recipes.cifar10_resnet10t_48px().published() | {"init_from": "the_first"}
+    first = recipes.find("cifar10_resnet10t").published()
+    second = recipes.find("cifar10_resnet10t_48px").published() | {"init_from": "the_first"}
     for recipe in (first, second):
         recipe["data"]["source"] = "cifar10.parquet"
         recipe["run"]["workers"] = 0  # which changes no number

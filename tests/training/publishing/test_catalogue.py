@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 
+from star_catalog import tags
 from star_training.cli.main import main
 from star_training.publishing.listing import _row, rows
-from star_catalog import tags
 from star_zoo import install, objectives, save_pretrained, store, zoo
 from twins import POLICY
 

@@ -6,20 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 
+from star_catalog.zoo import NotAvailable
+
 from ..engine.signals import Stopped
-from ..errors import unexpected
+from ..errors import Diverged, LoadingError, unexpected
 from . import COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. An error prints one line, unless Python is in development mode."""
-    arguments = parser().parse_args(argv)
-    from star_zoo import NotAvailable
-
-    from ..data.workers import LoadingError
-    from ..engine.trainer import Diverged  # imported after parsing, so that argument errors appear at once
-
+    arguments = argparse.Namespace()
     try:
+        parser().parse_args(argv, arguments)
         arguments.module.run(arguments)
     except Stopped as stopped:
         print(f"\n{stopped}; {arguments.module.GO_ON}", file=sys.stderr)

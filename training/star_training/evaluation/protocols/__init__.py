@@ -24,10 +24,15 @@ def known() -> tuple[str, ...]:
     return modules(__name__)
 
 
-def find(name: str) -> Protocol:
-    """Returns the protocol of that name. Raises ValueError for an unknown name, listing the known ones."""
+def check(name: str) -> None:
+    """Raises ValueError for an unknown name, listing the known ones; imports no protocol."""
     if name not in known():
         raise ValueError(not_found("protocol", name, known()))
+
+
+def find(name: str) -> Protocol:
+    """Returns the protocol of that name. Raises ValueError as `check`."""
+    check(name)
     return _module(name).run
 
 

@@ -46,7 +46,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         saved = config["pretrained_cfg"]
-        row = {name: tuple(map(float, saved[name])) for name in ("mean", "std") if name in saved}
+        row: dict[str, Any] = {name: tuple(map(float, saved[name])) for name in ("mean", "std") if name in saved}
         row |= {name: saved[name] for name in ("crop_pct", "interpolation") if name in saved}
         row |= {"size": int(saved["input_size"][-1]), "num_classes": int(config.get("num_classes", 0))}
         row["license"] = saved.get("license")  # if missing, it must not become the license of our rows

@@ -15,7 +15,8 @@ import timm
 from runs import TINY, at_step, command, entries, tiny
 from star_training import recipes
 from star_training.cli import main as cli
-from star_training.cli.main import main, parser
+from star_training.cli.execute import parser
+from star_training.cli.main import main
 from star_training.cli.train.pretrain import recipe_of
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run

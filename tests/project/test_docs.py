@@ -14,6 +14,7 @@ from runs import finish, pictures, plain, start
 from star_training import recipes
 from star_training.cli import COMMANDS
 from star_training.cli import main as cli
+from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
 from star_training.evaluation import protocols as evals
 from star_training.pretraining.module import build
@@ -157,7 +158,7 @@ def test_a_card_tells_what_its_run_measured(saved: Path) -> None:
 def test_a_command_of_a_page_is_one_that_the_command_line_takes(line: str, package: Path) -> None:
     words = shlex.split(line)
     words = words[words.index("star_training") + 1 :] if words[0] == "torchrun" else words[1:]
-    arguments = cli.parser().parse_args(words)
+    arguments = parser().parse_args(words)
     if words[0] == "pretrain":
         pretrain.recipe_of(arguments)
 

@@ -24,6 +24,7 @@ from released_twin import Theirs
 from runs import tiny
 from star_training import recipes
 from star_training.cli import main as cli
+from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
 from star_training.pretraining.run import Run
 from star_training.publishing import card, card_results, dataset_terms
@@ -94,12 +95,12 @@ def test_the_command_lines_of_a_card_are_those_of_the_program(finished: Path, ot
     lines = [line for line in lines if line not in again]
     assert len(lines) == 3 and len(again) == 2
     for line, start in zip(again, (str(finished), "hf-hub:me/name"), strict=True):
-        arguments = cli.parser().parse_args(shlex.split(line)[1:])
+        arguments = parser().parse_args(shlex.split(line)[1:])
         found = (arguments.protocol, arguments.model, arguments.data, arguments.seed)
         assert found == ("linear", start, ["stl10"], 3)
     for line, start in zip(lines, (str(finished), "hf-hub:me/name", str(others["pairs"])), strict=True):
         program, *words = shlex.split(line)
-        arguments = cli.parser().parse_args(words)
+        arguments = parser().parse_args(words)
         recipe = pretrain.recipe_of(arguments)
         assert (program, recipe.init_from, recipe.name) == ("star-zoo", start, "folder")
     assert "backbone=test_resnet" in lines[0]

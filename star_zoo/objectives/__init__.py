@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from star_catalog.names import modules, not_found
+from star_catalog.objectives import check
+from star_catalog.objectives import known as known
 
 from ..batch import Batch as Batch
 from ..encoder import Encoder as Encoder
@@ -20,19 +21,12 @@ from ._base import Objective as Objective
 from ._base import Pretrained as Pretrained
 
 
-def known() -> tuple[str, ...]:
-    """Returns the names of the objectives in this package, sorted."""
-    return modules(__name__)
-
-
 def find(name: str) -> type[Objective]:
     """Returns the subclass of `Objective` in a module, given its name in this package or its dotted path.
 
     Raises ValueError if the name is unknown, the module can't be imported, or it doesn't define exactly one subclass.
     """
-    if "." not in name and name not in known():
-        hint = "a module outside star_zoo needs its dotted path, e.g. my_package.my_objective"
-        raise ValueError(f"{not_found('objective', name, known())}; {hint}")
+    check(name)
     try:
         module = importlib.import_module(name if "." in name else f"{__name__}.{name}")
     except ImportError as error:

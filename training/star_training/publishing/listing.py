@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from star_catalog import store, tags, zoo
-from star_catalog.names import modules
+from star_catalog import objectives, store, tags, zoo
 
 from ..engine.old_results import upgrade
 from . import dataset_terms
 
 _SHOWN = 3  # measured numbers per row
+_PLAIN = {"global_pool", "in_chans"}  # arguments that timm adds to every saved model
 _ARCHITECTURES = {tag.partition(".")[0] for tag in tags.TAGS}
 
 
@@ -46,7 +46,7 @@ def _row(tag: str) -> tuple[str, ...]:
 def _installed(tag: str) -> dict[str, Any]:
     """Returns the properties of an installed model. Raises an exception if it can't be built."""
     row, arguments = tags.read_config(store.folder(tag) / "config.json")
-    if arguments or tag.partition(".")[0] not in _ARCHITECTURES:  # only timm knows whether it can build this
+    if arguments.keys() - _PLAIN or tag.partition(".")[0] not in _ARCHITECTURES:  # timm alone knows if it builds this
         import timm
 
         import star_zoo  # noqa: F401
@@ -65,7 +65,7 @@ def _optional(read: Callable[[Any], str], path: Path) -> str:
 
 def _objective(heads: dict[str, Any]) -> str:
     name = heads["objective"]
-    return name if name in modules("star_zoo.objectives") else ""
+    return name if name in objectives.known() else ""
 
 
 def _data(recipe: dict[str, Any]) -> str:

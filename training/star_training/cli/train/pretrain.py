@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from star_catalog.objectives import check
+
 from ... import recipes
 from ...settings import registry
 from ...settings.base import override
@@ -57,6 +59,8 @@ def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """Returns the named recipe with the changes of the command line."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as python -m does, because it may hold the user's own objective
+    if arguments.objective:
+        check(arguments.objective)
     recipe = recipes.find(arguments.recipe)
     if arguments.objective:
         recipe = recipe.with_objective(arguments.objective)

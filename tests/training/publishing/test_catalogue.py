@@ -81,6 +81,30 @@ def test_a_licence_that_nobody_stated_is_not_ours(model: torch.nn.Module, tmp_pa
     assert "license" not in timm.create_model(MINE).pretrained_cfg
 
 
+def test_rows_are_as_timm_sees_them(model: torch.nn.Module, tmp_path: Path):
+    """timm builds each model; the list builds those alone whose architecture or arguments are in no table."""
+    narrow = {"channels": [8, 8, 8, 8], "stem_width": 8}
+    for name, built, arguments in (
+        ("star_resnet10t.mine", model, {}),
+        ("star_resnet10t.narrow", timm.create_model("star_resnet10t", **narrow), narrow),
+        ("star_resnet10t.wrong", model, {"nothing": 1}),
+        ("star_test_resnet.mine", timm.create_model("test_resnet"), {}),
+        ("star_nothing.mine", model, {}),
+    ):
+        save_pretrained(store.place(name), built, model_args=arguments)
+    broken = set()
+    for tag, (where, _, licence, _, data, _) in listed().items():
+        try:
+            cfg = timm.create_model(tag, device="meta").pretrained_cfg
+        except (RuntimeError, TypeError):
+            broken.add(tag)
+            assert where == f"broken: {store.folder(tag)}"
+        else:
+            assert licence == ("-" if where == "none yet" else cfg["license"])
+            assert where == "embedded" or data == (cfg.get("description") or "-")
+    assert broken == {"star_resnet10t.wrong", "star_nothing.mine", "star_test_resnet.mine"}
+
+
 OTHER = ["", "[]", "null", "5", "\x80", "[" * 100_000, '{"data": 3}', '{"data": {"source": 3}}', '{"evaluations": 3}']
 OTHER += ['{"objective": ["star"]}', '{"objective": "another"}']
 OTHER += ['{"evaluations": [{"metrics": {"a": 1}}]}', '{"evaluations": [{"data": 1, "metrics": {"a": {"value": ""}}}]}']

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code. Ctrl-C prints one line, at any time, also while Python imports."""
+    """Runs one command and returns its exit code. Ctrl-C prints one line, also while modules are imported."""
     try:
-        from .execute import execute
+        from ..engine.signals import stopping_imports
 
-        return execute(argv)
+        with stopping_imports():
+            from .execute import execute
+
+            return execute(argv)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

@@ -157,9 +157,10 @@ import importlib.abc, os, signal, sys
 from star_training.cli.main import main
 
 class Interrupt(importlib.abc.MetaPathFinder):
-    # presses Ctrl-C when the module is about to be imported
+    # presses Ctrl-C once, when the module is about to be imported
     def find_spec(self, name, path, target=None):
         if name == sys.argv[1]:
+            sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupt())

@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import pkgutil
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def modules(package: str) -> tuple[str, ...]:
 
 
 def _folders(package: str) -> list[str]:
+    if package in sys.modules:
+        return list(sys.modules[package].__path__)  # to which folders may have been added
     top, *inner = package.split(".")
     spec = importlib.util.find_spec(top)  # of a name without dots, because the packages above would be imported
     assert spec is not None and spec.submodule_search_locations is not None, package

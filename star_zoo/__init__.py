@@ -1,5 +1,9 @@
 """Equivariance-aware self-supervised backbones for timm. Importing the package registers the `star_*` models."""
 
+from star_catalog import store as store
+from star_catalog import zoo as zoo
+from star_catalog.zoo import NotAvailable as NotAvailable
+
 from . import released as released
 from . import star_backbones as star_backbones
 from . import wrapped_model as wrapped_model
@@ -12,6 +16,5 @@ from .losses import nt_xent as nt_xent
 from .objectives import Batch as Batch
 from .objectives import FeatureObjective as FeatureObjective
 from .objectives import Objective as Objective
-from .zoo import NotAvailable as NotAvailable
 
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .names import not_found
+from star_catalog.names import not_found
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from . import objectives, star_backbones, store, zoo
+from star_catalog import store, zoo
+from star_catalog.files import replacing, write_json
+
+from . import objectives, star_backbones
 from .augmentations import Policy
 from .backbone import Backbone
-from .files import replacing, write_json
 from .objectives import Objective
 
 FORMAT_VERSION = 1  # of heads.json; increased when an older star_zoo can't read the new format

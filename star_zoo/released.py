@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from star_catalog.names import not_found
+
 from .augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
-from .names import not_found
 
 _STL10 = (
     (13.0968, 13.1474, 69.8042, 69.7284, 0.4986, 1.0016941, 0.99847072, 0.99962264, -9.0546833e-05, 0.2066, 0.53592795),

@@ -1,19 +1,13 @@
-"""The star_* models: timm's architectures under our names, and our own; one row of `_TAGS` per set of weights.
+"""The star_* models: timm's architectures under our names, and our own; one row of `tags.TAGS` per set of weights.
 
 Importing this module registers every row with timm, so that `timm.create_model("star_resnet18.stl10")` works like any
 other timm name. The network is timm's or one of group_resnet.py, without a classifier: images (B, 3, S, S) -> features
 (B, D). A row adds the properties of the pretraining data that timm can't know: pixel statistics, input size and crop.
 Models in the local store are registered too, with the properties in their config.json.
-
-To add a tag, add a row: `"star_<timm architecture>.<tag>": dict(size=..., **statistics)`. A new architecture of timm
-needs nothing else, and the tests cover it automatically. The first row of an architecture is its default tag. zoo.py
-locates the weights; `hf_hub_id="<owner>/<name>@<revision>"`, which `star-zoo publish` prints, pins a row to a revision,
-so that a released star_zoo keeps the weights that it was tested with.
 """
 
 import contextlib
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,35 +25,16 @@ from timm.models import (
 )
 from torch import nn
 
-from . import group_resnet, store, wrapped_model, zoo
-from .names import not_found
+from star_catalog import store, tags, zoo
+from star_catalog.names import not_found
+
+from . import group_resnet, wrapped_model
 
 __all__: list[str] = []  # register_model adds the names
 
 _PREFIX = "star_"
 _WEIGHTS = "model.safetensors"  # the only file that is loaded, because timm's fallback is a pickle
 _SOURCES = {"file", "hf_hub_id", "state_dict", "url"}  # an overlay with one of these names weights for timm to load
-
-# Mean and std of each channel of the pretraining data, pixels in [0, 1].
-CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
-TIN100 = {"mean": (0.498, 0.474, 0.426), "std": (0.270, 0.261, 0.279)}  # of Tiny ImageNet's 100 classes and CIFAR-100
-TINY_IMAGENET = {"mean": (0.480, 0.448, 0.398), "std": (0.277, 0.269, 0.282)}
-STL10 = {"mean": (0.43, 0.42, 0.39), "std": (0.27, 0.26, 0.27)}  # rounded as in the authors' code
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
-_TAGS: dict[str, dict[str, Any]] = {
-    "star_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),
-    "star_resnet10t.tin100": dict(size=48, description="100 classes of Tiny ImageNet, and CIFAR-100", **TIN100),
-    "star_resnet10t.cifar10_simclr": dict(size=48, description="CIFAR-10", **CIFAR10),  # to compare with
-    "star_resnet18.stl10": dict(size=96, description="STL-10", **STL10),
-    "star_resnet18.tinyimagenet": dict(size=64, description="Tiny ImageNet", **TINY_IMAGENET),
-    "star_resnet50.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
-    "star_vit_small_patch16_224.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
-    "star_convnext_tiny.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
-    "star_c4_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),
-    "star_d4_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),
-    "star_c4_resnet18.stl10": dict(size=96, description="STL-10", **STL10),
-}
 
 
 class _Network(NamedTuple):
@@ -110,7 +85,7 @@ def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
         classifier=base.classifier,
         file=_local_weights(name),  # so that timm lists the tag as pretrained
         # resize to S, crop S
-        **{"num_classes": 0, "crop_pct": 1.0, "interpolation": "bicubic", "license": "apache-2.0", **row},
+        **{"num_classes": 0, "crop_pct": 1.0, "interpolation": "bicubic", "license": tags.LICENSE, **row},
     )
 
 
@@ -122,17 +97,13 @@ def _local_weights(tag: str) -> str | None:
 
 def read_config(path: Path, tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
     """Returns the cfg and the model arguments of a tag from a config.json. Raises OSError, or ValueError if invalid."""
+    row, arguments = tags.read_config(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        saved = config["pretrained_cfg"]
-        row = {name: tuple(map(float, saved[name])) for name in ("mean", "std") if name in saved}
-        row |= {name: saved[name] for name in ("crop_pct", "interpolation") if name in saved}
-        row["license"] = saved.get("license")  # if missing, it must not become the license of our rows
-        cfg = _cfg(tag, int(saved["input_size"][-1]), num_classes=int(config.get("num_classes", 0)), **row)
-        architecture, _, name = tag.partition(".")
-        return replace(cfg, architecture=architecture, tag=name), dict(config.get("model_args") or {})
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        cfg = _cfg(tag, **row)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a valid config.json: {error!r}") from error
+    architecture, _, name = tag.partition(".")
+    return replace(cfg, architecture=architecture, tag=name), arguments
 
 
 def _installed(tag: str, folder: Path) -> tuple[PretrainedCfg, dict[str, Any]]:
@@ -154,8 +125,7 @@ def full_tag(name: str) -> str:
 
 def place(name: str) -> Path | zoo.Repository:
     """Returns the folder or repository of a star_* model, given its name with or without a tag."""
-    tag = full_tag(name)
-    return zoo.find(tag, _TAGS.get(tag, {}).get("hf_hub_id"))
+    return tags.place(full_tag(name))
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
@@ -235,7 +205,7 @@ def _check_complete(model: nn.Module, cfg: PretrainedCfg, file: Path) -> None:
 
 def _rows() -> dict[str, Any]:
     """Returns the cfgs of all tags, including those in the local store; "*" marks an architecture's default tag."""
-    rows: dict[str, Any] = {tag: _cfg(tag, **row) for tag, row in _TAGS.items()}
+    rows: dict[str, Any] = {tag: _cfg(tag, **row) for tag, row in tags.TAGS.items()}
     for tag in store.installed():
         with contextlib.suppress(zoo.NotAvailable):  # a broken model raises when it is created, not at import
             rows[tag] = _installed(tag, store.folder(tag))[0]

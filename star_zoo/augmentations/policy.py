@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..names import not_found
+from star_catalog.names import not_found
+
 from .base import Augmentation, Framing
 from .blur import Blur
 from .color import ColorJitter, Grayscale, Invert, Solarize

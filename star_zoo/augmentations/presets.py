@@ -12,7 +12,8 @@ after the colours.
 from collections.abc import Callable
 from typing import Any
 
-from ..names import not_found
+from star_catalog.names import not_found
+
 from .base import Augmentation
 from .blur import Blur
 from .color import ColorJitter, Grayscale

@@ -7,22 +7,18 @@ the objective's name, e.g. `my_package.my_objective`.
 
 import importlib
 import inspect
-import pkgutil
 from typing import Any
 
 from torch import Tensor
 
+from star_catalog.objectives import check
+from star_catalog.objectives import known as known
+
 from ..batch import Batch as Batch
 from ..encoder import Encoder as Encoder
-from ..names import not_found
 from ._base import FeatureObjective as FeatureObjective
 from ._base import Objective as Objective
 from ._base import Pretrained as Pretrained
-
-
-def known() -> tuple[str, ...]:
-    """Returns the names of the objectives in this package, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
 def find(name: str) -> type[Objective]:
@@ -30,9 +26,7 @@ def find(name: str) -> type[Objective]:
 
     Raises ValueError if the name is unknown, the module can't be imported, or it doesn't define exactly one subclass.
     """
-    if "." not in name and name not in known():
-        hint = "a module outside star_zoo needs its dotted path, e.g. my_package.my_objective"
-        raise ValueError(f"{not_found('objective', name, known())}; {hint}")
+    check(name)
     try:
         module = importlib.import_module(name if "." in name else f"{__name__}.{name}")
     except ImportError as error:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..heads import mlp
 from ..losses import barlow_twins, info_nce, negative_cosine, nt_xent, vicreg
 from ..momentum import Queue, cosine_momentum
-from ..names import not_found
 
 
 class Agreement(nn.Module):

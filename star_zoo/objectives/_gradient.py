@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..augmentations import Policy
 from ..losses import gather_with_grad
-from ..names import not_found
 
 
 class GradientRegularizer(nn.Module):

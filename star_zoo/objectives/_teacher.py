@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import hub, zoo
+from star_catalog import zoo
+
+from .. import hub
 from ..augmentations import Policy
 from ._base import Pretrained
 

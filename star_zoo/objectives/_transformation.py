@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..augmentations import Augmentation, Blur, Flip, Grayscale, Invert, Jigsaw, Policy, QuarterTurn, VerticalFlip
 from ..batch import Batch
 from ..encoder import Encoder
-from ..names import not_found
 from ._base import Objective
 from ._labels import LabelHead
 

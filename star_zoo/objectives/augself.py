@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..augmentations import Augmentation, ColorJitter, Crop, Policy, Spirograph
 from ..augmentations.spirograph import SEEN
 from ..batch import Batch
 from ..encoder import Encoder
 from ..heads import mlp
-from ..names import not_found
 from .simclr import SimCLR
 
 

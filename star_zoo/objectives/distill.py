@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
-from ..names import not_found
 from . import build
 from ._base import Objective, Pretrained
 from ._teacher import Teacher

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, PARAM_DIM, Experts, FixedRouter, Standardize, StarHeads, by_view
-from ..names import not_found
 from ._routed import RoutedExperts
 
 PREDICTORS = ("residual", "linear")

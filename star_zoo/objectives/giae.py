@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
 from ..groups import C4, D4
-from ..names import not_found
 from ..symmetry.choice import straight_through, turn
 from ._group import GroupObjective, by_element
 

@@ -12,13 +12,14 @@ import functools
 import torch
 from torch import Tensor
 
+from star_catalog.names import not_found
+
 from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
 from ..groups import Group
 from ..heads import EMBED_DIM, mlp
 from ..losses import nt_xent
-from ..names import not_found
 from ._group import GroupObjective, by_element
 
 POOLS = ("max", "logsumexp")

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star_catalog.names import not_found
+
 from ..augmentations import Blur, ColorJitter, Flip, Grayscale, Invert, Policy, Solarize
 from ..batch import Batch
 from ..encoder import Encoder
 from ..groups import Group
 from ..heads import mlp
-from ..names import not_found
 from ._group import GroupObjective, by_element
 from ._transformation import TRANSFORMATIONS
 

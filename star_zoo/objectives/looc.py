@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..augmentations import Crop, Flip, Policy
 from ..batch import Batch
 from ..encoder import Encoder
 from ..heads import EMBED_DIM
 from ..losses import gather_with_grad
 from ..momentum import MomentumCopy, Queue
-from ..names import not_found
 from ._base import FeatureObjective
 
 Factors = dict[str, tuple[int, ...]]  # a factor's name -> its columns of params

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..groups import AveragePool, FieldNorm, Group, GroupConv, LiftConv
-from ..names import not_found
 from .choice import straight_through, turn
 
 KINDS = ("direct", "optimised")

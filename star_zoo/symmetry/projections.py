@@ -11,8 +11,9 @@ Letters: B images, D features, G elements of the group, O projected features.
 import torch
 from torch import Tensor, nn
 
+from star_catalog.names import not_found
+
 from ..groups import Group
-from ..names import not_found
 
 KINDS = ("mean", "max", "sort", "cross_section", "random_linear", "random_max")
 _SEED = 0  # seed of the random weights, fixed so that equal settings have equal projections

@@ -5,21 +5,21 @@ A new wrapper is a new file here with one subclass of `Wrapper`; nothing else ha
 
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from star_catalog.names import modules, not_found
+
 from ..augmentations import Policy
-from ..names import not_found
 from ..objectives import Objective
 from ._base import Wrapper as Wrapper
 
 
 def known() -> tuple[str, ...]:
     """Returns the names of all wrappers, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+    return modules(__name__)
 
 
 def find(name: str) -> type[Wrapper]:

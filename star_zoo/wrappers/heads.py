@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from star_catalog.names import not_found
+
 from ..augmentations import Policy
-from ..names import not_found
 from ..objectives import Objective
 from ._base import Wrapper
 

@@ -14,6 +14,7 @@ from runs import finish, pictures, plain, start
 from star_training import recipes
 from star_training.cli import COMMANDS
 from star_training.cli import main as cli
+from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
 from star_training.evaluation import protocols as evals
 from star_training.pretraining.module import build
@@ -72,7 +73,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the snippets find the export and the images they name, with a card."""
     where = tmp_path_factory.mktemp("reader")
     coloured(where / "images")
-    recipe = recipes.spirograph_tiny()
+    recipe = recipes.find("spirograph_tiny")
     torch.manual_seed(0)
     module, _ = build(recipe)
     results = {
@@ -157,7 +158,7 @@ def test_a_card_tells_what_its_run_measured(saved: Path) -> None:
 def test_a_command_of_a_page_is_one_that_the_command_line_takes(line: str, package: Path) -> None:
     words = shlex.split(line)
     words = words[words.index("star_training") + 1 :] if words[0] == "torchrun" else words[1:]
-    arguments = cli.parser().parse_args(words)
+    arguments = parser().parse_args(words)
     if words[0] == "pretrain":
         pretrain.recipe_of(arguments)
 
@@ -189,7 +190,11 @@ def test_the_guide_names_every_agreement_and_no_other() -> None:
 
 
 def test_the_guide_names_every_variable_of_the_environment_and_no_other() -> None:
-    files = [path for package in ("star_zoo", "training/star_training") for path in (ROOT / package).rglob("*.py")]
+    files = [
+        path
+        for package in ("star_catalog", "star_zoo", "training/star_training")
+        for path in (ROOT / package).rglob("*.py")
+    ]
     used = {name for path in files for name in re.findall(r"environ\S*?\b(STAR_ZOO_[A-Z_]+)", read(path))}
     table = read(GUIDE).partition("## Environment variables")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(STAR_ZOO_[A-Z_]+)", table, re.M)) == used != set()

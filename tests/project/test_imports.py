@@ -1,18 +1,20 @@
-"""The shape of the two packages: imports go one way, folders and files stay small.
+"""The shape of the three packages: imports go one way, folders and files stay small.
 
 All imports count, those inside functions too.
 """
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import star_catalog
 import star_training
 import star_zoo
 
-TRAINING, ZOO = (Path(package.__file__).parent for package in (star_training, star_zoo))
+TRAINING, ZOO, CATALOG = (Path(package.__file__).parent for package in (star_training, star_zoo, star_catalog))
 ORDER = (  # each imports those before it alone
     "errors", "settings", "numerics", "data", "models", "engine", "evaluation", "pretraining", "finetuning",
     "detection", "recipes", "publishing", "reports", "studies", "benchmarks", "quickstart", "cli", "__main__",
@@ -22,8 +24,8 @@ MODULES = sorted(TRAINING.rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
-    """The dotted names that a module of either package imports, split at the dots and made absolute."""
-    root = TRAINING if path.is_relative_to(TRAINING) else ZOO
+    """The dotted names that a module of a package imports, split at the dots and made absolute."""
+    root = TRAINING if path.is_relative_to(TRAINING) else ZOO  # which star_catalog and the tests lie beside
     here = path.relative_to(root.parent).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -74,6 +76,17 @@ def test_star_zoo_imports_nothing_of_star_training():
     assert [path for path in ZOO.rglob("*.py") if any(name[0] == "star_training" for name in imports(path))] == []
 
 
+def test_star_catalog_imports_the_standard_library_and_two_small_packages_when_they_are_needed():
+    """At the top of a module, the standard library alone."""
+    ours = {"star_catalog", *sys.stdlib_module_names}
+    for path in CATALOG.rglob("*.py"):
+        assert {name[0] for name in imports(path)} <= ours | {"filelock", "huggingface_hub"}, path
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_top = [name.name for node in tree.body if isinstance(node, ast.Import) for name in node.names]
+        at_top += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level]
+        assert {name.partition(".")[0] for name in at_top} <= ours, path
+
+
 def test_solvers_import_nothing_of_the_protocols():
     solvers = [name for path in (TRAINING / "evaluation" / "solvers").glob("*.py") for name in imports(path)]
     assert solvers and not any(name[:3] == ("star_training", "evaluation", "protocols") for name in solvers)
@@ -82,7 +95,7 @@ def test_solvers_import_nothing_of_the_protocols():
 def test_folders_and_files_are_small():
     """The objectives may be many, one file each."""
     assert len(list(TRAINING.glob("*.py"))) <= 4
-    files = [*TRAINING.rglob("*.py"), *ZOO.rglob("*.py")]
+    files = [path for package in (TRAINING, ZOO, CATALOG) for path in package.rglob("*.py")]
     crowded = {path.parent for path in files if len(list(path.parent.glob("*.py"))) > 14}
     assert crowded <= {ZOO, ZOO / "objectives"} and len(list(ZOO.glob("*.py"))) <= 18
     assert [path for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 300] == []

@@ -21,11 +21,11 @@ pytestmark = pytest.mark.slow
 CODE = """
 import contextlib, io, re, sys
 from pathlib import Path
-import star_training, star_zoo, timm, torch
+import star_catalog, star_training, star_zoo, timm, torch
 from safetensors.torch import load_file
 
 where = Path(sys.argv[1])
-assert {Path(package.__file__).parents[1] for package in (star_zoo, star_training)} == {where / "target"}
+assert {Path(package.__file__).parents[1] for package in (star_catalog, star_zoo, star_training)} == {where / "target"}
 
 from star_training.cli.main import main
 
@@ -103,7 +103,8 @@ def pip(*words: object) -> subprocess.CompletedProcess[str]:
 def test_what_is_in_the_wheel(target: Path):
     (wheel,) = target.parent.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"star_zoo", "star_training"}
+    packages = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert packages == {"star_catalog", "star_zoo", "star_training"}
     assert [name for name in names if "test" in name.split("/")[0] or name.endswith((".pyc", ".pth", ".part"))] == []
     for tag in ("star_resnet10t.cifar10", "star_resnet10t.tin100", "star_resnet10t.cifar10_simclr"):
         embedded = {name.rpartition("/")[2] for name in names if name.startswith(f"star_zoo/weights/{tag}/")}
@@ -111,6 +112,7 @@ def test_what_is_in_the_wheel(target: Path):
     assert {
         "star_training/publishing/template.md",
         "star_training/reports/page.html.jinja",
+        "star_catalog/py.typed",
         "star_zoo/py.typed",
         "star_training/py.typed",
     } <= set(names)

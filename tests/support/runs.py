@@ -54,7 +54,7 @@ NOISY = (
 
 def tiny(*settings: str) -> Recipe:
     """The tiny recipe with some settings as on the command line."""
-    return override(recipes.spirograph_tiny(), [*TINY, *settings])
+    return override(recipes.find("spirograph_tiny"), [*TINY, *settings])
 
 
 GROUP = ("backbone=star_c4_resnet10t", "backbone_args.stem=[4]", "backbone_args.channels=[4,8,16,32]")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from loopback_client import client
 from loopback_hub import LoopbackHub
-from star_training.recipes import stl10_resnet18
+from star_training.recipes.paper import stl10_resnet18
 from star_zoo import load_objective, objectives, save_pretrained
 from twins import randn
 
@@ -124,8 +124,8 @@ def test_a_pinned_tag_asks_nothing_once_it_is_cached(hub: LoopbackHub, tmp_path:
     hub.put(REPOSITORY, {"model.safetensors": b"newer, and not what this star_zoo was tested with"})
     code = """
     import star_zoo, timm
-    from star_zoo import star_backbones
-    star_backbones._TAGS["star_resnet18.stl10"]["hf_hub_id"] = sys.argv[1]
+    from star_catalog import tags
+    tags.TAGS["star_resnet18.stl10"]["hf_hub_id"] = sys.argv[1]
     timm.create_model("star_resnet18.stl10", pretrained=True)
     star_zoo.load_objective("star_resnet18")
     print(json.dumps(told(timm.create_model, "star_resnet18", pretrained=True, pretrained_cfg="other")))
@@ -212,7 +212,7 @@ def test_what_cannot_be_had_is_told_in_a_line_and_leaves_nothing(
     code = """
     import star_zoo, timm
     from star_training.pretraining.module import build
-    from star_training.recipes import stl10_resnet18
+    from star_training.recipes.paper import stl10_resnet18
     from star_training.settings.base import override
     errors = {}
     for owner in sys.argv[1:]:
@@ -281,7 +281,7 @@ def test_nothing_but_safetensors_is_taken_from_a_repository(hub: LoopbackHub, tm
     import pickle, star_zoo, timm
     from star_training.settings.base import override
     from star_training.pretraining.module import build
-    from star_training.recipes import stl10_resnet18
+    from star_training.recipes.paper import stl10_resnet18
     errors = []
     for owner in ("pickled", "named"):
         os.environ["STAR_ZOO_HUB_ORG"] = owner

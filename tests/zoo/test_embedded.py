@@ -14,6 +14,7 @@ from loopback_client import client
 from loopback_hub import LoopbackHub
 from markdown_cases import blocks
 from star_training.cli import main as cli
+from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
 from star_training.pretraining.recipe import Recipe
 from star_training.publishing import card
@@ -51,7 +52,7 @@ def test_the_card_is_what_the_files_say(tag: str, capsys: pytest.CaptureFixture[
     assert f"# Model card for {tag}\n" in text and "With timm, after importing star_zoo" in text
     for block in blocks(text, "bash"):
         for line in block.splitlines():
-            arguments = cli.parser().parse_args(shlex.split(line)[1:])
+            arguments = parser().parse_args(shlex.split(line)[1:])
             if line.startswith("star-zoo pretrain"):
                 pretrain.recipe_of(arguments)
             else:

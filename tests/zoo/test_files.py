@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from star_zoo.files import replacing, sweep, write_json, write_text
+from star_catalog.files import replacing, sweep, write_json, write_text
 
 # the file alone, without the package around it: a process that only writes files needs no torch
 _LOAD = """
@@ -23,7 +23,7 @@ target = Path(sys.argv[2])
 
 def start(code: str, target: Path, *args: str) -> subprocess.Popen:
     """A fresh process that runs `code` with `files` and `target` at hand."""
-    spec = importlib.util.find_spec("star_zoo.files")
+    spec = importlib.util.find_spec("star_catalog.files")
     assert spec is not None
     assert spec.origin is not None
     command = [sys.executable, "-W", "error", "-c", _LOAD + code, spec.origin, str(target), *args]

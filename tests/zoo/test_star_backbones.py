@@ -14,6 +14,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from runs import plain
+from star_catalog import tags
 from star_zoo import NotAvailable, star_backbones
 
 MODELS = timm.list_models("star_*")
@@ -85,7 +86,7 @@ def test_the_first_rows_are_there():
 
 @pytest.mark.parametrize("name", TAGS)
 def test_a_row_reaches_the_data_config(name):
-    row = star_backbones._TAGS[name]
+    row = tags.TAGS[name]
     config = timm.data.resolve_model_data_config(timm.create_model(name, device="meta"))
     assert config == {
         "input_size": (3, row["size"], row["size"]),
@@ -116,7 +117,7 @@ def test_tags_are_listed_as_pretrained_where_weights_are_on_this_machine_or_pinn
 
 def test_the_default_tag_is_the_first_row_of_an_architecture():
     for name in MODELS:
-        first = next(tag for tag in star_backbones._TAGS if tag.startswith(f"{name}."))
+        first = next(tag for tag in tags.TAGS if tag.startswith(f"{name}."))
         assert star_backbones.full_tag(name) == first == f"{name}.{cfg_of(name).tag}"
 
 

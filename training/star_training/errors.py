@@ -1,11 +1,20 @@
-"""One-line messages for exceptions."""
+"""Exceptions that end a command, and one-line messages for others. It imports nothing heavy."""
 
 import traceback
 from pathlib import Path
 
-import star_zoo
+import star_catalog
 
-_PACKAGES = (Path(__file__).parent, Path(star_zoo.__file__).parent)
+_BESIDE = Path(star_catalog.__file__).parents[1]  # star_zoo is there too
+_PACKAGES = (Path(__file__).parent, _BESIDE / "star_catalog", _BESIDE / "star_zoo")
+
+
+class Diverged(RuntimeError):
+    """The loss or a weight became infinite or NaN."""
+
+
+class LoadingError(RuntimeError):
+    """An unexpected exception while loading images; the message is one line."""
 
 
 def unexpected(error: BaseException) -> str:

@@ -23,7 +23,7 @@ _PICTURED = 4  # images whose views are drawn
 def quickstart(out: Path) -> None:
     """Runs the recipe `spirograph_tiny` in a folder, or resumes it there, and prints its results."""
     start = time.perf_counter()
-    recipe = recipes.spirograph_tiny()
+    recipe = recipes.find("spirograph_tiny")
     print(f"pretraining {recipe.backbone} with {recipe.objective} on spirographs, {recipe.epochs} epochs ...")
     run = Run(recipe, out, resume=(out / "recipe.json").exists())
     results = run.train()

@@ -369,11 +369,15 @@ def test_the_first_round_is_dropped_and_the_order_alternates(monkeypatch, capsys
         return {"import": once[package], "load": 2 * once[package]}
 
     monkeypatch.setattr(imports, "measure", measure)
+    starts = iter([90.0, 91.0, 1.0, 4.0, 3.0, 5.0])  # the first round is dropped
+    monkeypatch.setattr(imports, "start", lambda command: next(starts))
     found = imports.run(SimpleNamespace(rounds=2))
     assert told == ["timm", "star_zoo", "star_zoo", "timm", "timm", "star_zoo"]
     assert found["import"]["ratio"]["median"] == found["load"]["ratio"]["most"] == 1.5
     assert len(found["load"]["seconds"]) == 2
-    assert "1.500 times as long" in capsys.readouterr().out
+    assert found["commands"] == {"--help": [1.0, 3.0], "list": [4.0, 5.0]}
+    out = capsys.readouterr().out
+    assert "1.500 times as long" in out and "star-zoo list             4.500 s (4.000 to 5.000" in out
 
 
 @pytest.mark.slow
@@ -381,3 +385,4 @@ def test_a_process_of_its_own_tells_its_seconds():
     for package in imports._LOADS:
         seconds = imports.measure(package, imports.weights())
         assert seconds["import"] > seconds["load"] > 0
+        assert imports.start("--help") < seconds["import"]

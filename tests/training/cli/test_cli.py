@@ -15,7 +15,8 @@ import timm
 from runs import TINY, at_step, command, entries, tiny
 from star_training import recipes
 from star_training.cli import main as cli
-from star_training.cli.main import main, parser
+from star_training.cli.execute import parser
+from star_training.cli.main import main
 from star_training.cli.train.pretrain import recipe_of
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
@@ -55,7 +56,7 @@ def test_options_reach_their_fields():
     assert (recipe.objective, recipe.objective_args) == ("simclr", {})
     assert (recipe.init_from, recipe.backbone) == ("runs/x", "resnet18")
     assert (recipe.optimizer.lr, recipe.policy.size) == (0.5, 64)
-    assert recipe.data.hold_out == recipes.folder().data.hold_out
+    assert recipe.data.hold_out == recipes.find("folder").data.hold_out
 
 
 @pytest.mark.parametrize("name", objectives.known())

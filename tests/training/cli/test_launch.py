@@ -17,7 +17,7 @@ from accelerate.utils import DistributedType
 
 import runs
 from runs import STEPS, TINY, entries, exported, python
-from star_training.cli.main import parser
+from star_training.cli.execute import parser
 
 LAUNCH = Path(__file__).parents[3] / "training" / "launch"
 GPUS = {"gpus_1.yaml": (1, 1), "gpus_4.yaml": (1, 4), "gpus_8.yaml": (1, 8), "nodes.yaml": (2, 16)}

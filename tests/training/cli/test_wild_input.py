@@ -30,7 +30,7 @@ wild = settings(derandomize=True, deadline=None)
 
 # Recipes
 
-FOLDER = recipes.folder()
+FOLDER = recipes.find("folder")
 WORDS = ["Crop", "Blur", "star", "", "NaN", "null", "../..", "\x00", "\ud800", "ε"]
 TEXT = st.text(st.characters(exclude_characters="\n\r"), max_size=5)  # one is told as it was given
 VALUES = st.recursive(

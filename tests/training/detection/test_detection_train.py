@@ -16,11 +16,11 @@ from runs import assert_equal, finish, start
 from star_training.cli.main import main
 from star_training.data.sources.base import DataError
 from star_training.detection import recipes
-from star_training.detection.recipes import DetectionRecipe
+from star_training.detection.recipe import DetectionRecipe
 from star_training.detection.run import DetectionRun
 from star_training.engine.checkpoint import Checkpoints
 from star_training.engine.signals import Stopped
-from star_training.engine.trainer import Diverged
+from star_training.errors import Diverged
 from star_training.settings.base import override
 
 STEPS = 6
@@ -44,7 +44,7 @@ def tiny(tmp_path: Path, *settings: str, model: str = "untrained:test_resnet") -
     pack = tmp_path / "scenes.parquet"
     if not pack.exists():
         write_pack(pack, range(6), range(6, 9))
-    return override(recipes.coco256(model), [f"data.source={pack}", *TINY, *settings])
+    return override(recipes.find("coco256", model), [f"data.source={pack}", *TINY, *settings])
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

@@ -8,10 +8,10 @@ import pytest
 
 from finetune_cases import coloured
 from runs import assert_equal, command, exported
+from star_catalog.files import write_json
 from star_training.cli.main import main
 from star_training.pretraining.run import is_whole
 from star_training.publishing import card
-from star_zoo.files import write_json
 
 MEASURED = {
     "evaluations": [{"protocol": "knn", "model": "run", "data": "birds", "seed": 0, "metrics": {}, "images": {}}],

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from runs import finish, pictures, start
+from star_catalog.files import write_json
 from star_training.cli.main import main
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.eval_sets.names import ends, told_apart
 from star_training.engine import results
 from star_training.evaluation.record import Record, record, record_comparison
-from star_zoo.files import write_json
 
 
 def images(folder: Path, size: int = 40) -> Path:

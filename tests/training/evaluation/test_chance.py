@@ -138,7 +138,7 @@ def test_a_study_guesses(made, tmp_path: Path):
     place = save_pretrained(tmp_path / "star-0", backbone(), results={}).parent / "star-0"
     splits = {layout: Splits(made(folder, layout)) for layout in ("train val", "")}
     measures = (Measure("linear", ("train val",)), Measure("knn", tuple(splits)))
-    study = Study(name="s", recipe=recipes.folder(), images=Images("x"), methods=(), measures=measures)
+    study = Study(name="s", recipe=recipes.find("folder"), images=Images("x"), methods=(), measures=measures)
     one._measure(study, str(place), place / "results.json", splits)
     records = json.loads((place / "results.json").read_text())["evaluations"]
     assert len(records) == 3

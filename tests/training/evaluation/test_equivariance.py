@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from star_catalog.names import slugify
 from star_training.evaluation.embeddings import Viewed, base_all_and_each, columns, view
 from star_training.evaluation.features import NotFinite
 from star_training.evaluation.protocols import equivariance
@@ -14,7 +15,6 @@ from star_training.evaluation.protocols.equivariance import found, travelled
 from star_training.evaluation.record import evaluate
 from star_zoo import objectives
 from star_zoo.augmentations import Crop, Flip, Policy
-from star_zoo.names import slugify
 from twins import MEAN, POLICY, STD, build, draws, randn
 from view_cases import Eye, Photos, Sees, blind, data, unchanged
 

@@ -16,7 +16,8 @@ from star_training.data import DataError, Source, open_source
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.sources.spirograph import Spirographs
 from star_training.data.sources.subset import spread
-from star_training.data.workers import LoadingError, useful_workers
+from star_training.data.workers import useful_workers
+from star_training.errors import LoadingError
 from star_training.evaluation import features
 from star_training.evaluation.embeddings import base_and_drawn, view
 from star_training.evaluation.features import Preprocess, base_view, drawn_view, extract, pixels, timm_view

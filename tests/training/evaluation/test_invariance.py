@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from star_catalog.names import slugify
 from star_training.evaluation.features import NotFinite
 from star_training.evaluation.protocols import invariance
 from star_training.evaluation.protocols.invariance.probes import (
@@ -26,7 +27,6 @@ from star_training.evaluation.protocols.invariance.probes import (
 from star_training.evaluation.record import evaluate
 from star_training.evaluation.solvers.whitening import whitening
 from star_zoo import objectives
-from star_zoo.names import slugify
 from twins import build, photos, randn
 from view_cases import Eye, Photos, Sees, blind, data, unchanged
 

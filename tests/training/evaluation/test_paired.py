@@ -11,6 +11,7 @@ from data_cases import birds
 from eval_cases import Oracle, blobs, splits
 from runs import finish, start
 from star_training.cli import main as cli
+from star_training.cli.execute import parser
 from star_training.evaluation.metrics import Estimate, Hits
 from star_training.evaluation.paired_comparison import MEAN, as_record, compare, difference, mean
 from star_training.publishing import card
@@ -136,4 +137,4 @@ def test_a_saved_folder_keeps_what_it_was_compared_with(tmp_path: Path, capsys: 
     )
     (again,) = (line for line in text.splitlines() if line.startswith("star-zoo compare"))
     assert again == f"star-zoo compare {folder} pixels --data birds --protocol knn --seed 3"
-    assert cli.parser().parse_args(again.split()[1:]).seed == 3
+    assert parser().parse_args(again.split()[1:]).seed == 3

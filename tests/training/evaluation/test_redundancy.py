@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from star_catalog.names import slugify
 from star_training.evaluation.features import NotFinite
 from star_training.evaluation.protocols import redundancy
 from star_training.evaluation.record import evaluate
 from star_training.evaluation.solvers.cca import correlations, jackknife, rank_me
 from star_zoo import Objective, objectives
-from star_zoo.names import slugify
 from twins import POLICY, build, randn
 from view_cases import Sees, blind, data, unchanged
 

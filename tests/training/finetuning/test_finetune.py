@@ -23,7 +23,8 @@ from data_cases import png, write_parquet
 from eval_cases import Given
 from finetune_cases import COLOURS, coloured, tiny
 from runs import TWO, entries, finish, start
-from star_training.cli.main import main, parser
+from star_training.cli.execute import parser
+from star_training.cli.main import main
 from star_training.cli.train.finetune import settings_of
 from star_training.data import BadImageWarning, DataError, open_source
 from star_training.data.eval_sets.dataset import Splits

@@ -9,7 +9,8 @@ import pytest
 from data_cases import birds
 from star_training import recipes
 from star_training.cli import main as cli
-from star_training.detection.recipes import DetectionData, coco256
+from star_training.detection.recipe import DetectionData
+from star_training.detection.recipes.coco import coco256
 from star_training.models.resolve import called
 from star_training.pretraining.recipe import Recipe
 from star_zoo import save_pretrained
@@ -42,7 +43,7 @@ def test_what_is_recorded_of_a_run_tells_no_folder_of_this_machine(run: Path, ca
     assert capsys.readouterr().out.startswith("mine on birds, knn")
     text = (run / "export" / "results.json").read_text()
     assert json.loads(text)["evaluations"][0]["model"] == "mine" and "secret" not in text
-    recipe = recipes.cifar10_resnet10t().to_dict() | {"init_from": str(run / "export")}
+    recipe = recipes.find("cifar10_resnet10t").to_dict() | {"init_from": str(run / "export")}
     assert Recipe.from_dict(recipe).published()["init_from"] == "mine"
     data = DetectionData(source=str(pack))
     told = replace(coco256(str(run)), data=data).published()

@@ -127,7 +127,7 @@ def test_a_momentum_copy_is_independent_and_left_to_the_objective():
     from star_training.pretraining.module import build
     from star_training.settings.base import override
 
-    recipe = override(recipes.folder().with_objective("outside.teacher"), list(SETTINGS))
+    recipe = override(recipes.find("folder").with_objective("outside.teacher"), list(SETTINGS))
     module, _ = build(recipe)
     teacher, encoder = module.objective.teacher, module.encoder
     assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), encoder.parameters(), strict=True))

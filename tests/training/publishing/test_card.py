@@ -24,6 +24,7 @@ from released_twin import Theirs
 from runs import tiny
 from star_training import recipes
 from star_training.cli import main as cli
+from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
 from star_training.pretraining.run import Run
 from star_training.publishing import card, card_results, dataset_terms
@@ -51,7 +52,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A released checkpoint of the authors in our layout."""
     where = tmp_path_factory.mktemp("converted")
     torch.manual_seed(0)
-    convert(Theirs().checkpoint(where / "ckpt-200.pth"), recipes.stl10_resnet18(), where / "ours")
+    convert(Theirs().checkpoint(where / "ckpt-200.pth"), recipes.find("stl10_resnet18"), where / "ours")
     return where / "ours"
 
 
@@ -94,12 +95,12 @@ def test_the_command_lines_of_a_card_are_those_of_the_program(finished: Path, ot
     lines = [line for line in lines if line not in again]
     assert len(lines) == 3 and len(again) == 2
     for line, start in zip(again, (str(finished), "hf-hub:me/name"), strict=True):
-        arguments = cli.parser().parse_args(shlex.split(line)[1:])
+        arguments = parser().parse_args(shlex.split(line)[1:])
         found = (arguments.protocol, arguments.model, arguments.data, arguments.seed)
         assert found == ("linear", start, ["stl10"], 3)
     for line, start in zip(lines, (str(finished), "hf-hub:me/name", str(others["pairs"])), strict=True):
         program, *words = shlex.split(line)
-        arguments = cli.parser().parse_args(words)
+        arguments = parser().parse_args(words)
         recipe = pretrain.recipe_of(arguments)
         assert (program, recipe.init_from, recipe.name) == ("star-zoo", start, "folder")
     assert "backbone=test_resnet" in lines[0]
@@ -199,8 +200,8 @@ def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
 def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))
     results = json.loads((folder / "results.json").read_text())
-    first = recipes.cifar10_resnet10t().published()
-    second = recipes.cifar10_resnet10t_48px().published() | {"init_from": "the_first"}
+    first = recipes.find("cifar10_resnet10t").published()
+    second = recipes.find("cifar10_resnet10t_48px").published() | {"init_from": "the_first"}
     for recipe in (first, second):
         recipe["data"]["source"] = "cifar10.parquet"
         recipe["run"]["workers"] = 0  # which changes no number

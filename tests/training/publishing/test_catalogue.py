@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 
+from star_catalog import tags
 from star_training.cli.main import main
 from star_training.publishing.listing import _row, rows
-from star_zoo import install, objectives, save_pretrained, star_backbones, store, zoo
+from star_zoo import install, objectives, save_pretrained, store, zoo
 from twins import POLICY
 
 EMBEDDED = {
@@ -36,7 +37,7 @@ def model() -> torch.nn.Module:
 
 def test_every_tag_is_listed_with_where_its_weights_are(capsys: pytest.CaptureFixture[str]):
     found = listed()
-    assert list(found) == sorted(star_backbones._TAGS) == sorted(timm.list_models("star_*", include_tags=True))
+    assert list(found) == sorted(tags.TAGS) == sorted(timm.list_models("star_*", include_tags=True))
     for tag, (method, title) in EMBEDDED.items():
         where, megabytes, licence, objective, data, _ = found.pop(tag)
         files = (zoo.EMBEDDED / tag).iterdir()
@@ -46,13 +47,13 @@ def test_every_tag_is_listed_with_where_its_weights_are(capsys: pytest.CaptureFi
     assert main(["list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["tag", "weights", "MB", "licence", "objective", "data", "measured"]
-    assert [line.split()[0] for line in lines] == sorted(star_backbones._TAGS)
+    assert [line.split()[0] for line in lines] == sorted(tags.TAGS)
     column = head.index("licence")
     assert {line[column - 1] for line in lines} == {" "}  # in columns
 
 
 def test_a_pinned_tag_is_on_the_hub(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(star_backbones._TAGS["star_resnet18.stl10"], "hf_hub_id", "star-zoo/star_resnet18.stl10@v1.0")
+    monkeypatch.setitem(tags.TAGS["star_resnet18.stl10"], "hf_hub_id", "star-zoo/star_resnet18.stl10@v1.0")
     assert listed()["star_resnet18.stl10"][0] == "Hub: star-zoo/star_resnet18.stl10@v1.0"
     monkeypatch.setenv("STAR_ZOO_HUB_ORG", "mine")  # whose repositories nobody has pinned
     assert listed()["star_resnet18.stl10"][0] == "none yet"
@@ -78,6 +79,30 @@ def test_a_licence_that_nobody_stated_is_not_ours(model: torch.nn.Module, tmp_pa
     install(tmp_path, MINE)
     assert listed()[MINE][2] == "not stated"
     assert "license" not in timm.create_model(MINE).pretrained_cfg
+
+
+def test_rows_are_as_timm_sees_them(model: torch.nn.Module, tmp_path: Path):
+    """timm builds each model; the list builds those alone whose architecture or arguments are in no table."""
+    narrow = {"channels": [8, 8, 8, 8], "stem_width": 8}
+    for name, built, arguments in (
+        ("star_resnet10t.mine", model, {}),
+        ("star_resnet10t.narrow", timm.create_model("star_resnet10t", **narrow), narrow),
+        ("star_resnet10t.wrong", model, {"nothing": 1}),
+        ("star_test_resnet.mine", timm.create_model("test_resnet"), {}),
+        ("star_nothing.mine", model, {}),
+    ):
+        save_pretrained(store.place(name), built, model_args=arguments)
+    broken = set()
+    for tag, (where, _, licence, _, data, _) in listed().items():
+        try:
+            cfg = timm.create_model(tag, device="meta").pretrained_cfg
+        except (RuntimeError, TypeError):
+            broken.add(tag)
+            assert where == f"broken: {store.folder(tag)}"
+        else:
+            assert licence == ("-" if where == "none yet" else cfg["license"])
+            assert where == "embedded" or data == (cfg.get("description") or "-")
+    assert broken == {"star_resnet10t.wrong", "star_nothing.mine", "star_test_resnet.mine"}
 
 
 OTHER = ["", "[]", "null", "5", "\x80", "[" * 100_000, '{"data": 3}', '{"data": {"source": 3}}', '{"evaluations": 3}']

@@ -223,7 +223,7 @@ def test_a_tag_is_a_start_for_pretraining(hub: LoopbackHub, tmp_path: Path):
     from safetensors.torch import load_file
     from star_training.settings.base import override
     from star_training.pretraining.module import build
-    from star_training.recipes import stl10_resnet18
+    from star_training.recipes.paper import stl10_resnet18
     module, notes = build(override(stl10_resnet18(), ["init_from=star_resnet18.stl10"]))
     assert notes == ["backbone from star_resnet18.stl10"], notes
     state = load_file(sys.argv[1])

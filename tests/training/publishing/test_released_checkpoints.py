@@ -42,7 +42,7 @@ def theirs() -> Theirs:
 @pytest.fixture(scope="module")
 def converted(theirs: Theirs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("released")
-    convert(theirs.checkpoint(folder / "ckpt-200.pth"), recipes.stl10_resnet18(), folder / "ours")
+    convert(theirs.checkpoint(folder / "ckpt-200.pth"), recipes.find("stl10_resnet18"), folder / "ours")
     return folder / "ours"
 
 
@@ -85,7 +85,7 @@ def test_loss_terms_and_gradients_are_theirs(theirs: Theirs, converted: Path) ->
 
 
 def test_names_that_ddp_lengthened_mean_the_same(theirs: Theirs, converted: Path, tmp_path: Path) -> None:
-    convert(theirs.checkpoint(tmp_path / "ddp.pth", ddp=True), recipes.stl10_resnet18(), tmp_path / "ours")
+    convert(theirs.checkpoint(tmp_path / "ddp.pth", ddp=True), recipes.find("stl10_resnet18"), tmp_path / "ours")
     for name in ("model.safetensors", "heads.safetensors"):
         assert (tmp_path / "ours" / name).read_bytes() == (converted / name).read_bytes()
 
@@ -97,7 +97,7 @@ def test_there_and_back_is_exact(theirs: Theirs, converted: Path, tmp_path: Path
         expected = child.state_dict()
         assert back[group].keys() == expected.keys()
         assert all(torch.equal(back[group][name], tensor) for name, tensor in expected.items()), group
-    convert(tmp_path / "back.pth", recipes.stl10_resnet18(), tmp_path / "again")
+    convert(tmp_path / "back.pth", recipes.find("stl10_resnet18"), tmp_path / "again")
     first, second = (load_file(folder / "heads.safetensors") for folder in (converted, tmp_path / "again"))
     assert all(torch.equal(first[name], second[name]) for name in first | second)
 
@@ -118,7 +118,7 @@ def test_missing_and_unknown_tensors_are_named(theirs: Theirs, tmp_path: Path, c
     change(checkpoint)
     torch.save(checkpoint, path)
     with pytest.raises(ValueError, match=message):
-        convert(path, recipes.stl10_resnet18(), tmp_path / "ours")
+        convert(path, recipes.find("stl10_resnet18"), tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
 

@@ -16,7 +16,7 @@ from star_training.settings.common import OptimizerConfig, RunConfig
 from star_zoo import Policy, objectives
 from star_zoo.augmentations.presets import PRESETS, preset
 
-FOLDER = recipes.folder()
+FOLDER = recipes.find("folder")
 
 
 def refused(*changes: str, recipe: Recipe = FOLDER) -> str:
@@ -169,7 +169,9 @@ def test_a_wrong_setting_is_refused_with_what_would_be_right(setting: str, messa
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("recipe", [FOLDER, recipes.cifar10_small(), recipes.in100_resnet50()], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "recipe", [FOLDER, recipes.find("cifar10_small"), recipes.find("in100_resnet50")], ids=lambda r: r.name
+)
 def test_a_preset_takes_the_place_of_the_augmentations(name: str, recipe: Recipe):
     made = override(recipe, [f"policy={name}"])
     assert made == dataclasses.replace(recipe, policy=preset(name, recipe.policy))
@@ -188,7 +190,7 @@ def test_settings_before_and_after_a_preset_act_on_it():
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     known = "policy preset 'vental' not found; did you mean 'ventral'? known: default, ventral, dorsal"
     assert refused("policy=vental") == known
-    assert "makes its views by Spirograph" in refused("policy=ventral", recipe=recipes.spirograph_tiny())
+    assert "makes its views by Spirograph" in refused("policy=ventral", recipe=recipes.find("spirograph_tiny"))
     assert "not a policy" in refused("policy=3")
 
 

@@ -34,7 +34,7 @@ def policies(name: str = "pack") -> Study:
     """Two policies and their fusion, two steps each."""
     return Study(
         name="policies",
-        recipe=override(recipes.cifar10_small(), TINY),
+        recipe=override(recipes.find("cifar10_small"), TINY),
         images=Images(name),
         methods=(Method("ventral", "simclr", ("policy=ventral",)), Method("dorsal", "simclr", ("policy=dorsal",))),
         fusions=(Fusion("both", ("dorsal", "ventral")),),

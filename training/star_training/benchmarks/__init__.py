@@ -6,13 +6,14 @@ package if it has several parts.
 """
 
 import importlib
-import pkgutil
 from types import ModuleType
+
+from star_catalog.names import modules
 
 
 def known() -> tuple[str, ...]:
     """Returns the names of all benchmarks, sorted."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
+    return modules(__name__)
 
 
 def find(name: str) -> ModuleType:

@@ -1,7 +1,8 @@
 """Importing star_zoo and loading a model by its tag, compared with timm alone, each in a new process.
 
 timm loads the same file into its own architecture. The two alternate; a ratio is the median over the rounds of the
-ratio within a round. The first pair of processes is dropped, because it compiles bytecode and fills the file cache.
+ratio within a round. In each round, commands that import neither run too, as whole processes. The first round is
+dropped, because it compiles bytecode and fills the file cache.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ _LOADS = {
         "pretrained_cfg_overlay=dict(file=sys.argv[1], num_classes=0))"
     ),
 }
+_COMMANDS = ("--help", "list")  # of star-zoo
 _PROGRAM = """
 import json, sys, time
 start = time.perf_counter()
@@ -47,7 +50,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     found: dict[str, Any] = {"machine": machine(), "model": f"star_{_MODEL}"}
     file = weights()
-    by_round = [_round(k, file) for k in range(arguments.rounds + 1)][1:]
+    by_round, of_commands = zip(*[(_round(k, file), _commands()) for k in range(arguments.rounds + 1)][1:], strict=True)
     for what, spoken in (("import", "import star_zoo"), ("load", f"loading star_{_MODEL}")):
         seconds = [{package: told[package][what] for package in _LOADS} for told in by_round]
         found[what] = {"seconds": seconds, "ratio": ratio(seconds, "star_zoo", "timm")}
@@ -55,6 +58,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         times, least, most = found[what]["ratio"].values()
         spread = f"({least:.3f} to {most:.3f} over the rounds)"
         print(f"{spoken:24}{ours:7.3f} s, timm {timms:7.3f} s: {times:.3f} times as long {spread}", flush=True)
+    found["commands"] = {command: [each[command] for each in of_commands] for command in _COMMANDS}
+    for command, took in found["commands"].items():
+        spread = f"({min(took):.3f} to {max(took):.3f} over the rounds)"
+        print(f"{f'star-zoo {command}':24}{statistics.median(took):7.3f} s {spread}", flush=True)
     return found
 
 
@@ -73,17 +80,34 @@ def _round(number: int, file: Path) -> dict[str, dict[str, float]]:
     return {package: measure(package, file) for package in packages}
 
 
+def _commands() -> dict[str, float]:
+    return {command: start(command) for command in _COMMANDS}
+
+
+def start(command: str) -> float:
+    """Returns the seconds of a whole process that runs a command of star-zoo."""
+    before = time.perf_counter()
+    _run("-m", "star_training", command)
+    return time.perf_counter() - before
+
+
 def measure(package: str, file: Path) -> dict[str, float]:
     """Returns the seconds of "import" and "load" in a new process."""
-    import star_zoo
+    return json.loads(_run("-c", _PROGRAM.format(package=package, load=_LOADS[package]), str(file)))
 
-    program = _PROGRAM.format(package=package, load=_LOADS[package])
-    places = [str(Path(star_zoo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+
+def _run(*arguments: str) -> str:
+    """Returns the output of a new Python that finds the same packages."""
+    import star_catalog
+    import star_training
+
+    files = (star_catalog.__file__, star_training.__file__)  # star_zoo lies beside the first
+    places = [*(str(Path(file).parents[1]) for file in files), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, "-c", program, str(file)],
+        [sys.executable, *arguments],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
     )
-    return json.loads(done.stdout)
+    return done.stdout

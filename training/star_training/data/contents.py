@@ -4,7 +4,7 @@ Names, sizes and modification times don't reveal that a file was overwritten. Th
 SHA-256, at 0.4 to 1.5 GB/s per thread, with one thread per processor. This costs a fraction of decoding the images;
 for data sets that are too large to decode in advance, it reads as many bytes as one epoch.
 
-The digest of a list of files is cached under `star_zoo.store.home()`. Its key consists of each file's path, device,
+The digest of a list of files is cached under `star_catalog.store.home()`. Its key consists of each file's path, device,
 inode, size, modification time and change time. The change time can't be set back, and every write updates it. Files
 that changed in the last two seconds are hashed again each time, because two changes within one clock tick look alike.
 """
@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from star_zoo import store
-from star_zoo.files import replacing
+from star_catalog import store
+from star_catalog.files import replacing
 
 from .sources.raw import digest
 from .threads import in_threads

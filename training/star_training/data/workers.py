@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import unexpected
+from ..errors import LoadingError, unexpected
 from .sources.base import DataError, Source, decodes_on_access
 
 T = TypeVar("T")
@@ -30,10 +30,6 @@ _PARTS = 16  # of a batch, which workers send one by one in `load_once`, because
 _PATIENCE = 1.0  # seconds that a worker has to finish its work before it is killed
 _FEWER = "use fewer workers with --set run.workers=N (eval and compare: --workers N)"
 _GO_ON = "and go on with --resume (eval and compare: start again)"
-
-
-class LoadingError(RuntimeError):
-    """An unexpected exception while loading images; the message is one line."""
 
 
 class Loads(Protocol):

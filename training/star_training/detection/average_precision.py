@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from star_zoo.names import slugify
+from star_catalog.names import slugify
 
 from ..evaluation.features import evaluating
 from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Measurement, Metric, by_slug

@@ -28,7 +28,7 @@ from .datasets.base import align
 from .datasets.open import open_set
 from .model import build, parameter_groups
 from .precise_bn import settling
-from .recipes import DetectionRecipe
+from .recipe import DetectionRecipe
 from .views import Example, TrainingViews, loader
 
 _PROTOCOL = "detection"  # in the record

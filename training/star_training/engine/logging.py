@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
 from tqdm import tqdm
 
-from star_zoo.files import write_text
+from star_catalog.files import write_text
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # which the readers of a log don't need
 
 
 class Logbook:
     """Writes the log on the main process; does nothing on others. Entries after `step` are removed at the start."""
 
-    def __init__(self, accelerator: Accelerator, path: Path, step: int, total: int, label: str):
+    def __init__(self, accelerator: "Accelerator", path: Path, step: int, total: int, label: str):
         self.accelerator, self.path = accelerator, path
         self.active = accelerator.is_main_process
         if self.active:

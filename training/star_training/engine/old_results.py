@@ -7,7 +7,7 @@ the unit and the kind of a metric.
 import re
 from typing import Any
 
-from star_zoo.names import slugify
+from star_catalog.names import slugify
 
 _ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols of the old form
 # Patterns of old names and their replacements, in order. `slugify` turns the result into the slug.

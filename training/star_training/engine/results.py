@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from star_zoo.files import locked, write_json
+from star_catalog.files import locked, write_json
 
 from .old_results import upgrade
 

@@ -1,6 +1,14 @@
-"""Graceful stopping: the first SIGINT or SIGTERM requests a stop, the second one stops at once."""
+"""Graceful stopping: the first SIGINT or SIGTERM requests a stop, the second one stops at once.
 
+While modules are imported there is nothing to save, and SIGINT stops at once.
+"""
+
+import contextlib
+import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -33,3 +41,30 @@ class StopRequest:
         # the default effect, not the previous handlers, because a background job ignores SIGINT
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def stopping_imports() -> Iterator[None]:
+    """While entered, SIGINT ends the process with a line and exit code 130 if it comes during an import.
+
+    A KeyboardInterrupt may get lost there: torch clears every error of its import of NumPy, and goes on without it. A
+    handler that isn't Python's own is kept, e.g. that of a background job, which ignores SIGINT.
+    """
+    ours = threading.current_thread() is threading.main_thread()  # others can't set handlers
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            print("\nstopped", file=sys.stderr, flush=True)
+            os._exit(128 + number)
+        frame = frame.f_back
+    raise KeyboardInterrupt

@@ -12,9 +12,10 @@ import accelerate
 import torch
 from torch import Tensor, nn
 
-from star_zoo.files import sweep, write_json
+from star_catalog.files import sweep, write_json
 
 from ..data.workers import loading
+from ..errors import Diverged
 from ..numerics import layout
 from ..numerics.allocator import keep_large_blocks
 from ..numerics.trial import Convolution
@@ -27,10 +28,6 @@ from .logging import Logbook
 from .run_dir import check_folder, lock_folder
 from .run_state import capture, restore
 from .signals import Stopped, StopRequest
-
-
-class Diverged(RuntimeError):
-    """The loss or a weight became infinite or NaN."""
 
 
 class Loop(abc.ABC):

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from star_zoo.files import replacing
+from star_catalog.files import replacing
 
 _COMPUTE = ("torch", "torchvision", "timm", "pillow")  # packages that decode, resize and compute
 

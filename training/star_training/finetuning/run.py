@@ -11,8 +11,8 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from star_catalog.names import slugify
 from star_zoo import save_pretrained
-from star_zoo.names import slugify
 from star_zoo.wrappers.canonical import Canonical
 
 from ..data.eval_sets.dataset import Splits

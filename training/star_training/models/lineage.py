@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from star_zoo import hub, zoo
+from star_catalog import zoo
+from star_zoo import hub
 
 
 def start_of(name: str) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from star_catalog.names import not_found
 from star_zoo import wrappers
-from star_zoo.names import not_found
 
 from ..settings.base import parse_value, typed
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from star_zoo import Objective, hub, load_objective, star_backbones, wrappers, zoo
+from star_catalog import zoo
+from star_zoo import Objective, hub, load_objective, star_backbones, wrappers
 
 from .names import Leaf, Model, Wrapped, parse
 

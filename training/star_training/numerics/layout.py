@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from star_zoo.files import write_json
-from star_zoo.store import home
+from star_catalog.files import write_json
+from star_catalog.store import home
 
 from . import trial
 

@@ -8,7 +8,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from star_zoo import save_pretrained, store
+from star_catalog import store
+from star_zoo import save_pretrained
 
 from ..data import Source
 from ..data.streaming.loader import HeldImage

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from star_zoo import hub, star_backbones, store, zoo
-from star_zoo.files import replacing
+from star_catalog import store, zoo
+from star_catalog.files import replacing
+from star_zoo import hub, star_backbones
 
 from .license import state
 
@@ -22,7 +23,7 @@ def embed(folder: Path, tag: str) -> Path:
     rows = {f"{a}.{name}": cfg for a, found in star_backbones.default_cfgs.items() for name, cfg in found.cfgs.items()}
     row = rows.get(tag)
     if row is None or not row.license:
-        raise ValueError(f"{tag!r} has no row with a licence; add one to star_zoo/star_backbones.py")
+        raise ValueError(f"{tag!r} has no row with a licence; add one to star_catalog/tags.py")
     target = zoo.EMBEDDED / store.place(tag).name
     for name in store.FILES:
         if not (folder / name).is_file():

@@ -16,8 +16,8 @@ import timm
 import torch
 from huggingface_hub import EvalResult, ModelCardData
 
+from star_catalog.files import sweep, write_text
 from star_zoo import objectives, star_backbones, wrapped_model
-from star_zoo.files import sweep, write_text
 from star_zoo.groups import equivariance_error
 
 from .. import recipes

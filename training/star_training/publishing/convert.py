@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from star_catalog.files import replacing
+from star_catalog.zoo import checksum
 from star_zoo import load_objective, objectives, released, save_pretrained
-from star_zoo.files import replacing
-from star_zoo.zoo import checksum
 
 from ..pretraining.module import build_backbone
 from ..pretraining.recipe import Recipe

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from star_zoo.files import write_json
+from star_catalog.files import write_json
 
 
 def state(config: Path, licence: str) -> None:

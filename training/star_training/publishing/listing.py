@@ -1,35 +1,35 @@
-"""Lists every tag of the zoo and of the local store as a table, without network access."""
+"""Lists every tag of the zoo and of the local store as a table, without network access.
+
+It imports timm only if a model is installed whose architecture or arguments the table of tags doesn't know.
+"""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
-
-from star_zoo import objectives, star_backbones, store, zoo
+from star_catalog import objectives, store, tags, zoo
 
 from ..engine.old_results import upgrade
-from ..evaluation.record import Record
 from . import dataset_terms
 
 _SHOWN = 3  # measured numbers per row
+_PLAIN = {"global_pool", "in_chans"}  # arguments that timm adds to every saved model
+_ARCHITECTURES = {tag.partition(".")[0] for tag in tags.TAGS}
 
 
 def rows() -> list[tuple[str, ...]]:
     """Returns one row per tag: tag, place of its weights, megabytes, licence, objective of the heads, data, results."""
-    tags = {*timm.list_models("star_*", include_tags=True), *store.installed()}
-    return [_row(tag) for tag in sorted(tags)]
+    return [_row(tag) for tag in sorted({*tags.TAGS, *store.installed()})]
 
 
 def _row(tag: str) -> tuple[str, ...]:
     try:
-        model: Any = timm.create_model(tag, device="meta")
-        cfg = model.pretrained_cfg
-    except (RuntimeError, TypeError, ValueError):
+        row = _installed(tag) if tag in store.installed() else {"license": tags.LICENSE, **tags.TAGS[tag]}
+    except (OSError, RuntimeError, TypeError, ValueError):
         return (tag, f"broken: {store.folder(tag)}", "-", "-", "-", "-", "-")
-    place = star_backbones.place(tag)
-    licence, data = cfg.get("license") or "not stated", cfg.get("description") or "-"
+    place = tags.place(tag)
+    licence, data = row["license"] or "not stated", row.get("description", "-")
     if isinstance(place, zoo.Repository):
         where = f"Hub: {place}" if place.revision else "none yet"
         return (tag, where, "-", licence if place.revision else "-", "-", data, "-")
@@ -41,6 +41,18 @@ def _row(tag: str) -> tuple[str, ...]:
         _optional(_measured, place / "results.json") or "-",
     )
     return (tag, where, f"{size / 1e6:.1f}", licence, *training)
+
+
+def _installed(tag: str) -> dict[str, Any]:
+    """Returns the properties of an installed model. Raises an exception if it can't be built."""
+    row, arguments = tags.read_config(store.folder(tag) / "config.json")
+    if arguments.keys() - _PLAIN or tag.partition(".")[0] not in _ARCHITECTURES:  # timm alone knows if it builds this
+        import timm
+
+        import star_zoo  # noqa: F401
+
+        timm.create_model(tag, device="meta")
+    return row
 
 
 def _optional(read: Callable[[Any], str], path: Path) -> str:
@@ -61,9 +73,11 @@ def _data(recipe: dict[str, Any]) -> str:
 
 
 def _measured(results: dict[str, Any]) -> str:
-    records = map(Record.from_dict, upgrade(results).get("evaluations", []))
+    records = upgrade(results).get("evaluations", [])
     metrics = [
-        f"{metric.name} {metric.value:.3g} ({record.data})" for record in records for metric in record.metrics.values()
+        f"{metric['name']} {metric['value']:.3g} ({record['data']})"
+        for record in records
+        for metric in record["metrics"].values()
     ]
     more = f", {len(metrics) - _SHOWN} more" if len(metrics) > _SHOWN else ""
     return ", ".join(metrics[:_SHOWN]) + more

@@ -7,7 +7,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from star_zoo import hub, store, zoo
+from star_catalog import store, zoo
+from star_zoo import hub
 
 from . import card
 from .license import state

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from star_zoo.star_backbones import CIFAR10
+from star_catalog.tags import CIFAR10
 
 from ..pretraining.recipe import DataConfig, Recipe
 from ..settings.common import OptimizerConfig, RunConfig

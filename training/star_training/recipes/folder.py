@@ -1,7 +1,7 @@
 """Your own images."""
 
+from star_catalog.tags import IMAGENET
 from star_zoo.augmentations import Blur
-from star_zoo.star_backbones import IMAGENET
 
 from ..pretraining.recipe import DataConfig, Recipe
 from ..settings.common import OptimizerConfig

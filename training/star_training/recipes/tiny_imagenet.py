@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from star_catalog.tags import TIN100, TINY_IMAGENET
 from star_zoo.augmentations import Blur
-from star_zoo.star_backbones import TIN100, TINY_IMAGENET
 
 from ..pretraining.recipe import DataConfig, Recipe
 from ..settings.common import OptimizerConfig

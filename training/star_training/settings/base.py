@@ -8,7 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from star_zoo.names import not_found
+from star_catalog.names import not_found
 
 S = TypeVar("S", bound="Settings")
 

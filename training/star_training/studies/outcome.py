@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from star_zoo.files import write_text
+from star_catalog.files import write_text
 
 from ..engine.logging import evaluations_of, read
 from ..engine.old_results import upgrade

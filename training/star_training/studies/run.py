@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from star_zoo.files import write_text
+from star_catalog.files import write_text
 
 from ..pretraining.module import build
 from ..pretraining.recipe import Recipe

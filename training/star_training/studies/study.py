@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from star_zoo.names import not_found
+from star_catalog.names import not_found
 
 from ..data.eval_sets.transfer import SETS
 from ..data.sources.base import DataError

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} is {value}; it must be at least {least}")
-    # imported here, because the parser of every command imports this module
+    # imported here, because the parser of every benchmark imports this module
     from .compare import compare
     from .machine import machine
 

@@ -43,8 +43,8 @@ SIZES = {
 
 def policy(size: Size) -> "Policy":
     """Returns the released policy: crop boxes in pixels, kornia's colours, ImageNet's pixel statistics."""
+    from star_catalog.tags import IMAGENET
     from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
-    from star_zoo.star_backbones import IMAGENET
 
     colours = (ColorJitter(style="released"), Grayscale(style="released"))
     blur = () if size.blur is None else (Blur(size.blur),)

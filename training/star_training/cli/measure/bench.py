@@ -21,7 +21,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from star_zoo.files import write_json
+    from star_catalog.files import write_json
 
     found = arguments.benchmark.run(arguments)
     if arguments.out:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ...evaluation import protocols
 from ...models import LEAVES, WRAPPERS
 from ...settings.common import LoopConfig
 
@@ -22,7 +23,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from star_zoo import store
+    for name in arguments.protocol or ():
+        protocols.check(name)  # before the imports, which take seconds
+
+    from star_catalog import store
 
     from ...data.eval_sets.local import found
     from ...data.eval_sets.names import told_apart
@@ -30,7 +34,6 @@ def run(arguments: argparse.Namespace) -> None:
     from ...engine.results import check
     from ...evaluation.frozen_model import load
     from ...evaluation.paired_comparison import as_record, compare
-    from ...evaluation.protocols import classifying
     from ...evaluation.record import record_comparison, results_file
     from ...reports.tables import Table, markdown, per_cent
 
@@ -44,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     summaries = Summaries(sys.stderr)
     for splits in data:
         summaries.print(splits)
-    names = arguments.protocol or classifying()
+    names = arguments.protocol or protocols.classifying()
     rows = compare(first, second, data, names, arguments.seed)
     cells = [[r.name, r.data, f"{100 * r.first:.1f}", f"{100 * r.second:.1f}", per_cent(r.difference)] for r in rows]
     table = Table("", ["metric, %", "data", first.name, second.name, "difference [95 % interval]"], cells)

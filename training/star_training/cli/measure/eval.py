@@ -22,7 +22,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from star_zoo import store
+    names = protocols.known() if arguments.protocol == "all" else (arguments.protocol,)
+    for name in names:
+        protocols.check(name)  # before the imports, which take seconds
+
+    from star_catalog import store
 
     from ...data.eval_sets.local import found
     from ...data.eval_sets.names import told_apart
@@ -31,9 +35,6 @@ def run(arguments: argparse.Namespace) -> None:
     from ...evaluation.frozen_model import load
     from ...evaluation.record import evaluate, record, results_file
 
-    names = protocols.known() if arguments.protocol == "all" else (arguments.protocol,)
-    for name in names:
-        protocols.find(name)  # rejects a wrong name before the model is loaded
     data = told_apart(arguments.data or found())
     out = arguments.out or results_file(arguments.model)
     if out:

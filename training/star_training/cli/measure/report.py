@@ -15,7 +15,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from ...reports import report
+    from ...reports.page import report
 
     for title in report(arguments.models, arguments.out, arguments.data):
         print(title)

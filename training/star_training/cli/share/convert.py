@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ... import recipes
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -16,16 +18,19 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
+    if arguments.to_released:
+        from ...publishing.convert import convert_back
+
+        convert_back(arguments.source, arguments.to_released)
+        return
+    if not arguments.recipe:
+        raise ValueError("a released checkpoint does not state its architecture; pass --recipe, e.g. stl10_resnet18")
+    recipe = recipes.find(arguments.recipe)  # first, because the other imports take seconds
+
     from star_zoo import install
 
-    from ... import recipes
-    from ...publishing.convert import convert, convert_back
+    from ...publishing.convert import convert
 
-    if arguments.to_released:
-        convert_back(arguments.source, arguments.to_released)
-    elif not arguments.recipe:
-        raise ValueError("a released checkpoint does not state its architecture; pass --recipe, e.g. stl10_resnet18")
-    else:
-        convert(arguments.source, recipes.find(arguments.recipe), arguments.out)
-        if arguments.install:
-            print(install(arguments.out, arguments.install))
+    convert(arguments.source, recipe, arguments.out)
+    if arguments.install:
+        print(install(arguments.out, arguments.install))

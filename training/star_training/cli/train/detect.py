@@ -7,6 +7,7 @@ from pathlib import Path
 from ...detection import recipes
 from ...models import LEAVES
 from ...settings import registry
+from ...settings.base import override
 
 GO_ON = "go on with --resume"
 
@@ -26,10 +27,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from ...detection.run import DetectionRun
-    from ...settings.base import override
+    recipe = recipes.find(arguments.recipe, arguments.model)  # first, because the other imports take seconds
 
-    recipe = recipes.find(arguments.recipe, arguments.model)
+    from ...detection.run import DetectionRun
+
     if arguments.data:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=arguments.data))
     recipe = override(recipe, arguments.set)

@@ -5,11 +5,16 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from star_catalog.objectives import check
 
 from ... import recipes
-from ...pretraining.recipe import Recipe
 from ...settings import registry
 from ...settings.base import override
+
+if TYPE_CHECKING:
+    from ...pretraining.recipe import Recipe
 
 GO_ON = "go on with --resume"
 
@@ -37,10 +42,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
+    recipe = recipe_of(arguments)  # first, because the other imports take seconds
+
     from ...pretraining.run import Run
     from ...publishing import card
 
-    recipe = recipe_of(arguments)
     out = arguments.out or Path("runs") / f"{recipe.name}-{recipe.objective}"
     run = Run(recipe, out, resume=arguments.resume, tracker=arguments.tracker)
     run.train()
@@ -49,10 +55,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
 
 
-def recipe_of(arguments: argparse.Namespace) -> Recipe:
+def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """Returns the named recipe with the changes of the command line."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as python -m does, because it may hold the user's own objective
+    if arguments.objective:
+        check(arguments.objective)
     recipe = recipes.find(arguments.recipe)
     if arguments.objective:
         recipe = recipe.with_objective(arguments.objective)

@@ -29,11 +29,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
+    study = studies.find(arguments.study)  # first, because the other imports take seconds
+
     from ...data.eval_sets.local import home
     from ...reports.tables import markdown
     from ...studies import run
 
-    study = studies.find(arguments.study).only(arguments.methods).seeds(arguments.seeds)
+    study = study.only(arguments.methods).seeds(arguments.seeds)
     study = study.in_haste() if arguments.fast else study
     folder = arguments.data or home()
     out = arguments.out or Path("runs") / (study.name + ("-fast" if arguments.fast else ""))

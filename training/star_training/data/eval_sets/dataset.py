@@ -7,7 +7,7 @@ import functools
 import os
 from pathlib import Path
 
-from star_zoo.names import not_found
+from star_catalog.names import not_found
 
 from ..intact import intact
 from ..sources.base import DataError, NoSuchSplit, OneSplit, Source

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from star_zoo import store
+from star_catalog import store
 
 from ..sources.base import DataError
 from .transfer import SETS

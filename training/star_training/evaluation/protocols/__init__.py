@@ -7,26 +7,32 @@ changes, because the unit and the kind of its metrics determine how they are dis
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from star_zoo.names import not_found
+from star_catalog.names import modules, not_found
 
-from ..metrics import Measurement
+if TYPE_CHECKING:
+    from ..metrics import Measurement
 
-Protocol = Callable[..., Measurement]
+Protocol = Callable[..., "Measurement"]
 
 
 def known() -> tuple[str, ...]:
     """Returns the sorted names of all protocols."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
+    return modules(__name__)
+
+
+def check(name: str) -> None:
+    """Raises ValueError for an unknown name, listing the known ones; imports no protocol."""
+    if name not in known():
+        raise ValueError(not_found("protocol", name, known()))
 
 
 def find(name: str) -> Protocol:
-    """Returns the protocol of that name. Raises ValueError for an unknown name, listing the known ones."""
-    if name not in known():
-        raise ValueError(not_found("protocol", name, known()))
+    """Returns the protocol of that name. Raises ValueError as `check`."""
+    check(name)
     return _module(name).run
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star_zoo.names import slugify
+from star_catalog.names import slugify
 
 from ...data.eval_sets.dataset import Splits
 from ...data.views import seeded

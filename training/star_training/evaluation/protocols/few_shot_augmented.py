@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from star_catalog.names import slugify
 from star_zoo import Policy
-from star_zoo.names import slugify
 
 from ...data.eval_sets.dataset import Splits
 from ...data.intact import intact

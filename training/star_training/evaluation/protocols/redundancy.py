@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from star_zoo.names import slugify
+from star_catalog.names import slugify
 
 from ...data.eval_sets.dataset import Splits
 from ...data.sources.subset import spread

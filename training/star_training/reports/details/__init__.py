@@ -5,14 +5,14 @@ the protocol's record by label of the model. A protocol needs no figure.
 """
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 from typing import Any
+
+from star_catalog.names import modules
 
 from ..drawing import Figure
 
 
 def known() -> dict[str, Callable[[dict[str, dict[str, Any]]], Figure | None]]:
     """Returns the function that draws each protocol's details, by protocol, sorted."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return {name: importlib.import_module(f"{__name__}.{name}").draw for name in names}
+    return {name: importlib.import_module(f"{__name__}.{name}").draw for name in modules(__name__)}

@@ -18,7 +18,7 @@ def cifar10_small() -> Study:
     transfer = ("cifar100", *small)
     return Study(
         name="cifar10_small",
-        recipe=recipes.cifar10_small(),
+        recipe=recipes.find("cifar10_small"),
         images=Images("cifar10", "CIFAR10"),
         methods=(
             Method("simclr", "simclr", seeds=3),

@@ -6,7 +6,7 @@ is compared by seed, with Student's interval over seeds, and with one seed by im
 
 from collections.abc import Sequence
 
-from star_zoo.names import slugify
+from star_catalog.names import slugify
 
 from ...evaluation.metrics import SHARE, Metric
 from ...evaluation.protocols.invariance import PAIRED, difference

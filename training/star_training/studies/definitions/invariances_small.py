@@ -25,7 +25,7 @@ def invariances_small() -> Study:
     """
     return Study(
         name="invariances_small",
-        recipe=override(recipes.cifar10_small(), _SHORT),
+        recipe=override(recipes.find("cifar10_small"), _SHORT),
         images=Images("cifar10", "CIFAR10"),
         methods=(
             *(Method(name, "simclr", (f"policy={name}",), seeds=2) for name in _POLICIES),

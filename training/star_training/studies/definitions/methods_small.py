@@ -32,7 +32,7 @@ def methods_small() -> Study:
     """
     return Study(
         name="methods_small",
-        recipe=recipes.cifar10_small(),
+        recipe=recipes.find("cifar10_small"),
         images=Images("cifar10", "CIFAR10"),
         methods=tuple(Method(name, name, _CHANGES.get(name, ())) for name in _NAMES),
         measures=(

@@ -17,7 +17,7 @@ def stl10_paper() -> Study:
     eight, twelve runs; linear evaluation comes to that. It wants stl10/ as torchvision lays it out, and the transfer
     sets by their names, each as `star-zoo eval` takes NAME@ROOT.
     """
-    return _paper("stl10_paper", recipes.stl10_resnet18(), Images("stl10", "STL10"), experts=(4, 8, 16))
+    return _paper("stl10_paper", recipes.find("stl10_resnet18"), Images("stl10", "STL10"), experts=(4, 8, 16))
 
 
 def in100_paper() -> Study:
@@ -26,7 +26,7 @@ def in100_paper() -> Study:
     As README.md estimates from A100s: 22 hours a run on one GPU, 6 on four, 3.2 on eight, twelve runs. It wants
     imagenet100/ with train/ and val/ of the hundred classes alone, and the transfer sets by their names.
     """
-    return _paper("in100_paper", recipes.in100_resnet50(), Images("imagenet100"), experts=(2, 4, 8))
+    return _paper("in100_paper", recipes.find("in100_resnet50"), Images("imagenet100"), experts=(2, 4, 8))
 
 
 def _paper(name: str, recipe: Recipe, images: Images, experts: tuple[int, ...]) -> Study:

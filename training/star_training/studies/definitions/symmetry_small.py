@@ -20,7 +20,7 @@ def symmetry_small() -> Study:
     )
     return Study(
         name="symmetry_small",
-        recipe=recipes.cifar10_small(),
+        recipe=recipes.find("cifar10_small"),
         images=Images("cifar10", "CIFAR10"),
         methods=tuple(
             Method(f"{objective}{suffix}", objective, changes, seeds=3)

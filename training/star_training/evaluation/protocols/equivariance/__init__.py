@@ -14,7 +14,7 @@ to its features in the same way.
 
 from torch import Tensor
 
-from star_zoo.names import slugify
+from star_catalog.names import slugify
 
 from ....data.eval_sets.dataset import Splits
 from ....data.sources.base import Source

@@ -1,11 +1,6 @@
-"""The data path from encoded JPEG to uint8 views and their params, compared with plain PIL on one thread.
+"""Both ways of the benchmark, on synthetic JPEGs: plain PIL and our data set of views.
 
 Letters: V views of an image, S view size, P augmentation parameters.
-
-Both make the views of the `folder` recipe under STAR: the base view and two random resized crops. Plain PIL works as
-many data loaders do: it opens an image, converts it to RGB, and for each view crops, resizes (bilinear) and converts to
-a tensor. The two alternate on the same images. Neither permutes axes: pixels stay channels last in memory. Seconds are
-CPU time of this process, because other processes distort wall-clock time.
 """
 
 import argparse
@@ -29,10 +24,10 @@ from torchvision.transforms.functional import pil_to_tensor, resized_crop
 from star_zoo import Policy, objectives
 from star_zoo.augmentations import Crop
 
-from .. import recipes
-from ..data.lazy import StreamedSource
-from ..data.sources.base import NOT_TAKEN
-from ..data.views import MultiViewDataset
+from ... import recipes
+from ...data.lazy import StreamedSource
+from ...data.sources.base import NOT_TAKEN
+from ...data.views import MultiViewDataset
 
 SIZES = ((500, 375), (500, 500), (2000, 1500))  # width and height
 QUALITY = 90
@@ -60,19 +55,8 @@ class _Photos:
         return f"made-up photo {index}"
 
 
-def declare(parser: argparse.ArgumentParser) -> None:
-    """Declares the benchmark's arguments."""
-    add = parser.add_argument
-    add("--images", type=int, default=16, help="images of each size (default: %(default)s)")
-    add("--rounds", type=int, default=9, help="passes of each over the images, alternating (default: %(default)s)")
-    add("--view", type=int, default=224, help="side of a view in pixels (default: %(default)s)")
-    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-
-
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns the comparison, by image size."""
-    if min(arguments.images, arguments.rounds, arguments.view) < 1:
-        raise ValueError("--images, --rounds and --view must be at least 1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -119,7 +103,7 @@ def _seconds(make: Callable[[T], object], images: Sequence[T]) -> float:
 
 def policy(view: int) -> Policy:
     """Returns the policy of the `folder` recipe, with views of `view` pixels."""
-    of_recipe = recipes.folder().policy
+    of_recipe = recipes.find("folder").policy
     return dataclasses.replace(of_recipe, augmentations=(Crop(view), *of_recipe.augmentations[1:]))
 
 

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 _PATIENCE = 600  # seconds to wait for a lock; a holder copies files at most
 
 
@@ -43,6 +41,8 @@ def locked(path: Path) -> Iterator[None]:
     The file is created if it is missing, and it is kept; the lock of a process that dies is released. Raises OSError
     if the file can't be created or another process holds the lock for 600 seconds.
     """
+    from filelock import FileLock, Timeout  # whose import takes longer than that of everything else here
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=_PATIENCE)
     try:

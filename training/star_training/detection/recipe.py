@@ -1,16 +1,12 @@
-"""Detection recipes, one function each that returns a DetectionRecipe; `star-zoo detect MODEL --recipe NAME` runs it.
-
-Each docstring states source and cost. To add a recipe, add a public function here.
-"""
+"""The settings of a detection run: typed, changed by `--set path=value`, saved as JSON."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from star_zoo.names import not_found
+from star_catalog.names import not_found
 
 from ..data.sources.base import name_alone
 from ..models.resolve import called
-from ..settings import registry
 from ..settings.base import Settings
 from ..settings.common import LoopConfig
 
@@ -81,60 +77,3 @@ class DetectionRecipe(Settings):
         """Returns `to_dict` without the folders of this machine."""
         data = replace(self.data, source=name_alone(self.data.source))
         return replace(self, model=called(self.model), data=data).to_dict()
-
-
-def coco256(model: str) -> DetectionRecipe:
-    """Our smoke test on a CPU, 128 COCO photos at 160 px. It tests that everything works, not how good a model is.
-
-    It uses bfloat16, which takes 0.6 of the time on a CPU that supports it; pass `--set precision=no` if it is slow.
-    """
-    return DetectionRecipe(
-        name="coco256",
-        model=model,
-        head="fpn",
-        data=DetectionData(source="coco256_det.parquet"),
-        steps=300,
-        milestones=(200, 270),
-        warmup=50,
-        batch_size=4,
-        clip=10.0,
-        sizes=(128, 192, 32),
-        test_size=160,
-        longest=256,
-        anchor=8,
-        regions=64,
-        norm_batches=20,
-        precision="bf16",
-        run=DetectionLoop(workers=0, checkpoint_every=100),
-    )
-
-
-def voc0712_c4(model: str) -> DetectionRecipe:
-    """The paper's recipe: Faster R-CNN C4 on VOC07+12 trainval, tested on VOC07. Not run by us.
-
-    `data.source` is a VOCdevkit folder with VOC2007 and VOC2012. Source: MoCo's config
-    (detection/configs/pascal_voc_R_50_C4_24k_moco.yaml), which AugSelf's and STL's protocols are assumed to follow.
-    Cost: 24,000 steps of 16 images of about 640 x 850 pixels; MoCo uses 8 GPUs with 2 images each. torchvision differs
-    from detectron2: regression losses are smooth L1 with a quadratic part below 1/9 instead of L1, regions are pooled
-    without the half-pixel shift, and batches aren't grouped by aspect ratio.
-    """
-    return DetectionRecipe(
-        name="voc0712_c4",
-        model=model,
-        head="c4",
-        data=DetectionData(source="VOCdevkit", train="VOC2007/trainval+VOC2012/trainval", test="VOC2007/test"),
-        steps=24_000,
-        milestones=(18_000, 22_000),
-        warmup=100,
-        run=DetectionLoop(workers=8),
-    )
-
-
-def known() -> dict[str, str]:
-    """Returns the names of all recipes, each with the first line of its docstring."""
-    return registry.known(__name__)
-
-
-def find(name: str, model: str) -> DetectionRecipe:
-    """Returns the recipe of that name for a model. Raises ValueError for an unknown name, listing the known ones."""
-    return registry.find(__name__, "recipe", name)(model)

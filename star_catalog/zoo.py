@@ -7,7 +7,7 @@ from typing import NamedTuple
 from . import store
 
 HUB_OWNER = "star-zoo"  # owner of the repositories of the published tags; STAR_ZOO_HUB_ORG overrides it
-EMBEDDED = Path(__file__).parent / "weights"
+EMBEDDED = Path(__file__).parents[1] / "star_zoo" / "weights"
 HUB_PREFIX = "hf-hub:"
 
 
@@ -38,18 +38,18 @@ def owner() -> str:
     return os.environ.get("STAR_ZOO_HUB_ORG") or HUB_OWNER
 
 
-def find(name: str, pinned: str | None = None) -> Path | Repository:
+def find(tag: str, pinned: str | None = None) -> Path | Repository:
     """Returns the local folder or the repository of a tag's model, without downloading anything.
 
     `pinned` is the registry's repository for the tag, `owner/name@revision`; it is ignored if `STAR_ZOO_HUB_ORG` sets
     another owner. Raises ValueError for an invalid tag.
     """
-    for folder in (store.folder(name), EMBEDDED / name):
+    for folder in (store.folder(tag), EMBEDDED / tag):
         if (folder / "model.safetensors").is_file():
             return folder
     if pinned and owner() == HUB_OWNER:
         return Repository.parse(pinned)
-    return Repository(f"{owner()}/{name}")
+    return Repository(f"{owner()}/{tag}")
 
 
 def fetch(place: Path | Repository, filename: str, cache_dir: str | Path | None = None) -> Path:

@@ -1,13 +1,6 @@
-"""The fits of the linear protocol: our solver compared with the protocol's L-BFGS on the same features.
+"""Both solvers of the benchmark and the exact optima, on synthetic or extracted features.
 
 Letters: N images, D features, C classes, R = D + 1.
-
-Both fit every strength w, choose one on the validation images, and refit on training and validation images. Each
-objective is compared with a lower bound that depends on neither solver: the objective f is 2w-strongly convex, so its
-minimum is at least f(x) - |f'(x)|^2 / 4w, where x is an optimum computed in float64 to the last digit.
-
-Seconds are CPU time of this process on one thread, because other processes distort wall-clock time. Ours are the mean
-of one run before and one run after the protocol's.
 """
 
 import argparse
@@ -19,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..evaluation.features import Labelled, as_classes
-from ..evaluation.protocols.linear import STRENGTHS, divide, evaluate, hits
-from ..evaluation.solvers.logistic import Logistic, with_ones
+from ...evaluation.features import Labelled, as_classes
+from ...evaluation.protocols.linear import STRENGTHS, divide, evaluate, hits
+from ...evaluation.solvers.logistic import Logistic, with_ones
 
 _EXACT = 1e-16  # gap of the fits that bound the objectives; their gradients are then almost zero
 
@@ -46,21 +39,8 @@ class Found(NamedTuple):
     test: float
 
 
-def declare(parser: argparse.ArgumentParser) -> None:
-    """Declares the benchmark's arguments."""
-    add = parser.add_argument
-    add("--model", help="model whose features are used, as in star-zoo eval (default: synthetic features)")
-    add("--data", help="data set for the features of --model")
-    add("--images", type=int, help="maximum of training images of --data, or number of synthetic ones (default: 5000)")
-    add("--features", type=int, default=512, help="width of synthetic features (default: %(default)s)")
-    add("--classes", type=int, default=10, help="number of synthetic classes (default: %(default)s)")
-    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
-
-
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """Prints and returns the comparison."""
-    if bool(arguments.model) != bool(arguments.data):
-        raise ValueError("pass --model and --data together, or neither for synthetic features")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -215,10 +195,10 @@ def _made_up(arguments: argparse.Namespace) -> Problem:
 
 def _features_of(arguments: argparse.Namespace) -> Problem:
     """Returns a model's features on a data set, divided as in the linear protocol."""
-    from star_zoo import store
+    from star_catalog import store
 
-    from ..data.eval_sets.dataset import Splits
-    from ..evaluation.frozen_model import load
+    from ...data.eval_sets.dataset import Splits
+    from ...evaluation.frozen_model import load
 
     model = load(arguments.model, arguments.seed, store.home() / "features")
     splits = Splits(arguments.data)

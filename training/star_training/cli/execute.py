@@ -1,0 +1,52 @@
+"""The parser of the command line, and how a command ends: its exit code and its one line."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from star_catalog.zoo import NotAvailable
+
+from ..engine.signals import Stopped
+from ..errors import Diverged, LoadingError, unexpected
+from . import COMMANDS
+
+
+def execute(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. An error prints one line, unless Python is in development mode."""
+    arguments = argparse.Namespace()
+    try:
+        parser().parse_args(argv, arguments)
+        arguments.module.run(arguments)
+    except Stopped as stopped:
+        print(f"\n{stopped}; {arguments.module.GO_ON}", file=sys.stderr)
+        return stopped.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`; not an error
+        return 0
+    except (ValueError, OSError, ImportError, NotAvailable, Diverged) as error:
+        print(f"star-zoo: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        said = error if isinstance(error, LoadingError) else f"unexpected {unexpected(error)}"
+        print(f"star-zoo: {said}; PYTHONDEVMODE=1 shows the traceback", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands; each stores its module as `module`."""
+    top = argparse.ArgumentParser(
+        prog="star-zoo", description="Pretrain, evaluate, store and publish image backbones with their heads."
+    )
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
+    for name, group in COMMANDS.items():
+        module = importlib.import_module(f"{__package__}.{group}.{name}")
+        assert module.__doc__
+        command = subparsers.add_parser(name, help=module.__doc__, description=module.__doc__)
+        module.declare(command)
+        command.set_defaults(module=module)
+    return top

@@ -1,0 +1,35 @@
+"""One self-contained page about one or several models, drawn from their logs and evaluation records."""
+
+from pathlib import Path
+
+from star_catalog.files import replacing, write_text
+
+from ..data.eval_sets.dataset import Splits
+from ..publishing import card
+from . import figures, html, neighbours, reconstructions, tables
+from .loading import gather
+
+_SHEETS = (neighbours.draw, reconstructions.draw)  # of images
+
+
+def report(names: list[str], out: Path, data: list[str]) -> list[str]:
+    """Writes `out`, an HTML page without scripts or external links, and returns the titles of its tables and figures.
+
+    `names` are runs, saved folders and results.json files; `data` are the data sets whose images are shown, as nearest
+    neighbours and as reconstructions. The figures of a single run are also saved as PNG files beside its model and
+    added to its card. Raises ValueError if there is nothing to show.
+    """
+    models = gather(names)
+    found = figures.draw(models)
+    found += [figure for spec in data for sheet in _SHEETS for figure in sheet(models, Splits(spec))]
+    transfer = tables.transfer(models)
+    if not (found or transfer):
+        raise ValueError(f"{', '.join(names)}: no log and no evaluation to show; run `star-zoo eval all` first")
+    note = "Brackets are the 95 % interval over the test images or tasks of one pretraining run."
+    write_text(out, html.render(", ".join(model.label for model in models), note, transfer, found))
+    if len(models) == 1 and (folder := models[0].folder):
+        for figure in found:
+            with replacing(folder / f"{figure.name}.png") as part:
+                part.write_bytes(figure.png)
+        card.write(folder)
+    return [table.title for table in transfer] + [figure.title for figure in found]

@@ -52,6 +52,11 @@ def of_files(files: Sequence[Path]) -> str:
     return computed
 
 
+def state(files: Sequence[Path]) -> str:
+    """Returns a hex string that changes with every write to one of the files, according to the file system alone."""
+    return _listed(files).key
+
+
 # The cache: short texts by key, one file each, so that processes need no coordination
 
 

@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import resize, to_pil_image
 from star_zoo import Policy
 
 from ..data import Source
+from ..data.sources.base import ready
 from ..data.workers import load_once, loading, useful_workers
 
 
@@ -171,6 +172,8 @@ def extract(
     """
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     workers = 0 if preprocess.in_order else useful_workers(source, workers)
+    if workers:
+        ready(source)
     keys = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
     images = load_once(_Prepared(source, preprocess.each), _stacked, _concatenated, keys, workers)
     parts = []

@@ -11,7 +11,7 @@ from star_zoo.names import not_found
 
 from ..intact import intact
 from ..sources.base import DataError, NoSuchSplit, OneSplit, Source
-from ..sources.open import open_source
+from ..sources.open import open_undecoded
 from ..sources.subset import hold_out_by_class
 from . import transfer
 
@@ -124,4 +124,4 @@ class Splits:
             return transfer.open_set(name, os.path.expanduser(root), split)
         if at and name.isalnum() and not os.path.exists(self.spec):
             raise DataError(not_found("transfer data set", name, transfer.SETS))
-        return intact(open_source(self.spec, split))
+        return intact(open_undecoded(self.spec, split))

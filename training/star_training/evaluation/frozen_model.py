@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -13,9 +15,11 @@ from star_zoo.augmentations.presets import of_config
 from star_zoo.wrappers import Wrapper
 
 from ..data import Source
+from ..data.contents import keep, kept
 from ..data.intact import check_intact, intact
 from ..models.create import create
-from ..models.names import Leaf, parse
+from ..models.identity import identity
+from ..models.names import Leaf, Model, parse
 from ..models.resolve import called, objective_of
 from ..settings.common import LoopConfig
 from .feature_cache import FeatureCache
@@ -109,6 +113,29 @@ def evaluation_device() -> torch.device:
     return found or torch.device("cpu")
 
 
+class Recognised(FrozenModel):
+    """A model whose fingerprint an earlier process has computed; the network is created when it is needed.
+
+    Features in the cache are therefore read without it. `make` creates the model.
+    """
+
+    def __init__(self, name: str, fingerprint: str, make: Callable[[], FrozenModel], cache: Path | None, workers: int):
+        self.name, self.fingerprint, self.workers = name, fingerprint, workers
+        self.cache = FeatureCache(cache) if cache else None
+        self._make = make
+        self._features = {}
+
+    def __getattr__(self, attribute: str) -> Any:
+        """Creates the network at the first access to a part of it. Raises ValueError if its files have changed."""
+        if attribute not in ("backbone", "preprocess", "objective"):
+            raise AttributeError(attribute)
+        made = self._make()
+        if made.fingerprint != self.fingerprint:
+            raise ValueError(f"{self.name} changed while it was in use; start again")
+        self.backbone, self.preprocess, self.objective = made.backbone, made.preprocess, made.objective
+        return getattr(self, attribute)
+
+
 def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = LoopConfig.workers) -> FrozenModel:
     """Loads a model by any name of `star_training.models.names`, or `pixels`: the images themselves.
 
@@ -119,6 +146,17 @@ def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = Loo
     model = parse(name)
     if model == Leaf("pixels"):
         return FrozenModel(name, nn.Flatten(), pixels(_PIXELS), cache=cache, workers=workers)
+    make = functools.partial(_create, name, model, seed, cache, workers)
+    key = identity(model)
+    if key and (fingerprint := kept(key)):
+        return Recognised(called(name), fingerprint, make, cache, workers)
+    made = make()
+    if key and identity(model) == key:
+        keep(key, made.fingerprint)
+    return made
+
+
+def _create(name: str, model: Model, seed: int, cache: Path | None, workers: int) -> FrozenModel:
     backbone, objective = create(name, seed=seed), objective_of(model)
     view = objects() if getattr(backbone, "takes_objects", False) else timm_view(backbone)
     device = evaluation_device()

@@ -16,6 +16,7 @@ from star_zoo import Policy
 from ..data import Source
 from ..data.sources.base import ready
 from ..data.workers import load_once, loading, useful_workers
+from .metrics import NotApplicable
 
 
 class Labelled(NamedTuple):
@@ -31,7 +32,7 @@ def check_classes(name: str, train: Tensor, *others: Tensor) -> None:
     They must be classes; `train` must have at least two, and the other splits none that `train` lacks.
     """
     if any(targets.is_floating_point() for targets in (train, *others)):
-        raise ValueError(f"{name} has numbers for labels; classification needs classes")
+        raise NotApplicable(f"{name} has numbers for labels; classification needs classes")
     known = set(train.tolist())
     if len(known) < 2:
         raise ValueError(
@@ -163,12 +164,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def extract(
-    backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256, workers: int = 0
+    backbone: nn.Module,
+    source: Source,
+    preprocess: Preprocess,
+    batch_size: int = 256,
+    workers: int = 0,
+    extracted: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """Returns pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite, DataError, LoadingError.
 
     `workers` processes load the images if they are many and decoded on access; their number does not change the
-    features.
+    features. `extracted` is called with the number of images of each finished batch.
     """
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     workers = 0 if preprocess.in_order else useful_workers(source, workers)
@@ -181,6 +187,7 @@ def extract(
         for columns in images:
             batch = preprocess.join(*columns).to(device, memory_format=torch.channels_last)
             parts.append(backbone(batch).float().cpu())
+            extracted(len(batch))
     features = torch.cat(parts)
     if not features.isfinite().all():
         bad = int((~features.isfinite().all(1)).sum())

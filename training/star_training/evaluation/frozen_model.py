@@ -24,16 +24,24 @@ from ..models.resolve import called, objective_of
 from ..settings.common import LoopConfig
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
+from .metrics import NotApplicable
 
 _PIXELS = 32  # side of the images whose pixels are the features
+
+
+def _uncounted(images: int) -> None:
+    """Ignores the progress of an extraction."""
 
 
 class FrozenModel:
     """A backbone, its preprocessing, and the objective that it was trained with, if any.
 
     `cache` is the folder of a `FeatureCache`; with None, features are kept only in this object. `workers` processes
-    load the images of large data sets that are decoded on access.
+    load the images of large data sets that are decoded on access. `extracted` is called with the number of images of
+    each batch whose features are extracted.
     """
+
+    extracted: Callable[[int], None] = staticmethod(_uncounted)
 
     def __init__(
         self,
@@ -77,7 +85,7 @@ class FrozenModel:
         if key not in self._features:
             found = self.cache.read(key, len(source)) if self.cache else None
             if found is None:
-                found = extract(self.backbone, source, self.preprocess, workers=self.workers)
+                found = extract(self.backbone, source, self.preprocess, workers=self.workers, extracted=self.extracted)
                 check_intact(source)
                 if self.cache:
                     self.cache.write(key, found)
@@ -85,11 +93,11 @@ class FrozenModel:
         return self._features[key]
 
     def labelled(self, source: Source) -> Labelled:
-        """Returns features and label of every image that decodes. Raises ValueError if the data set has no labels."""
+        """Returns features and label of every image that decodes. Raises NotApplicable if there are no labels."""
         source = intact(source)
         if source.targets is None:
             why = source.inventory.unlabelled
-            raise ValueError(f"{source.name} has no labels to evaluate with{why and f': {why}'}")
+            raise NotApplicable(f"{source.name} has no labels to evaluate with{why and f': {why}'}")
         return Labelled(self.features(source), source.targets)
 
 

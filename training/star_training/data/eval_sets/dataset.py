@@ -11,7 +11,7 @@ from star_zoo.names import not_found
 
 from ..intact import intact
 from ..sources.base import DataError, NoSuchSplit, OneSplit, Source
-from ..sources.open import open_undecoded
+from ..sources.open import count_images, open_undecoded
 from ..sources.subset import hold_out_by_class
 from . import transfer
 
@@ -102,6 +102,11 @@ class Splits:
         """A one-line note if the data set has no test split of its own, else "". Opens the test images."""
         _ = self.test
         return "" if self.test_images == _OWN else f"{self.name}: the test images are {self.test_images}"
+
+    @functools.cached_property
+    def expected_images(self) -> int | None:
+        """The number of images in all splits, counted without decoding any; None if that takes a pass over the data."""
+        return count_images(os.path.expanduser(self.spec))
 
     @property
     def opened(self) -> dict[str, Source]:

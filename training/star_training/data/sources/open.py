@@ -1,5 +1,6 @@
 """Opens the `Source` that a user's specification names."""
 
+import contextlib
 import functools
 import math
 import os
@@ -81,6 +82,15 @@ def open_undecoded(
     if expected_bytes <= cache_bytes:
         return CachedSource(spec, raw, max_bad, expected_bytes, reopen)
     return StreamedSource(spec, raw, max_bad)
+
+
+def count_images(path: str) -> int | None:
+    """Returns the number of images in all splits of local files; None if it isn't known without reading them."""
+    for split in ("train", "val", "test") if os.path.exists(path) else ():
+        with contextlib.suppress(DataError):
+            counts = list(_open_raw(path, split).inventory.images.values())
+            return None if None in counts else sum(count or 0 for count in counts)
+    return None
 
 
 def _spirographs(spec: str, split: str, limit: int | None) -> Source:

@@ -11,7 +11,7 @@ from ..metrics import ACCURACY, SHARE, Hits, Measurement, Metric, by_slug, share
 
 _KS = (1, 20)
 _TEMPERATURE = 0.07
-CLASSIFIES_IMAGES = True
+CLASSIFIES_IMAGES = IN_ALL = True
 _CHUNK = 1024  # queries at once: bounds the (M, N) similarities and the (M, C) votes
 
 

@@ -6,7 +6,7 @@ evaluation that fails doesn't end the others.
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..data.eval_sets.dataset import Splits
 from ..data.sources.base import NoSuchSplit
@@ -22,13 +22,13 @@ _PROTOCOL = 3_000, 0.15  # images that take as long as a protocol: a constant, a
 
 
 class Outcome(NamedTuple):
-    """The result of a protocol on a data set, or why there is none."""
+    """The result of a protocol on a data set, or the reason why there is none."""
 
     splits: Splits
     protocol: str
     record: Record | None
-    problem: str = ""
-    failed: bool = False  # False also for a protocol that isn't meant for such a model or data set
+    reason: str = ""
+    end: Literal["done", "not applicable", "left out", "failed"] = "done"  # left out: the data set lacks a split
 
 
 def work(splits: Splits, protocols: Sequence[str]) -> float:
@@ -74,11 +74,13 @@ def _outcome(model: FrozenModel, splits: Splits, protocol: str, seed: int) -> tu
         record = evaluate(protocol, model, splits, seed)
         finished.write(key, record)
         return Outcome(splits, protocol, record), False
-    except (NotApplicable, NoSuchSplit) as error:
-        return Outcome(splits, protocol, None, one_line(error)), True
+    except NotApplicable as error:
+        return Outcome(splits, protocol, None, one_line(error), "not applicable"), True
+    except NoSuchSplit as error:
+        return Outcome(splits, protocol, None, one_line(error), "left out"), True
     except (ValueError, OSError) as error:
-        return Outcome(splits, protocol, None, one_line(error), failed=True), True
+        return Outcome(splits, protocol, None, one_line(error), "failed"), True
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        return Outcome(splits, protocol, None, f"unexpected {unexpected(error)}", failed=True), True
+        return Outcome(splits, protocol, None, f"unexpected {unexpected(error)}", "failed"), True

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 _REFRESH = 1.0  # seconds between updates of a bar
 _SILENCE = 20.0  # seconds between lines
+_SURE = 0.02  # share of the work after which the time left is stated
 
 
 class Progress:
@@ -59,9 +60,9 @@ class Progress:
     def line(self) -> str:
         """Returns the progress as text: "cifar100, linear: 40 % in 1 min 30 s, about 2 min 10 s left"."""
         passed = time.monotonic() - self._began
-        if not self._done:
+        share = self._done / (self._done + self._left) if self._done else 0
+        if share < _SURE:
             return f"{self._label}: {duration(passed)}"
-        share = self._done / (self._done + self._left)
         left = passed * self._left / self._done
         return f"{self._label}: {100 * share:.0f} % in {duration(passed)}, about {duration(left)} left"
 

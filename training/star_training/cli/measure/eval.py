@@ -107,16 +107,20 @@ def _run_all(arguments: argparse.Namespace, data: "list[Splits]", names: list[st
         how = f"; {len(found)} of {total} evaluations are finished"
         raise Stopped(signal.SIGINT, how) from None
     print(f"\n{markdown(by_data([outcome.record for outcome in found if outcome.record]))}", end="", flush=True)
-    _report(found)
+    _report(found, all_reasons=bool(arguments.protocols))
 
 
-def _report(found: "list[Outcome]") -> None:
-    """Prints which evaluations there are not, with the reasons. Raises ValueError if any failed."""
+def _report(found: "list[Outcome]", all_reasons: bool) -> None:
+    """Prints the reasons for missing results. Raises ValueError if an evaluation failed.
+
+    Without `all_reasons`, protocols that don't apply are only mentioned for a data set without any result.
+    """
+    measured = {outcome.splits.name for outcome in found if outcome.record}
     for outcome in found:
-        if outcome.record is None:
-            how = "failed" if outcome.failed else "left out"
-            print(f"{outcome.protocol} on {outcome.splits.name} {how}: {outcome.problem}", flush=True)
-    if failed := [f"{outcome.protocol} on {outcome.splits.name}" for outcome in found if outcome.failed]:
+        name = outcome.splits.name
+        if not outcome.record and (all_reasons or outcome.end != "not applicable" or name not in measured):
+            print(f"{outcome.protocol} on {name} {outcome.end}: {outcome.reason}", flush=True)
+    if failed := [f"{outcome.protocol} on {outcome.splits.name}" for outcome in found if outcome.end == "failed"]:
         raise ValueError(f"{len(failed)} of {len(found)} evaluations failed: {', '.join(failed)}")
 
 

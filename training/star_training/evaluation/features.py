@@ -4,19 +4,18 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import resize, to_pil_image
-
-from star_zoo import Policy
 
 from ..data import Source
 from ..data.sources.base import ready
 from ..data.workers import load_once, loading, useful_workers
 from .metrics import NotApplicable
+
+if TYPE_CHECKING:  # features in the cache are read without creating a model, so without these packages
+    from star_zoo import Policy
 
 
 class Labelled(NamedTuple):
@@ -71,12 +70,12 @@ class Preprocess(NamedTuple):
         return self.join(*_stacked([self.each(image) for image in images]))
 
 
-def base_view(policy: Policy) -> Preprocess:
+def base_view(policy: "Policy") -> Preprocess:
     """Returns the preprocessing that takes each image's base view under a pretraining policy."""
     return Preprocess(functools.partial(_crop, policy, policy.base), policy.apply, f"base {policy.to_dict()}")
 
 
-def drawn_view(policy: Policy, seed: int) -> Preprocess:
+def drawn_view(policy: "Policy", seed: int) -> Preprocess:
     """Returns the preprocessing that draws one augmented view per image, in order.
 
     It is for data sets whose images exist only as views.
@@ -86,13 +85,15 @@ def drawn_view(policy: Policy, seed: int) -> Preprocess:
     return Preprocess(each, policy.apply, f"drawn {seed} {policy.to_dict()}", in_order=True)
 
 
-def _crop(policy: Policy, choose: Callable[[int, int], Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+def _crop(policy: "Policy", choose: Callable[[int, int], Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
     params = choose(*image.shape[-2:])
     return policy.crop(image, params), params
 
 
 def timm_view(backbone: nn.Module) -> Preprocess:
     """Returns timm's preprocessing for evaluating this model: resize, centre crop, normalise."""
+    import timm
+
     config = timm.data.resolve_model_data_config(backbone)
     transform = timm.data.create_transform(**config)
     kept = config["input_size"] if config["crop_pct"] == 1 else None
@@ -103,6 +104,8 @@ def _transformed(transform: Any, kept: tuple[int, int, int] | None, image: Tenso
     """Applies timm's transform; an image of the size `kept` is neither resized nor cropped."""
     if image.shape == kept:
         return (transform.transforms[-1](image.float() / 255),)
+    from torchvision.transforms.v2.functional import to_pil_image
+
     return (transform(to_pil_image(image)),)
 
 
@@ -117,6 +120,8 @@ def pixels(size: int) -> Preprocess:
 
 
 def _resized(size: int, image: Tensor) -> tuple[Tensor]:
+    from torchvision.transforms.v2.functional import resize
+
     return (resize(image, [size, size], antialias=True).float() / 255,)
 
 

@@ -4,20 +4,14 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from torch import Tensor, nn
-
-from star_zoo import Objective, Policy
-from star_zoo.augmentations.presets import of_config
-from star_zoo.wrappers import Wrapper
 
 from ..data import Source
 from ..data.contents import keep, kept
 from ..data.intact import check_intact, intact
-from ..models.create import create
 from ..models.identity import identity
 from ..models.names import Leaf, Model, parse
 from ..models.resolve import called, objective_of
@@ -25,6 +19,9 @@ from ..settings.common import LoopConfig
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
 from .metrics import NotApplicable
+
+if TYPE_CHECKING:  # features in the cache are read without creating a model, so without this package
+    from star_zoo import Objective, Policy
 
 _PIXELS = 32  # side of the images whose pixels are the features
 
@@ -48,7 +45,7 @@ class FrozenModel:
         name: str,
         backbone: nn.Module,
         preprocess: Preprocess,
-        objective: Objective | None = None,
+        objective: "Objective | None" = None,
         cache: Path | None = None,
         workers: int = LoopConfig.workers,
     ):
@@ -68,8 +65,13 @@ class FrozenModel:
         return sha.hexdigest()[:16]
 
     @functools.cached_property
-    def policy(self) -> Policy:
+    def policy(self) -> "Policy":
         """The objective's policy, else a wrapper's, else our default one at the backbone's size and statistics."""
+        import timm
+
+        from star_zoo.augmentations.presets import of_config
+        from star_zoo.wrappers import Wrapper
+
         if self.objective is not None:
             return self.objective.policy
         if isinstance(self.backbone, Wrapper):
@@ -165,6 +167,8 @@ def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = Loo
 
 
 def _create(name: str, model: Model, seed: int, cache: Path | None, workers: int) -> FrozenModel:
+    from ..models.create import create
+
     backbone, objective = create(name, seed=seed), objective_of(model)
     view = objects() if getattr(backbone, "takes_objects", False) else timm_view(backbone)
     device = evaluation_device()

@@ -45,7 +45,7 @@ def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(DECODE, "_opened", refused)
     monkeypatch.setattr(Encoded, "rows", property(refused))
-    monkeypatch.setattr(frozen_model, "create", lambda *_, **__: pytest.fail("a network is created"))
+    monkeypatch.setattr(frozen_model, "_create", lambda *_: pytest.fail("a network is created"))
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet", "tar", "saved", "torchvision, files"])

@@ -28,7 +28,7 @@ from .threads import in_threads
 
 _SETTLED = 2.0  # seconds after which a further change has a later time stamp; the resolution of FAT is 2 s
 _PATIENCE = 10.0  # seconds of hashing before a message explains the wait
-_MOST_KEPT = 1000  # cached texts, each of about 100 bytes
+_MOST_KEPT = 4000  # cached texts, a few for each split of a data set, each of about 100 bytes
 _BLOCK, _CHUNK = 64, 2**20  # files hashed per task, bytes per read
 
 

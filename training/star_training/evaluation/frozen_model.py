@@ -94,6 +94,10 @@ class FrozenModel:
             self._features[key] = found
         return self._features[key]
 
+    def forget(self) -> None:
+        """Drops the features in this object; those in the cache stay."""
+        self._features.clear()
+
     def labelled(self, source: Source) -> Labelled:
         """Returns features and label of every image that decodes. Raises NotApplicable if there are no labels."""
         source = intact(source)

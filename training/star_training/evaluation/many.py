@@ -24,7 +24,8 @@ _PROTOCOL = 3_000, 0.15  # images that take as long as a protocol: a constant, a
 class Outcome(NamedTuple):
     """The result of a protocol on a data set, or the reason why there is none."""
 
-    splits: Splits
+    data: str
+    spec: str
     protocol: str
     record: Record | None
     reason: str = ""
@@ -63,24 +64,26 @@ def outcomes(
             (progress.skip if again else progress.advance)(_of_protocol(images))
             yield found
         progress.skip(images - extracted)
+        model.forget()
 
 
 def _outcome(model: FrozenModel, splits: Splits, protocol: str, seed: int) -> tuple[Outcome, bool]:
     """Returns the outcome, and whether nothing had to be computed for it."""
+    place = splits.name, splits.spec, protocol
     try:
         key = finished.key(protocol, model, splits, seed)
         if record := finished.read(key):
-            return Outcome(splits, protocol, record), True
+            return Outcome(*place, record), True
         record = evaluate(protocol, model, splits, seed)
         finished.write(key, record)
-        return Outcome(splits, protocol, record), False
+        return Outcome(*place, record), False
     except NotApplicable as error:
-        return Outcome(splits, protocol, None, one_line(error), "not applicable"), True
+        return Outcome(*place, None, one_line(error), "not applicable"), True
     except NoSuchSplit as error:
-        return Outcome(splits, protocol, None, one_line(error), "left out"), True
+        return Outcome(*place, None, one_line(error), "left out"), True
     except (ValueError, OSError) as error:
-        return Outcome(splits, protocol, None, one_line(error), "failed"), True
+        return Outcome(*place, None, one_line(error), "failed"), True
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        return Outcome(splits, protocol, None, f"unexpected {unexpected(error)}", "failed"), True
+        return Outcome(*place, None, f"unexpected {unexpected(error)}", "failed"), True

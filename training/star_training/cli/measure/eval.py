@@ -79,7 +79,7 @@ def _run_one(arguments: argparse.Namespace, data: "list[Splits]", out: Path | No
         try:
             print(result, flush=True)  # first, so that no result is lost if recording fails
         finally:  # nor if printing fails, e.g. after `| head`
-            _record(out, result, splits)
+            _record(out, result, splits.spec)
 
 
 def _run_all(arguments: argparse.Namespace, data: "list[Splits]", names: list[str], out: Path | None) -> None:
@@ -101,8 +101,10 @@ def _run_all(arguments: argparse.Namespace, data: "list[Splits]", names: list[st
             for outcome in outcomes(model, data, names, arguments.seed, progress):
                 found.append(outcome)
                 if outcome.record:
-                    progress.print(str(outcome.record))
-                    _record(out, outcome.record, outcome.splits)
+                    try:
+                        progress.print(str(outcome.record))
+                    finally:  # as for one protocol
+                        _record(out, outcome.record, outcome.spec)
     except KeyboardInterrupt:
         how = f"; {len(found)} of {total} evaluations are finished"
         raise Stopped(signal.SIGINT, how) from None
@@ -115,19 +117,18 @@ def _report(found: "list[Outcome]", all_reasons: bool) -> None:
 
     Without `all_reasons`, protocols that don't apply are only mentioned for a data set without any result.
     """
-    measured = {outcome.splits.name for outcome in found if outcome.record}
+    measured = {outcome.data for outcome in found if outcome.record}
     for outcome in found:
-        name = outcome.splits.name
-        if not outcome.record and (all_reasons or outcome.end != "not applicable" or name not in measured):
-            print(f"{outcome.protocol} on {name} {outcome.end}: {outcome.reason}", flush=True)
-    if failed := [f"{outcome.protocol} on {outcome.splits.name}" for outcome in found if outcome.end == "failed"]:
+        if not outcome.record and (all_reasons or outcome.end != "not applicable" or outcome.data not in measured):
+            print(f"{outcome.protocol} on {outcome.data} {outcome.end}: {outcome.reason}", flush=True)
+    if failed := [f"{outcome.protocol} on {outcome.data}" for outcome in found if outcome.end == "failed"]:
         raise ValueError(f"{len(failed)} of {len(found)} evaluations failed: {', '.join(failed)}")
 
 
-def _record(out: Path | None, result: "Record", splits: "Splits") -> None:
+def _record(out: Path | None, result: "Record", spec: str) -> None:
     """Adds a result to a results.json, if there is one, and prints its name there if that is another."""
     from ...evaluation.record import record
 
-    name = record(out, result, splits.spec).data if out else splits.name
-    if name != splits.name:
-        print(f"recorded as {name}, because {out} holds other data under the name {splits.name}")
+    name = record(out, result, spec).data if out else result.data
+    if name != result.data:
+        print(f"recorded as {name}, because {out} holds other data under the name {result.data}")

@@ -120,12 +120,12 @@ def of_runs(values: Sequence[float]) -> Estimate:
 
     One run has no interval.
     """
-    from scipy.special import stdtrit  # the quantile of scipy.stats.t, whose import takes five times as long
-
     runs = torch.tensor(values, dtype=torch.float64)
     centre = float(runs.mean())
     if len(runs) < 2:
         return Estimate(centre)
+    from scipy.special import stdtrit  # the quantile of scipy.stats, whose import takes five times as long
+
     half = float(stdtrit(len(runs) - 1, 0.975)) * float(runs.std()) / math.sqrt(len(runs))
     return Estimate(centre, centre - half, centre + half)
 

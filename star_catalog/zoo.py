@@ -1,4 +1,4 @@
-"""Locates the files of a tag: in the local store, in the package, or on the Hub, in that order."""
+"""Locates the files of a model: a saved folder, or of a tag the local store, the package, or the Hub, in that order."""
 
 import os
 from pathlib import Path
@@ -50,6 +50,26 @@ def find(tag: str, pinned: str | None = None) -> Path | Repository:
     if pinned and owner() == HUB_OWNER:
         return Repository.parse(pinned)
     return Repository(f"{owner()}/{tag}")
+
+
+def exported(name: str) -> Path | None:
+    """Returns the folder of a saved model that a name means: the folder itself, or `export/` in a run's; None if none.
+
+    Raises ValueError for a folder without a model.
+    """
+    folder = Path(name.removeprefix("local-dir:"))
+    for candidate in (folder, folder / "export"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if folder.is_dir():
+        raise ValueError(f"{folder} holds no exported model; pass a finished run or a folder with a config.json")
+    return None
+
+
+def called(folder: Path) -> str:
+    """Returns the name of a saved folder in records, without its place on this machine; an export has its run's."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "export" else folder.name
 
 
 def fetch(place: Path | Repository, filename: str, cache_dir: str | Path | None = None) -> Path:

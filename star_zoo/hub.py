@@ -121,32 +121,12 @@ def place(name: str | Path) -> Path | zoo.Repository:
     return folder
 
 
-def exported(name: str) -> Path | None:
-    """Returns the folder of a saved model that a name means: the folder itself, or `export/` in a run's; None if none.
-
-    Raises ValueError for a folder without a model.
-    """
-    folder = Path(name.removeprefix("local-dir:"))
-    for candidate in (folder, folder / "export"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if folder.is_dir():
-        raise ValueError(f"{folder} holds no exported model; pass a finished run or a folder with a config.json")
-    return None
-
-
-def called(folder: Path) -> str:
-    """Returns the name of a saved folder in records, without its place on this machine; an export has its run's."""
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "export" else folder.name
-
-
 def timm_name(name: str) -> str:
     """Returns the name of a model as timm's `create_model` takes it: without `timm:`, runs and folders as local-dir:.
 
     Weights on the Hub are downloaded here, because timm would accept a damaged file. Raises `zoo.NotAvailable`.
     """
-    folder = exported(name)
+    folder = zoo.exported(name)
     if name.startswith(zoo.HUB_PREFIX):
         with contextlib.suppress(FileNotFoundError):  # timm's own older repositories hold no safetensors
             zoo.fetch(zoo.Repository.parse(name), "model.safetensors")

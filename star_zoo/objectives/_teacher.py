@@ -43,9 +43,9 @@ class Teacher(nn.Module):
         (mean, std), (their_mean, their_std) = (map(_per_channel, statistics) for statistics in (ours, theirs))
         self.register_buffer("scale", std / their_std, persistent=False)
         self.register_buffer("shift", (mean - their_mean) / their_std, persistent=False)
-        folder = hub.exported(name)
+        folder = zoo.exported(name)
         self.record = Pretrained(
-            name if folder is None else hub.called(folder), model.pretrained_cfg.get("license"), fingerprint(model)
+            name if folder is None else zoo.called(folder), model.pretrained_cfg.get("license"), fingerprint(model)
         )
 
     @torch.no_grad()

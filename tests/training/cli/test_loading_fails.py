@@ -31,9 +31,9 @@ def arguments(name: str, place: Path, workers: int) -> list[str]:
     """A command that takes a while if nothing fails."""
     if name == "pretrain":
         return command(place / "run", settings=("epochs=30", f"run.workers={workers}", "run.eval_every=0"))
-    if name == "eval":
-        pictures(place / "images" / "train", 8)
-        pictures(place / "images" / "test", 8)
+    if name == "eval":  # images unlike those of other tests, because images that are known to decode are decoded later
+        pictures(place / "images" / "train", 8, size=36)
+        pictures(place / "images" / "test", 8, size=36)
         return ["eval", "knn", "pixels", "--data", str(place / "images")]
     if name == "detect":
         data, model, settings = write_pack(place / "scenes.parquet", range(8), [8]), "untrained:test_resnet", DETECTION

@@ -9,6 +9,7 @@ from data_cases import encoded, numbers, picture, png, write_folder
 from star_training.data import BadImageWarning, DataError, Source, open_source
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.intact import Intact, check_intact, intact
+from star_training.data.sources.open import open_undecoded
 from star_training.data.sources.subset import Part, spread
 from star_training.evaluation.frozen_model import load
 from star_training.evaluation.record import evaluate
@@ -76,7 +77,7 @@ def test_a_model_is_measured_on_the_images_that_decode(tmp_path: Path):
 @pytest.mark.parametrize("protocol", ["knn", "linear"])
 def test_evaluation_refuses_a_set_on_access_of_which_a_third_is_cut_off(protocol: str, tmp_path: Path, monkeypatch):
     write_cut(tmp_path, 24, set(range(0, 24, 3)))
-    monkeypatch.setitem(open_source.__kwdefaults__, "cache_bytes", 0)
+    monkeypatch.setitem(open_undecoded.__kwdefaults__, "cache_bytes", 0)
     with pytest.raises(DataError, match="8 of the 24 images"):
         evaluate(protocol, load("pixels"), Splits(str(tmp_path)))
 
@@ -97,7 +98,7 @@ def test_online_evaluation_leaves_them_out_and_training_does_not(tmp_path: Path)
 def test_images_are_tried_once_although_another_process_asks(tmp_path: Path, monkeypatch):
     write_folder(tmp_path, {f"{k}.png": png(k) for k in range(6)})
     source = intact(open_source(str(tmp_path), cache_bytes=0))
-    monkeypatch.setattr("star_training.data.intact._tried", set())  # as in another process
+    monkeypatch.setattr("star_training.data.intact._intact", set())  # as in another process
     monkeypatch.setattr(type(source), "open", lambda *_: pytest.fail("an image is decoded"))
     again = open_source(str(tmp_path), cache_bytes=0)
     assert intact(again) is again

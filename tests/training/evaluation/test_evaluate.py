@@ -96,6 +96,10 @@ def test_the_interval_of_a_share_is_wilsons(hits: int, total: int):
     assert (found.value, found.low, found.high) == pytest.approx((hits / total, peer.low, peer.high), abs=1e-12)
 
 
+def test_the_quantile_is_the_normal_distributions():
+    assert pytest.importorskip("scipy.special").ndtri(0.975) == metric.Z
+
+
 def test_the_interval_of_a_mean():
     values = randn(50).double()
     found = metric.mean(values)

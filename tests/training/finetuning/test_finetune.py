@@ -26,8 +26,9 @@ from runs import TWO, entries, finish, start
 from star_training.cli.execute import parser
 from star_training.cli.main import main
 from star_training.cli.train.finetune import settings_of
-from star_training.data import BadImageWarning, DataError, open_source
+from star_training.data import BadImageWarning, DataError
 from star_training.data.eval_sets.dataset import Splits
+from star_training.data.sources.open import open_undecoded
 from star_training.engine.optim import learning_rate
 from star_training.evaluation import metrics as metric
 from star_training.evaluation.features import Labelled, extract
@@ -176,7 +177,7 @@ def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
     for setting, value in (("cache_bytes", 0), ("max_bad", 0.5)):
-        monkeypatch.setitem(open_source.__kwdefaults__, setting, value)
+        monkeypatch.setitem(open_undecoded.__kwdefaults__, setting, value)
     with pytest.warns(BadImageWarning) as told:
         tuning = FineTuning(tiny(folder), tmp_path / "out")
     assert len(told) == 2 and (len(tuning.images), len(tuning.test)) == (23, 10)

@@ -1,14 +1,17 @@
 """A `Source` for data sets that fit in memory: every image is decoded once, before training."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .decode import UndecodableImage
-from .sources.base import report_bad
+from .sources.base import DataError, now_bad, report_bad
 from .sources.raw import Raw, Subset, load
 from .threads import in_threads
+from .tried import note_undecodable, undecodable
 
 _BLOCK = 32  # images decoded per task: submitting small images one by one costs more than decoding them
 
@@ -17,13 +20,17 @@ class CachedSource:
     """The decodable images of `raw` in one uint8 buffer, whose pages forked workers share.
 
     Undecodable images are left out with one `BadImageWarning`. Raises DataError if their fraction exceeds `max_bad`.
-    `decoded_bytes` is the expected size of the buffer, which avoids growing it.
+    `decoded_bytes` is the expected size of the buffer, which avoids growing it. The images are decoded here, or by the
+    first access to one if an earlier process has found out which decode; `reopen` then opens the files again.
     """
 
-    def __init__(self, name: str, raw: Raw, max_bad: float, decoded_bytes: int):
-        reasons: dict[int, str] = {}
-        images = _decoded(raw, reasons)
-        self._buffer, self._offsets, self._sizes = _packed(images, decoded_bytes)
+    def __init__(self, name: str, raw: Raw, max_bad: float, decoded_bytes: int, reopen: Callable[[], Raw]):
+        self._decoded_bytes, self._reopen = decoded_bytes, reopen
+        self._opened, reasons = raw.fingerprint, _still_bad(raw)
+        if reasons is None:
+            reasons = {}
+            self._images = _packed(_decoded(raw, reasons), decoded_bytes)
+            note_undecodable(self._opened, reasons)
         if reasons:
             examples = [f"{raw.describe(index)} ({reason})" for index, reason in list(reasons.items())[:3]]
             report_bad(name, examples, len(reasons), len(raw), max_bad)
@@ -32,13 +39,30 @@ class CachedSource:
         self.name, self.fingerprint, self.classes, self.targets = name, raw.fingerprint, raw.classes, raw.targets
         self.inventory = raw.inventory
 
+    @functools.cached_property
+    def _images(self) -> "_Images":
+        if self._reopen().fingerprint != self._opened:
+            raise DataError(f"{self.name} changed while it was in use; start again.")
+        return self._decoded()
+
+    def decode(self) -> None:
+        """Decodes the images, unless they are decoded; only for files that were opened just now."""
+        if "_images" not in vars(self):
+            self._images = self._decoded()
+
+    def _decoded(self) -> "_Images":
+        reasons: dict[int, str] = {}
+        images = _packed(_decoded(self._raw, reasons), self._decoded_bytes)
+        if reasons:
+            (first, reason), *_ = reasons.items()
+            raise now_bad(self.name, len(reasons), f"{self.describe(first)} ({reason})")
+        return images
+
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._raw)
 
     def __getitem__(self, index: int) -> Tensor:
-        offset = int(self._offsets[index])
-        height, width = self._sizes[index].tolist()
-        return self._buffer[offset : offset + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
+        return self._images[index]
 
     def describe(self, index: int) -> str:
         return self._raw.describe(index)
@@ -49,6 +73,31 @@ class CachedSource:
 
     def check_bad(self) -> None:
         pass  # the constructor has reported them
+
+
+def _still_bad(raw: Raw) -> dict[int, str] | None:
+    """Returns why each image that is known not to decode doesn't, by trying those alone; None if none were tried."""
+    known = undecodable(raw.fingerprint)
+    if not known:
+        return None if known is None else {}
+    reasons: dict[int, str] = {}
+    for _ in _decoded(Subset(raw, torch.tensor(known)), reasons):
+        return None  # an image that does decode
+    return {known[place]: reason for place, reason in reasons.items()}
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images one after another in memory, each (H, W, 3)."""
+
+    buffer: Tensor  # (bytes,) uint8
+    offsets: Tensor  # (N,) int64
+    sizes: Tensor  # (N, 2) int64: height and width
+
+    def __getitem__(self, index: int) -> Tensor:
+        offset = int(self.offsets[index])
+        height, width = self.sizes[index].tolist()
+        return self.buffer[offset : offset + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
 
 
 def _decoded(raw: Raw, reasons: dict[int, str]) -> Iterator[Tensor]:
@@ -72,8 +121,7 @@ def _load_block(raw: Raw, indices: range) -> list[tuple[int, Tensor | str]]:
     return block
 
 
-def _packed(images: Iterable[Tensor], expected_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns one buffer (bytes,) uint8, each image's offset (N,) int64, and its height and width (N, 2) int64."""
+def _packed(images: Iterable[Tensor], expected_bytes: int) -> _Images:
     buffer = torch.empty(expected_bytes, dtype=torch.uint8)
     offsets, sizes, end = [], [], 0
     for image in images:
@@ -83,4 +131,4 @@ def _packed(images: Iterable[Tensor], expected_bytes: int) -> tuple[Tensor, Tens
         buffer.numpy()[start:end] = image.permute(1, 2, 0).numpy().ravel()  # as decoded, without threads
         offsets.append(start)
         sizes.append(image.shape[1:])
-    return buffer, torch.tensor(offsets), torch.tensor(sizes)
+    return _Images(buffer, torch.tensor(offsets), torch.tensor(sizes))

@@ -28,7 +28,7 @@ from .threads import in_threads
 
 _SETTLED = 2.0  # seconds after which a further change has a later time stamp; the resolution of FAT is 2 s
 _PATIENCE = 10.0  # seconds of hashing before a message explains the wait
-_MOST_KEPT = 1000  # cached texts, each of about 100 bytes
+_MOST_KEPT = 4000  # cached texts, a few for each split of a data set, each of about 100 bytes
 _BLOCK, _CHUNK = 64, 2**20  # files hashed per task, bytes per read
 
 
@@ -50,6 +50,11 @@ def of_files(files: Sequence[Path]) -> str:
     if settled and None not in digests and _listed(files) == before:
         keep(before.key, computed)
     return computed
+
+
+def state(files: Sequence[Path]) -> str:
+    """Returns a hex string that changes with every write to one of the files, according to the file system alone."""
+    return _listed(files).key
 
 
 # The cache: short texts by key, one file each, so that processes need no coordination

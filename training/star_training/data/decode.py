@@ -16,6 +16,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from .errors import DataError
+
 Encoded = bytes | Path | Image.Image
 
 Image.init()  # loads every plugin now, because decoding threads would race to load them
@@ -37,10 +39,13 @@ class UndecodableImage(Exception):
 
 @contextmanager
 def undecodable() -> Iterator[None]:
-    """Converts every error raised inside to `UndecodableImage`, except MemoryError, which the image doesn't cause."""
+    """Converts every error raised inside to `UndecodableImage`, except those that the image doesn't cause.
+
+    These are MemoryError, and DataError of a file with many images.
+    """
     try:
         yield
-    except (UndecodableImage, MemoryError):
+    except (UndecodableImage, MemoryError, DataError):
         raise
     except UnidentifiedImageError as error:
         raise UndecodableImage("not recognised as an image") from error

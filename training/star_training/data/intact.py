@@ -1,17 +1,17 @@
 """Sources without undecodable images, for code that pairs an image with its target or index."""
 
-import PIL
+from collections.abc import Sequence
+
 import torch
 
-from .contents import keep, kept
 from .decode import Picture
-from .sources.base import DataError, Opens, Source
-from .sources.raw import digest
+from .sources.base import Source, decodes_on_access, now_bad, open_image
 from .sources.subset import Part
 from .threads import in_threads
+from .tried import note_undecodable, undecodable
 
 _BLOCK = 32  # images decoded per task
-_tried: set[str] = set()  # keys of the sources whose images all decoded in this process
+_intact: set[str] = set()  # fingerprints of the sources whose images all decode, if that can't be cached
 
 
 class Intact(Part):
@@ -22,36 +22,43 @@ def intact(source: Source) -> Source:
     """Returns `source` without its undecodable images, as `CachedSource` leaves them out.
 
     A source that decodes on access replaces a bad image by the next good one, which is only suitable for training.
-    Every image is decoded once, in threads; if all decode, that is cached by the source's fingerprint.
+    Every image is decoded once, in threads; afterwards only those that didn't decode are tried again, for the warning.
     Warns `BadImageWarning` about undecodable images. Raises DataError if their fraction exceeds `max_bad`.
     """
-    if not isinstance(source, Opens) or isinstance(source, Intact):
+    if not decodes_on_access(source) or isinstance(source, Intact):
         return source
-    key = digest(("all decode", source.fingerprint, PIL.__version__))
-    if key in _tried or kept(key):
+    fingerprint = source.fingerprint
+    if fingerprint in _intact:
         return source
-
-    def attempt(indices: range) -> None:
-        for index in indices:
-            source.open(index, _decoded)
-
-    for _ in in_threads(attempt, len(source), _BLOCK):
-        pass
+    known = undecodable(fingerprint)
+    _try(source, range(len(source)) if known is None else known)
+    bad = source.bad
+    if known is None:
+        note_undecodable(fingerprint, bad)
     source.check_bad()
-    bad = torch.zeros(len(source), dtype=torch.bool)
-    bad[list(source.bad)] = True
-    if bad.any():
-        return Intact(source, (~bad).nonzero().flatten())
-    _tried.add(key)
-    keep(key, "yes")
+    if bad:
+        good = torch.ones(len(source), dtype=torch.bool)
+        good[list(bad)] = False
+        return Intact(source, good.nonzero().flatten())
+    _intact.add(fingerprint)
     return source
+
+
+def _try(source: Source, images: Sequence[int]) -> None:
+    """Decodes the images, so that the source knows the bad ones."""
+
+    def attempt(block: range) -> None:
+        for place in block:
+            open_image(source, images[place], _decoded)
+
+    for _ in in_threads(attempt, len(images), _BLOCK):
+        pass
 
 
 def check_intact(source: Source) -> None:
     """Raises DataError if images that decoded in `intact` no longer do, because other images replaced them."""
     if source.bad:
-        bad = f"{len(source.bad)} images of {source.name} don't decode, e.g. {source.describe(source.bad[0])}"
-        raise DataError(f"{bad}, but they did at first; make sure that nothing changes them, then try again.")
+        raise now_bad(source.name, len(source.bad), source.describe(source.bad[0]))
 
 
 def _decoded(picture: Picture) -> None:

@@ -15,7 +15,7 @@ from star_zoo import Policy
 from star_zoo.objectives import Batch
 
 from .decode import Picture
-from .sources.base import Source, open_image
+from .sources.base import Source, open_image, ready
 from .workers import Batches, load_once
 from .workers import batches as load_batches
 
@@ -167,9 +167,12 @@ class StepBatches(Sampler[list[tuple[int, int, int]]]):
 
 def load_views(dataset: MultiViewDataset, keys: Sequence[Sequence[Any]], workers: int) -> Generator[Packed, None, None]:
     """Yields the batch of each list of (epoch, index); see `load_once`."""
+    if workers:
+        ready(dataset.source)
     return load_once(dataset, stack, concatenate, keys, workers)
 
 
 def loader(dataset: MultiViewDataset, batches: StepBatches, workers: int, pin: bool) -> Generator[Packed, None, None]:
     """Yields the batches. Raises DataError, LoadingError."""
+    ready(dataset.source)
     return load_batches(Batches(dataset, stack), batches, workers, pin)

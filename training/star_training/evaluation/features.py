@@ -4,17 +4,18 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import resize, to_pil_image
-
-from star_zoo import Policy
 
 from ..data import Source
+from ..data.sources.base import ready
 from ..data.workers import load_once, loading, useful_workers
+from .metrics import NotApplicable
+
+if TYPE_CHECKING:  # features in the cache are read without creating a model, so without these packages
+    from star_zoo import Policy
 
 
 class Labelled(NamedTuple):
@@ -30,7 +31,7 @@ def check_classes(name: str, train: Tensor, *others: Tensor) -> None:
     They must be classes; `train` must have at least two, and the other splits none that `train` lacks.
     """
     if any(targets.is_floating_point() for targets in (train, *others)):
-        raise ValueError(f"{name} has numbers for labels; classification needs classes")
+        raise NotApplicable(f"{name} has numbers for labels; classification needs classes")
     known = set(train.tolist())
     if len(known) < 2:
         raise ValueError(
@@ -69,12 +70,12 @@ class Preprocess(NamedTuple):
         return self.join(*_stacked([self.each(image) for image in images]))
 
 
-def base_view(policy: Policy) -> Preprocess:
+def base_view(policy: "Policy") -> Preprocess:
     """Returns the preprocessing that takes each image's base view under a pretraining policy."""
     return Preprocess(functools.partial(_crop, policy, policy.base), policy.apply, f"base {policy.to_dict()}")
 
 
-def drawn_view(policy: Policy, seed: int) -> Preprocess:
+def drawn_view(policy: "Policy", seed: int) -> Preprocess:
     """Returns the preprocessing that draws one augmented view per image, in order.
 
     It is for data sets whose images exist only as views.
@@ -84,13 +85,15 @@ def drawn_view(policy: Policy, seed: int) -> Preprocess:
     return Preprocess(each, policy.apply, f"drawn {seed} {policy.to_dict()}", in_order=True)
 
 
-def _crop(policy: Policy, choose: Callable[[int, int], Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+def _crop(policy: "Policy", choose: Callable[[int, int], Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
     params = choose(*image.shape[-2:])
     return policy.crop(image, params), params
 
 
 def timm_view(backbone: nn.Module) -> Preprocess:
     """Returns timm's preprocessing for evaluating this model: resize, centre crop, normalise."""
+    import timm
+
     config = timm.data.resolve_model_data_config(backbone)
     transform = timm.data.create_transform(**config)
     kept = config["input_size"] if config["crop_pct"] == 1 else None
@@ -101,6 +104,8 @@ def _transformed(transform: Any, kept: tuple[int, int, int] | None, image: Tenso
     """Applies timm's transform; an image of the size `kept` is neither resized nor cropped."""
     if image.shape == kept:
         return (transform.transforms[-1](image.float() / 255),)
+    from torchvision.transforms.v2.functional import to_pil_image
+
     return (transform(to_pil_image(image)),)
 
 
@@ -115,6 +120,8 @@ def pixels(size: int) -> Preprocess:
 
 
 def _resized(size: int, image: Tensor) -> tuple[Tensor]:
+    from torchvision.transforms.v2.functional import resize
+
     return (resize(image, [size, size], antialias=True).float() / 255,)
 
 
@@ -162,15 +169,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def extract(
-    backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256, workers: int = 0
+    backbone: nn.Module,
+    source: Source,
+    preprocess: Preprocess,
+    batch_size: int = 256,
+    workers: int = 0,
+    extracted: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """Returns pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite, DataError, LoadingError.
 
     `workers` processes load the images if they are many and decoded on access; their number does not change the
-    features.
+    features. `extracted` is called with the number of images of each finished batch.
     """
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     workers = 0 if preprocess.in_order else useful_workers(source, workers)
+    if workers:
+        ready(source)
     keys = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
     images = load_once(_Prepared(source, preprocess.each), _stacked, _concatenated, keys, workers)
     parts = []
@@ -178,6 +192,7 @@ def extract(
         for columns in images:
             batch = preprocess.join(*columns).to(device, memory_format=torch.channels_last)
             parts.append(backbone(batch).float().cpu())
+            extracted(len(batch))
     features = torch.cat(parts)
     if not features.isfinite().all():
         bad = int((~features.isfinite().all(1)).sum())

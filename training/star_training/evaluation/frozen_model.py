@@ -2,41 +2,50 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from star_zoo import Objective, Policy
-from star_zoo.augmentations.presets import of_config
-from star_zoo.wrappers import Wrapper
-
 from ..data import Source
+from ..data.contents import keep, kept
 from ..data.intact import check_intact, intact
-from ..models.create import create
-from ..models.names import Leaf, parse
+from ..models.identity import identity
+from ..models.names import Leaf, Model, parse
 from ..models.resolve import called, objective_of
 from ..settings.common import LoopConfig
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
+from .metrics import NotApplicable
+
+if TYPE_CHECKING:  # features in the cache are read without creating a model, so without this package
+    from star_zoo import Objective, Policy
 
 _PIXELS = 32  # side of the images whose pixels are the features
+
+
+def _uncounted(images: int) -> None:
+    """Ignores the progress of an extraction."""
 
 
 class FrozenModel:
     """A backbone, its preprocessing, and the objective that it was trained with, if any.
 
     `cache` is the folder of a `FeatureCache`; with None, features are kept only in this object. `workers` processes
-    load the images of large data sets that are decoded on access.
+    load the images of large data sets that are decoded on access. `extracted` is called with the number of images of
+    each batch whose features are extracted.
     """
+
+    extracted: Callable[[int], None] = staticmethod(_uncounted)
 
     def __init__(
         self,
         name: str,
         backbone: nn.Module,
         preprocess: Preprocess,
-        objective: Objective | None = None,
+        objective: "Objective | None" = None,
         cache: Path | None = None,
         workers: int = LoopConfig.workers,
     ):
@@ -56,8 +65,13 @@ class FrozenModel:
         return sha.hexdigest()[:16]
 
     @functools.cached_property
-    def policy(self) -> Policy:
+    def policy(self) -> "Policy":
         """The objective's policy, else a wrapper's, else our default one at the backbone's size and statistics."""
+        import timm
+
+        from star_zoo.augmentations.presets import of_config
+        from star_zoo.wrappers import Wrapper
+
         if self.objective is not None:
             return self.objective.policy
         if isinstance(self.backbone, Wrapper):
@@ -73,19 +87,23 @@ class FrozenModel:
         if key not in self._features:
             found = self.cache.read(key, len(source)) if self.cache else None
             if found is None:
-                found = extract(self.backbone, source, self.preprocess, workers=self.workers)
+                found = extract(self.backbone, source, self.preprocess, workers=self.workers, extracted=self.extracted)
                 check_intact(source)
                 if self.cache:
                     self.cache.write(key, found)
             self._features[key] = found
         return self._features[key]
 
+    def forget(self) -> None:
+        """Drops the features in this object; those in the cache stay."""
+        self._features.clear()
+
     def labelled(self, source: Source) -> Labelled:
-        """Returns features and label of every image that decodes. Raises ValueError if the data set has no labels."""
+        """Returns features and label of every image that decodes. Raises NotApplicable if there are no labels."""
         source = intact(source)
         if source.targets is None:
             why = source.inventory.unlabelled
-            raise ValueError(f"{source.name} has no labels to evaluate with{why and f': {why}'}")
+            raise NotApplicable(f"{source.name} has no labels to evaluate with{why and f': {why}'}")
         return Labelled(self.features(source), source.targets)
 
 
@@ -109,6 +127,29 @@ def evaluation_device() -> torch.device:
     return found or torch.device("cpu")
 
 
+class Recognised(FrozenModel):
+    """A model whose fingerprint an earlier process has computed; the network is created when it is needed.
+
+    Features in the cache are therefore read without it. `make` creates the model.
+    """
+
+    def __init__(self, name: str, fingerprint: str, make: Callable[[], FrozenModel], cache: Path | None, workers: int):
+        self.name, self.fingerprint, self.workers = name, fingerprint, workers
+        self.cache = FeatureCache(cache) if cache else None
+        self._make = make
+        self._features = {}
+
+    def __getattr__(self, attribute: str) -> Any:
+        """Creates the network at the first access to a part of it. Raises ValueError if its files have changed."""
+        if attribute not in ("backbone", "preprocess", "objective"):
+            raise AttributeError(attribute)
+        made = self._make()
+        if made.fingerprint != self.fingerprint:
+            raise ValueError(f"{self.name} changed while it was in use; start again")
+        self.backbone, self.preprocess, self.objective = made.backbone, made.preprocess, made.objective
+        return getattr(self, attribute)
+
+
 def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = LoopConfig.workers) -> FrozenModel:
     """Loads a model by any name of `star_training.models.names`, or `pixels`: the images themselves.
 
@@ -119,6 +160,19 @@ def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = Loo
     model = parse(name)
     if model == Leaf("pixels"):
         return FrozenModel(name, nn.Flatten(), pixels(_PIXELS), cache=cache, workers=workers)
+    make = functools.partial(_create, name, model, seed, cache, workers)
+    key = identity(model)
+    if key and (fingerprint := kept(key)):
+        return Recognised(called(name), fingerprint, make, cache, workers)
+    made = make()
+    if key and identity(model) == key:
+        keep(key, made.fingerprint)
+    return made
+
+
+def _create(name: str, model: Model, seed: int, cache: Path | None, workers: int) -> FrozenModel:
+    from ..models.create import create
+
     backbone, objective = create(name, seed=seed), objective_of(model)
     view = objects() if getattr(backbone, "takes_objects", False) else timm_view(backbone)
     device = evaluation_device()

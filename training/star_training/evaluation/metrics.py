@@ -81,6 +81,10 @@ class Hits(NamedTuple):
     weights: Tensor
 
 
+class NotApplicable(ValueError):
+    """Raised by a protocol that isn't meant for such a model or for such labels."""
+
+
 class Measurement(NamedTuple):
     """The result of one protocol for one model and data set."""
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from star_catalog.names import not_found
-from star_zoo import wrappers
 
 from ..settings.base import parse_value, typed
 
@@ -63,7 +62,11 @@ def parse(text: str) -> Model:
             raise ValueError(f"{text!r}: untrained: stands before a single name, as in averaged:untrained:NAME")
         return Leaf(inner.name, untrained=True)
     head = _HEAD.match(text)
-    if head is None or head[1] not in wrappers.known():
+    if head is None:
+        return Leaf(text)
+    from star_zoo import wrappers  # imports timm, which a single name doesn't need
+
+    if head[1] not in wrappers.known():
         return Leaf(text)
     name, rest = head[1], text[head.end() :]
     several = wrappers.find(name).several
@@ -75,6 +78,8 @@ def parse(text: str) -> Model:
 
 def check_scheme(leaf: Leaf) -> None:
     """Raises ValueError where an unknown wrapper stands before a name, listing the known ones."""
+    from star_zoo import wrappers
+
     if (head := _HEAD.match(leaf.name)) and head[1] not in _SCHEMES and not names_path(leaf.name):
         raise ValueError(f"model {leaf.name!r}: {not_found('wrapper', head[1], wrappers.known())}")
 
@@ -96,6 +101,8 @@ def names_path(text: str) -> bool:
 
 def _split(text: str) -> Iterator[str]:
     """Splits MODEL+MODEL at each + that is not in a path that exists, in settings, or in an inner concat."""
+    from star_zoo import wrappers
+
     starts = [0]
     while head := _HEAD.match(text, starts[-1]):
         starts.append(head.end())
@@ -112,6 +119,8 @@ def _split(text: str) -> Iterator[str]:
 
 def _settings(wrapper: str, text: str) -> dict[str, Any]:
     """Reads ARGS, each checked against the type of the wrapper's keyword-only argument."""
+    from star_zoo import wrappers
+
     known, hints = list(wrappers.settings(wrapper)), get_type_hints(wrappers.find(wrapper).__init__)
     given: dict[str, Any] = {}
     for place, argument in enumerate(text.split(",") if text.strip() else []):

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from star_catalog import zoo
-from star_zoo import Objective, hub, load_objective, star_backbones, wrappers
 
 from .names import Leaf, Model, Wrapped, parse
+
+if TYPE_CHECKING:  # star_zoo imports timm, which finding files doesn't need
+    from star_zoo import Objective
 
 
 def model_folder(name: str) -> Path | None:
@@ -15,7 +18,7 @@ def model_folder(name: str) -> Path | None:
     None for other names: untrained models and wrappers have none.
     """
     model = parse(name)
-    return None if isinstance(model, Wrapped) or model.untrained else hub.exported(model.name)
+    return None if isinstance(model, Wrapped) or model.untrained else zoo.exported(model.name)
 
 
 def called(name: str) -> str:
@@ -30,7 +33,7 @@ def _called(model: Model) -> Model:
     if isinstance(model, Wrapped):
         return replace(model, models=tuple(map(_called, model.models)))
     folder = Path(model.name.removeprefix("local-dir:"))
-    return replace(model, name=hub.called(folder)) if folder.exists() else model
+    return replace(model, name=zoo.called(folder)) if folder.exists() else model
 
 
 def label(recorded: str) -> str:
@@ -60,11 +63,13 @@ def tag_folder(tag: str) -> Path | None:
     """Returns the folder on this machine with a star_* tag's weights, installed or in the package, or None."""
     if not tag.startswith("star_"):
         return None
+    from star_zoo import star_backbones
+
     place = star_backbones.place(tag)
     return place if isinstance(place, Path) else None
 
 
-def saved_objective(name: str) -> Objective | None:
+def saved_objective(name: str) -> "Objective | None":
     """Returns the objective that was saved with a model, or with the one model in a wrapper.
 
     None without one: for most timm models, untrained models, several models joined, and embeddings by `heads`.
@@ -72,8 +77,10 @@ def saved_objective(name: str) -> Objective | None:
     return objective_of(parse(name))
 
 
-def objective_of(model: Model) -> Objective | None:
+def objective_of(model: Model) -> "Objective | None":
     """Returns the objective as `saved_objective`, for a parsed name."""
+    from star_zoo import hub, load_objective, wrappers
+
     if isinstance(model, Wrapped):
         fits = len(model.models) == 1 and not wrappers.find(model.wrapper).uses_heads
         return objective_of(model.models[0]) if fits else None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..evaluation.metrics import Estimate, Metric
+from ..evaluation.record import Record
 from .loading import Shown
 
 
@@ -76,3 +77,15 @@ def per_cent(found: Estimate) -> str:
     if found.low is None or found.high is None:
         return f"{100 * found.value:.1f}"
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def by_data(records: Sequence[Record]) -> Table:
+    """Returns one model's metrics, a row for each, by data set, a column for each; shares in per cent."""
+    sets = list(dict.fromkeys(record.data for record in records))
+    cells: dict[str, dict[str, str]] = {}
+    for record in records:
+        for metric in record.metrics.values():
+            value = metric._replace(low=None, high=None)
+            cells.setdefault(title(metric), {})[record.data] = cell(value)
+    rows = [[name, *(known.get(data, "-") for data in sets)] for name, known in cells.items()]
+    return Table("", ["metric", *sets], rows)

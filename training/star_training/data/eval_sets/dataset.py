@@ -11,7 +11,7 @@ from star_catalog.names import not_found
 
 from ..intact import intact
 from ..sources.base import DataError, NoSuchSplit, OneSplit, Source
-from ..sources.open import open_source
+from ..sources.open import count_images, open_undecoded
 from ..sources.subset import hold_out_by_class
 from . import transfer
 
@@ -103,6 +103,11 @@ class Splits:
         _ = self.test
         return "" if self.test_images == _OWN else f"{self.name}: the test images are {self.test_images}"
 
+    @functools.cached_property
+    def expected_images(self) -> int | None:
+        """The number of images in all splits, counted without decoding any; None if that takes a pass over the data."""
+        return count_images(os.path.expanduser(self.spec))
+
     @property
     def opened(self) -> dict[str, Source]:
         """The existing splits that were accessed so far, by name."""
@@ -124,4 +129,4 @@ class Splits:
             return transfer.open_set(name, os.path.expanduser(root), split)
         if at and name.isalnum() and not os.path.exists(self.spec):
             raise DataError(not_found("transfer data set", name, transfer.SETS))
-        return intact(open_source(self.spec, split))
+        return intact(open_undecoded(self.spec, split))

@@ -21,7 +21,7 @@ from ..intact import intact
 from ..lazy import StreamedSource
 from ..sources.base import DataError, NoSuchSplit, Source
 from ..sources.folder import FolderImages, open_folder
-from ..sources.open import open_source
+from ..sources.open import open_undecoded
 from ..sources.raw import number_names
 from ..sources.subset import Part
 
@@ -82,12 +82,12 @@ def open_set(name: str, root: str, split: str) -> Source:
 
 def _torchvision(name: str, **splits: str) -> Callable[[str, str], Source]:
     """Opens a torchvision class; `splits` maps our names of splits to the class's where they differ."""
-    return lambda root, split: open_source(f"torchvision:{name}@{root}", splits.get(split, split))
+    return lambda root, split: open_undecoded(f"torchvision:{name}@{root}", splits.get(split, split))
 
 
 def _folder(name: str, **splits: str) -> Callable[[str, str], Source]:
     """Opens a folder of images with sub-folders for splits and classes: ROOT/NAME, or else ROOT itself."""
-    return lambda root, split: open_source(str(_inside(root, name)), splits.get(split, split))
+    return lambda root, split: open_undecoded(str(_inside(root, name)), splits.get(split, split))
 
 
 def _inside(root: str, name: str) -> Path:
@@ -96,7 +96,7 @@ def _inside(root: str, name: str) -> Path:
 
 def _food101(root: str, split: str) -> Source:
     """Sorts by class, because AugSelf follows classes.txt, which is sorted, and torchvision follows train.json."""
-    source = open_source(f"torchvision:Food101@{root}", split)
+    source = open_undecoded(f"torchvision:Food101@{root}", split)
     assert source.targets is not None
     return Part(source, source.targets.argsort(stable=True))
 

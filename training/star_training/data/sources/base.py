@@ -11,12 +11,9 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from ..decode import Decoded, Picture
+from ..errors import DataError
 
 T = TypeVar("T")
-
-
-class DataError(ValueError):
-    """The data can't be used as requested; the message states the input, the problem and the way out."""
 
 
 class NoSuchSplit(DataError):
@@ -101,6 +98,12 @@ def decodes_on_access(source: Source) -> bool:
     return isinstance(source, Opens) and source.decodes
 
 
+def ready(source: Source) -> None:
+    """Reads what forked workers share, e.g. images that are held in memory, by one access; call it before the fork."""
+    if len(source):
+        source[0]
+
+
 def open_image(source: Source, index: int, use: Callable[[Picture], T]) -> T:
     """Returns `use(picture)` of image `index` of any source; see `Opens`."""
     return source.open(index, use) if isinstance(source, Opens) else use(Decoded(source[index]))
@@ -126,3 +129,9 @@ def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad
     if bad / total > max_bad:  # a quotient, not max_bad * total: 0.29 * 100 is less than 29
         raise DataError(f"{message} max_bad = {max_bad:g} of them is allowed: repair or remove them, or raise max_bad.")
     warnings.warn(f"{message} They are not used.", BadImageWarning, stacklevel=3)
+
+
+def now_bad(name: str, count: int, example: str) -> DataError:
+    """Returns the error for images that decoded when they were tried, and don't any more."""
+    bad = f"{count} images of {name} don't decode, e.g. {example}"
+    return DataError(f"{bad}, but they did at first; make sure that nothing changes them, then try again.")

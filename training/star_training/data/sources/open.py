@@ -1,5 +1,7 @@
 """Opens the `Source` that a user's specification names."""
 
+import contextlib
+import functools
 import math
 import os
 import re
@@ -11,6 +13,7 @@ from ..cached import CachedSource
 from ..decode import IMAGE_SUFFIXES, UndecodableImage, decoded_size, undecodable
 from ..lazy import StreamedSource
 from ..split_names import files_by_split
+from ..tried import decoded_bytes, note_decoded_bytes
 from .base import DataError, Source
 from .folder import open_folder
 from .huggingface import SAVED_FILES, open_hub, open_saved
@@ -49,19 +52,45 @@ def open_source(
 
     Raises `DataError` if the data can't be used; warns `BadImageWarning` about bad images.
     """
+    source = open_undecoded(spec, split, max_bad=max_bad, cache_bytes=cache_bytes, limit=limit)
+    if isinstance(source, CachedSource):
+        source.decode()
+    return source
+
+
+def open_undecoded(
+    spec: str,
+    split: str = "train",
+    *,
+    max_bad: float = 0.01,
+    cache_bytes: int = 2 * 1024**3,
+    limit: int | None = None,
+) -> Source:
+    """Opens one split as `open_source` does; its images are decoded by the first access to one.
+
+    They are decoded here if it isn't known yet which of them decode.
+    """
     if not 0 <= max_bad <= 1:
         raise DataError(f"max_bad = {max_bad:g} is not a fraction of the images: pass 0 to 1.")
     if limit is not None and limit < 1:
         raise DataError(f"limit = {limit} leaves no image: pass 1 or more, or None for all.")
     if re.fullmatch(r"spirograph(:.*)?", spec):
         return _spirographs(spec, split, limit)
-    raw = _open_raw(spec, split)
-    if limit is not None and limit < len(raw):
-        raw = Subset(raw, evenly_spaced(len(raw), limit))
-    decoded_bytes = _expected_bytes(spec, raw)
-    if decoded_bytes <= cache_bytes:
-        return CachedSource(spec, raw, max_bad, decoded_bytes)
+    reopen = functools.partial(_open_limited, spec, split, limit)
+    raw = reopen()
+    expected_bytes = _expected_bytes(spec, raw)
+    if expected_bytes <= cache_bytes:
+        return CachedSource(spec, raw, max_bad, expected_bytes, reopen)
     return StreamedSource(spec, raw, max_bad)
+
+
+def count_images(path: str) -> int | None:
+    """Returns the number of images in all splits of local files; None if it isn't known without reading them."""
+    for split in ("train", "val", "test") if os.path.exists(path) else ():
+        with contextlib.suppress(DataError):
+            counts = list(_open_raw(path, split).inventory.images.values())
+            return None if None in counts else sum(count or 0 for count in counts)
+    return None
 
 
 def _spirographs(spec: str, split: str, limit: int | None) -> Source:
@@ -74,6 +103,11 @@ def _spirographs(spec: str, split: str, limit: int | None) -> Source:
         raise DataError(f"{spec!r}: {typed!r} is not a number of images; pass one above 0, e.g. 'spirograph:1000'.")
     count = int(typed) if typed else 100_000 if split == "train" else 20_000  # as in Foster et al., ICLR 2021
     return Spirographs(count if limit is None else min(limit, count), split)
+
+
+def _open_limited(spec: str, split: str, limit: int | None) -> Raw:
+    raw = _open_raw(spec, split)
+    return raw if limit is None or limit >= len(raw) else Subset(raw, evenly_spaced(len(raw), limit))
 
 
 def _open_raw(spec: str, split: str) -> Raw:
@@ -145,6 +179,8 @@ def _expected_bytes(spec: str, raw: Raw) -> int:
     """Returns the estimated size of the decoded images in bytes, from the headers of a sample."""
     if not len(raw):
         raise DataError(f"{spec} has no images in this split.")
+    if (cached := decoded_bytes(raw.fingerprint)) is not None:
+        return cached
     sizes, example = [], ""
     for index in evenly_spaced(len(raw), _SAMPLE).tolist():
         try:
@@ -154,4 +190,6 @@ def _expected_bytes(spec: str, raw: Raw) -> int:
             example = f"{raw.describe(index)} ({error})"
     if not sizes:
         raise DataError(f"none of the {len(raw)} images of {spec} can be read, e.g. {example}.")
-    return math.ceil(sum(sizes) / len(sizes) * len(raw))
+    estimate = math.ceil(sum(sizes) / len(sizes) * len(raw))
+    note_decoded_bytes(raw.fingerprint, estimate)
+    return estimate

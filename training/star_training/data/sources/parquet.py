@@ -1,7 +1,7 @@
 """Parquet files with a column of encoded images: star-zoo's packs, and files written by Hugging Face `datasets`.
 
-The encoded images of a split are held in memory as one Arrow table, which forked workers share.
-Use tar shards or a folder for data sets larger than memory.
+The encoded images of a split are held in memory as one Arrow table, which forked workers share. They are read at the
+first access to one; opening reads labels and splits alone. Use tar shards or a folder for data sets larger than memory.
 """
 
 import json
@@ -18,6 +18,7 @@ from ..contents import fingerprint, of_files
 from ..split_names import choose_split
 from .base import DataError, Inventory
 from .columns import IMAGES, LABELS, choose, plain
+from .parquet_rows import Encoded, check_images, named, read_rows, readable
 from .raw import as_targets, number_names, whole_floats
 
 _MOST_CLASSES = 1_000_000  # of named classes; larger labels are ids or damage
@@ -28,8 +29,7 @@ class ParquetImages:
     """The rows of one split; see `open_parquet`."""
 
     files: tuple[Path, ...]
-    images: Any  # pyarrow.ChunkedArray of bytes, null if a row has only a path
-    paths: Any  # pyarrow.ChunkedArray of str, or None
+    images: Encoded
     places: np.ndarray  # (N, 2) int64: number of the file, row in it
     fingerprint: str
     classes: tuple[str, ...] | None
@@ -40,8 +40,9 @@ class ParquetImages:
         return len(self.places)
 
     def encoded(self, index: int) -> bytes | Path:
-        data = self.images[index].as_py()
-        path = self.paths[index].as_py() if data is None and self.paths is not None else None
+        images, paths = self.images.rows
+        data = images[index].as_py()
+        path = paths[index].as_py() if data is None and paths is not None else None
         return self.files[self.places[index, 0]].parent / path if path else data or b""
 
     def describe(self, index: int) -> str:
@@ -56,15 +57,8 @@ def open_parquet(groups: Mapping[str, Sequence[Path]], split: str) -> ParquetIma
     their other usual names in `columns`. A `split` column takes precedence over the grouping of the files.
     """
     files = sorted(file for group in groups.values() for file in group)
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise DataError(f"reading {_named(files)} needs pyarrow: pip install 'star-zoo[train]'.") from error
-    try:
+    with readable(files):
         return _read(groups, files, split)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")  # Arrow's messages have several lines
-        raise DataError(f"can't read {_named(files)} as Parquet: {reason}. Copy or write it again.") from error
 
 
 def _read(groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: str) -> ParquetImages:
@@ -72,26 +66,25 @@ def _read(groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: st
     left_out: tuple[str, ...] = ()
     if "split" in columns:
         counts = _counts(files, columns["split"])
-        rows = choose_split(split, [name for name in counts if name is not None], _named(files))
+        rows = choose_split(split, [name for name in counts if name is not None], named(files))
         used = files
         if missing := counts.pop(None, 0):
             left_out = (f"{missing:,} row{'s' * (missing > 1)} without a split",)
     else:
         counts = Counter({name: sum(map(_length, group)) for name, group in groups.items()})
-        used, rows = groups[choose_split(split, groups, _named(files))], None
-    table, places = _rows(used, columns, rows)
-    images, paths = _bytes_and_paths(table["image"], used)
+        used, rows = groups[choose_split(split, groups, named(files))], None
+    images = Encoded(used, columns["image"], None if rows is None else (columns["split"], rows))
+    check_images(used[0], columns["image"])
+    # the rows that are read are counted, because a damaged file may state any number
+    beside = {role: name for role, name in columns.items() if role != "image"} or columns
+    table, places = read_rows(used, beside, images.split)
     targets, classes, why = _labels(table, files, columns)
-    read = [*used, *_named_by_rows(used, images, paths, places)]
+    read = [*used, *images.bare(places)]
     parts = [file.name for file in used], rows, len(table), of_files(read)
     fingerprinted = fingerprint("parquet", *parts, classes=classes, targets=targets)
     notes += tuple(filter(None, [whole_floats(targets)]))
     inventory = Inventory({str(name): count for name, count in counts.items()}, notes, left_out, why)
-    return ParquetImages(tuple(used), images, paths, places, fingerprinted, classes, targets, inventory)
-
-
-def _named(files: Sequence[Path]) -> str:
-    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    return ParquetImages(tuple(used), images, places, fingerprinted, classes, targets, inventory)
 
 
 def _columns(files: Sequence[Path]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -139,69 +132,6 @@ def _length(file: Path) -> int:
     return read_metadata(file).num_rows
 
 
-def _rows(files: Sequence[Path], columns: Mapping[str, str], split: str | None) -> tuple[Any, np.ndarray]:
-    """Returns the rows of a split (all if None) as a pyarrow.Table, and their places (N, 2) int64.
-
-    The table's columns are named by role and have basic types. Row groups are read one by one, so that rows of other
-    splits take no memory.
-    """
-    import pyarrow
-    import pyarrow.compute
-    from pyarrow.parquet import ParquetFile
-
-    own = list(columns.values())
-
-    def ours(table: Any) -> Any:
-        return pyarrow.table({role: plain(table[name]) for role, name in columns.items()})
-
-    tables, places = [], []
-    for number, path in enumerate(files):
-        with ParquetFile(path) as file:
-            tables.append(ours(file.schema_arrow.empty_table()))
-            start = 0
-            for group in range(file.num_row_groups):
-                # counts the rows that were read, because a damaged file may state any number
-                if split is None:
-                    tables.append(ours(file.read_row_group(group, own)))
-                    count = len(tables[-1])
-                    rows = start + np.arange(count)
-                else:
-                    values = plain(file.read_row_group(group, [columns["split"]])[columns["split"]]).cast("string")
-                    keep = pyarrow.compute.equal(values, split).fill_null(False)
-                    count = len(keep)
-                    rows = start + np.flatnonzero(keep.to_numpy())
-                    if len(rows):
-                        tables.append(ours(file.read_row_group(group, own)).filter(keep))
-                places.append(np.stack([np.full_like(rows, number), rows], axis=1))
-                start += count
-    return pyarrow.concat_tables(tables), np.concatenate([np.empty((0, 2), np.int64), *places])
-
-
-def _bytes_and_paths(column: Any, files: Sequence[Path]) -> tuple[Any, Any]:
-    from pyarrow import types
-
-    if types.is_struct(column.type):
-        fields = dict(zip((field.name for field in column.type), map(plain, column.flatten()), strict=True))
-        images, paths = fields.get("bytes"), fields.get("path")
-    else:
-        images, paths = column, None
-    if images is None or not (types.is_binary(images.type) or types.is_large_binary(images.type)):
-        raise DataError(
-            f"column 'image' of {_named(files)} is {column.type}; expected binary (the encoded file) or Hugging Face's "
-            "struct<bytes: binary, path: string>."
-        )
-    return images, paths
-
-
-def _named_by_rows(files: Sequence[Path], images: Any, paths: Any, places: np.ndarray) -> list[Path]:
-    """Returns the files that hold the images of rows without bytes."""
-    if paths is None or not images.null_count:
-        return []
-    bare = np.flatnonzero(images.is_null().to_numpy())
-    named = zip(places[bare, 0], paths.take(bare).to_pylist(), strict=True)
-    return [files[number].parent / path for number, path in named if path]
-
-
 def _labels(
     table: Any, files: Sequence[Path], columns: Mapping[str, str]
 ) -> tuple[Tensor | None, tuple[str, ...] | None, str]:
@@ -232,7 +162,7 @@ def _numbered(
     stated = [_stated_names(file, columns["label"]) for file in files]
     if any(names != stated[0] for names in stated):  # separate data sets, whose labels mean different classes
         if "label_name" not in table.column_names or table["label_name"].null_count:
-            raise DataError(f"{_named(files)} number their classes differently; give each row a label_name.")
+            raise DataError(f"{named(files)} number their classes differently; give each row a label_name.")
         classes = _distinct(files, columns["label_name"])
         return number_names(table["label_name"].to_pylist(), classes), classes
     names = stated[0] if stated[0] is not None else _names_of_rows(table)
@@ -241,7 +171,7 @@ def _numbered(
     count = max(int(targets.max()) if len(targets) else 0, *names) + 1
     if count > _MOST_CLASSES:
         raise DataError(
-            f"column {columns['label']!r} of {_named(files)} has labels up to {count - 1}: number the classes from 0, "
+            f"column {columns['label']!r} of {named(files)} has labels up to {count - 1}: number the classes from 0, "
             "without gaps."
         )
     return targets, tuple(names.get(label, str(label)) for label in range(count))

@@ -2,8 +2,9 @@
 
 A protocol is a module with `run(model, splits, seed) -> Measurement`; the first line of its docstring describes it.
 `run` raises ValueError, with the reason, for a model or data set that it can't evaluate. A protocol that returns `hits`
-sets `CLASSIFIES_IMAGES = True`, so that `compare` runs it by default. To add a protocol, add a file here; nothing else
-changes, because the unit and the kind of its metrics determine how they are displayed.
+sets `CLASSIFIES_IMAGES = True`, so that `compare` runs it by default; one that takes seconds once the features are
+extracted may set `IN_ALL = True`, so that `eval all` runs it by default. To add a protocol, add a file here; nothing
+else changes, because the unit and the kind of its metrics determine how they are displayed.
 """
 
 import importlib
@@ -39,6 +40,11 @@ def find(name: str) -> Protocol:
 def classifying() -> tuple[str, ...]:
     """Returns the sorted names of the protocols that classify test images one by one."""
     return tuple(name for name in known() if getattr(_module(name), "CLASSIFIES_IMAGES", False))
+
+
+def in_all() -> tuple[str, ...]:
+    """Returns the sorted names of the protocols that `eval all` runs by default."""
+    return tuple(name for name in known() if getattr(_module(name), "IN_ALL", False))
 
 
 def _module(name: str) -> ModuleType:

@@ -22,8 +22,9 @@ from ...data.eval_sets.dataset import Splits
 from ...data.views import seeded
 from ..features import Labelled
 from ..frozen_model import FrozenModel
-from ..metrics import ACCURACY, SHARE, Measurement, Metric, by_slug, mean
+from ..metrics import ACCURACY, SHARE, Measurement, Metric, NotApplicable, by_slug, mean
 
+IN_ALL = True
 WAYS, SHOTS, QUERIES, TASKS = 5, (1, 5), 16, 2000
 # Parquet column -> benchmark; the column holds the benchmark's part (train, val or test) of each row's class.
 BENCHMARKS = {"cifarfs": "CIFAR-FS", "fc100": "FC100"}
@@ -40,7 +41,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     benchmarks = benchmark_classes(splits)
     whole = _both(model, splits) if benchmarks else model.labelled(splits.test)
     if whole.targets.is_floating_point():
-        raise ValueError(f"{splits.name} has numbers for labels; few-shot tasks need classes")
+        raise NotApplicable(f"{splits.name} has numbers for labels; few-shot tasks need classes")
     metrics: list[Metric] = []
     for name, classes in (benchmarks or {"": whole.targets.unique()}).items():
         of_these = torch.isin(whole.targets, classes)

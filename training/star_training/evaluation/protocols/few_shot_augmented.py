@@ -24,7 +24,7 @@ from ...data.intact import intact
 from ...data.views import seeded
 from ..embeddings import view
 from ..frozen_model import FrozenModel
-from ..metrics import ACCURACY, SHARE, Measurement, Metric, by_slug, of_runs
+from ..metrics import ACCURACY, SHARE, Measurement, Metric, NotApplicable, by_slug, of_runs
 from .few_shot import SHOTS, WAYS, benchmark_classes, draw, usable
 
 QUERIES, COPIES, TASKS = 15, 5, 600
@@ -48,7 +48,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     sources = (splits.train, splits.test) if benchmarks else (splits.test,)
     labelled = [model.labelled(source) for source in sources]
     if labelled[0].targets.is_floating_point():
-        raise ValueError(f"{splits.name} has numbers for labels; few-shot tasks need classes")
+        raise NotApplicable(f"{splits.name} has numbers for labels; few-shot tasks need classes")
     copies = torch.cat([view(model, intact(source), copied, seed).features for source in sources])
     features, targets = (torch.cat(parts) for parts in zip(*labelled, strict=True))
     metrics: list[Metric] = []

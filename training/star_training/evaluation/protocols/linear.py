@@ -20,7 +20,7 @@ from ..metrics import ACCURACY, SHARE, Estimate, Hits, Measurement, Metric, by_s
 from ..solvers.logistic import Fit, Logistic, with_ones
 
 STRENGTHS: tuple[float, ...] = tuple(torch.logspace(-6, 5, 45).tolist())
-CLASSIFIES_IMAGES = True
+CLASSIFIES_IMAGES = IN_ALL = True
 _GAP = 1e-6  # of the objective, for every strength; an estimate, up to twice too low, where 1e-5 is required
 _FINER = (1e-8, 1e-10)  # of fits that might be chosen, in turn; after the last, hardly any image is undecided
 _SURE = 10  # logits this many `Fit.spread`s apart don't change their order

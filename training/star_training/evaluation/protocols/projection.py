@@ -27,7 +27,7 @@ from ...data.sources.subset import spread
 from ...data.views import seeded
 from ..features import Labelled, as_classes
 from ..frozen_model import FrozenModel
-from ..metrics import ACCURACY, SHARE, Estimate, Measurement, Metric, by_slug, share
+from ..metrics import ACCURACY, SHARE, Estimate, Measurement, Metric, NotApplicable, by_slug, share
 
 _KINDS = ("sort", "max", "cross_section")
 _K = 5
@@ -42,7 +42,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     `seed` draws poses and pairs. Raises ValueError for a model of rendered objects.
     """
     if getattr(model.backbone, "takes_objects", False):
-        raise ValueError(f"{model.name} renders objects, which can't be turned; projection needs a model of images")
+        raise NotApplicable(f"{model.name} renders objects, which can't be turned; projection needs a model of images")
     group = own_group(model.backbone) or C4
     train, test = as_classes(splits.name, *(_regular(model, part, group) for part in (splits.train, splits.test)))
     generator = seeded(seed)

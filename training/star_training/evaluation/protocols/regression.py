@@ -5,8 +5,9 @@ from torch import Tensor
 
 from ...data.eval_sets.dataset import Splits
 from ..frozen_model import FrozenModel
-from ..metrics import Measurement, Metric, by_slug
+from ..metrics import Measurement, Metric, NotApplicable, by_slug
 
+IN_ALL = True
 _STRENGTH = 1e-3
 
 
@@ -14,7 +15,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """Returns R2 of each target number, and their mean; nothing is random."""
     train, test = model.labelled(splits.train), model.labelled(splits.test)
     if not train.targets.is_floating_point():
-        raise ValueError(f"{splits.name} has classes for labels; regression needs numbers")
+        raise NotApplicable(f"{splits.name} has classes for labels; regression needs numbers")
     each = r2(*train, *test)
     metrics = [Metric("r2", "R2", "R2", "regression", float(each.mean()))]
     metrics += [Metric(f"r2_target_{k}", f"R2 of target {k}", "R2", "regression", float(v)) for k, v in enumerate(each)]

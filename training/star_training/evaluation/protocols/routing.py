@@ -18,7 +18,7 @@ from ...data.sources.subset import spread
 from ..embeddings import base, device, embed, view
 from ..features import evaluating
 from ..frozen_model import FrozenModel
-from ..metrics import Estimate, Measurement, Metric, by_slug, mean
+from ..metrics import Estimate, Measurement, Metric, NotApplicable, by_slug, mean
 
 TASKS = ("invariant", "equivariant")
 _IMAGES = 10_000
@@ -38,7 +38,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     features = view(model, source, base, seed).features[:, 0]
     found_routing = None if model.objective is None else routed(model.objective, features)
     if found_routing is None:
-        raise ValueError(f"{model.name} has no experts to route to; pass a model with routed heads, e.g. star's")
+        raise NotApplicable(f"{model.name} has no experts to route to; pass a model with routed heads, e.g. star's")
     weights, outputs = found_routing
     queries = evenly_spaced(len(source), _QUERIES)
     of_test = evenly_spaced(len(splits.test), len(source))  # the indices that `spread` selected

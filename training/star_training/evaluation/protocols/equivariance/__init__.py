@@ -21,7 +21,7 @@ from ....data.sources.base import Source
 from ....data.sources.subset import spread
 from ...embeddings import Viewed, base_all_and_each, base_and_drawn, columns, embed, view
 from ...frozen_model import FrozenModel
-from ...metrics import Estimate, Measurement, Metric, by_slug, mean
+from ...metrics import Estimate, Measurement, Metric, NotApplicable, by_slug, mean
 from . import displacement, retrieval
 from .params_r2 import fit_and_score
 
@@ -49,7 +49,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     varied = train.params[:, 1].std(0) > 0  # (P,)
     fields = [name for name, varies in zip(model.policy.fields, varied.tolist(), strict=True) if varies]
     if not fields:
-        raise ValueError("no parameter of the policy varies, so there is nothing to be equivariant to")
+        raise NotApplicable("no parameter of the policy varies, so there is nothing to be equivariant to")
 
     metrics, r2 = _params(model, train, test, varied, seed)
     errors = {}

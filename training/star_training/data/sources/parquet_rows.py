@@ -1,0 +1,138 @@
+"""The rows of Parquet files: columns of one split, and the encoded images, which are read at the first access."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contents import state
+from .base import DataError
+from .columns import plain
+
+
+class Encoded:
+    """The encoded images in the rows of a split, read at the first access."""
+
+    def __init__(self, files: Sequence[Path], column: str, split: tuple[str, str] | None):
+        self._files, self._column, self.split = files, column, split
+        self._state = state(files)
+
+    @functools.cached_property
+    def rows(self) -> tuple[Any, Any]:
+        """Bytes (a pyarrow.ChunkedArray, null if a row has only a path), and paths or None.
+
+        Raises DataError if the files can't be read, or have changed since the data set was opened.
+        """
+        with readable(self._files):
+            table, _ = read_rows(self._files, {"image": self._column}, self.split)
+        if state(self._files) != self._state:
+            raise DataError(f"{named(self._files)} changed while it was in use; start again.")
+        return _bytes_and_paths(table["image"], self._files)
+
+    def bare(self, places: np.ndarray) -> list[Path]:
+        """Returns the files that hold the images of rows without bytes; places (N, 2) as in `ParquetImages`."""
+        if all(_holds_all_bytes(file, self._column) for file in self._files):
+            return []
+        images, paths = self.rows
+        if paths is None or not images.null_count:
+            return []
+        bare = np.flatnonzero(images.is_null().to_numpy())
+        pairs = zip(places[bare, 0], paths.take(bare).to_pylist(), strict=True)
+        return [self._files[number].parent / path for number, path in pairs if path]
+
+
+def check_images(file: Path, column: str) -> None:
+    """Raises DataError unless a column may hold images, by its type."""
+    from pyarrow.parquet import read_schema
+
+    _bytes_and_paths(plain(read_schema(file).empty_table()[column]), [file])
+
+
+def _bytes_and_paths(column: Any, files: Sequence[Path]) -> tuple[Any, Any]:
+    from pyarrow import types
+
+    if types.is_struct(column.type):
+        fields = dict(zip((field.name for field in column.type), map(plain, column.flatten()), strict=True))
+        images, paths = fields.get("bytes"), fields.get("path")
+    else:
+        images, paths = column, None
+    if images is None or not (types.is_binary(images.type) or types.is_large_binary(images.type)):
+        raise DataError(
+            f"column 'image' of {named(files)} is {column.type}; expected binary (the encoded file) or Hugging Face's "
+            "struct<bytes: binary, path: string>."
+        )
+    return images, paths
+
+
+def _holds_all_bytes(file: Path, column: str) -> bool:
+    """Returns whether every row of a file has its image's bytes in it, according to the file's statistics."""
+    from pyarrow.parquet import read_metadata
+
+    found = read_metadata(file)
+    groups = [found.row_group(number) for number in range(found.num_row_groups)]
+    chunks = [group.column(k) for group in groups for k in range(group.num_columns)]
+    stored = [chunk.statistics for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")]
+    return len(stored) == len(groups) and all(s and s.has_null_count and not s.null_count for s in stored)
+
+
+def read_rows(
+    files: Sequence[Path], columns: Mapping[str, str], split: tuple[str, str] | None
+) -> tuple[Any, np.ndarray]:
+    """Returns the rows of a split (all if None) as a pyarrow.Table, and their places (N, 2) int64.
+
+    `split` is the column and its value. The table's columns are named by role and have basic types. Row groups are read
+    one by one, so that rows of other splits take no memory.
+    """
+    import pyarrow
+    import pyarrow.compute
+    from pyarrow.parquet import ParquetFile
+
+    own = list(columns.values())
+
+    def ours(table: Any) -> Any:
+        return pyarrow.table({role: plain(table[name]) for role, name in columns.items()})
+
+    tables, places = [], []
+    for number, path in enumerate(files):
+        with ParquetFile(path) as file:
+            tables.append(ours(file.schema_arrow.empty_table()))
+            start = 0
+            for group in range(file.num_row_groups):
+                # counts the rows that were read, because a damaged file may state any number
+                if split is None:
+                    tables.append(ours(file.read_row_group(group, own)))
+                    count = len(tables[-1])
+                    rows = start + np.arange(count)
+                else:
+                    column, name = split
+                    values = plain(file.read_row_group(group, [column])[column]).cast("string")
+                    keep = pyarrow.compute.equal(values, name).fill_null(False)
+                    count = len(keep)
+                    rows = start + np.flatnonzero(keep.to_numpy())
+                    if len(rows):
+                        tables.append(ours(file.read_row_group(group, own)).filter(keep))
+                places.append(np.stack([np.full_like(rows, number), rows], axis=1))
+                start += count
+    return pyarrow.concat_tables(tables), np.concatenate([np.empty((0, 2), np.int64), *places])
+
+
+@contextlib.contextmanager
+def readable(files: Sequence[Path]) -> Iterator[None]:
+    """Turns Arrow's errors in reading some files into a DataError."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise DataError(f"reading {named(files)} needs pyarrow: pip install 'star-zoo[train]'.") from error
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")  # Arrow's messages have several lines
+        raise DataError(f"can't read {named(files)} as Parquet: {reason}. Copy or write it again.") from error
+
+
+def named(files: Sequence[Path]) -> str:
+    """Returns the files' names for messages."""
+    return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"

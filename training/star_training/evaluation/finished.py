@@ -1,0 +1,67 @@
+"""Results of `eval all` in the local store, so that a call that was stopped goes on where it stopped.
+
+A result is found again only for the same protocol, seed, weights, settings and images, packages and code.
+"""
+
+import contextlib
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from star_catalog import store
+from star_catalog.files import write_json
+
+from ..data.contents import state
+from ..data.eval_sets.dataset import Splits
+from ..data.sources.base import NoSuchSplit
+from ..data.sources.raw import digest
+from .frozen_model import FrozenModel
+from .record import Record
+
+_COMPUTE = ("torch", "torchvision", "timm", "pillow", "scikit-learn", "scipy", "numpy")
+_MOST_KEPT = 1000  # results, each of a few kB
+
+
+def key(protocol: str, model: FrozenModel, splits: Splits, seed: int) -> str:
+    """Returns a hex string that changes with all that the result of a protocol depends on. Opens all splits."""
+    data = splits.name, [_fingerprint(splits, name) for name in ("train", "val", "test")]
+    code = state(sorted(Path(__file__).parents[1].rglob("*.py")))
+    packages = [_version(package) for package in _COMPUTE]
+    return digest(("finished", protocol, model.name, model.fingerprint, data, seed, packages, code))
+
+
+def read(key: str) -> Record | None:
+    """Returns the result under a key; None if there is none."""
+    try:
+        return Record.from_dict(json.loads(_file(key).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def write(key: str, record: Record) -> None:
+    """Stores a result, and removes the oldest ones of many; does nothing if the store can't be written."""
+    with contextlib.suppress(OSError):
+        write_json(_file(key), record.to_dict())
+        entries = sorted(_file(key).parent.iterdir(), key=os.path.getmtime)
+        for entry in entries[: max(0, len(entries) - _MOST_KEPT)]:
+            entry.unlink(missing_ok=True)
+
+
+def _fingerprint(splits: Splits, name: str) -> str | None:
+    try:
+        source = getattr(splits, name)
+    except NoSuchSplit:
+        return None
+    return source and source.fingerprint
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _file(key: str) -> Path:
+    return store.home() / "evaluations" / f"{key}.json"

@@ -1,0 +1,51 @@
+"""What determines a model that is made from files on this machine, found without creating its network."""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from star_catalog import store
+
+from ..data.contents import of_files, state
+from ..data.sources.raw import digest
+from .names import Leaf, Model, leaves
+from .resolve import model_folder, tag_folder
+
+_FILES = store.FILES[:4]  # weights and settings; neither recipe nor results
+_PACKAGES = ("torch", "torchvision", "timm")  # that build and compute the network
+_SOURCES = ("star_zoo", "star_training.models", "star_training.evaluation")  # may change without a new version
+
+
+def identity(model: Model) -> str | None:
+    """Returns a hex string that changes with all that the network, its settings and its preprocessing depend on.
+
+    That is the model's name, the bytes of its files, the versions of the packages, this project's code and timm's
+    environment variables. None if a part of the model has no files here: untrained models, timm's and the Hub's.
+    """
+    folders = [_folder(leaf) for leaf in leaves(model)]
+    if None in folders:
+        return None
+    files = [folder / name for folder in folders if folder for name in _FILES]
+    settings = sorted((name, value) for name, value in os.environ.items() if name.startswith("TIMM_"))
+    packages = [version(package) for package in _PACKAGES]
+    return digest(("model", str(model), of_files(files), packages, state(sorted(_code())), settings))
+
+
+def _folder(leaf: Leaf) -> Path | None:
+    if leaf.untrained:
+        return None
+    if folder := model_folder(leaf.name):
+        return folder
+    with contextlib.suppress(ValueError):  # an unknown tag, which `create` refuses
+        return tag_folder(leaf.name)
+    return None
+
+
+def _code() -> Iterator[Path]:
+    for package in _SOURCES:
+        found = importlib.util.find_spec(package)
+        for folder in (found and found.submodule_search_locations) or ():
+            yield from Path(folder).rglob("*.py")

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import zoo
+from . import store, zoo
 
 LICENSE = "apache-2.0"  # of the weights of a row that states no other
 
@@ -34,6 +34,15 @@ TAGS: dict[str, dict[str, Any]] = {
     "star_d4_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),
     "star_c4_resnet18.stl10": dict(size=96, description="STL-10", **STL10),
 }
+
+
+def full(name: str) -> str | None:
+    """Returns a star_* name with its default tag unless it has a tag; None for an architecture without tags.
+
+    The default tag is the first row of the architecture, or else the first tag of it in the local store.
+    """
+    known = (*TAGS, *store.installed())
+    return name if "." in name else next((tag for tag in known if tag.partition(".")[0] == name), None)
 
 
 def place(tag: str) -> Path | zoo.Repository:

@@ -2,8 +2,12 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from content_cases import KINDS, rows
+from runs import PACKAGES
 from star_training.cli.main import main
 from star_training.data import contents
 from star_training.data.eval_sets.dataset import Splits
@@ -65,6 +70,31 @@ def test_a_second_evaluation_reads_no_image(
         assert main(command) == 0
         printed.append(re.sub(r"\(\d+ s\)", "", capsys.readouterr().out))
     assert printed[0] == printed[1] and "1-NN top-1" in printed[0]
+
+
+PROGRAM = """
+import sys
+from star_training.cli.main import main
+
+code = main(sys.argv[1:])
+heavy = {"timm", "torchvision", "star_zoo", "sklearn", "scipy", "accelerate", "matplotlib"}
+print(code, *sorted(heavy & sys.modules.keys()))
+"""
+
+
+def test_a_second_process_imports_no_package_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    spec = KINDS["parquet"](tmp_path / "data", rows(12))
+    command = ["eval", "knn", "star_resnet10t", "--data", spec]
+    assert main(command) == 0
+    time.sleep(max(0.0, tmp_path.stat().st_mtime + 2.2 - time.time()))  # until the files count as settled
+    assert main(command) == 0
+    printed = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *command],
+        env=os.environ | {"PYTHONPATH": PACKAGES},
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert printed.splitlines()[-1] == "0", printed
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])

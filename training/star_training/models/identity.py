@@ -16,7 +16,8 @@ from .resolve import model_folder, tag_folder
 
 _FILES = store.FILES[:4]  # weights and settings; neither recipe nor results
 _PACKAGES = ("torch", "torchvision", "timm")  # that build and compute the network
-_SOURCES = ("star_zoo", "star_training.models", "star_training.evaluation")  # may change without a new version
+# whose code may change without a new version
+_SOURCES = ("star_catalog", "star_zoo", "star_training.models", "star_training.evaluation")
 
 
 def identity(model: Model) -> str | None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from star_catalog import zoo
+from star_catalog import tags, zoo
 
 from .names import Leaf, Model, Wrapped, parse
 
@@ -63,9 +63,8 @@ def tag_folder(tag: str) -> Path | None:
     """Returns the folder on this machine with a star_* tag's weights, installed or in the package, or None."""
     if not tag.startswith("star_"):
         return None
-    from star_zoo import star_backbones
-
-    place = star_backbones.place(tag)
+    full = tags.full(tag)
+    place = full and tags.place(full)
     return place if isinstance(place, Path) else None
 
 

@@ -17,7 +17,7 @@ from ..data.intact import check_intact, intact
 from ..models.create import create
 from ..models.names import Leaf, parse
 from ..models.resolve import called, objective_of
-from ..settings.common import LoopConfig
+from ..settings.common import EVALUATION_WORKERS
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
 
@@ -38,7 +38,7 @@ class FrozenModel:
         preprocess: Preprocess,
         objective: Objective | None = None,
         cache: Path | None = None,
-        workers: int = LoopConfig.workers,
+        workers: int = EVALUATION_WORKERS,
     ):
         self.name, self.backbone, self.preprocess, self.objective = name, backbone, preprocess, objective
         self.workers = workers
@@ -109,7 +109,7 @@ def evaluation_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = LoopConfig.workers) -> FrozenModel:
+def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = EVALUATION_WORKERS) -> FrozenModel:
     """Loads a model by any name of `star_training.models.names`, or `pixels`: the images themselves.
 
     Untrained models get random weights from `seed`. Raises ValueError for a model that can't be loaded.

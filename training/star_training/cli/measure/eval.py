@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...evaluation import protocols
 from ...models import LEAVES, WRAPPERS
-from ...settings.common import LoopConfig
+from ...settings.common import EVALUATION_WORKERS
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("model", help=f"{LEAVES}, pixels, {WRAPPERS}")
     add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
     add("--seed", type=int, default=0, help="seed of random splits and random weights (default: %(default)s)")
-    add("--workers", type=int, default=LoopConfig.workers, help="processes that load images (default: %(default)s)")
+    add("--workers", type=int, default=EVALUATION_WORKERS, help="processes that load images (default: %(default)s)")
     add("--out", type=Path, help="results.json to add to (default: the model's own, if it is a folder)")
 
 

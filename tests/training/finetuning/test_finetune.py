@@ -407,7 +407,7 @@ def test_a_folder_is_named_after_model_and_data(model: str, source: str, fractio
         ("ema=1", "ema is 1.0; it must be between 0 and 1, or null for none"),
         ("optimizer.layer_decay=0", "optimizer.layer_decay is 0.0; it must be above 0, up to 1, or null for none"),
         ("optimizer.clip=0", "optimizer.clip is 0.0; pass a norm above 0, or null for none"),
-        ("precision=half", "precision is 'half'; known: 'no', 'bf16', 'fp16'"),
+        ("precision=half", "precision is 'half'; known: 'auto', 'no', 'bf16', 'fp16'"),
         ("run.log_every=0", "run.log_every is 0; it must be at least 1"),
         ("optimizer.rl=1", "field 'rl' not found; known: name, lr,"),
         ("epochs", "--set 'epochs' has no value; write path=value"),

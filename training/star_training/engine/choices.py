@@ -14,12 +14,11 @@ from ..numerics import choice, layout, precision
 from ..numerics.choice import Choice, Trial
 from ..numerics.trial import Convolution
 from ..settings.base import CHOSEN, adopted
-from ..settings.common import AUTO
+from ..settings.common import AUTO, precision_name
 from .accelerator import check_device
 from .run_dir import check_folder
 
 _FEW = 4  # images of a batch on which gradients are checked
-_NAMES = {"no": "float32"}  # of precisions, in messages
 
 Convolved = list[Convolution] | None  # the convolutions of a module that runs in both memory layouts
 
@@ -99,7 +98,7 @@ class Choices:
     def notes(self, workers: str) -> list[str]:
         """Returns a line that reports precision and workers, and one about the layout if channels_last fails."""
         why = f" ({self._why})" if self._why else ""
-        lines = [f"precision: {_NAMES.get(self.precision, self.precision)}{why}; workers: {workers}"]
+        lines = [f"precision: {precision_name(self.precision)}{why}; workers: {workers}"]
         return lines + ([f"training in contiguous layout: {self._fault}"] if self._fault else [])
 
     def chosen(self) -> dict[str, dict[str, Any]]:

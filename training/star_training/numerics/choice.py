@@ -33,7 +33,9 @@ class Choice(NamedTuple):
 def suggested(device: torch.device, known: Sequence[str]) -> Choice:
     """Returns the precision among `known` that should be fastest by the hardware alone."""
     if device.type == "cpu":
-        return Choice("bf16", "bf16 instructions") if processor.has_bf16() else Choice("no", "no bf16 instructions")
+        if processor.has_bf16():
+            return Choice("bf16", "this CPU has bf16 instructions")
+        return Choice("no", "this CPU has no bf16 instructions")
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Choice("bf16", "supported by the GPU")

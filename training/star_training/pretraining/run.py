@@ -207,7 +207,7 @@ class Run(Loop[Recipe]):
             "seconds": round(self.seconds, 1),
             "processes": self.accelerator.num_processes,
             "device": self.accelerator.device.type,
-            "chosen": self.chosen,
+            "precision": self.chosen["precision"],
             "peak_memory": peak_memory(self.accelerator.device),
             "data_fingerprint": self.source.fingerprint,
             "versions": versions(),

@@ -15,6 +15,11 @@ def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> None:
         raise ValueError(f"precision is {precision!r}; known: {choices}")
 
 
+def precision_name(precision: str) -> str:
+    """Returns the name of a precision in messages."""
+    return "float32" if precision == "no" else precision
+
+
 def check_switch(name: str, value: bool | str) -> None:
     """Raises ValueError for a value that is neither "auto" nor true or false."""
     if isinstance(value, str) and value != AUTO:

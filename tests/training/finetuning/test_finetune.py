@@ -354,7 +354,15 @@ def test_an_epochs_images_are_a_permutation_with_their_own_labels(images: Path, 
 
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(images: Path, tmp_path: Path):
-    changes = ("views.size=32", "epochs=1", "batch_size=8", "run.workers=0", "run.log_every=1", "optimizer.lr=0.1")
+    changes = (
+        "views.size=32",
+        "epochs=1",
+        "batch_size=8",
+        "run.workers=0",
+        "precision=no",
+        "run.log_every=1",
+        "optimizer.lr=0.1",
+    )
     arguments = ["finetune", "untrained:test_vit", "--data", str(images), "--out", str(tmp_path / "two")]
     for change in changes:
         arguments += ["--set", change]
@@ -462,7 +470,14 @@ def test_what_can_not_be_fine_tuned_ends_in_one_line(images: Path, tmp_path: Pat
 
 def test_a_loss_that_is_not_finite_ends_in_one_line(images: Path, tmp_path: Path, capsys):
     arguments = ["untrained:test_resnet", "--data", str(images), "--out", str(tmp_path / "out")]
-    for change in ("views.size=32", "batch_size=8", "run.workers=0", "optimizer.lr=1e38", "optimizer.name=sgd"):
+    for change in (
+        "views.size=32",
+        "batch_size=8",
+        "run.workers=0",
+        "precision=no",
+        "optimizer.lr=1e38",
+        "optimizer.name=sgd",
+    ):
         arguments += ["--set", change]
     assert "Try a lower optimizer.lr" in told(capsys, *arguments)
 
@@ -470,7 +485,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_line(images: Path, tmp_path: Path
 def test_a_finished_command_says_what_it_found_and_how_to_load_it(images: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["finetune", "untrained:test_resnet", "--data", str(images), "--fraction", "0.5"]
-    for change in ("views.size=32", "batch_size=8", "epochs=1", "run.workers=0"):
+    for change in ("views.size=32", "batch_size=8", "epochs=1", "run.workers=0", "precision=no"):
         words += ["--set", change]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -30,12 +30,12 @@ def _check_tracker(tracker: str | None) -> None:
         raise ValueError(f"tracker {tracker!r} is not installed; pip install {tracker}")
 
 
-def check_device(precision: str, resumed: bool, anew: str) -> None:
+def check_device(precision: str, device: torch.device, resumed: bool, anew: str) -> None:
     """Raises ValueError for fp16 on a CPU, where Accelerate would train without a loss scaler.
 
     `anew` is the advice on how to start a resumed run again.
     """
-    if precision == "fp16" and _on_cpu():
+    if precision == "fp16" and device.type == "cpu":
         if resumed:
             problem = "the run was started with precision=fp16, which needs a GPU"
             raise ValueError(f"{problem}; resume it on one, or start anew with {anew} --set precision=no")

@@ -33,7 +33,7 @@ class Choices:
     def __init__(self, settings: Any, path: Path, resume: bool, anew: str, processes: accelerate.PartialState):
         before = _of_main(check_folder(settings, path, resume, anew) if processes.is_main_process else None)
         self.settings: Any = adopted(settings, before) if before else settings
-        check_device(self.settings.precision, resume, anew)
+        check_device(self.settings.precision, processes.device, resume, anew)
         self._asked = {name: getattr(settings, name) for name in CHOSEN if hasattr(settings, name)}
         self._resumed, self._processes = resume, processes
         self._why = "as at the start of the run" if resume and settings.precision == AUTO else ""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 AUTO = "auto"  # a value that the run chooses on its machine
 PRECISIONS = ("no", "bf16", "fp16")  # "no" is float32
+# for the help of commands
+PRECISION_HELP = "precision=auto (the fastest that is correct on this machine), no (float32), bf16 or fp16"
 EVALUATION_WORKERS = 2  # processes that load images where nothing is trained
 
 

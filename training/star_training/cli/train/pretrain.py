@@ -10,6 +10,7 @@ from ... import recipes
 from ...pretraining.recipe import Recipe
 from ...settings import registry
 from ...settings.base import override
+from ...settings.common import PRECISION_HELP
 
 GO_ON = "go on with --resume"
 
@@ -28,7 +29,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
     )
     add("--out", type=Path, help="the run's folder (default: runs/RECIPE-OBJECTIVE)")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. optimizer.lr=0.06")
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help=f"e.g. optimizer.lr=0.06; {PRECISION_HELP}")
     add("--resume", action="store_true", help="continue from the newest intact checkpoint")
     add("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME, a zoo tag or hf-hub:ORG/NAME")
     add("--max-bad", type=float, help="share of images that may fail to decode (default: 0.01)")

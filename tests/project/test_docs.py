@@ -131,7 +131,7 @@ def test_the_objective_of_the_readme_is_trained_and_comes_back(package: Path) ->
     (line,) = (line for line in commands() if "my_package" in line)
     settings = (
         "backbone=test_resnet", "policy.augmentations.0.size=32", "epochs=2", "batch_size=8", "run.workers=0",
-        "objective_args.embed_dim=64",
+        "objective_args.embed_dim=64", "precision=no",
     )  # fmt: skip
     words = [word.replace("path/to/images", "images") for word in shlex.split(line)[1:]]
     assert cli.main([*words, "--out", "run", *(part for setting in settings for part in ("--set", setting))]) == 0

@@ -37,6 +37,7 @@ TINY = (
     "data.source=spirograph:32",
     "objective_args.num_experts=2",
     "objective_args.hidden=16",
+    "precision=no",
     "run.workers=0",
     "run.log_every=1",
     f"run.checkpoint_every={EVERY}",

@@ -23,6 +23,7 @@ SMALL = (
     "batch_size=8",
     "objective_args.num_experts=2",
     "objective_args.hidden=16",
+    "precision=no",
     "run.workers=0",
     "run.log_every=1",
     "epochs=1",

@@ -239,7 +239,7 @@ def test_the_model_may_not_change_under_a_run(tmp_path: Path, monkeypatch):
     ("setting", "told"),
     [
         ("head=c5", "head 'c5' not found; known: c4, fpn"),
-        ("precision=fp16", "precision 'fp16' not found"),
+        ("precision=fp16", "precision is 'fp16'; known: 'auto', 'no', 'bf16'"),
         ("steps=0", "steps is 0; it must be at least 1"),
         ("sizes=[64,32,8]", r"sizes is \[64, 32, 8\]; pass smallest, largest and step"),
         ("sizes=[64,32]", "sizes is .*; it must be a list of 3"),

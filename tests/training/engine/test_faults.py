@@ -227,7 +227,14 @@ def test_a_clock_that_goes_backwards_or_stands_changes_nothing(whole: Path, tmp_
 # Images that change between the lives of a run
 
 SMALL = ("data.max_bad=0.5", "epochs=1", "run.checkpoint_every=1", "backbone=test_resnet", "batch_size=8")
-SMALL = (*SMALL, "policy.augmentations.0.size=32", "objective_args.num_experts=2", "run.workers=0", "run.eval_every=0")
+SMALL = (
+    *SMALL,
+    "precision=no",
+    "policy.augmentations.0.size=32",
+    "objective_args.num_experts=2",
+    "run.workers=0",
+    "run.eval_every=0",
+)
 
 
 def on_images(data: str, out: Path, *more: str) -> list[str]:

@@ -140,7 +140,7 @@ def test_a_finished_fine_tuning_is_as_it_was_after_resume(whole: Path, tmp_path:
     images, out, start = coloured(tmp_path / "images"), tmp_path / "tuned", tmp_path / "start"
     shutil.copytree(whole / "export", start)
     words = ["finetune", str(start), "--data", str(images), "--out", str(out)]
-    for change in ("views.size=32", "batch_size=8", "epochs=1", "run.workers=0"):
+    for change in ("views.size=32", "batch_size=8", "epochs=1", "run.workers=0", "precision=no"):
         words += ["--set", change]
     assert main(words) == 0
     (tuned,) = json.loads((out / "export" / "results.json").read_text())["evaluations"]

@@ -53,7 +53,7 @@ def one_step(out: Path, objective: str) -> list[str]:
     sets = [*backbone, "channels_last=false", "batch_size=16", "accumulate=2", "data.source=spirograph:32"]
     if "hidden" in objectives.settings(objective):
         sets.append("objective_args.hidden=16")
-    for setting in (*sets, "epochs=1", "run.eval_every=0", "run.workers=0"):
+    for setting in (*sets, "epochs=1", "precision=no", "run.eval_every=0", "run.workers=0"):
         made += ["--set", setting]
     return made
 

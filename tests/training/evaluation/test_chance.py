@@ -124,7 +124,15 @@ def test_a_comparison_guesses(made, layout: str):
 
 @pytest.mark.parametrize("layout", ["train val", ""])
 def test_fine_tuning_guesses(made, layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    small = (f"views.size={SIDE}", "views.scale=[1,1]", "epochs=8", "batch_size=30", "run.workers=0", "smoothing=0")
+    small = (
+        f"views.size={SIDE}",
+        "views.scale=[1,1]",
+        "epochs=8",
+        "batch_size=30",
+        "run.workers=0",
+        "smoothing=0",
+        "precision=no",
+    )
     settings = FineTune(model="untrained:test_resnet", data=LabelledData(source=made(folder, layout)))
     tuning = FineTuning(override(settings, [*small, "optimizer.lr=0.1"]), tmp_path / "out")
     record = tuning.train()

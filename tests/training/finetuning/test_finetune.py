@@ -356,7 +356,15 @@ def test_an_epochs_images_are_a_permutation_with_their_own_labels(images: Path, 
 
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(images: Path, tmp_path: Path):
-    changes = ("views.size=32", "epochs=1", "batch_size=8", "run.workers=0", "run.log_every=1", "optimizer.lr=0.1")
+    changes = (
+        "views.size=32",
+        "epochs=1",
+        "batch_size=8",
+        "run.workers=0",
+        "precision=no",
+        "run.log_every=1",
+        "optimizer.lr=0.1",
+    )
     arguments = ["finetune", "untrained:test_vit", "--data", str(images), "--out", str(tmp_path / "two")]
     for change in changes:
         arguments += ["--set", change]
@@ -409,7 +417,7 @@ def test_a_folder_is_named_after_model_and_data(model: str, source: str, fractio
         ("ema=1", "ema is 1.0; it must be between 0 and 1, or null for none"),
         ("optimizer.layer_decay=0", "optimizer.layer_decay is 0.0; it must be above 0, up to 1, or null for none"),
         ("optimizer.clip=0", "optimizer.clip is 0.0; pass a norm above 0, or null for none"),
-        ("precision=half", "precision is 'half'; known: 'no', 'bf16', 'fp16'"),
+        ("precision=half", "precision is 'half'; known: 'auto', 'no', 'bf16', 'fp16'"),
         ("run.log_every=0", "run.log_every is 0; it must be at least 1"),
         ("optimizer.rl=1", "field 'rl' not found; known: name, lr,"),
         ("epochs", "--set 'epochs' has no value; write path=value"),
@@ -464,7 +472,14 @@ def test_what_can_not_be_fine_tuned_ends_in_one_line(images: Path, tmp_path: Pat
 
 def test_a_loss_that_is_not_finite_ends_in_one_line(images: Path, tmp_path: Path, capsys):
     arguments = ["untrained:test_resnet", "--data", str(images), "--out", str(tmp_path / "out")]
-    for change in ("views.size=32", "batch_size=8", "run.workers=0", "optimizer.lr=1e38", "optimizer.name=sgd"):
+    for change in (
+        "views.size=32",
+        "batch_size=8",
+        "run.workers=0",
+        "precision=no",
+        "optimizer.lr=1e38",
+        "optimizer.name=sgd",
+    ):
         arguments += ["--set", change]
     assert "Try a lower optimizer.lr" in told(capsys, *arguments)
 
@@ -472,7 +487,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_line(images: Path, tmp_path: Path
 def test_a_finished_command_says_what_it_found_and_how_to_load_it(images: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["finetune", "untrained:test_resnet", "--data", str(images), "--fraction", "0.5"]
-    for change in ("views.size=32", "batch_size=8", "epochs=1", "run.workers=0"):
+    for change in ("views.size=32", "batch_size=8", "epochs=1", "run.workers=0", "precision=no"):
         words += ["--set", change]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -145,7 +145,15 @@ def test_what_differs_is_refused(images: Path, tmp_path: Path, monkeypatch):
 
 def arguments(images: Path, out: Path, *more: str) -> list[str]:
     made = ["finetune", "untrained:test_resnet", "--data", str(images), "--out", str(out), *more]
-    for change in ("views.size=32", "epochs=2", "batch_size=8", "run.workers=1", "run.log_every=1", *NOISY):
+    for change in (
+        "views.size=32",
+        "epochs=2",
+        "batch_size=8",
+        "run.workers=1",
+        "run.log_every=1",
+        "precision=no",
+        *NOISY,
+    ):
         made += ["--set", change]
     return made
 

@@ -75,10 +75,12 @@ def test_the_convolutions_of_a_pass_are_found_whatever_their_modules_are():
 def test_a_run_whose_layout_fails_is_contiguous_and_stays_so(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    recipe = tiny("run.eval_every=0", "channels_last=true")
+    recipe = tiny("run.eval_every=0", "channels_last=auto")
     Run(tiny("run.eval_every=0", "channels_last=false"), tmp_path / "contiguous").train()
     with monkeypatch.context() as patch:
         broken(patch, tmp_path, CRASH)
+        with pytest.raises(ValueError, match="crashes in channels_last on this CPU; use --set channels_last=auto or"):
+            Run(tiny("run.eval_every=0", "channels_last=true"), tmp_path / "refused")
         whole = Run(recipe, tmp_path / "whole")
         (note,) = (note for note in whole.notes if "layout" in note)
         assert note.startswith("training in contiguous layout: a 3x3 convolution (3 to ") and "crashes" in note

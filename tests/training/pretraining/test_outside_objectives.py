@@ -29,6 +29,7 @@ KEPT_BACK = {
 SETTINGS = (
     "backbone=test_resnet", "policy.augmentations.0.size=32", "batch_size=8", "epochs=4", "run.workers=0",
     "run.log_every=1", "run.checkpoint_every=2", "optimizer.lr=0.5", "backbone_args.drop_rate=0.1",
+    "precision=no",
 )  # fmt: skip
 COMMAND = """
 import sys

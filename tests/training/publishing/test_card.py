@@ -202,6 +202,8 @@ def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(
     results = json.loads((folder / "results.json").read_text())
     first = recipes.find("cifar10_resnet10t").published()
     second = recipes.find("cifar10_resnet10t_48px").published() | {"init_from": "the_first"}
+    first |= {"precision": "no", "channels_last": False}  # what the runs chose
+    second |= {"precision": "bf16", "channels_last": True}
     for recipe in (first, second):
         recipe["data"]["source"] = "cifar10.parquet"
         recipe["run"]["workers"] = 0  # which changes no number
@@ -211,9 +213,12 @@ def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(
     text = card.render(folder)
     made = text.partition("## Training")[2]
     assert [line for block in blocks(made, "bash") for line in block.splitlines()] == [
-        "star-zoo pretrain cifar10_resnet10t --objective star --data cifar10.parquet",
-        "star-zoo pretrain cifar10_resnet10t_48px --objective star --data cifar10.parquet --init-from the_first",
+        "star-zoo pretrain cifar10_resnet10t --objective star --data cifar10.parquet --set precision=no "
+        "--set channels_last=false",
+        "star-zoo pretrain cifar10_resnet10t_48px --objective star --data cifar10.parquet --init-from the_first "
+        "--set precision=bf16",
     ]
+    assert "momentum, float32; `results.json`" in made and "momentum, bf16; `recipe.json`" in made
     assert made.index("12,345 images") < made.index("It starts from `the_first`.") < made.rindex("72.0 minutes")
     assert made.index("`results.json` has all settings.") < made.index("`recipe.json` has all settings.")
     assert "replace the names of images" in made

@@ -113,6 +113,18 @@ def useful_workers(source: Source, workers: int) -> int:
     return workers if decodes_on_access(source) and len(source) >= _FEW else 0
 
 
+def useful_beside(device: torch.device) -> int:
+    """Returns the number of workers for a training on a device, by the cores that this process may use.
+
+    A CPU computes a step for much longer than one core makes its views, and its cores are the training's too: on
+    recipes for CPUs, loading takes 0.7 to 13 % of the processor time. An accelerator gets all cores but one, up to 12.
+    """
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of the training on this machine, by the launcher
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = max(usable // local, 1)
+    return min(cores // 2, 2) if device.type == "cpu" else min(max(cores - 1, 1), 12)
+
+
 def load_once(
     examples: Loads,
     collate: Callable[[list[Any]], T],

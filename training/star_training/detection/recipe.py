@@ -8,7 +8,9 @@ from star_catalog.names import not_found
 from ..data.sources.base import name_alone
 from ..models.resolve import called
 from ..settings.base import Settings
-from ..settings.common import LoopConfig
+from ..settings.common import AUTO, LoopConfig, check_precision
+
+PRECISIONS = ("no", "bf16")  # not "fp16", which was never tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +53,14 @@ class DetectionRecipe(Settings):
     anchor: int = 32  # pixels, side of the smallest anchors; there are five sizes, each twice the one before
     regions: int = 512  # per image, on which the box head is trained in a step
     norm_batches: int = 200  # batches for precise batch norm before the test; 0: none
-    precision: str = "no"  # "no" (float32) or "bf16"
+    precision: str = AUTO  # "no" (float32), "bf16", or "auto": the fastest that computes correct gradients here
     seed: int = 0
     run: DetectionLoop = field(default_factory=DetectionLoop)
 
     def __post_init__(self) -> None:
-        for name, known in (("head", ("c4", "fpn")), ("precision", ("no", "bf16"))):
-            if getattr(self, name) not in known:
-                raise ValueError(not_found(name, getattr(self, name), known))
+        if self.head not in ("c4", "fpn"):
+            raise ValueError(not_found("head", self.head, ("c4", "fpn")))
+        check_precision(self.precision, PRECISIONS)
         least = {"steps": 1, "warmup": 0, "batch_size": 1, "test_size": 1, "longest": 1, "anchor": 1, "regions": 1}
         for name, value in (least | {"norm_batches": 0}).items():
             if getattr(self, name) < value:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from ..errors import one_line
 from ..evaluation import frozen_model
 from ..evaluation.record import Record, record, results_file
 from ..models.resolve import single
-from ..numerics import precision
 from .average_precision import measure, predict, pycocotools
 from .datasets.base import align
 from .datasets.open import open_set
 from .model import build, parameter_groups
 from .precise_bn import settling
-from .recipe import DetectionRecipe
+from .recipe import PRECISIONS, DetectionRecipe
 from .views import Example, TrainingViews, loader
 
 _PROTOCOL = "detection"  # in the record
@@ -49,18 +48,18 @@ def losses(detector: Any, batch: list[Example], device: torch.device) -> dict[st
     return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
 
-class DetectionRun(Loop):
+class DetectionRun(Loop[DetectionRecipe]):
     """One detector's training in a folder: recipe.json, log.jsonl, checkpoints/, and at the end results.json.
 
     Raises ValueError if the folder holds another run, or this one with other settings that determine the weights.
     """
 
+    precisions = PRECISIONS
     advice = "a lower lr, clip=10, or a longer warmup"
 
     def __init__(self, recipe: DetectionRecipe, out: Path, *, resume: bool = False):
         pycocotools()  # fails now if it is missing, not at the test hours later
-        super().__init__(recipe, recipe.precision, recipe.run, out, resume, None)
-        self.recipe = recipe
+        super().__init__(recipe, recipe.run, out, resume, None)
         if self.main and not resume:
             for path in self._results_files:
                 results.check(path)
@@ -84,14 +83,14 @@ class DetectionRun(Loop):
         self.detector = build(
             start.backbone.cpu(), recipe.head, len(self.images.classes), recipe.anchor, recipe.regions
         )
-        if self.accelerator.num_processes > 1 and self.accelerator.device.type == "cuda":
+        if self.processes.num_processes > 1 and self.processes.device.type == "cuda":
             convert_sync_batchnorm(self.detector)  # in place; on CUDA only, it has no CPU kernel
-        self.detector.to(self.accelerator.device)
+        self.detector.to(self.processes.device)
         self._try_out()
-        precision.check(self.detector, self._small_loss, self.accelerator.mixed_precision)
+        self.choose(self.detector, self._trial)
         groups = parameter_groups(self.detector, recipe.weight_decay)
         self.prepare(self.detector, torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum))
-        torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # sampled regions differ between processes
+        torch.manual_seed(recipe.seed + 1 + self.processes.process_index)  # sampled regions differ between processes
         self.begin(recipe.steps, per_epoch, recipe.name)
 
     def train(self) -> Record:
@@ -100,6 +99,8 @@ class DetectionRun(Loop):
             return self.report_finished()
         counts = f"{len(self.images):,} in {self.recipe.data.train}, {len(self.held_out):,} in {self.recipe.data.test}"
         self.logbook.say(f"{self.images.name}: images with boxes of {len(self.images.classes):,} classes: {counts}")
+        for note in self.notes:
+            self.logbook.say(note)
         try:
             self.run_steps()
             return self._test()
@@ -108,7 +109,7 @@ class DetectionRun(Loop):
 
     def _count_steps(self) -> int:
         """Returns the steps per epoch. Raises ValueError for too few images for one step."""
-        size, processes = self.recipe.batch_size, self.accelerator.num_processes
+        size, processes = self.recipe.batch_size, self.processes.num_processes
         if size % processes:
             raise ValueError(f"batch_size {size} must be a multiple of the number of processes, {processes}")
         if len(self.views.kept) < size:
@@ -116,9 +117,15 @@ class DetectionRun(Loop):
             raise ValueError(f"{metrics}, too few for a step of {size}; pass a smaller batch_size")
         return len(self.views.kept) // size
 
-    def _small_loss(self) -> Tensor:
-        few = [self.views[0, index] for index in range(min(2, len(self.views.kept)))]
-        return losses(self.detector, few, self.accelerator.device)["loss"]
+    def _trial(self, images: int) -> Callable[[], Tensor]:
+        """Returns the loss of one batch of so many images, at most all, as a function."""
+        batch = [self.views[0, index] for index in range(min(images, len(self.views.kept)))]
+        return lambda: losses(self.detector, batch, self.processes.device)["loss"]
+
+    @property
+    def recipe(self) -> DetectionRecipe:
+        """The recipe, with the values chosen where it was "auto"."""
+        return self.settings
 
     def _try_out(self) -> None:
         """Runs the detector on one image, so that settings that don't fit together fail before training."""
@@ -134,7 +141,7 @@ class DetectionRun(Loop):
         batches = StepBatches(
             len(self.views.kept), recipe.batch_size, 1, recipe.seed, steps, a.process_index, a.num_processes
         )
-        yield from loader(self.views, batches, recipe.run.workers, pin=a.device.type == "cuda")
+        yield from loader(self.views, batches, self.workers, pin=a.device.type == "cuda")
 
     def losses(self, batch: list[Example]) -> dict[str, Tensor]:
         """Returns the loss and its four terms."""

@@ -1,4 +1,4 @@
-"""The Accelerator of a training: precision, device, tracker."""
+"""The processes of a training and their Accelerator: device, precision, tracker."""
 
 from pathlib import Path
 
@@ -6,18 +6,48 @@ import accelerate
 import torch
 
 
-def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:
-    """Returns an Accelerator for a precision, with a tracker that writes to `out` if given. Raises ValueError."""
+def start_processes(tracker: str | None) -> accelerate.PartialState:
+    """Joins the processes of this training, and returns this one's device and place among them.
+
+    Raises ValueError for a tracker that is unknown or not installed.
+    """
+    _check_tracker(tracker)
+    # where there is no accelerator, several processes must be told to meet on the CPU
+    return accelerate.PartialState(cpu=_on_cpu())
+
+
+def _on_cpu() -> bool:
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _check_tracker(tracker: str | None) -> None:
+    """Raises ValueError for a tracker that is unknown or not installed."""
     known = [t.value for t in accelerate.utils.LoggerType if t.value != "all"]
     if tracker and tracker not in known:
         raise ValueError(f"tracker {tracker!r} not found; known: {', '.join(known)}")
     # Accelerate itself would go on silently without a tracker that is not installed
     if tracker and tracker not in [t.value for t in accelerate.tracking.get_available_trackers()]:
         raise ValueError(f"tracker {tracker!r} is not installed; pip install {tracker}")
-    # where there is no accelerator, several processes must be told to meet on the CPU
-    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    if cpu and precision == "fp16":  # Accelerate would train on without a loss scaler
+
+
+def check_device(precision: str, device: torch.device, resumed: bool, anew: str) -> None:
+    """Raises ValueError for fp16 on a CPU, where Accelerate would train without a loss scaler.
+
+    `anew` is the advice on how to start a resumed run again.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        if resumed:
+            problem = "the run was started with precision=fp16, which needs a GPU"
+            raise ValueError(f"{problem}; resume it on one, or start anew with {anew} --set precision=no")
         raise ValueError("precision=fp16 needs a GPU; on a CPU use bf16 or no")
+
+
+def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:
+    """Returns an Accelerator for a precision, with a tracker that writes to `out` if given."""
+    # Accelerate keeps one precision for a process, but each run has its own
+    shared = accelerate.state.AcceleratorState
+    if shared._shared_state and shared().mixed_precision != precision:
+        shared._reset_state()
     return accelerate.Accelerator(
-        mixed_precision=precision, cpu=cpu, log_with=tracker, project_dir=str(out) if tracker else None
+        mixed_precision=precision, cpu=_on_cpu(), log_with=tracker, project_dir=str(out) if tracker else None
     )

@@ -3,14 +3,19 @@
 import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from ..settings.base import Settings, differences
 
+S = TypeVar("S", bound=Settings)
 
-def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> None:
-    """Raises ValueError unless the folder is free for a new run, or holds this run and `resume` is set.
+
+def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
+    """Returns the settings of the run in the folder if it is resumed, None for a new run.
+
+    Raises ValueError unless the folder is free for a new run, or holds this run and `resume` is set.
 
     `path` is the file in the folder with the settings; `anew` is the advice on how to start again with others.
     """
@@ -20,7 +25,7 @@ def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> Non
             raise ValueError(f"{out} holds no run to resume; leave --resume out, or pass the run's folder with --out")
         if (export := out / "export" / "results.json").exists():  # this run would overwrite them
             raise ValueError(f"{export.parent} holds a model already; remove it, or choose another folder with --out")
-        return
+        return None
     if not resume:
         raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
     try:
@@ -32,6 +37,7 @@ def check_folder(settings: Settings, path: Path, resume: bool, anew: str) -> Non
             f"the settings differ from those that {out} was started with (theirs, yours): {'; '.join(found)}; "
             f"pass the same, or start anew with {anew}"
         )
+    return before
 
 
 def lock_folder(folder: Path) -> AbstractContextManager[object]:

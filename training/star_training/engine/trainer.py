@@ -4,76 +4,72 @@ import abc
 import contextlib
 import functools
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import accelerate
 import torch
 from torch import Tensor, nn
 
 from star_catalog.files import sweep, write_json
 
-from ..data.workers import loading
+from ..data.workers import loading, useful_beside
 from ..errors import Diverged
-from ..numerics import layout
 from ..numerics.allocator import keep_large_blocks
-from ..numerics.trial import Convolution
+from ..numerics.choice import Trial
 from ..settings.base import Settings
-from ..settings.common import LoopConfig
-from .accelerator import make_accelerator
+from ..settings.common import PRECISIONS, LoopConfig
+from .accelerator import make_accelerator, start_processes
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
+from .choices import Choices, Convolved
 from .logging import Logbook
-from .run_dir import check_folder, lock_folder
+from .run_dir import lock_folder
 from .run_state import capture, restore
 from .signals import Stopped, StopRequest
 
+S = TypeVar("S", bound=Settings)
 
-class Loop(abc.ABC):
+
+class Loop(abc.ABC, Generic[S]):
     """A training run in a folder with its settings, log.jsonl and checkpoints/.
 
-    A subclass opens the data, calls `prepare` with its module and optimiser, then `begin`, and defines the loss of a
+    A subclass opens the data, calls `choose` and `prepare` with its module, then `begin`, and defines the loss of a
     batch. Raises ValueError if the folder holds another run, or the same run with settings that change the weights.
     """
 
     settings_file = "recipe.json"
     advice = "a lower learning rate"  # the way out of a loss that is not finite
 
-    def __init__(
-        self, settings: Settings, precision: str, run: LoopConfig, out: Path, resume: bool, tracker: str | None
-    ):
-        self.out, self._settings, self._intervals, self._resuming = out, settings, run, resume
-        self.accelerator = make_accelerator(precision, out, tracker)
-        self.main = self.accelerator.is_main_process
+    def __init__(self, settings: S, run: LoopConfig, out: Path, resume: bool, tracker: str | None):
+        self.out, self._intervals, self._resuming, self._tracker = out, run, resume, tracker
+        self.processes = start_processes(tracker)
+        self.main = self.processes.is_main_process
         self.notes: list[str] = []  # printed before the first step
-        self.channels_last = True
-        if self.accelerator.device.type == "cpu":
+        if self.processes.device.type == "cpu":
             keep_large_blocks()
-        if self.main:
-            check_folder(settings, out / self.settings_file, resume, self.anew)
+        self._choices = Choices(settings, out / self.settings_file, resume, self.anew, self.processes)
+        self.settings: S = self._choices.settings
+        self.workers = run.workers if isinstance(run.workers, int) else useful_beside(self.processes.device)
 
     @property
     def anew(self) -> str:
         """The advice, for messages, on how to start again with other settings or data."""
         return "another --out"
 
+    def choose(self, module: nn.Module, trial: Trial, convolutions: Convolved = None, share: int = 1) -> None:
+        """Chooses precision and memory layout by `Choices.make`, then makes the Accelerator."""
+        images, found = self.batch_size // self.processes.num_processes, self._newest if self._resuming else None
+        layout = found.state.get("channels_last", True) if found else None
+        self._choices.make(module, trial, images, share, self.precisions, convolutions, layout)
+        self.settings = self._choices.applied()
+        self.notes += self._choices.notes(str(self.workers))
+        self.accelerator = make_accelerator(self._choices.precision, self.out, self._tracker)
+
     def prepare(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Wraps a module and its optimiser with Accelerate for the device, the precision and all processes."""
         self.module = module
         self.model, self.optimizer = self.accelerator.prepare(module, optimizer)
-
-    def choose_layout(self, convolutions: list[Convolution], wanted: bool = True) -> None:
-        """Sets `channels_last` unless a convolution fails in it on this CPU, or the resumed run began without it."""
-        if wanted and self._resuming and (found := self._newest):
-            wanted = found.state.get("channels_last", True)  # the other layout rounds differently
-        faults: list[str | None] = [None]
-        if wanted and self.main and self.accelerator.device.type == "cpu":
-            faults = [layout.fault(convolutions, self.accelerator.mixed_precision)]
-        accelerate.utils.broadcast_object_list(faults)
-        if faults[0]:
-            self.notes.append(f"training in contiguous layout: {faults[0]}")
-        self.channels_last = wanted and not faults[0]
 
     def begin(self, steps: int, per_epoch: int, name: str) -> None:
         """Locks the folder for this run, restores the newest checkpoint if the run is resumed, and opens the log."""
@@ -82,6 +78,7 @@ class Loop(abc.ABC):
         self.steps, self.per_epoch = steps, per_epoch
         self.checkpoints = Checkpoints(self.out / "checkpoints", self._intervals.keep)
         self._snapshot, self._writer = Snapshot(), Background()
+        self.chosen = self._choices.chosen()
         self.step = 0
         self.seconds = 0.0  # of training, including those before a resume
         self._window: list[dict[str, Tensor]] = []  # losses since the last log entry
@@ -97,11 +94,12 @@ class Loop(abc.ABC):
             if self._resuming:  # otherwise the folder may hold other files
                 for folder in (self.out, self.out / "checkpoints", self.out / "export"):
                     sweep(folder)  # removes partial files of killed processes
-            write_json(self.out / self.settings_file, self._settings.to_dict())
+            write_json(self.out / self.settings_file, self.settings.to_dict())
         self.logbook = Logbook(self.accelerator, self.out / "log.jsonl", self.step, steps, name)
 
     # Defined by a subclass
 
+    precisions: Sequence[str] = PRECISIONS  # that may be chosen
     accumulate = 1  # batches per step, whose gradients are averaged
     batch_size = 1  # images per batch, over all processes
     clip: float | None = None  # maximum gradient norm
@@ -261,7 +259,7 @@ class Loop(abc.ABC):
         self._writer.finish()  # one write at a time
         tensors, state = capture(self.module, self.optimizer, self.accelerator)
         if self.main:
-            state |= {"seconds": self.seconds, "channels_last": self.channels_last}
+            state |= {"seconds": self.seconds, "channels_last": self._choices.channels_last, "chosen": self.chosen}
             state |= {name: fingerprint for name, (fingerprint, _) in self.fingerprints().items()}
             copied = self._snapshot.take({**tensors, **self.more_state()})
             step = self.step
@@ -294,4 +292,5 @@ class Loop(abc.ABC):
         restore(found.tensors, found.state, self.module, self.optimizer, self.accelerator)
         self.take_more_state(found.tensors)
         self.step, self.seconds = found.step, found.state["seconds"]
+        self.chosen = found.state.get("chosen", self.chosen)
         del self._newest  # its tensors are copied

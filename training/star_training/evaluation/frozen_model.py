@@ -15,7 +15,7 @@ from ..data.intact import check_intact, intact
 from ..models.identity import identity
 from ..models.names import Leaf, Model, parse
 from ..models.resolve import called, objective_of
-from ..settings.common import LoopConfig
+from ..settings.common import EVALUATION_WORKERS
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
 from .metrics import NotApplicable
@@ -47,7 +47,7 @@ class FrozenModel:
         preprocess: Preprocess,
         objective: "Objective | None" = None,
         cache: Path | None = None,
-        workers: int = LoopConfig.workers,
+        workers: int = EVALUATION_WORKERS,
     ):
         self.name, self.backbone, self.preprocess, self.objective = name, backbone, preprocess, objective
         self.workers = workers
@@ -150,7 +150,7 @@ class Recognised(FrozenModel):
         return getattr(self, attribute)
 
 
-def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = LoopConfig.workers) -> FrozenModel:
+def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = EVALUATION_WORKERS) -> FrozenModel:
     """Loads a model by any name of `star_training.models.names`, or `pixels`: the images themselves.
 
     Untrained models get random weights from `seed`. Raises ValueError for a model that can't be loaded.

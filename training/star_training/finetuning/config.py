@@ -6,7 +6,7 @@ from typing import Any
 from ..data.sources.base import name_alone
 from ..models.resolve import called
 from ..settings.base import Settings
-from ..settings.common import OptimizerConfig, RunConfig
+from ..settings.common import AUTO, OptimizerConfig, RunConfig, check_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,12 @@ class FineTune(Settings):
     canonicalizer: str = "direct"  # its kind; see `star_zoo.symmetry.canonicalizer`
     prior_weight: float = 100.0  # weight of its loss if all training images are upright; equiadapt's
     optimizer: FineTuneOptimizer = field(default_factory=FineTuneOptimizer)
-    precision: str = "no"  # "no" (float32), "bf16" or "fp16"
+    precision: str = AUTO  # "no" (float32), "bf16", "fp16", or "auto": the fastest that computes correct gradients here
     seed: int = 0
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise ValueError(f"precision is {self.precision!r}; known: 'no', 'bf16', 'fp16'")
+        check_precision(self.precision)
         if self.canonicalize not in (None, "c4", "d4"):
             raise ValueError(f"canonicalize is {self.canonicalize!r}; known: 'c4', 'd4', or null for none")
         if self.canonicalize == "d4" and self.views.flip:

@@ -93,13 +93,18 @@ class Learner(nn.Module):
 
     def __init__(self, net: nn.Module, policy: Policy, settings: FineTune, classes: int, channels_last: bool = True):
         super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = net.to(memory_format=self.memory_format)
+        self.net = net
+        self.use_layout(channels_last)
         self.policy, self.smoothing, self.seed = policy, settings.smoothing, settings.seed
         self.prior_weight = settings.prior_weight
         self.mix = None
         if settings.mixup or settings.cutmix:
             self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)
+
+    def use_layout(self, channels_last: bool) -> None:
+        """Stores weights and views in channels-last memory format, or contiguously."""
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net.to(memory_format=self.memory_format)
 
     def forward(self, batch: Batch, step: int, rank: int) -> Tensor:
         """Returns the mean cross entropy of the batch's single view; mixing depends only on seed, step and rank."""

@@ -1,6 +1,6 @@
 """Full fine-tuning: labelled views and their loss in the common loop, test accuracy, export of the classifier."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite, evaluating, extract, timm_view
 from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Metric, by_slug, share
 from ..evaluation.record import Record, record, results_file
-from ..numerics import precision
 from ..numerics.layout import Convolutions
 from .config import FineTune
 from .data import one_view, open_labelled, training_policy
@@ -41,7 +40,7 @@ def in_words(made: Record) -> str:
     return f"{made.model} on {made.data}: {', '.join(found)}"
 
 
-class FineTuning(Loop):
+class FineTuning(Loop[FineTune]):
     """One fine-tuning in a folder: finetune.json, log.jsonl, checkpoints/, and at the end export/.
 
     Raises ValueError if the folder holds another one, or this one with other settings that determine the weights.
@@ -51,15 +50,14 @@ class FineTuning(Loop):
     advice = "a lower optimizer.lr or precision=no"
 
     def __init__(self, settings: FineTune, out: Path, *, resume: bool = False, tracker: str | None = None):
-        super().__init__(settings, settings.precision, settings.run, out, resume, tracker)
-        self.settings = settings
+        super().__init__(settings, settings.run, out, resume, tracker)
         if self.main and not resume and (models_own := results_file(settings.model)):
             results.check(models_own)
         self.batch_size, self.clip = settings.batch_size, settings.optimizer.clip
         self.eval_every = settings.run.eval_every or settings.epochs  # the last epoch is always evaluated
         self.splits = Splits(settings.data.source)
         self.images, self.test, self.classes = open_labelled(settings, self.splits)
-        per_epoch = steps_per_epoch(settings, len(self.images), self.accelerator.num_processes)
+        per_epoch = steps_per_epoch(settings, len(self.images), self.processes.num_processes)
 
         torch.manual_seed(settings.seed)
         self.net, self.started_from = build(settings, self.classes)
@@ -70,26 +68,26 @@ class FineTuning(Loop):
         self.warmup = round(settings.optimizer.warmup_epochs * per_epoch)
         self.measured: Estimate | None = None  # test accuracy of the current weights
         self._prepare()
-        torch.manual_seed(settings.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
+        torch.manual_seed(settings.seed + 1 + self.processes.process_index)  # dropout differs between processes
         self.begin(per_epoch * settings.epochs, per_epoch, out.name)
 
     def _prepare(self) -> None:
         """Creates the learner, its optimiser and its averaged weights, on their device."""
-        device, ema = self.accelerator.device, self.settings.ema
-        if self.accelerator.num_processes > 1 and device.type == "cuda":
+        device, ema = self.processes.device, self.settings.ema
+        if self.processes.num_processes > 1 and device.type == "cuda":
             convert_sync_batchnorm(self.net)  # in place; on CUDA only, it has no CPU kernel
         with evaluating(self.net), Convolutions() as seen:
             self.net(torch.zeros(2, 3, self.policy.size, self.policy.size))
-        self.choose_layout(seen.found)
-        self.learner = Learner(self.net, self.policy, self.settings, self.classes, self.channels_last).to(device)
-        precision.check(self.learner, self._small_loss, self.accelerator.mixed_precision)
+        self.learner = Learner(self.net, self.policy, self.settings, self.classes).to(device)
+        self.choose(self.learner, self._trial, seen.found)
         self.ema = ModelEmaV3(self.net, decay=ema, use_warmup=True) if ema else None
         self.prepare(self.learner, build_optimizer(self.settings, self.net, device))
 
-    def _small_loss(self) -> Tensor:
-        """Returns the loss of a few views."""
+    def _trial(self, images: int) -> Callable[[], Tensor]:
+        """Returns the loss of one batch of so many images, as a function."""
         dataset = MultiViewDataset(self.images, self.policy, one_view(self.policy), self.settings.seed)
-        return self.learner.forward(small_batch(dataset, 4, self.accelerator.device), 0, 0)
+        batch = small_batch(dataset, images, self.processes.device)
+        return lambda: self.learner.forward(batch, 0, 0)
 
     def train(self) -> Record | None:
         """Trains to the end, exports, and returns the record; only the main process has one.
@@ -111,7 +109,7 @@ class FineTuning(Loop):
         a, s = self.accelerator, self.settings
         dataset = MultiViewDataset(self.images, self.policy, one_view(self.policy), s.seed)
         keys = StepBatches(len(self.images), s.batch_size, 1, s.seed, steps, a.process_index, a.num_processes)
-        yield from loader(dataset, keys, s.run.workers, pin=a.device.type == "cuda")
+        yield from loader(dataset, keys, self.workers, pin=a.device.type == "cuda")
 
     def losses(self, batch: Packed) -> dict[str, Tensor]:
         on_device = batch.to(self.accelerator.device, non_blocking=True).batch()
@@ -158,7 +156,7 @@ class FineTuning(Loop):
     def _outputs(self, module: nn.Module) -> Tensor:
         """Returns a module's outputs for the test images."""
         try:
-            found = extract(module, self.test, self.view, workers=self.settings.run.workers)
+            found = extract(module, self.test, self.view, workers=self.workers)
         except NotFinite as error:
             raise self.diverged(f"{error} after step {self.step}") from error
         check_intact(self.test)

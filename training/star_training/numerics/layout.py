@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from star_catalog.files import write_json
 from star_catalog.store import home
 
-from . import trial
+from . import processor, trial
 
 _SECONDS = 600  # timeout of a trial
 
@@ -66,17 +65,8 @@ def _key(asked: dict[str, Any]) -> str:
     """Returns a hash of everything that a verdict depends on: convolutions, torch, processor, the trial itself."""
     backend = {name: value for name, value in os.environ.items() if name.startswith(("DNNL_", "ONEDNN_"))}
     source = Path(trial.__file__).read_text(encoding="utf-8")
-    parts = [asked, torch.__version__, torch.backends.cpu.get_cpu_capability(), _processor(), backend, source]
+    parts = [asked, torch.__version__, torch.backends.cpu.get_cpu_capability(), processor.describe(), backend, source]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _processor() -> list[str]:
-    """Returns the processor's model, and its features if the system reports them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    except OSError:
-        return [platform.machine(), platform.processor()]
 
 
 def _try(asked: dict[str, Any]) -> tuple[int, str]:

@@ -45,7 +45,7 @@ def wrong_layers(module: nn.Module, loss: Callable[[], Tensor], precision: str) 
     `loss` computes the loss of a small batch. Weights, running statistics and random states are left unchanged.
     """
     device, dtype = next(module.parameters()).device, DTYPES[precision]
-    with _untouched(module, device), filled_memory():
+    with untouched(module, device), filled_memory():
         module.train()
         with torch.autocast(device.type, dtype):
             calls = _calls(module, loss)
@@ -76,8 +76,8 @@ def describe(wrong: list[Wrong], precision: str, device: str) -> str:
 
 
 @contextlib.contextmanager
-def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restores buffers, modes and random states at exit."""
+def untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restores buffers, modes and torch's random states at exit."""
     modes = {m: m.training for m in module.modules()}
     buffers = {buffer: buffer.clone() for buffer in module.buffers()}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

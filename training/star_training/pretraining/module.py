@@ -63,7 +63,7 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     except (RuntimeError, TypeError) as error:  # raised for settings of a wrong type
         raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
     notes = _init(backbone, objective, recipe) if recipe.init_from else []
-    pretrainer = Pretrainer(backbone, objective, recipe.channels_last)
+    pretrainer = Pretrainer(backbone, objective, bool(recipe.channels_last))
     objective.attach(pretrainer.encoder)
     return pretrainer, notes
 

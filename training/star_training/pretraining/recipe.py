@@ -16,7 +16,7 @@ from ..data.sources.base import name_alone
 from ..models.names import names_path
 from ..models.resolve import called
 from ..settings.base import Settings, build, typed
-from ..settings.common import OptimizerConfig, RunConfig
+from ..settings.common import AUTO, OptimizerConfig, RunConfig, check_precision, check_switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ class Recipe(Settings):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_size: int = 256  # images in one loss, over all processes
     accumulate: int = 1  # losses whose gradients are accumulated for one step
-    precision: str = "no"  # "no" (float32), "bf16" or "fp16"
-    channels_last: bool = True
+    precision: str = AUTO  # "no" (float32), "bf16", "fp16", or "auto": the fastest that computes correct gradients here
+    channels_last: bool | str = AUTO  # memory layout; "auto": true unless a convolution fails in it on this CPU
     grad_checkpointing: bool = False
     compile: bool = False  # torch.compile of the whole training forward
     init_from: str | None = None  # a run, a saved folder, "timm:NAME" or a zoo tag to start from
@@ -63,8 +63,8 @@ class Recipe(Settings):
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        if self.precision not in ("no", "bf16", "fp16"):
-            raise ValueError(f"precision is {self.precision!r}; known: 'no', 'bf16', 'fp16'")
+        check_precision(self.precision)
+        check_switch("channels_last", self.channels_last)
         for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")

@@ -1,6 +1,6 @@
 """Pretraining: a recipe, its views, its losses in the common loop, online evaluation, export."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
 from ..models.lineage import start_of
-from ..numerics import precision
 from .module import build
 from .online_eval import Monitor, watch_heads
 from .recipe import Recipe
@@ -35,7 +34,7 @@ def is_whole(export: Path) -> bool:
     return all((export / name).is_file() for name in store.FILES)
 
 
-class Run(Loop):
+class Run(Loop[Recipe]):
     """One pretraining run in a folder: recipe.json, log.jsonl, checkpoints/, and at the end export/.
 
     Raises ValueError if the folder holds another run, or this one with other settings that determine the weights.
@@ -44,25 +43,24 @@ class Run(Loop):
     advice = "a lower optimizer.lr, optimizer.clip=1, or precision=no"
 
     def __init__(self, recipe: Recipe, out: Path, *, resume: bool = False, tracker: str | None = None):
-        super().__init__(recipe, recipe.precision, recipe.run, out, resume, tracker)
-        self.recipe = recipe
+        super().__init__(recipe, recipe.run, out, resume, tracker)
         self.accumulate, self.batch_size, self.clip = recipe.accumulate, recipe.batch_size, recipe.optimizer.clip
         self.eval_every = recipe.run.eval_every
         self.source, bank, held_out = open_data(recipe)
-        per_epoch, steps = count_steps(recipe, self.source, self.accelerator.num_processes)
+        per_epoch, steps = count_steps(recipe, self.source, self.processes.num_processes)
 
-        self.lanes = open_lanes(recipe, self.source, self.accelerator) if isinstance(self.source, Stream) else None
+        self.lanes = open_lanes(recipe, self.source, self.processes) if isinstance(self.source, Stream) else None
         self._lanes_state: dict[str, Tensor] = {}  # positions of all processes' lanes
 
         torch.manual_seed(recipe.seed)
         self.pretrainer, notes = build(recipe)
-        check_share(self.pretrainer.objective, recipe.batch_size // self.accelerator.num_processes, self.lanes)
+        check_share(self.pretrainer.objective, recipe.batch_size // self.processes.num_processes, self.lanes)
         self.notes += [summary(self.source, held_out), *notes]
         self.start = start_of(recipe.init_from) if recipe.init_from else None
-        self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out, recipe.run.workers)
+        self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out, self.workers)
         if held_out is None:
             self.notes.append("no held-out labels: the features are not evaluated online")
-        if self.lanes and recipe.run.workers > len(self.lanes.own):
+        if self.lanes and self.workers > len(self.lanes.own):
             self.notes.append(f"{len(self.lanes.own)} lanes of the stream to read, so no more workers than that")
         self.peak = recipe.optimizer.lr * recipe.batch_size * recipe.accumulate / 256
         self.warmup = round(recipe.optimizer.warmup_epochs * per_epoch)
@@ -70,26 +68,30 @@ class Run(Loop):
         self.begin(steps, per_epoch, recipe.name)
 
     def _prepare(self) -> None:
-        recipe, device = self.recipe, self.accelerator.device
+        recipe, device = self.recipe, self.processes.device
         check_optimizer(recipe.optimizer, device)
-        if self.accelerator.num_processes > 1 and device.type == "cuda":
+        if self.processes.num_processes > 1 and device.type == "cuda":
             self.pretrainer.synchronise_norms()
         convolutions = try_out(self.pretrainer.to(device), recipe, self.source, device)
-        self.choose_layout(convolutions, recipe.channels_last)
-        self.pretrainer.use_layout(self.channels_last)
-        objective = self.pretrainer.objective
-        dataset = MultiViewDataset(self.source, objective.policy, objective.plan, recipe.seed, objective.sizes)
-        few = max(4, objective.share)
-        precision.check(
-            self.pretrainer,
-            lambda: self.pretrainer.forward(small_batch(dataset, few, device))["loss"],
-            self.accelerator.mixed_precision,
-        )
+        share = self.pretrainer.objective.share
+        self.choose(self.pretrainer, self._trial, convolutions, share)
         optimizer = build_optimizer(recipe.optimizer, self.pretrainer)
         if recipe.compile:
             self.pretrainer.compile()  # in place, so that names in the state dict don't change
         self.prepare(self.pretrainer, optimizer)
         torch.manual_seed(recipe.seed + 1 + self.accelerator.process_index)  # dropout differs between processes
+
+    def _trial(self, images: int) -> Callable[[], Tensor]:
+        """Returns the loss of one batch of so many images, as a function."""
+        objective = self.pretrainer.objective
+        dataset = MultiViewDataset(self.source, objective.policy, objective.plan, self.recipe.seed, objective.sizes)
+        batch = small_batch(dataset, images, self.processes.device)
+        return lambda: self.pretrainer.forward(batch)["loss"]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, with the values chosen where it was "auto"."""
+        return self.settings
 
     @property
     def anew(self) -> str:
@@ -115,16 +117,14 @@ class Run(Loop):
         views = objective.policy, objective.plan, recipe.seed, objective.sizes
         if self.lanes:
             dataset = MultiViewDataset(cast(Source, HeldImage()), *views)
-            yield from self.lanes.batches(
-                len(steps) * recipe.accumulate, dataset, recipe.run.workers, pin, objective.share
-            )
+            yield from self.lanes.batches(len(steps) * recipe.accumulate, dataset, self.workers, pin, objective.share)
             return
         dataset = MultiViewDataset(self.source, *views)
         keys = StepBatches(
             len(self.source), recipe.batch_size, recipe.accumulate, recipe.seed, steps,
             a.process_index, a.num_processes, objective.share,
         )  # fmt: skip
-        yield from loader(dataset, keys, recipe.run.workers, pin)
+        yield from loader(dataset, keys, self.workers, pin)
 
     def losses(self, batch: Packed) -> dict[str, Tensor]:
         return self.model(batch.to(self.accelerator.device, non_blocking=True).batch())
@@ -163,9 +163,7 @@ class Run(Loop):
         try:
             if self.main:
                 metrics = self.monitor(self.pretrainer.backbone)
-                heads = watch_heads(
-                    self.pretrainer.backbone, self.pretrainer.objective, self.source, self.recipe.run.workers
-                )
+                heads = watch_heads(self.pretrainer.backbone, self.pretrainer.objective, self.source, self.workers)
         except NotFinite as error:
             raise self.diverged(f"{error} after step {self.step}") from error
         epoch = self.step / self.per_epoch
@@ -210,6 +208,7 @@ class Run(Loop):
             "seconds": round(self.seconds, 1),
             "processes": self.accelerator.num_processes,
             "device": self.accelerator.device.type,
+            "precision": self.chosen["precision"],
             "peak_memory": peak_memory(self.accelerator.device),
             "data_fingerprint": self.source.fingerprint,
             "versions": versions(),

@@ -74,15 +74,13 @@ def count_steps(recipe: Recipe, source: Source, processes: int) -> tuple[int, in
     return per_epoch, per_epoch * recipe.epochs
 
 
-def open_lanes(recipe: Recipe, stream: Stream, accelerator: accelerate.Accelerator) -> Lanes:
+def open_lanes(recipe: Recipe, stream: Stream, place: accelerate.PartialState) -> Lanes:
     """Returns the lanes of a stream that this process reads. Raises ValueError as `count_lanes` does."""
-    config, processes = recipe.data, accelerator.num_processes
+    config, processes = recipe.data, place.num_processes
     assert config.images is not None  # checked by `open_data`
     lanes = count_lanes(config.lanes, len(stream.shards), recipe.batch_size, processes)
     deal = Deal(stream.shards, lanes, config.buffer, recipe.seed)
-    return Lanes(
-        deal, stream.name, config.images, config.max_bad, recipe.batch_size, accelerator.process_index, processes
-    )
+    return Lanes(deal, stream.name, config.images, config.max_bad, recipe.batch_size, place.process_index, processes)
 
 
 def check_share(objective: Objective, images: int, lanes: Lanes | None) -> None:

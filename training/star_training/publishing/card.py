@@ -23,6 +23,8 @@ from star_zoo.groups import equivariance_error
 from .. import recipes
 from ..engine.old_results import upgrade
 from ..evaluation.record import Record
+from ..settings.base import CHOSEN
+from ..settings.common import AUTO, precision_name
 from . import dataset_terms
 from .card_results import measured
 
@@ -230,12 +232,16 @@ def _run(recipe: dict[str, Any], results: dict[str, Any], file: str) -> str:
     lines = []
     if recipe:
         setting = f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']['name']}"
+        if (precision := recipe.get("precision", AUTO)) != AUTO:
+            setting += f", {precision_name(precision)}"
         begun = f" It starts from `{recipe['init_from']}`." if recipe.get("init_from") else ""
         lines.append(f"Recipe `{recipe['name']}`: {setting}; `{file}` has all settings.{begun}")
     if cost := results.get("training"):
         took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
         if peak := cost.get("peak_memory"):
             took += f", peak memory {peak / 1e9:.2f} GB"
+        if (chosen := cost.get("precision", {})).get("asked") == AUTO:
+            took += f", precision chosen by the run ({chosen['why']})"
         versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
         lines.append(f"{cost['images']:,} images in {cost['steps']:,} steps, {took}; {versions}.")
     if command := _command(recipe):
@@ -252,10 +258,13 @@ def _command(recipe: dict[str, Any]) -> str:
     ours = recipes.find(recipe["name"]).with_objective(recipe["objective"]).to_dict()
     source, start = recipe["data"]["source"], recipe.get("init_from")
     given = {"init_from": start, "run": recipe.get("run"), "data": {**ours["data"], "source": source}}
-    if recipe != ours | given:
+    chosen = {name: recipe.get(name) for name in CHOSEN if ours[name] == AUTO}
+    if recipe != ours | given | chosen:
         return ""
+    kept = {name: value for name, value in chosen.items() if value not in (AUTO, True)}  # true is what "auto" becomes
+    sets = "".join(f" --set {name}={str(value).lower()}" for name, value in kept.items())
     begin = f" --init-from {start}" if start else ""
-    return f"star-zoo pretrain {recipe['name']} --objective {recipe['objective']} --data {source}{begin}"
+    return f"star-zoo pretrain {recipe['name']} --objective {recipe['objective']} --data {source}{begin}{sets}"
 
 
 def _duration(seconds: float) -> str:

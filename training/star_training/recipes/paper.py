@@ -3,7 +3,6 @@
 from star_zoo import released
 
 from ..pretraining.recipe import DataConfig, Recipe
-from ..settings.common import RunConfig
 
 
 def stl10_resnet18() -> Recipe:
@@ -20,7 +19,7 @@ def stl10_resnet18() -> Recipe:
         data=DataConfig(source="torchvision:STL10", bank="labeled"),  # trains on the unlabelled images too
         objective_args={"num_experts": 16},
         epochs=200,
-        run=RunConfig(workers=8),
+        precision="no",
     )
 
 
@@ -37,5 +36,5 @@ def in100_resnet50() -> Recipe:
         data=DataConfig(source="imagenet100"),
         objective_args={"num_experts": 8},
         epochs=500,
-        run=RunConfig(workers=12),
+        precision="no",
     )

@@ -42,5 +42,4 @@ def tinyimagenet_resnet18() -> Recipe:
         data=DataConfig(source="tiny-imagenet-200", hold_out=0.05),
         optimizer=OptimizerConfig(lr=0.06, warmup_epochs=5),
         epochs=200,
-        precision="bf16",
     )

@@ -12,6 +12,8 @@ from star_catalog.names import not_found
 
 S = TypeVar("S", bound="Settings")
 
+CHOSEN = ("precision", "channels_last")  # a run chooses these where they are "auto", and keeps its choice
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -52,11 +54,18 @@ def override(settings: S, changes: Sequence[str]) -> S:
 def differences(a: Settings, b: Settings) -> list[str]:
     """Returns the differences that affect the weights, as lines "path: a's value, b's value".
 
-    `run` doesn't affect the weights, and `data.source` may change: a run compares the images' fingerprint instead.
+    A precision or memory layout that is "auto" in `b` is that of `a`. `run` doesn't affect the weights, and
+    `data.source` may change: a run compares the images' fingerprint instead.
     """
-    flat_a, flat_b = (_flatten({k: v for k, v in r.to_dict().items() if k != "run"}) for r in (a, b))
+    flat_a, flat_b = (_flatten({k: v for k, v in r.to_dict().items() if k != "run"}) for r in (a, adopted(b, a)))
     paths = sorted((set(flat_a) | set(flat_b)) - {"data.source"})
     return [f"{p}: {flat_a.get(p)!r}, {flat_b.get(p)!r}" for p in paths if flat_a.get(p) != flat_b.get(p)]
+
+
+def adopted(asked: S, before: S) -> S:
+    """Returns the settings of a resumed run: those asked for, and where they say "auto", those it was started with."""
+    chosen = {name for name in CHOSEN if getattr(asked, name, None) == "auto"}
+    return dataclasses.replace(asked, **{name: getattr(before, name) for name in chosen})
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -1,6 +1,31 @@
-"""The parts that the settings of several trainings have in common: the optimiser, and the intervals of the loop."""
+"""The parts that the settings of several trainings have in common: optimiser, intervals of the loop, what is "auto"."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+AUTO = "auto"  # a value that the run chooses on its machine
+PRECISIONS = ("no", "bf16", "fp16")  # "no" is float32
+# for the help of commands
+PRECISION_HELP = "precision=auto (the fastest that is correct on this machine), no (float32), bf16 or fp16"
+EVALUATION_WORKERS = 2  # processes that load images where nothing is trained
+
+
+def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> None:
+    """Raises ValueError for a precision that is neither "auto" nor known."""
+    if precision not in (AUTO, *known):
+        choices = ", ".join(map(repr, (AUTO, *known)))
+        raise ValueError(f"precision is {precision!r}; known: {choices}")
+
+
+def precision_name(precision: str) -> str:
+    """Returns the name of a precision in messages."""
+    return "float32" if precision == "no" else precision
+
+
+def check_switch(name: str, value: bool | str) -> None:
+    """Raises ValueError for a value that is neither "auto" nor true or false."""
+    if isinstance(value, str) and value != AUTO:
+        raise ValueError(f"{name} is {value!r}; known: {AUTO!r}, true, false")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +51,15 @@ class OptimizerConfig:
 class LoopConfig:
     """What doesn't change the weights: may differ when a run is resumed."""
 
-    workers: int = 2  # processes that load images; 0 loads them in the main process
+    workers: int | str = AUTO  # processes that load images, "auto": by the cores; 0 loads them in the main process
     log_every: int = 10  # steps
     checkpoint_every: int = 200  # steps
     keep: int = 2  # checkpoints; older ones are deleted
 
     def __post_init__(self) -> None:
-        self._check_least(log_every=1, checkpoint_every=1, keep=1, workers=0)
+        if isinstance(self.workers, str) and self.workers != AUTO:
+            raise ValueError(f"run.workers is {self.workers!r}; pass a number of processes, or {AUTO!r}")
+        self._check_least(log_every=1, checkpoint_every=1, keep=1, **({} if self.workers == AUTO else {"workers": 0}))
 
     def _check_least(self, **least: int) -> None:
         for name, value in least.items():

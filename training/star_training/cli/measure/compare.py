@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...evaluation import protocols
 from ...models import LEAVES, WRAPPERS
-from ...settings.common import LoopConfig
+from ...settings.common import EVALUATION_WORKERS
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
     add("--protocol", nargs="+", help="protocols that classify test images one by one (default: all that do)")
     add("--seed", type=int, default=0, help="seed of random splits (default: %(default)s)")
-    add("--workers", type=int, default=LoopConfig.workers, help="processes that load images (default: %(default)s)")
+    add("--workers", type=int, default=EVALUATION_WORKERS, help="processes that load images (default: %(default)s)")
     add("--out", type=Path, help="results.json to add to (default: the first model's own, if it is a folder)")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...evaluation import protocols
 from ...models import LEAVES, WRAPPERS
-from ...settings.common import LoopConfig
+from ...settings.common import EVALUATION_WORKERS
 
 if TYPE_CHECKING:
     from ...data.eval_sets.dataset import Splits
@@ -30,7 +30,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     add("--protocols", help="protocols that `all` runs instead, e.g. knn,invariance")
     add("--seed", type=int, default=0, help="seed of random splits and random weights (default: %(default)s)")
-    add("--workers", type=int, default=LoopConfig.workers, help="processes that load images (default: %(default)s)")
+    add("--workers", type=int, default=EVALUATION_WORKERS, help="processes that load images (default: %(default)s)")
     add("--out", type=Path, help="results.json to add to (default: the model's own, if it is a folder)")
 
 

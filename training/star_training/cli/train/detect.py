@@ -21,7 +21,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--recipe", default="coco256", help="name of a recipe (default: %(default)s)")
     add("--data", help="images with boxes: *.parquet, a VOC folder, a VOCdevkit, or a COCO folder")
     add("--out", type=Path, required=True, help="the run's folder")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. head=c4, data.test=test2017")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="e.g. head=c4, data.test=test2017, precision=bf16",
+    )
     add("--resume", action="store_true", help="continue from the newest intact checkpoint")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...models import LEAVES
+from ...settings.common import PRECISION_HELP
 
 if TYPE_CHECKING:
     from ...finetuning.config import FineTune
@@ -19,7 +20,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, help="labelled images with train and test splits")
     add("--fraction", type=float, help="share of each class's training labels, e.g. 0.01 or 0.1 (default: all)")
     add("--out", type=Path, help="the folder to write (default: runs/finetune-MODEL-DATA)")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. epochs=10, optimizer.lr=1e-3, ema=0.999")
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help=f"e.g. epochs=10, ema=0.999; {PRECISION_HELP}")
     add("--resume", action="store_true", help="continue from the newest intact checkpoint")
     add("--tracker", help="tensorboard, wandb or another tracker that Accelerate supports")
 

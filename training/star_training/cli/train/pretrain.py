@@ -12,6 +12,7 @@ from star_catalog.objectives import check
 from ... import recipes
 from ...settings import registry
 from ...settings.base import override
+from ...settings.common import PRECISION_HELP
 
 if TYPE_CHECKING:
     from ...pretraining.recipe import Recipe
@@ -33,7 +34,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
     )
     add("--out", type=Path, help="the run's folder (default: runs/RECIPE-OBJECTIVE)")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help="e.g. optimizer.lr=0.06")
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help=f"e.g. optimizer.lr=0.06; {PRECISION_HELP}")
     add("--resume", action="store_true", help="continue from the newest intact checkpoint")
     add("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME, a zoo tag or hf-hub:ORG/NAME")
     add("--max-bad", type=float, help="share of images that may fail to decode (default: 0.01)")

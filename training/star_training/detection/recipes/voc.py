@@ -1,6 +1,6 @@
 """The paper's detection on Pascal VOC."""
 
-from ..recipe import DetectionData, DetectionLoop, DetectionRecipe
+from ..recipe import DetectionData, DetectionRecipe
 
 
 def voc0712_c4(model: str) -> DetectionRecipe:
@@ -20,5 +20,5 @@ def voc0712_c4(model: str) -> DetectionRecipe:
         steps=24_000,
         milestones=(18_000, 22_000),
         warmup=100,
-        run=DetectionLoop(workers=8),
+        precision="no",  # as MoCo's config
     )

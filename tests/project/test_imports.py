@@ -25,8 +25,8 @@ MODULES = sorted(TRAINING.rglob("*.py"))
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:
     """The dotted names that a module of a package imports, split at the dots and made absolute."""
-    root = TRAINING if path.is_relative_to(TRAINING) else ZOO  # which star_catalog and the tests lie beside
-    here = path.relative_to(root.parent).parent.parts
+    root = TRAINING.parent if path.is_relative_to(TRAINING.parent) else ZOO.parent  # the tests lie beside star_zoo
+    here = path.relative_to(root).parent.parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)

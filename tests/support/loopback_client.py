@@ -46,7 +46,7 @@ def _run(code: str, args: tuple[str, ...], environment: dict[str, str], out: Pat
     os.environ.update(environment)
     os.chdir(ROOT)
     sys.argv = ["-c", *args]
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(ROOT / "training")]
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)  # how the client itself sends large files
     exec(compile(code, "<client>", "exec"), {"__name__": "__main__"})

@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save
 
+import star_catalog
 import star_training
 import star_zoo
 from star_training.cli.main import main
@@ -327,7 +328,7 @@ def test_a_file_that_nobody_may_read_is_refused(folder: Path, capsys: pytest.Cap
 def test_nothing_in_the_project_unpickles():
     """No pickle anywhere, and no torch.load but with weights_only."""
     found = []
-    for package in (star_zoo, star_training):
+    for package in (star_catalog, star_zoo, star_training):
         for path in Path(package.__file__).parent.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import | ast.ImportFrom):

@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 import timm
 
-from star_zoo import star_backbones
+from runs import PACKAGES
 from star_zoo.group_resnet import ARCHITECTURES
 
-ROOT = Path(star_backbones.__file__).parents[1]
 PLUGINS = Path(__file__).parent / "timm_suite"
 CACHE = Path(os.environ.get("STAR_ZOO_TIMM_TESTS", "~/.cache/star_zoo/timm_tests")).expanduser()
 MODELS = timm.list_models("star_*")
@@ -64,7 +63,7 @@ def run_suite(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     # GITHUB_ACTIONS makes timm leave tests out and TIMEOUT changes its limits; the others are meant for our own tests.
     dropped = ("GITHUB_ACTIONS", "TIMEOUT", "PYTEST_ADDOPTS", "PYTHONWARNINGS")
     env = {name: value for name, value in os.environ.items() if name not in dropped}
-    path = [str(ROOT), str(PLUGINS), *filter(None, [env.get("PYTHONPATH")])]
+    path = [PACKAGES, str(PLUGINS), *filter(None, [env.get("PYTHONPATH")])]
     # One thread: on busy cores, threads that wait for each other take several times longer.
     env |= {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     # An empty config file, since our own makes warnings errors; timm's tests warn (TorchScript is deprecated).

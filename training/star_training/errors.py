@@ -3,10 +3,9 @@
 import traceback
 from pathlib import Path
 
-import star_catalog
+from star_catalog.names import folders
 
-_BESIDE = Path(star_catalog.__file__).parents[1]  # star_zoo is there too
-_PACKAGES = (Path(__file__).parent, _BESIDE / "star_catalog", _BESIDE / "star_zoo")
+_PACKAGES = [Path(folder) for package in ("star_catalog", "star_training", "star_zoo") for folder in folders(package)]
 
 
 class Diverged(RuntimeError):

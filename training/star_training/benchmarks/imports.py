@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from star_catalog.names import folders
+
 from .pretrain.rounds import ratio
 
 _MODEL = "resnet10t"  # its weights are in the package
@@ -98,11 +100,8 @@ def measure(package: str, file: Path) -> dict[str, float]:
 
 def _run(*arguments: str) -> str:
     """Returns the output of a new Python that finds the same packages."""
-    import star_catalog
-    import star_training
-
-    files = (star_catalog.__file__, star_training.__file__)  # star_zoo lies beside the first
-    places = [*(str(Path(file).parents[1]) for file in files), os.environ.get("PYTHONPATH", "")]
+    ours = [str(Path(folder).parent) for package in ("star_zoo", "star_training") for folder in folders(package)]
+    places = [*ours, os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, *arguments],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))},

@@ -23,7 +23,7 @@ def embed(folder: Path, tag: str) -> Path:
     rows = {f"{a}.{name}": cfg for a, found in star_backbones.default_cfgs.items() for name, cfg in found.cfgs.items()}
     row = rows.get(tag)
     if row is None or not row.license:
-        raise ValueError(f"{tag!r} has no row with a licence; add one to star_catalog/tags.py")
+        raise ValueError(f"{tag!r} has no row with a licence; add one to training/star_catalog/tags.py")
     target = zoo.EMBEDDED / store.place(tag).name
     for name in store.FILES:
         if not (folder / name).is_file():

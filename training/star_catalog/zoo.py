@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import store
+from .names import folders
 
 HUB_OWNER = "star-zoo"  # owner of the repositories of the published tags; STAR_ZOO_HUB_ORG overrides it
-EMBEDDED = Path(__file__).parents[1] / "star_zoo" / "weights"
+EMBEDDED = Path(folders("star_zoo")[0], "weights")
 HUB_PREFIX = "hf-hub:"
 
 

@@ -22,10 +22,11 @@ def modules(package: str) -> tuple[str, ...]:
 
     They are those whose files exist, so that a file added to the package is found.
     """
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(_folders(package)) if not m.name.startswith("_")))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folders(package)) if not m.name.startswith("_")))
 
 
-def _folders(package: str) -> list[str]:
+def folders(package: str) -> list[str]:
+    """Returns the folders that hold a package's modules, nearly always one, without importing anything."""
     if package in sys.modules:
         return list(sys.modules[package].__path__)  # to which folders may have been added
     top, *inner = package.split(".")

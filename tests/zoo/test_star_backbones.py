@@ -118,7 +118,7 @@ def test_tags_are_listed_as_pretrained_where_weights_are_on_this_machine_or_pinn
 def test_the_default_tag_is_the_first_row_of_an_architecture():
     for name in MODELS:
         first = next(tag for tag in tags.TAGS if tag.startswith(f"{name}."))
-        assert star_backbones.full_tag(name) == first == f"{name}.{cfg_of(name).tag}"
+        assert star_backbones.full_tag(name) == tags.full(name) == first == f"{name}.{cfg_of(name).tag}"
 
 
 def test_importing_adds_names_changes_none_of_timms_and_imports_no_training():

@@ -334,6 +334,20 @@ def test_a_broken_entry_breaks_nothing_else_and_says_so_when_it_is_asked_for(tin
         assert row.split()[1:3] == ["broken:", str(home / "models" / name)]
 
 
+def test_a_broken_tag_is_not_the_default_of_its_architecture(tiny: Path, tmp_path: Path, home: Path):
+    shutil.copytree(tiny, home / "models" / "star_resnet26.sound")
+    shutil.copytree(tiny, home / "models" / "star_resnet26.broken")
+    (home / "models" / "star_resnet26.broken" / "config.json").write_text("{")
+    code = """
+    import star_zoo
+    from star_catalog import tags
+    print(star_zoo.star_backbones.full_tag("star_resnet26"), tags.full("star_resnet26"), tags.full("star_resnet34"))
+    """
+    with LoopbackHub() as nothing:
+        printed = client(nothing, tmp_path, code, STAR_ZOO_HOME=str(home)).stdout
+    assert printed.split() == ["star_resnet26.sound", "star_resnet26.sound", "None"]
+
+
 def test_damaged_or_foreign_weights_are_told(tmp_path: Path):
     install(saved(tmp_path), TAG)
     path = store.folder(TAG) / "model.safetensors"

@@ -39,10 +39,21 @@ TAGS: dict[str, dict[str, Any]] = {
 def full(name: str) -> str | None:
     """Returns a star_* name with its default tag unless it has a tag; None for an architecture without tags.
 
-    The default tag is the first row of the architecture, or else the first tag of it in the local store.
+    The default tag is the first row of the architecture, or else the first of its tags in the local store whose
+    config.json is valid.
     """
-    known = (*TAGS, *store.installed())
-    return name if "." in name else next((tag for tag in known if tag.partition(".")[0] == name), None)
+    if "." in name:
+        return name
+    known = [tag for tag in (*TAGS, *store.installed()) if tag.partition(".")[0] == name]
+    return next((tag for tag in known if tag in TAGS or _is_valid(tag)), None)
+
+
+def _is_valid(tag: str) -> bool:
+    try:
+        read_config(store.folder(tag) / "config.json")
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def place(tag: str) -> Path | zoo.Repository:

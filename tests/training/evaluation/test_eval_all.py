@@ -16,7 +16,7 @@ from star_training.cli.measure import eval as command
 from star_training.data import contents
 from star_training.data.eval_sets.local import expanded, found
 from star_training.engine.results import read
-from star_training.evaluation import frozen_model, many, progress, protocols
+from star_training.evaluation import finished, frozen_model, many, progress, protocols
 from star_training.evaluation.progress import Progress, duration
 
 
@@ -122,6 +122,9 @@ def test_what_is_finished_is_not_computed_again(folder: Path, monkeypatch: pytes
     assert capsys.readouterr().out == first and len(extractions) == 4
     assert made == ["regression on many", "few_shot on few", "regression on few"]  # of which there are no results
     assert main([*arguments, "--seed", "1"]) == 1 and "knn on many" in made
+    del made[:]
+    monkeypatch.setattr(finished, "code", lambda *packages: f"other code of {packages}")
+    assert main(arguments) == 1 and "knn on many" in made
 
 
 def test_an_unexpected_error_is_one_failure(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -183,7 +183,7 @@ def test_a_change_is_noticed(change, saved: Path, tmp_path: Path):
     assert [after[1][key] for key in keys] == [fresh[1][key] for key in keys] != [before[1][key] for key in keys]
 
 
-def test_other_packages_code_and_environment_are_another_model(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path):
+def test_other_packages_code_and_environment_are_another_model(saved: Path, monkeypatch: pytest.MonkeyPatch):
     def known() -> str | None:
         return identity.identity(frozen_model.parse(str(saved)))
 
@@ -195,8 +195,7 @@ def test_other_packages_code_and_environment_are_another_model(saved: Path, monk
     with monkeypatch.context() as patched:
         patched.setattr(identity, "version", lambda package: "0")
         assert known() != first
-    (tmp_path / "code.py").touch()
-    monkeypatch.setattr(identity, "_code", lambda: [tmp_path / "code.py"])
+    monkeypatch.setattr(identity, "code", lambda *packages: "other code")
     assert known() != first
     for name in ("untrained:test_resnet", "test_resnet", "hf-hub:owner/name", "concat:test_resnet+test_resnet"):
         assert identity.identity(frozen_model.parse(name)) is None

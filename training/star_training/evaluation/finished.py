@@ -12,23 +12,23 @@ from pathlib import Path
 from star_catalog import store
 from star_catalog.files import write_json
 
-from ..data.contents import state
 from ..data.eval_sets.dataset import Splits
 from ..data.sources.base import NoSuchSplit
 from ..data.sources.raw import digest
+from ..models.identity import code
 from .frozen_model import FrozenModel
 from .record import Record
 
 _COMPUTE = ("torch", "torchvision", "timm", "pillow", "scikit-learn", "scipy", "numpy")
+_SOURCES = ("star_catalog", "star_zoo", "star_training")  # whose code may change without a new version
 _MOST_KEPT = 1000  # results, each of a few kB
 
 
 def key(protocol: str, model: FrozenModel, splits: Splits, seed: int) -> str:
     """Returns a hex string that changes with all that the result of a protocol depends on. Opens all splits."""
     data = splits.name, [_fingerprint(splits, name) for name in ("train", "val", "test")]
-    code = state(sorted(Path(__file__).parents[1].rglob("*.py")))
     packages = [_version(package) for package in _COMPUTE]
-    return digest(("finished", protocol, model.name, model.fingerprint, data, seed, packages, code))
+    return digest(("finished", protocol, model.name, model.fingerprint, data, seed, packages, code(*_SOURCES)))
 
 
 def read(key: str) -> Record | None:

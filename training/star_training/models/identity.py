@@ -1,13 +1,12 @@
 """What determines a model that is made from files on this machine, found without creating its network."""
 
 import contextlib
-import importlib.util
 import os
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 from star_catalog import store
+from star_catalog.names import folders
 
 from ..data.contents import of_files, state
 from ..data.sources.raw import digest
@@ -32,7 +31,13 @@ def identity(model: Model) -> str | None:
     files = [folder / name for folder in folders if folder for name in _FILES]
     settings = sorted((name, value) for name, value in os.environ.items() if name.startswith("TIMM_"))
     packages = [version(package) for package in _PACKAGES]
-    return digest(("model", str(model), of_files(files), packages, state(sorted(_code())), settings))
+    return digest(("model", str(model), of_files(files), packages, code(*_SOURCES), settings))
+
+
+def code(*packages: str) -> str:
+    """Returns a hex string that changes with every write to a module of the packages."""
+    found = [folder for package in packages for folder in folders(package)]
+    return state(sorted(file for folder in found for file in Path(folder).rglob("*.py")))
 
 
 def _folder(leaf: Leaf) -> Path | None:
@@ -43,10 +48,3 @@ def _folder(leaf: Leaf) -> Path | None:
     with contextlib.suppress(ValueError):  # an unknown tag, which `create` refuses
         return tag_folder(leaf.name)
     return None
-
-
-def _code() -> Iterator[Path]:
-    for package in _SOURCES:
-        found = importlib.util.find_spec(package)
-        for folder in (found and found.submodule_search_locations) or ():
-            yield from Path(folder).rglob("*.py")

@@ -44,10 +44,10 @@ def check_device(precision: str, device: torch.device, resumed: bool, anew: str)
 
 def make_accelerator(precision: str, out: Path, tracker: str | None) -> accelerate.Accelerator:
     """Returns an Accelerator for a precision, with a tracker that writes to `out` if given."""
-    # Accelerate keeps one precision for a process, but each run has its own
-    shared = accelerate.state.AcceleratorState
-    if shared._shared_state and shared().mixed_precision != precision:
-        shared._reset_state()
+    state = accelerate.state
+    # Accelerate refuses a second precision in a process, but each run has its own; no public function resets it
+    if state.is_initialized() and state.AcceleratorState().mixed_precision != precision:
+        state.AcceleratorState._reset_state()
     return accelerate.Accelerator(
         mixed_precision=precision, cpu=_on_cpu(), log_with=tracker, project_dir=str(out) if tracker else None
     )

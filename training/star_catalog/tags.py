@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import store, zoo
+from .names import not_found
 
 LICENSE = "apache-2.0"  # of the weights of a row that states no other
 
@@ -36,16 +37,19 @@ TAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def full(name: str) -> str | None:
-    """Returns a star_* name with its default tag unless it has a tag; None for an architecture without tags.
+def full(name: str) -> str:
+    """Returns a star_* name with its default tag unless it has a tag. Raises ValueError for an unknown architecture.
 
     The default tag is the first row of the architecture, or else the first of its tags in the local store whose
     config.json is valid.
     """
     if "." in name:
         return name
-    known = [tag for tag in (*TAGS, *store.installed()) if tag.partition(".")[0] == name]
-    return next((tag for tag in known if tag in TAGS or _is_valid(tag)), None)
+    known = (*TAGS, *store.installed())
+    for tag in known:
+        if tag.partition(".")[0] == name and (tag in TAGS or _is_valid(tag)):
+            return tag
+    raise ValueError(not_found("model", name, dict.fromkeys(tag.partition(".")[0] for tag in known)))
 
 
 def _is_valid(tag: str) -> bool:

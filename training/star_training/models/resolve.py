@@ -60,11 +60,13 @@ def single(name: str, reason: str) -> Leaf:
 
 
 def tag_folder(tag: str) -> Path | None:
-    """Returns the folder on this machine with a star_* tag's weights, installed or in the package, or None."""
+    """Returns the folder on this machine with a star_* tag's weights, installed or in the package, or None.
+
+    Raises ValueError for an unknown architecture or an invalid tag.
+    """
     if not tag.startswith("star_"):
         return None
-    full = tags.full(tag)
-    place = full and tags.place(full)
+    place = tags.place(tags.full(tag))
     return place if isinstance(place, Path) else None
 
 

@@ -22,7 +22,7 @@ from star_training import models
 from star_training.cli.main import main
 from star_training.data.sources.spirograph import Spirographs
 from star_training.evaluation.features import extract, objects
-from star_training.evaluation.frozen_model import load
+from star_training.evaluation.frozen_model import FrozenModel, load
 from star_training.evaluation.protocols.regression import r2
 from star_training.models.create import create
 from star_training.models.names import Leaf, Wrapped, parse
@@ -428,8 +428,7 @@ def test_features_are_kept_by_wrapper_settings_and_policy(run: Path):
     prefixes = ("", "averaged:", "averaged(2):", f"concat:{run}+")
     marks = [load(f"{prefix}{run}").fingerprint for prefix in prefixes]
     other = wrappers.build("averaged", [sized()], Policy((Crop(S, scale=(0.5, 1.0)),), MEAN, STD))
-    changed = load(f"averaged:{run}")
-    changed.backbone = other
+    changed = FrozenModel("changed", other, load(f"averaged:{run}").preprocess)
     assert len({*marks, changed.fingerprint}) == 5 and load(f"averaged(8):{run}").fingerprint == marks[1]
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..augmentations import Augmentation, ColorJitter, Crop, Policy, Spirograph
+from ..augmentations.base import constants
 from ..augmentations.spirograph import SEEN
 from ..batch import Batch
 from ..encoder import Encoder
@@ -122,4 +123,4 @@ def _scale(augmentation: Augmentation) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def _scaled(params: Tensor, offset: tuple[float, ...], unit: tuple[float, ...]) -> Tensor:
-    return (params - params.new_tensor(offset)) / params.new_tensor(unit)
+    return (params - constants(params, offset)) / constants(params, unit)

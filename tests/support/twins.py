@@ -6,7 +6,7 @@ Letters: B images, D features, H hidden width, E experts, O embedding size, P au
 import math
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -220,27 +220,11 @@ def _is_list(value: Any) -> bool:
 class HostCalls(TorchFunctionMode):
     """Within it, `names` grows by each call that on a device waits for it, to read a number or to send some."""
 
-    WAITING = frozenset(
-        [
-            "tensor",
-            "as_tensor",
-            "from_numpy",
-            "new_tensor",
-            "item",
-            "tolist",
-            "numpy",
-            "cpu",
-            "nonzero",
-            "unique",
-            "equal",
-            "allclose",
-            "masked_select",
-            "__bool__",
-            "__float__",
-            "__int__",
-            "__index__",
-        ]
-    )
+    WAITING: ClassVar = {
+        *("tensor", "as_tensor", "from_numpy", "new_tensor", "item", "tolist", "numpy", "cpu"),
+        *("nonzero", "unique", "equal", "allclose", "masked_select"),
+        *("__bool__", "__float__", "__int__", "__index__"),
+    }
 
     def __init__(self) -> None:
         super().__init__()

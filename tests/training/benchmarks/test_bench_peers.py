@@ -30,7 +30,7 @@ from star_training.benchmarks.peers.resident import proportional
 from star_training.benchmarks.peers.side import Side
 from star_training.benchmarks.peers.sizes import SIZES, Size, register_backbones, write_images
 from star_training.benchmarks.peers.with_timm import Timm
-from star_training.benchmarks.pretrain import elsewhere
+from star_training.benchmarks.pretrain import elsewhere, limit
 from star_training.cli.main import main
 from star_training.pretraining.module import build
 from star_zoo.losses import nt_xent
@@ -115,7 +115,7 @@ def test_ours_and_timm_train_on_the_same_folder(images: Path, tmp_path: Path):
         moved = [not torch.equal(a, b) for a, b in zip(before, _module(side).parameters(), strict=True)]
         assert sum(moved) > 0.9 * len(moved)
     assert ours.run.recipe.batch_size == SMALL.batch and len(theirs.loader.dataset) == SMALL.files
-    ours._ours.__exit__(None, None, None)
+    ours.__exit__()
 
 
 def _module(side: Any) -> nn.Module:
@@ -245,6 +245,30 @@ def test_the_command_prints_and_records_all_of_it(monkeypatch, tmp_path: Path, c
     assert found["memory of lightly"] == pytest.approx(shares[0] / shares[1])
     out = capsys.readouterr().out
     assert all(part in out for part in ("images/s", "times lightly", "times timm, by view", "memory of lightly's"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_shares_of_the_peak_are_multiply_adds_over_seconds_and_rate(monkeypatch, tmp_path: Path, capsys):
+    monkeypatch.setitem(SIZES, "tiny", SMALL)
+    monkeypatch.setattr(limit, "product_rate", lambda dtype, device: 1e12)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    record = tmp_path / "found.json"
+    few = ["--rounds", "1", "--steps", "2", "--precision", "no", "--workers", "0"]
+    assert main(["bench", "device", "--size", "tiny", "--batch", "6", *few, "--out", str(record)]) == 0
+    found = json.loads(record.read_text())["sizes"]["tiny"]
+    with FlopCounterMode(display=False) as counter:
+        timm.create_model("test_resnet", num_classes=0)(randn(12, 3, 32, 32)).sum().backward()
+    counted = found["multiply-adds of a step"]
+    assert counted["limit"] == counter.get_total_flops() // 2 < counted["star_zoo"] < 2 * counted["limit"]
+    for side, share in found["share of the peak"].items():
+        assert share == pytest.approx(counted[side] / (found["seconds"][0][side] / 2) / 1e12)
+        assert found["images per second"][side] == pytest.approx(6 / (found["seconds"][0][side] / 2))
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_batches_that_do_not_match_the_sizes_are_refused(capsys):
+    assert main(["bench", "device", "--batch", "4", "4"]) == 1
+    assert "--batch has 2 numbers for 3 sizes; pass one for each size" in capsys.readouterr().err
 
 
 def test_arguments_have_the_defaults_of_the_sizes():

@@ -60,6 +60,12 @@ class StarZoo(Side):
         self._ours = Ours(self.run)
         self.run.pretrainer.encoder.register_forward_pre_hook(self._see)
 
+    def __enter__(self) -> "StarZoo":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ours.__exit__(None, None, None)
+
     def _see(self, encoder: Any, arguments: tuple[list[Tensor]]) -> None:
         self.views = shapes(arguments[0])
 

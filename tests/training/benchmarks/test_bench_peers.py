@@ -9,7 +9,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
-from argparse import Namespace
+from argparse import ArgumentParser
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ from twins import photos, randn
 SMALL = Size("test_resnet", 32, 4, (40, 36), 24)
 unclosed = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files of timm's reader
 with_lightly = pytest.mark.skipif(importlib.util.find_spec("lightly") is None, reason="lightly is not installed")
+
+
+@pytest.fixture
+def no_lightly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if lightly were not installed."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *of: None if name == "lightly" else find_spec(name, *of)
+    )
 
 
 @pytest.fixture
@@ -209,8 +218,7 @@ def test_a_process_stands_still_outside_its_turns():
 # --- the command
 
 
-def test_without_lightly_one_line_says_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+def test_without_lightly_one_line_says_how_to_get_it(no_lightly, capsys):
     assert main(["bench", "peers"]) == 1
     assert capsys.readouterr().err.strip().endswith("pip install lightly")
 
@@ -248,10 +256,9 @@ def test_the_command_prints_and_records_all_of_it(monkeypatch, tmp_path: Path, c
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_shares_of_the_peak_are_multiply_adds_over_seconds_and_rate(monkeypatch, tmp_path: Path, capsys):
+def test_shares_of_the_peak_are_multiply_adds_over_seconds_and_rate(no_lightly, monkeypatch, tmp_path: Path, capsys):
     monkeypatch.setitem(SIZES, "tiny", SMALL)
     monkeypatch.setattr(limit, "product_rate", lambda dtype, device: 1e12)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     record = tmp_path / "found.json"
     few = ["--rounds", "1", "--steps", "2", "--precision", "no", "--workers", "0"]
     assert main(["bench", "device", "--size", "tiny", "--batch", "6", *few, "--out", str(record)]) == 0
@@ -272,7 +279,7 @@ def test_batches_that_do_not_match_the_sizes_are_refused(capsys):
 
 
 def test_arguments_have_the_defaults_of_the_sizes():
-    from star_training.cli.main import parser
-
-    given: Namespace = parser().parse_args(["bench", "peers"])
+    parser = ArgumentParser()
+    peers.declare(parser)
+    given = parser.parse_args([])
     assert given.batch is None and given.size == ["r18-32", "r18-96", "r50-224"]

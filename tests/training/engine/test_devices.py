@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from runs import STEPS, assert_equal, entries, pictures, stopped_at, tiny, tiny_with
+from runs import EPOCH, assert_equal, entries, pictures, stopped_at, tiny, tiny_with
 from star_training.data.views import Packed
 from star_training.numerics.precision import DTYPES
 from star_training.pretraining.module import Pretrainer, build
@@ -83,7 +83,7 @@ def gradients(pretrainer: Pretrainer, batch: Packed, dtype: torch.dtype | None, 
 def test_a_step_in_reduced_precision_is_that_in_float32(device: torch.device, precision: str, tmp_path: Path):
     if device.type == "cpu" and precision == "fp16":
         pytest.skip("fp16 needs a GPU, as make_accelerator says")
-    with opened(tiny("data.source=spirograph:64", "batch_size=64"), tmp_path) as (run, batches):
+    with opened(tiny("batch_size=16"), tmp_path) as (run, batches):
         batch = next(batches).to(device)
     loss, exact = gradients(run.pretrainer, batch, None, 1.0)
     rough, found = gradients(run.pretrainer, batch, DTYPES[precision], 1.0 if precision == "bf16" else 1024.0)
@@ -102,29 +102,25 @@ def test_a_run_in_reduced_precision_has_the_losses_of_one_in_float32(
     losses = []
     for kind in ("no", precision):
         accelerate.state.AcceleratorState._reset_state(True)
-        Run(tiny(f"precision={kind}", "run.eval_every=0"), tmp_path / kind).train()
+        Run(tiny(f"precision={kind}", "epochs=1", "run.eval_every=0"), tmp_path / kind).train()
         losses.append([entry["loss"] for entry in entries(tmp_path / kind)])
-    assert losses[0] != losses[1] and len(losses[0]) == STEPS
+    assert losses[0] != losses[1] and len(losses[0]) == EPOCH
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
-@pytest.mark.slow
 def test_a_compiled_step_is_the_eager_one(device: torch.device, tmp_path: Path):
-    small = ("data.source=spirograph:32", "batch_size=32", "run.eval_every=0")
-    with opened(tiny(*small), tmp_path) as (run, batches):
+    with opened(tiny("batch_size=32"), tmp_path) as (run, batches):
         batch = next(batches).to(device)
     expected = gradients(run.pretrainer, batch, None, 1.0)
     # on the CPU, inductor's C++ takes a minute to compile; test_pretrain compiles a smaller network with it
-    run.pretrainer.compile(backend="inductor" if device.type == "cuda" else "aot_eager")
+    run.pretrainer.compile(backend="inductor" if device.type == "cuda" else "eager")
     found = gradients(run.pretrainer, batch, None, 1.0)
     torch._dynamo.reset()
     assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
     assert (found[1] - expected[1]).norm() < 1e-2 * expected[1].norm()
 
 
-@pytest.mark.parametrize(
-    ("name", "precision"), [("simclr", "no"), ("simclr", "bf16"), ("star", "bf16"), ("moco", "no"), ("ser", "no")]
-)
+@pytest.mark.parametrize(("name", "precision"), [("simclr", "no"), ("moco", "no"), ("star", "bf16"), ("ser", "bf16")])
 def test_the_loop_never_waits_for_the_device(device: torch.device, name: str, precision: str, tmp_path: Path):
     recipe = tiny_with(name, "optimizer.name=momentum", "optimizer.clip=1", f"precision={precision}", "accumulate=2")
     with opened(recipe, tmp_path) as (run, batches):

@@ -25,13 +25,21 @@ from metronome import Metronome
 from runs import STEPS, assert_equal, tiny
 from star_training import benchmarks
 from star_training.benchmarks import imports
-from star_training.benchmarks.pretrain import SIZES, clock, elsewhere, limit, released_views
+from star_training.benchmarks.pretrain import (
+    SIZES,
+    backbone_alone,
+    clock,
+    elsewhere,
+    products,
+    released_views,
+    roofline,
+)
 from star_training.benchmarks.pretrain.clock import PARTS
 from star_training.benchmarks.pretrain.memory import saved_bytes
 from star_training.benchmarks.pretrain.ours import Ours
 from star_training.benchmarks.pretrain.released_style import Network
 from star_training.benchmarks.pretrain.rounds import ratio, take_turns
-from star_training.benchmarks.pretrain.sizes import PHOTO, Size, policy, write_images
+from star_training.benchmarks.pretrain.sizes import PHOTO, Size, policy, recipe, write_images
 from star_training.cli.main import main
 from star_training.data import open_source
 from star_training.data.cached import CachedSource
@@ -193,13 +201,13 @@ def test_small_images_are_kept_and_photos_are_decoded_on_access(tmp_path: Path, 
         assert 60_000 < files[0].stat().st_size < 140_000  # ImageNet's photos of this size have about 100 kB
 
 
-# --- the limit
+# --- the backbone alone
 
 
 def test_multiply_adds_of_the_heads_are_those_of_their_formulas():
     backbone_width, experts, made = 24, 5, policy(LARGE)
     objective = objectives.build("star", backbone_width, made, num_experts=experts).train()
-    found = limit.head_multiply_adds(objective)
+    found = backbone_alone.head_multiply_adds(objective)
     expert = 2 * backbone_width**2 + backbone_width * 128
     view = experts * expert + 2 * experts * backbone_width + 2 * experts * 128
     shift = len(made.fields) * 128 + 256 * 512 + 512 * 512 + 512 * 128
@@ -207,18 +215,68 @@ def test_multiply_adds_of_the_heads_are_those_of_their_formulas():
     assert objective.training
 
 
-def test_the_limit_is_the_backbones_time_and_the_heads_at_the_products_rate(monkeypatch):
+def test_the_backbone_alone_takes_its_passes_and_the_heads_at_the_products_rate(monkeypatch):
     backbone = timm.create_model("test_resnet", num_classes=0)
     before = [p.detach().clone() for p in backbone.parameters()]
-    made = limit.Limit(backbone, 7, batch=2, pixels=S, precision="no")
+    made = backbone_alone.BackboneAlone(backbone, 7, batch=2, pixels=S, precision="no")
     made.seconds(1)
     assert made.rates[0] > 1e8  # a processor that does less is none
-    monkeypatch.setattr(limit, "product_rate", lambda dtype, device: 7 * 2 * 3 / 1000)  # a step of 1000 s
+    monkeypatch.setattr(backbone_alone, "product_rate", lambda dtype, device: 7 * 2 * 3 / 1000)  # a step of 1000 s
     start = time.perf_counter()
     found = made.seconds(3)
     assert 3000 < found <= 3000 + time.perf_counter() - start
     assert all(torch.equal(a, b) for a, b in zip(before, backbone.parameters(), strict=True))
     assert all(p.grad is None for p in backbone.parameters())
+
+
+# --- the roofline
+
+
+def test_multiply_adds_are_those_of_each_product_and_its_two_gradients():
+    b, wide, narrow, classes, side, kernel = 2, 4, 5, 7, 8, 3
+    out = side - kernel + 1
+    first, second = nn.Conv2d(3, wide, kernel), nn.Conv2d(wide, narrow, 1, stride=2)
+    linear = nn.Linear(narrow * (out // 2) ** 2, classes)
+    images = randn(b, 3, side, side)
+
+    def step() -> None:
+        linear(second(first(images).relu()).relu().flatten(1)).sum().backward()
+
+    of_first = b * out**2 * wide * 3 * kernel**2
+    of_second = b * (out // 2) ** 2 * narrow * wide
+    of_linear = b * (out // 2) ** 2 * narrow * classes
+    # nobody needs the gradient of the images
+    assert products.multiply_adds(step) == 2 * of_first + 3 * of_second + 3 * of_linear
+    images.requires_grad_()
+    assert products.multiply_adds(step) == 3 * (of_first + of_second + of_linear)
+
+
+def test_the_roofline_has_the_multiply_adds_of_three_passes_and_of_the_loss(tmp_path: Path):
+    write_images(SMALL, tmp_path / "images")
+    batch, run = SMALL.batch, Run(recipe("tiny", SMALL, tmp_path / "images", 0, "no"), tmp_path / "run")
+    with Ours(run) as ours:
+        found = roofline.Roofline(ours, "no").multiply_adds
+    backbone, objective = run.pretrainer.backbone, run.pretrainer.objective
+    images = randn(batch, 3, S, S)
+    stem: Any = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    of_images = stem(images)[0, 0].numel() * stem.weight.numel()
+    of_params = len(objective.policy.fields) * 128
+    forward = 3 * products.multiply_adds(lambda: backbone(images)) // batch
+    forward += backbone_alone.head_multiply_adds(objective)
+    similarities = (2 * batch) ** 2 * 128 + (4 * batch) ** 2 * 128  # of one pair of embeddings, and of two
+    # nobody needs the gradients of three views' images and of two views' params
+    assert found == batch * (3 * forward - 3 * of_images - 2 * of_params) + 3 * similarities
+
+
+def test_the_roofline_takes_the_best_rate_beside_the_steps_of_a_round(monkeypatch):
+    told = iter([9.0, 9.0, 2.0, 4.0, 8.0, 1.0])  # before and after each turn; the first turn is the warm-up
+    monkeypatch.setattr(roofline, "product_rate", lambda dtype, device: next(told))
+    run = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cpu")))
+    a, b = randn(3, 4), randn(4, 5)
+    made = roofline.Roofline(SimpleNamespace(run=run, step=lambda: a @ b, seconds=lambda steps: 5.0 * steps), "no")
+    assert made.multiply_adds == 3 * 4 * 5
+    seconds = take_turns([made], 2, 7)
+    assert made.beside(seconds, 7) == [{"ours": 35, "roofline": 7 * 60 / rate} for rate in (4, 8)]
 
 
 # --- bytes
@@ -271,7 +329,7 @@ def test_a_variant_elsewhere_answers_until_it_fails(capfd):
 
 def test_benchmarks_are_packages_too():
     assert {"imports", "pretrain"} <= set(benchmarks.known())
-    assert not {"clock", "limit", "released_style", "sizes"} & set(benchmarks.known())
+    assert not {"clock", "products", "released_style", "sizes"} & set(benchmarks.known())
 
 
 def test_declaring_the_benchmarks_imports_nothing_heavy():
@@ -320,10 +378,14 @@ def test_the_command_prints_and_records_all_of_it(
     assert found["machine"]["cores"] >= 1 and found["machine"]["cpu"] and found["machine"]["versions"]["timm"]
     told = found["sizes"]["tiny"]
     assert [list(each) for each in told["seconds"]] == [
-        ["ours", "released style", "limit"],
-        ["released style", "limit", "ours"],
+        ["ours", "released style", "backbone alone", "roofline"],
+        ["released style", "backbone alone", "ours", "roofline"],
     ]
-    for name, above in (("share of the limit", "limit"), ("times the released style", "released style")):
+    for name, above in (
+        ("share of the roofline", "roofline"),
+        ("times the backbone alone", "backbone alone"),
+        ("times the released style", "released style"),
+    ):
         ratios = sorted(each[above] / each["ours"] for each in told["seconds"])
         assert told[name] == pytest.approx({"median": sum(ratios) / 2, "least": ratios[0], "most": ratios[1]})
     rates = [steps * size.batch / each["ours"] for each in told["seconds"]]
@@ -335,9 +397,23 @@ def test_the_command_prints_and_records_all_of_it(
     # in bfloat16 the weights' copies outweigh what is saved of so few images
     assert kept["ours"] == pytest.approx(kept["released style"], rel=0.2) or (changes and kept["ours"] > features)
     assert len(told["multiply-adds per second"]) == 3  # one before the rounds
+    bound = told["roofline"]
+    share = told["share of the roofline"]
+    assert share["least"] > 0 and share["most"] < 1.05
+    for each, rate in zip(told["seconds"], bound["multiply-adds per second"], strict=True):
+        assert each["roofline"] == pytest.approx(steps * size.batch * bound["multiply-adds a sample"] / rate)
+    rates = sorted(rate / bound["multiply-adds a sample"] for rate in bound["multiply-adds per second"])
+    assert told["samples per second"]["roofline"] == pytest.approx(sum(rates) / 2)
 
     out = capsys.readouterr().out
-    for line in ("samples/s", "share of the limit", "times the released style", *PARTS, "MiB in released style"):
+    for line in (
+        "samples/s",
+        "share of the roofline",
+        "times the backbone alone",
+        "times the released style",
+        *PARTS,
+        "MiB in released style",
+    ):
         assert line in out
     with Image.open(picture) as image:
         assert image.format == "PNG" and min(image.size) > 100

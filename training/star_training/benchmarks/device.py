@@ -3,7 +3,7 @@
 Letters: B images, S view size.
 
 All sides run in this process, in alternating rounds. The backbone alone is its forward and backward pass on two ready
-views ("limit"). A share is the multiply-adds of a side's step, with the few of our blur, over its seconds and over the
+views. A share is the multiply-adds of a side's step, with the few of our blur, over its seconds and over the
 rate of a large matrix product in the same precision. lightly's step is measured if it is installed.
 """
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         found["sizes"][name] = result = _measured(dataclasses.replace(SIZES[name], batch=batch), arguments)
         print(f"{name}, batch {batch}: {result['multiply-adds per second'] / 1e12:.2f} tera multiply-adds/s at most")
         for side, share in result["share of the peak"].items():
-            print(f"  {side:9} {result['images per second'][side]:9.1f} images/s, {share:.3f} of it", flush=True)
+            print(f"  {side:14} {result['images per second'][side]:9.1f} images/s, {share:.3f} of it", flush=True)
     return found
 
 
@@ -53,7 +53,7 @@ def _measured(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from .peers.ours import StarZoo
-    from .pretrain.limit import product_rate
+    from .pretrain.products import multiply_adds, product_rate
     from .pretrain.rounds import ratio, take_turns
 
     register_backbones()
@@ -66,7 +66,7 @@ def _measured(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
             from .peers.with_lightly import Lightly
 
             sides.append(Lightly(size, images, arguments.precision, arguments.workers, channels_last=True))
-        multiply_adds = {side.name: _multiply_adds(side) for side in sides}
+        counted = {side.name: multiply_adds(side.step) for side in sides}
         seconds = take_turns(sides, arguments.rounds, arguments.steps)
         peak = product_rate(torch.bfloat16 if arguments.precision == "bf16" else torch.float32, ours.device)
     median = {side.name: statistics.median(each[side.name] for each in seconds) / arguments.steps for side in sides}
@@ -74,27 +74,18 @@ def _measured(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
         **{name: getattr(size, name) for name in ("backbone", "pixels", "batch")},
         "seconds": seconds,
         "images per second": {side: size.batch / passed for side, passed in median.items()},
-        "multiply-adds of a step": multiply_adds,
+        "multiply-adds of a step": counted,
         "multiply-adds per second": peak,
-        "share of the peak": {side: multiply_adds[side] / passed / peak for side, passed in median.items()},
+        "share of the peak": {side: counted[side] / passed / peak for side, passed in median.items()},
         "ours over": {side.name: ratio(seconds, side.name, ours.name) for side in sides[1:]},
     }
-
-
-def _multiply_adds(side: Any) -> int:
-    """Returns the multiply-adds of one step of a side, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        side.step()
-    return counter.get_total_flops() // 2
 
 
 def _backbone_alone(size: Size, precision: str) -> Any:
     import timm
 
     from .peers.side import training_device
-    from .pretrain.limit import Limit
+    from .pretrain.backbone_alone import BackboneAlone
 
     backbone: Any = timm.create_model(size.backbone, num_classes=0).to(training_device())
-    return Limit(backbone, 0, size.batch, size.pixels, precision, views=VIEWS)
+    return BackboneAlone(backbone, 0, size.batch, size.pixels, precision, views=VIEWS)

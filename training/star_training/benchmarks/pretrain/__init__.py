@@ -1,9 +1,15 @@
-"""A step of pretraining: ours from data to optimiser, the released code's style, and the machine's limit.
+"""A step of pretraining: ours from data to optimiser, the released code's style, the backbone alone, and the roofline.
 
 The three alternate: in each round each of them runs some steps, in a rotating order. A ratio is the median over the
 rounds of the ratio within a round, because a machine's speed varies. A sample is one image with its three views. Ours
-is a real run; `released_style` is a twin that computes the same loss; `limit` is a lower bound on the time of a step:
-the backbone on ready tensors, and the heads' multiply-adds at the rate of one large matrix product.
+is a real run; `released style` is a twin that computes the same loss; `backbone alone` is the backbone on ready
+tensors in three passes, and the heads' multiply-adds at the rate of one large matrix product. It bounds nothing,
+because all views of ours may pass at once.
+
+The roofline is a bound: all multiply-adds of our step at the highest rate of a large matrix product, measured before
+and after our steps in each round with the same threads. They are those of backbone, heads and loss, forward and
+backward, and of the blur, which has less than a thousandth of them. A convolution's products with zero padding count;
+an algorithm that skips these, or Winograd's, could pass the bound.
 """
 
 import argparse
@@ -21,7 +27,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, default=4, help="rounds of the three (default: %(default)s)")
     add("--steps", type=int, help=f"steps of each per round (default: {steps})")
     add(
-        "--precision", choices=("no", "bf16"), default="no", help="of ours and of the limit (default: no, i.e. float32)"
+        "--precision",
+        choices=("no", "bf16"),
+        default="no",
+        help="of ours and of the backbone alone (default: no, i.e. float32)",
     )
     # a worker would prefetch images during the others' turns, and take processors from them
     add("--workers", type=int, default=0, help="processes that load images (default: %(default)s, the best on a CPU)")
@@ -63,9 +72,14 @@ def _line(machine: dict[str, Any]) -> str:
 def _print(result: dict[str, Any]) -> None:
     for variant, rate in result["samples per second"].items():
         print(f"  {variant:24} {rate:8.2f} samples/s")
-    for name in ("share of the limit", "times the released style"):
+    for name in ("share of the roofline", "times the backbone alone", "times the released style"):
         median, least, most = (result[name][key] for key in ("median", "least", "most"))
         print(f"  {name:24} {median:8.3f}   ({least:.3f} to {most:.3f} over the rounds)")
+    work, rates = result["roofline"]["multiply-adds a sample"], result["roofline"]["multiply-adds per second"]
+    print(
+        f"  the roofline has {work / 1e9:.3f} giga multiply-adds a sample, at {min(rates) / 1e9:.1f} to "
+        f"{max(rates) / 1e9:.1f} giga a second"
+    )
     whole = sum(result["parts"].values())
     print(f"  parts of our step, {whole:.3f} s:")
     for part, seconds in result["parts"].items():

@@ -1,4 +1,4 @@
-"""Compares the three: alternating rounds, then the parts and the memory of our step."""
+"""Compares the three and the roofline: alternating rounds, then the parts and the memory of our step."""
 
 import contextlib
 import statistics
@@ -13,11 +13,12 @@ from star_zoo import Policy
 
 from ...engine.environment import peak_memory
 from ...pretraining.run import Run
+from .backbone_alone import VIEWS, BackboneAlone, head_multiply_adds
 from .elsewhere import Elsewhere
-from .limit import VIEWS, Limit, head_multiply_adds
 from .memory import saved_bytes
 from .ours import Ours
 from .released_style import Network, ReleasedStyle
+from .roofline import Roofline
 from .rounds import ratio, take_turns
 from .sizes import Size, recipe, write_images
 
@@ -30,11 +31,12 @@ def compare(name: str, size: Size, rounds: int, steps: int, precision: str, work
         run = Run(told, Path(folder) / "run")
         device = run.accelerator.device
         ours = stack.enter_context(Ours(run))
-        multiply_adds = head_multiply_adds(run.pretrainer.objective)
+        heads = head_multiply_adds(run.pretrainer.objective)
         # in new processes with the default allocator: `Run` changes its settings, which is part of the gain
         twin = stack.enter_context(Elsewhere(ReleasedStyle.name, _twin, size, told.policy, files, workers, device))
-        limit = stack.enter_context(Elsewhere(Limit.name, _limit, size, multiply_adds, precision, device))
-        seconds = take_turns([ours, twin, limit], rounds, steps)
+        alone = stack.enter_context(Elsewhere(BackboneAlone.name, _alone, size, heads, precision, device))
+        roofline = Roofline(ours, precision)
+        seconds = roofline.beside(take_turns([roofline, twin, alone], rounds, steps), steps)
         return {
             "backbone": size.backbone,
             "pixels": size.pixels,
@@ -46,12 +48,17 @@ def compare(name: str, size: Size, rounds: int, steps: int, precision: str, work
                 variant: statistics.median(steps * size.batch / each[variant] for each in seconds)
                 for variant in seconds[0]
             },
-            "share of the limit": ratio(seconds, limit.name, ours.name),
+            "share of the roofline": ratio(seconds, "roofline", ours.name),
+            "times the backbone alone": ratio(seconds, alone.name, ours.name),
             "times the released style": ratio(seconds, twin.name, ours.name),
             "parts": ours.parts(steps),
             "checkpoint": ours.checkpoint() | {"every": run.recipe.run.checkpoint_every},
-            "multiply-adds per second": limit.get("rates"),
-            "head multiply-adds a step": limit.get("multiply_adds"),
+            "roofline": {
+                "multiply-adds a sample": roofline.multiply_adds / size.batch,
+                "multiply-adds per second": roofline.rates[-rounds:],  # by round
+            },
+            "multiply-adds per second": alone.get("rates"),
+            "head multiply-adds a step": alone.get("multiply_adds"),
             "saved for backward": _saved(ours, _network(size, told.policy, device), size.batch),
             "peak resident": peak_memory(torch.device("cpu")),
         }
@@ -66,9 +73,9 @@ def _twin(size: Size, policy: Policy, files: list[Path], workers: int, device: t
     return ReleasedStyle(_network(size, policy, device), size, policy, files, workers)
 
 
-def _limit(size: Size, multiply_adds: int, precision: str, device: torch.device) -> Limit:
+def _alone(size: Size, heads: int, precision: str, device: torch.device) -> BackboneAlone:
     backbone: Any = timm.create_model(size.backbone, num_classes=0)
-    return Limit(backbone.to(device), multiply_adds, size.batch, size.pixels, precision)
+    return BackboneAlone(backbone.to(device), heads, size.batch, size.pixels, precision)
 
 
 def _saved(ours: Ours, network: Network, batch: int) -> dict[str, int]:

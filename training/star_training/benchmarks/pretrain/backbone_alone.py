@@ -1,4 +1,6 @@
-"""The least time of a step on this machine: the backbone on ready tensors, and the heads' products at its full rate.
+"""The backbone alone on ready tensors, with the heads' products at the full rate of this machine.
+
+Views pass in turn, so our step can be faster; the bound on it is in roofline.py.
 
 Letters: B images, S view size.
 """
@@ -6,31 +8,28 @@ Letters: B images, S view size.
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...evaluation.features import evaluating
 from .clock import now
+from .products import multiply_adds, product_rate
 
 VIEWS = 3
 _FORWARD_AND_BACKWARD = 3  # times the forward pass, because a product has two gradients of the same cost
-# Sides of the square matrices whose product measures the rate, and the seconds from which a product is large enough.
-# Where bfloat16 is emulated, a side of 2048 takes a minute.
-_SIDES, _ENOUGH = (512, 1024, 2048, 4096, 8192), 0.05
 
 
-class Limit:
+class BackboneAlone:
     """Forward and backward passes of `views` views of B images through a backbone, and the heads as one matrix product.
 
-    It has no data, augmentation, loss or optimiser. Memory is channels last. `precision` "bf16" computes both parts in
-    bfloat16, as training does.
+    It has no data, augmentation, loss or optimiser. `heads` are their multiply-adds for one image, forward. Memory is
+    channels last. `precision` "bf16" computes both parts in bfloat16, as training does.
     """
 
-    name = "limit"
+    name = "backbone alone"
 
-    def __init__(self, backbone: Any, multiply_adds: int, batch: int, pixels: int, precision: str, views: int = VIEWS):
+    def __init__(self, backbone: Any, heads: int, batch: int, pixels: int, precision: str, views: int = VIEWS):
         self.device = next(backbone.parameters()).device
         self.backbone = backbone.to(memory_format=torch.channels_last).train()
-        self.multiply_adds = multiply_adds * batch * _FORWARD_AND_BACKWARD  # per step
+        self.multiply_adds = heads * batch * _FORWARD_AND_BACKWARD  # of the heads, per step
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         images = torch.randn(views, batch, 3, pixels, pixels, device=self.device)
         self.views = [x.contiguous(memory_format=torch.channels_last) for x in images]
@@ -53,27 +52,16 @@ class Limit:
         self.backbone.zero_grad()
 
 
-def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Returns the multiply-adds per second of a large square matrix product, the better of two trials."""
-    for side in _SIDES:
-        a, b = torch.rand(2, side, side, device=device).to(dtype)
-        found = []
-        for _ in range(2):
-            start = now(device)
-            torch.mm(a, b)
-            found.append(now(device) - start)
-        if min(found) >= _ENOUGH:
-            break
-    return side**3 / min(found)
-
-
 def head_multiply_adds(objective: Any) -> int:
     """Returns the multiply-adds of one image's heads: experts, router, mix of three views, shift predictor of two."""
     device = next(objective.parameters()).device
     features = torch.zeros(1, objective.config["num_features"], device=device)
     params = torch.zeros(1, len(objective.policy.fields), device=device)
-    with evaluating(objective), FlopCounterMode(display=False) as counter:
+
+    def forward() -> None:
         z_eq = [objective.embed(features)["z_eq"] for _ in range(VIEWS)]
         for _ in range(VIEWS - 1):
             objective.predict(z_eq[0], params)
-    return counter.get_total_flops() // 2
+
+    with evaluating(objective):
+        return multiply_adds(forward)

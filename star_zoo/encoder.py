@@ -16,12 +16,16 @@ from .batch import Batch
 from .groups import Group
 from .view_norms import ViewNorms
 
+_LARGE = 2_000_000  # pixel values of one view of a batch; 16 images of 224 px have 2.4 million
+
 
 class Encoder(nn.Module):
     """A backbone preceded by the augmentations; batch norm treats each view separately.
 
-    Views of equal size pass through the backbone together, which is faster than one pass per view and computes the
-    same result. `copy.deepcopy` of an encoder returns an independent one; objectives make momentum copies this way.
+    Small views of equal size pass through the backbone together, which is faster than one pass per view and computes
+    the same result; large ones pass in turn, because a convolution's workspace grows with the batch of a pass.
+
+    `copy.deepcopy` of an encoder returns an independent one; objectives make momentum copies this way.
 
     `backbone` is any module with the members of `Backbone`, e.g. a model of `timm.create_model`.
     """
@@ -98,10 +102,11 @@ def _together(encode: Callable[[Tensor, int], Tensor], images: list[Tensor]) -> 
 
 
 def _by_shape(images: list[Tensor]) -> list[list[int]]:
-    """Returns the indices of the views, grouped by shape."""
+    """Returns the indices of the views, grouped by shape; each large view is a group of its own."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, x in enumerate(images):
-        groups.setdefault(tuple(x.shape), []).append(place)
+        alone = (place,) if x.numel() >= _LARGE else ()
+        groups.setdefault((*x.shape, *alone), []).append(place)
     return list(groups.values())
 
 

@@ -44,7 +44,7 @@ class Group:
     def act_on_features(self, z: Tensor, g: int, dim: int = -1) -> Tensor:
         """Moves the value at each element h to the element gh: (..., G) -> (..., G); in C4, a cyclic shift by g."""
         source = [self.product(self.inverse(g), h) for h in range(self.order)]
-        return z.index_select(dim, torch.tensor(source, device=z.device))
+        return torch.stack([z.select(dim, h) for h in source], dim)  # an index would be copied to the device
 
     def act_on_maps(self, x: Tensor, g: int) -> Tensor:
         """Turns the maps of fields by `g` and moves them to other elements: (..., G, H, W) -> (..., G, H, W)."""

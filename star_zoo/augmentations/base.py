@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -67,6 +68,11 @@ class Framing(Augmentation):
 def per_image(column: Tensor) -> Tensor:
     """Returns a column of params in a shape that broadcasts over images: (B,) -> (B, 1, 1, 1)."""
     return column[:, None, None, None]
+
+
+def constants(like: Tensor, values: Sequence[float]) -> Tensor:
+    """Returns numbers as a tensor (N,) of the device and dtype of `like`, without a copy that the host waits for."""
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def between(low: float, high: float, u: float) -> float:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Augmentation, between, per_image
+from .base import Augmentation, between, constants, per_image
 
 _LUMA = {"released": (0.299, 0.587, 0.114), "torchvision": (0.2989, 0.587, 0.114)}
 
@@ -104,7 +104,7 @@ class ColorJitter(Augmentation):
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         jittered = _STYLES[self.style](images, *params.unbind(1))
-        untouched = (params == params.new_tensor(self.base(0, 0))).all(1)
+        untouched = (params == constants(params, self.base(0, 0))).all(1)
         if params.requires_grad:  # an untouched image keeps its values, with the gradient of jittering it
             images = images.detach() + (jittered - jittered.detach())
         return torch.where(per_image(untouched), images, jittered)  # the conversion to HSV and back would round

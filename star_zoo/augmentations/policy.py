@@ -13,7 +13,7 @@ from torch import Tensor
 
 from star_catalog.names import not_found
 
-from .base import Augmentation, Framing
+from .base import Augmentation, Framing, constants
 from .blur import Blur
 from .color import ColorJitter, Grayscale, Invert, Solarize
 from .crop import Crop
@@ -153,7 +153,7 @@ class Policy:
         for a in self.augmentations:
             x = a.apply(x, params[:, start : start + len(a.fields)])
             start += len(a.fields)
-        mean, std = (x.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (constants(x, values)[:, None, None] for values in (self.mean, self.std))
         return (x - mean) / std
 
     @functools.cached_property

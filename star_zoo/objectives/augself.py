@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from star_catalog.names import not_found
 
 from ..augmentations import Augmentation, ColorJitter, Crop, Policy, Spirograph
+from ..augmentations.base import constants
 from ..augmentations.spirograph import SEEN
 from ..batch import Batch
 from ..encoder import Encoder
@@ -123,4 +124,4 @@ def _scale(augmentation: Augmentation) -> tuple[tuple[float, ...], tuple[float, 
 
 
 def _scaled(params: Tensor, offset: tuple[float, ...], unit: tuple[float, ...]) -> Tensor:
-    return (params - params.new_tensor(offset)) / params.new_tensor(unit)
+    return (params - constants(params, offset)) / constants(params, unit)

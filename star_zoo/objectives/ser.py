@@ -8,8 +8,6 @@ elements of D4 by an image's place in the batch instead of draws; no change of s
 size; and for a ViT, the class token from the first block on.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -80,7 +78,9 @@ class SER(Objective):
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         """Returns {"invariant": ..., "equivariant": ...}, without the second if its weight is 0."""
         count = len(batch.index)
-        chosen, others = range(0, count, self.every), [k for k in range(count) if k % self.every]
+        chosen = torch.arange(0, count, self.every, device=batch.index.device)
+        others = torch.arange(count - len(chosen), device=batch.index.device)
+        others = others + others // (self.every - 1) + 1  # every number that is no multiple of `every`
         cropped = [encoder.augment(_rows(batch, others), view) for view in (0, 1)]
         upright, second = (encoder.augment(_rows(batch, chosen), view) for view in (2, 3))
         start = _rank() * len(chosen)  # of the images of all processes
@@ -134,9 +134,8 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def _rows(batch: Batch, places: Sequence[int]) -> Batch:
+def _rows(batch: Batch, rows: Tensor) -> Batch:
     """Returns the batch of some of the images."""
-    rows = torch.tensor(places, device=batch.index.device)
     target = None if batch.target is None else batch.target[rows]
     views, params = ([x[rows] for x in parts] for parts in (batch.views, batch.params))
     return Batch(views, params, batch.index[rows], batch.size[rows], target)

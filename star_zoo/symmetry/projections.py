@@ -74,6 +74,5 @@ def cross_section(group: Group, z: Tensor) -> Tensor:
     The result is the element of z's orbit that represents it: g^-1 z, where g has the largest sum.
     """
     largest = z.sum(1).argmax(1)
-    # (g^-1 z)(h) = z(g h)
-    moved = torch.tensor([[group.product(g, h) for h in range(group.order)] for g in range(group.order)])
-    return z.gather(2, moved.to(z.device)[largest][:, None].expand_as(z))
+    orbit = torch.stack([group.act_on_features(z, group.inverse(g)) for g in range(group.order)], 1)
+    return orbit[torch.arange(len(z), device=z.device), largest]

@@ -4,14 +4,17 @@ Letters: B images, D features, H hidden width, E experts, O embedding size, P au
 """
 
 import math
+import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
 from hypothesis import settings
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from star_zoo import Batch, Encoder, Objective, objectives
 from star_zoo.augmentations import Augmentation, Framing, Policy
@@ -208,6 +211,32 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> float:
     """SimCLR's loss of N pairs, in Python floats."""
     n = len(a)
     return contrast(a.tolist() + b.tolist(), [*range(n, 2 * n), *range(n)], temperature)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+class HostCalls(TorchFunctionMode):
+    """Within it, `names` grows by each call that on a device waits for it, to read a number or to send some."""
+
+    WAITING: ClassVar = {
+        *("tensor", "as_tensor", "from_numpy", "new_tensor", "item", "tolist", "numpy", "cpu"),
+        *("nonzero", "unique", "equal", "allclose", "masked_select"),
+        *("__bool__", "__float__", "__int__", "__index__"),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        indices = args[1] if name in ("__getitem__", "__setitem__") else ()  # a list of numbers would be sent
+        if name in self.WAITING or any(isinstance(k, list) for k in (indices, *tree_leaves(indices, is_leaf=_is_list))):
+            line = traceback.extract_stack()[-2]
+            self.names.append(f"{name} at {line.filename}:{line.lineno}")
+        return function(*args, **(kwargs or {}))
 
 
 class Kernels(TorchDispatchMode):

@@ -9,9 +9,10 @@ import torch
 from runs import tiny, tiny_with
 from star_training.pretraining.module import Pretrainer, build
 from star_training.pretraining.run import Run
-from star_zoo import Batch, objectives
+from star_zoo import Batch, groups, objectives
 from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
-from twins import NUM_FEATURES, Kernels, Pooled, Turning, photos
+from star_zoo.symmetry import projections
+from twins import NUM_FEATURES, HostCalls, Kernels, Pooled, Turning, every_operation, photos, randn
 
 # each of these makes the processor wait until the device has computed a number
 WAITS = ("aten._local_scalar_dense", "aten.nonzero", "aten.is_nonzero", "aten.masked_select", "aten.item", "aten.equal")
@@ -35,9 +36,12 @@ def left_out(name: str) -> bool:
     return getattr(objectives.find(name).forward, "_torchdynamo_disable", False)
 
 
-def small(name: str) -> Pretrainer:
-    """An objective with the smallest backbone and few augmentations, because another test traces all of them."""
-    policy = dataclasses.replace(PHOTOS, augmentations=(Crop(32), Flip(), Grayscale()))
+# few augmentations, because another test traces all of them
+FEW = dataclasses.replace(PHOTOS, augmentations=(Crop(32), Flip(), Grayscale()))
+
+
+def small(name: str, policy: Policy = FEW) -> Pretrainer:
+    """An objective with the smallest backbone."""
     objective = objectives.build(name, NUM_FEATURES, policy)
     pretrainer = Pretrainer(Turning() if objective.needs_group else Pooled(), objective)
     pretrainer.objective.attach(pretrainer.encoder)
@@ -67,11 +71,48 @@ def test_a_step_waits_for_nothing(name: str, tmp_path: Path):
     run = Run(tiny_with(name, "optimizer.name=momentum", "optimizer.clip=1"), tmp_path)
     run.module.train()
     ready = list(run.batches(range(2)))
-    with Kernels() as kernels:
+    with Kernels() as kernels, HostCalls() as calls:
         run._train_step(iter(ready))
     run.logbook.close()
     assert len(kernels.names) > 100
+    assert calls.names == []
     assert [kernel for kernel in kernels.names if kernel.startswith(WAITS)] == []
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_a_loss_under_every_augmentation_waits_for_nothing(name: str):
+    pretrainer = small(name, every_operation(32))
+    views = batch(pretrainer)
+    with HostCalls() as calls:
+        pretrainer(views)["loss"].backward()
+    assert calls.names == []
+
+
+@pytest.mark.parametrize("group", [groups.C4, groups.D4], ids=lambda group: group.name)
+def test_group_actions_wait_for_nothing(group: groups.Group):
+    z = randn(3, 5, group.order)
+    with HostCalls() as calls:
+        group.act_on_features(z, 3)
+        group.act_on_maps(randn(3, group.order, 4, 4), 1)
+        projections.cross_section(group, z)
+    assert calls.names == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.new_tensor([1.0]),
+        lambda x: x[[0, 1]],
+        lambda x: x.cpu(),
+        lambda x: bool(x[0, 0]),
+    ],
+)
+def test_waiting_is_noticed(call):
+    x = randn(3, 3)
+    with HostCalls() as calls:
+        call(x)
+    assert len(calls.names) == 1
 
 
 def test_a_step_takes_as_many_kernels_whatever_the_number_of_experts_and_images():

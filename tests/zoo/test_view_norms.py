@@ -7,8 +7,10 @@ import timm
 import torch
 from torch import nn
 
+from star_zoo import Encoder
+from star_zoo import encoder as encoder_module
 from star_zoo.view_norms import ViewNorms
-from twins import randn
+from twins import every_operation, randn
 
 VIEWS, IMAGES = 3, 4
 
@@ -128,3 +130,21 @@ def test_a_copy_is_independent():
     assert all(torch.equal(v, before[k]) for k, v in one.state_dict().items())
     assert torch.equal(norms(images, VIEWS), expected)
     torch.testing.assert_close(dict(one.named_buffers()), dict(other.named_buffers()), rtol=0, atol=0)
+
+
+def test_large_views_pass_in_turn_to_the_same_features_and_gradients(monkeypatch):
+    results, passes = [], []
+    for limit in (10**9, 1):
+        monkeypatch.setattr(encoder_module, "_LARGE", limit)
+        torch.manual_seed(0)
+        made = Encoder(every_operation(32), timm.create_model("test_resnet", num_classes=0)).train()
+        seen: list[int] = []
+        made.backbone.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(len(given[0])))
+        features = made([randn(4, 3, 32, 32, seed=k) for k in range(2)])
+        torch.cat(features).square().sum().backward()
+        buffers = [buffer.float() for buffer in made.backbone.buffers()]
+        results.append([*features, *buffers, *(p.grad for p in made.backbone.parameters())])
+        passes.append(seen)
+    assert passes == [[8], [4, 4]]
+    for together, in_turn in zip(*results, strict=True):
+        torch.testing.assert_close(in_turn, together, rtol=1e-4, atol=1e-4)

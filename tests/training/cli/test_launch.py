@@ -43,7 +43,7 @@ esac
 
 
 def test_there_are_no_files_but_those_tested():
-    assert {path.name for path in LAUNCH.iterdir()} == {*GPUS, "slurm.sh"}
+    assert {path.name for path in LAUNCH.iterdir()} == {*GPUS, "gpu_check.sh", "slurm.sh"}
 
 
 @pytest.mark.parametrize("name", GPUS)

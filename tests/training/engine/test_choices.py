@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from torch import nn
 
 from finetune_cases import coloured
 from finetune_cases import tiny as tiny_finetuning
@@ -18,11 +20,12 @@ from star_training.data import workers
 from star_training.engine.checkpoint import Checkpoints
 from star_training.finetuning.config import FineTune
 from star_training.finetuning.run import FineTuning
-from star_training.numerics import choice, layout, processor
+from star_training.numerics import choice, layout, precision, processor
 from star_training.numerics.choice import Choice
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
 from star_training.settings.base import override
+from star_zoo import objectives
 
 AUTO = "precision=auto"
 QUIET = (*NOISY, "channels_last=false", "policy.augmentations.0.size=16", "run.eval_every=0", "epochs=1")
@@ -64,6 +67,27 @@ def of_checkpoint(out: Path) -> dict[str, torch.Tensor]:
     """Everything that the newest checkpoint holds: weights, optimiser, queues, random states."""
     with safe_open(max((out / "checkpoints").glob("*.safetensors")), framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_the_batch_that_a_precision_is_checked_on_is_large_enough(name: str, monkeypatch, tmp_path: Path):
+    losses = []
+
+    def check(module: nn.Module, loss: Callable[[], torch.Tensor], kind: str) -> None:
+        module.train()
+        with torch.no_grad(), torch.autocast("cpu", precision.DTYPES[kind]):
+            losses.append(loss())
+
+    monkeypatch.setattr(precision, "check", check)  # its comparison of layers takes longer, and has tests of its own
+    run = Run(tiny_with(name, "policy.augmentations.0.size=16", "precision=bf16"), tmp_path)  # maps of 1x1
+    run.logbook.close()
+    assert len(losses) == 1 and losses[0].isfinite()
+
+
+def test_an_objective_that_needs_many_images_has_a_trial(wins: pytest.MonkeyPatch, tmp_path: Path):
+    run = Run(tiny_with("ser", *QUIET, "batch_size=8", AUTO), tmp_path)
+    run.logbook.close()
+    assert run.recipe.precision == "bf16"
 
 
 @pytest.mark.parametrize(("margin", "used"), [(0.0, "bf16"), (math.inf, "no")])

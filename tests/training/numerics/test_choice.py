@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from star_training.numerics import choice, processor
-from star_training.numerics.choice import Choice, faster, step_seconds, suggested, tried
+from star_training.numerics.choice import Choice, enough, faster, step_seconds, suggested, tried
 from star_training.settings.common import PRECISIONS
 from star_zoo.momentum import Queue
 
@@ -78,6 +78,23 @@ def test_a_gpu_gets_bf16_else_fp16_if_it_has_tensor_cores(
 )
 def test_bf16_must_be_faster_by_a_clear_margin(float32: float, bf16: float, expected: Choice):
     assert faster({"no": float32, "bf16": bf16}, "bf16", 64) == expected
+
+
+@pytest.mark.parametrize(
+    ("most", "expected", "asked"), [(64, 16, [4, 8, 16]), (10, 10, [4, 8]), (4, 4, []), (2, 4, [])]
+)
+def test_the_images_of_a_check_are_doubled_until_batch_norm_has_enough(most: int, expected: int, asked: list[int]):
+    """Every eighth image alone has one value per channel, unless there are two of them."""
+    net, tried_with = nn.BatchNorm1d(5).eval(), []
+    before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+
+    def trial(images: int) -> Callable[[], Tensor]:
+        tried_with.append(images)
+        return lambda: net(torch.randn(images, 5)[::8]).sum()
+
+    assert enough(net, trial, "bf16", 4, most) == expected and tried_with == asked
+    assert [k for k, v in net.state_dict().items() if not torch.equal(v, before[k])] == []
+    assert torch.equal(torch.get_rng_state(), state) and not net.training
 
 
 def test_a_trial_times_both_in_turns_and_changes_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -150,5 +167,6 @@ def test_a_module_that_bf16_can_not_compute_stays_in_float32():
 
         return loss
 
+    assert enough(net, trial, "bf16", 4, 16) == 4
     found = tried(net, trial, Choice("bf16", ""), 16, 4)
     assert found.precision == "no" and found.why.startswith("bf16 failed: ") and "\n" not in found.why

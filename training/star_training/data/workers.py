@@ -4,7 +4,6 @@ Workers ignore SIGINT and SIGTERM, because a signal to the whole process group, 
 must not end them while the run finishes its step. Therefore workers that don't exit when asked are killed by SIGKILL.
 """
 
-import atexit
 import contextlib
 import multiprocessing
 import os
@@ -14,6 +13,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
+from multiprocessing.util import Finalize
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -99,12 +99,15 @@ def batches(dataset: Dataset[Any], keys: Iterable[Any] | None, workers: int, pin
         generator=torch.Generator(),  # draws from the global one would change a resumed run's dropout
     )
     iterator = iter(loader)
+    # at the exit of any process, also a child of multiprocessing, which itself sends SIGTERM and waits for ever
+    at_exit = Finalize(None, _kill, [getattr(iterator, "_workers", ())], exitpriority=0)
     try:
         while (batch := _next(iterator)) is not _END:
             if isinstance(batch, Failure):
                 raise batch.error() from RuntimeError(batch.trace)
             yield batch
     finally:
+        at_exit.cancel()
         _end(iterator)
 
 
@@ -210,11 +213,6 @@ def _end(iterator: Any) -> None:
         iterator._shutdown_workers()
     timer.cancel()
     timer.join()
-
-
-@atexit.register  # later than multiprocessing's handler, so it runs first: that one sends SIGTERM and waits for ever
-def _end_all() -> None:
-    _kill(multiprocessing.active_children())
 
 
 def _kill(processes: Iterable[Any]) -> None:

@@ -18,7 +18,7 @@ from ..settings.common import AUTO, precision_name
 from .accelerator import check_device
 from .run_dir import check_folder
 
-_FEW = 4  # images of a batch on which gradients are checked
+_FEW = 4  # images of a batch on which gradients are checked, if the loss can be computed of so few
 
 Convolved = list[Convolution] | None  # the convolutions of a module that runs in both memory layouts
 
@@ -53,10 +53,10 @@ class Choices:
     ) -> None:
         """Chooses, and stores the module's weights in the chosen layout.
 
-        A precision among `known` is tried as by `choice.tried`, on multiples of `share` images, at most `images`. If
-        `convolutions` are given, the module has a method `use_layout`; `layout_before` is the layout that a resumed
-        run was trained in. Raises ValueError if a layer computes wrong gradients in the precision that was asked for,
-        or a convolution fails in the layout.
+        A precision among `known` is tried as by `choice.tried`, on multiples of `share` images, at most `images`, the
+        number of a step in this process. If `convolutions` are given, the module has a method `use_layout`;
+        `layout_before` is the layout that a resumed run was trained in. Raises ValueError if a layer computes wrong
+        gradients in the precision that was asked for, or a convolution fails in the layout.
         """
         asked = self.precision
         if asked == AUTO:
@@ -64,11 +64,11 @@ class Choices:
         self._lay_out(module, convolutions, layout_before)
         if self.precision == "no":
             return
-        few = max(_FEW // share, 1) * share
+        few = choice.enough(module, trial, self.precision, max(_FEW // share, 1) * share, images)
         if asked != AUTO:
             precision.check(module, trial(few), self.precision)
             return
-        many = max(min(images, choice.IMAGES) // share, 1) * share
+        many = max(min(images, choice.IMAGES) // share * share, few)
         suggestion = Choice(self.precision, self._why)
         self.precision, self._why = _of_main(choice.tried(module, trial, suggestion, many, few))
         if self.precision == "no":

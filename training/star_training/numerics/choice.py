@@ -3,6 +3,7 @@
 "no" stands for float32, as in the settings.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -42,6 +43,25 @@ def suggested(device: torch.device, known: Sequence[str]) -> Choice:
         if "fp16" in known and torch.cuda.get_device_capability(device)[0] >= _TENSOR_CORES:
             return Choice("fp16", "the GPU has no bf16")
     return Choice("no", f"nothing faster is known for this {device.type}")
+
+
+def enough(module: nn.Module, trial: Trial, precision: str, few: int, most: int) -> int:
+    """Returns the least number of images whose loss can be computed in training: `few`, or twice as many, and so on.
+
+    An objective may select one of a few images, and batch norm refuses a single value per channel. From `most` on, the
+    number of images of a step, nothing is tried. Buffers, modes and random states are left unchanged.
+    """
+    device = next(module.parameters()).device
+    while few < most:
+        with untouched(module, device), torch.no_grad(), torch.autocast(device.type, DTYPES[precision]):
+            module.train()
+            try:
+                with contextlib.suppress(RuntimeError):  # of another cause, and raised again by what follows
+                    trial(few)()
+                return few
+            except ValueError:  # raised by batch norm
+                few = min(2 * few, most)
+    return few
 
 
 def tried(module: nn.Module, trial: Trial, suggestion: Choice, images: int, few: int) -> Choice:

@@ -1,7 +1,13 @@
-"""A variant in its own process, so that the memory use of another variant does not change its speed."""
+"""A variant in its own process, so that the memory use of another variant does not change its speed.
+
+The process and its workers are stopped outside its turns: waiting threads and workers that fetch images ahead would
+take processors from the other variants.
+"""
 
 import contextlib
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -20,6 +26,7 @@ class Elsewhere:
         self._end, other = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=_serve, args=(other, make, arguments))
         self._process.start()
+        self._answered = False
         other.close()
 
     def __enter__(self) -> "Elsewhere":
@@ -27,6 +34,7 @@ class Elsewhere:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with contextlib.suppress(OSError):  # it has ended already
+            self._signal(signal.SIGCONT if kind is None else signal.SIGKILL)
             self._end.send(None)  # closing is not enough: forked loaders may hold the pipe open
         self._process.join()
         self._end.close()
@@ -41,13 +49,24 @@ class Elsewhere:
 
     def _ask(self, *question: Any) -> Any:
         try:
+            self._signal(signal.SIGCONT)
             self._end.send(question)
-            return self._end.recv()
+            answer = self._end.recv()
+            self._answered = True
+            self._signal(signal.SIGSTOP)
+            return answer
         except (EOFError, OSError) as error:  # its traceback is printed above
             raise RuntimeError(f"the process that measures {self.name!r} ended") from error
 
+    def _signal(self, number: signal.Signals) -> None:
+        """Signals the process and its workers, once it has answered, because only then it leads a group."""
+        assert self._process.pid is not None
+        if self._answered:
+            os.killpg(self._process.pid, number)
+
 
 def _serve(end: Connection, make: Callable[..., Variant], arguments: tuple[Any, ...]) -> None:
+    os.setpgid(0, 0)
     variant = make(*arguments)
     while (question := end.recv()) is not None:
         what, argument = question

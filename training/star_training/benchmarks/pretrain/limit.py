@@ -19,7 +19,7 @@ _SIDES, _ENOUGH = (512, 1024, 2048, 4096, 8192), 0.05
 
 
 class Limit:
-    """Forward and backward passes of three views of B images through a backbone, and the heads as one matrix product.
+    """Forward and backward passes of `views` views of B images through a backbone, and the heads as one matrix product.
 
     It has no data, augmentation, loss or optimiser. Memory is channels last. `precision` "bf16" computes both parts in
     bfloat16, as training does.
@@ -27,12 +27,12 @@ class Limit:
 
     name = "limit"
 
-    def __init__(self, backbone: Any, multiply_adds: int, batch: int, pixels: int, precision: str):
+    def __init__(self, backbone: Any, multiply_adds: int, batch: int, pixels: int, precision: str, views: int = VIEWS):
         self.device = next(backbone.parameters()).device
         self.backbone = backbone.to(memory_format=torch.channels_last).train()
         self.multiply_adds = multiply_adds * batch * _FORWARD_AND_BACKWARD  # per step
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        images = torch.randn(VIEWS, batch, 3, pixels, pixels, device=self.device)
+        images = torch.randn(views, batch, 3, pixels, pixels, device=self.device)
         self.views = [x.contiguous(memory_format=torch.channels_last) for x in images]
         self.rates: list[float] = []  # multiply-adds per second, one entry per measurement
 
@@ -40,12 +40,13 @@ class Limit:
         """Returns the seconds that some steps would take."""
         start = now(self.device)
         for _ in range(steps):
-            self._through_the_backbone()
+            self.step()
         passed = now(self.device) - start
         self.rates.append(product_rate(self.dtype, self.device))
         return passed + steps * self.multiply_adds / self.rates[-1]
 
-    def _through_the_backbone(self) -> None:
+    def step(self) -> None:
+        """Runs the forward and backward pass of all views."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features = [self.backbone(x) for x in self.views]
         torch.autograd.backward(features, [torch.ones_like(f) for f in features])

@@ -32,13 +32,20 @@ class Ours:
 
     def seconds(self, steps: int) -> float:
         """Returns the seconds of some steps, including the log entries that are due between them."""
-        run, device = self.run, self.run.accelerator.device
+        device = self.run.accelerator.device
         start = now(device)
         for _ in range(steps):
-            run._train_step(self.batches)
-            if run.step % run.recipe.run.log_every == 0:
-                run._log()
+            self.step()
         return now(device) - start
+
+    def step(self) -> Tensor:
+        """Runs one step and the log entry that is due after it, and returns the step's loss on the device."""
+        run = self.run
+        run._train_step(self.batches)
+        loss = run._window[-1]["loss"]
+        if run.step % run.recipe.run.log_every == 0:
+            run._log()
+        return loss
 
     def parts(self, steps: int) -> dict[str, float]:
         """Returns the mean seconds of each part of a step."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eval_cases import Oracle, blobs, splits
+from star_training.benchmarks.linear.compare import objective
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.eval_sets.transfer import HeldOut
 from star_training.evaluation import metrics as metric
@@ -61,11 +62,26 @@ def test_of_equally_good_strengths_the_smallest_is_chosen():
 
 
 def test_fits_that_might_be_the_best_are_made_finer(monkeypatch):
+    monkeypatch.setattr(linear, "_COARSE", 1e-3)
     monkeypatch.setattr(linear, "_GAP", 1e-3)  # so rough that several might be
     train, val = (blobs(120, classes=4, spread=1.5, seed=seed) for seed in range(2))
     chosen = linear.choose(linear.Logistic(*train, 4), val)
     rough = linear.Logistic(*train, 4).path(linear.STRENGTHS, linear._GAP)
     assert chosen.fit.gap <= linear._FINER[0] * chosen.fit.objective < rough[chosen.strength].gap
+
+
+@pytest.mark.parametrize(("classes", "width", "count"), [(10, 20, 500), (30, 40, 900)])
+def test_fits_that_cannot_win_are_coarser_but_their_bounds_hold(classes: int, width: int, count: int):
+    train, val = (blobs(count, classes=classes, width=width, spread=1.5, seed=seed) for seed in range(2))
+    chosen = linear.choose(linear.Logistic(*train, classes), val)
+    exact = linear.Logistic(*train, classes, torch.float64).path(linear.STRENGTHS, 1e-12)
+    reached = {w: float(linear.hits(fit, *val).double().mean()) for w, fit in exact.items()}
+    assert chosen.strength == min(w for w in reached if reached[w] == max(reached.values()))
+    assert all(reached[w] <= chosen.highest[w] + 1e-9 for w in reached)
+    beaten = [w for w in reached if chosen.highest[w] < reached[chosen.strength]]
+    assert max(chosen.fits[w].gap / chosen.fits[w].objective for w in beaten) > linear._COARSE
+    gaps = {w: objective(chosen.fits[w].weights, train, w)[0] / exact[w].objective - 1 for w in reached}
+    assert all(gap is None or gaps[w] <= 10 * gap + 1e-8 for w, gap in chosen.gaps().items())
 
 
 def test_labels_at_random_are_guessed():
@@ -109,7 +125,11 @@ def test_a_measurement_tells_all_that_matters():
     assert (found.settings["train"], found.settings["validation"]) == (180, 20)
     assert found.settings["validation images"] == "20 of 200 training images at random, seed 3"
     assert len(found.details["validation top-1 by w"]) == 45
-    assert 0 < found.details["largest gap"] <= linear._GAP
+    gaps = dict(found.details["gap by w"])
+    assert list(gaps) == list(linear.STRENGTHS) and 0 < gaps[found.settings["w"]] <= found.settings["gap"]
+    validation = dict(found.details["validation top-1 by w"])
+    highest = dict(found.details["highest validation top-1 within the gap, by w"])
+    assert all(validation[w] <= highest[w] for w in linear.STRENGTHS)
     own = linear.run(Oracle(), splits(train, test, blobs(50, seed=2)))
     assert own.settings["validation images"] == "the data set's own"
 

@@ -3,6 +3,7 @@
 Letters: N images, D features, C classes, R = D + 1.
 """
 
+import math
 from itertools import product
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eval_cases import blobs
-from star_training.benchmarks.linear import objective
+from star_training.benchmarks.linear.compare import objective
 from star_training.evaluation.features import Labelled
 from star_training.evaluation.protocols.linear import STRENGTHS
-from star_training.evaluation.solvers import logistic
+from star_training.evaluation.solvers import logistic, preconditioner
 from star_training.evaluation.solvers.logistic import Logistic, with_ones
 from twins import randn
 
@@ -98,7 +99,8 @@ def test_a_start_far_away_leads_to_the_same_optimum(w: float, case: Any):
 def test_neither_the_axes_nor_the_preconditioner_change_the_optimum(monkeypatch: pytest.MonkeyPatch):
     images = overlapping()
     monkeypatch.setattr(logistic, "_ROWS", 100)
-    monkeypatch.setattr(logistic, "_LEADING", 3)
+    monkeypatch.setattr(preconditioner, "_LEADING", 3)
+    monkeypatch.setattr(preconditioner, "_ENOUGH", 200)
     monkeypatch.setattr(logistic, "_CHUNK", 64)
     other = Logistic(*images, 4).path(STRENGTHS, 1e-8)
     monkeypatch.undo()
@@ -123,6 +125,28 @@ def test_probabilities_keep_their_digits_where_an_image_is_all_but_certain():
     assert point.loss == pytest.approx(float(exact.sum()), rel=1e-3)
     missed = -point.residual.gather(0, images.targets[None])[0]
     torch.testing.assert_close(missed.double(), -torch.expm1(-exact), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_probability_is_a_denormal_number(dtype: torch.dtype):
+    images = separable()
+    problem = Logistic(*images, 3, dtype)
+    weights = problem.path([1e-3], 1e-6)[1e-3].weights.to(dtype) @ problem._axes.to(dtype)
+    scale = -math.log(torch.finfo(dtype).tiny) / float(problem._at(weights).logits.abs().max())
+    for factor in (0.5, 0.9, 1, 1.1, 1.5):
+        point = problem._at(factor * scale * weights)
+        for tensor in (point.p, point.variance, point.residual):
+            assert not ((tensor != 0) & (tensor.abs() < torch.finfo(dtype).tiny)).any()
+
+
+def test_a_sample_of_images_has_the_second_moment_of_all(monkeypatch: pytest.MonkeyPatch):
+    images, variance = randn(3000, 4).double(), 10 * randn(3000, seed=1).double()
+    variance = variance.exp() / (1 + variance.exp()) ** 2  # most of it belongs to some of the images
+    exact = preconditioner._second_moment(images, variance)
+    torch.testing.assert_close(exact, (images.T * variance) @ images / variance.sum())
+    monkeypatch.setattr(preconditioner, "_ENOUGH", 1000)
+    sampled = preconditioner._second_moment(images, variance)
+    assert float((sampled - exact).norm()) < 0.1 * float(exact.norm())
 
 
 def test_the_curvature_is_that_of_autograd():

@@ -21,8 +21,9 @@ from ..solvers.logistic import Fit, Logistic, with_ones
 
 STRENGTHS: tuple[float, ...] = tuple(torch.logspace(-6, 5, 45).tolist())
 CLASSIFIES_IMAGES = IN_ALL = True
-_GAP = 1e-6  # of the objective, for every strength; an estimate, up to twice too low, where 1e-5 is required
-_FINER = (1e-8, 1e-10)  # of fits that might be chosen, in turn; after the last, hardly any image is undecided
+_KNOWN = 1e-3  # estimates of larger gaps relative to the objective may be many times too low
+_COARSE = 1e-5  # gap relative to the objective of fits that might be chosen
+_GAP, *_FINER = 1e-6, 1e-8, 1e-10  # of the chosen fit, and of all that might be chosen, in turn, while several might
 _SURE = 10  # logits this many `Fit.spread`s apart don't change their order
 
 
@@ -50,16 +51,22 @@ class Divided(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The strength with the highest validation accuracy."""
+    """The strength with the highest validation accuracy; all dictionaries are by strength."""
 
     strength: float
-    fits: dict[float, Fit]  # by strength
-    validation: dict[float, float]  # accuracy on the validation images by strength
+    fits: dict[float, Fit]
+    validation: dict[float, float]  # accuracy on the validation images
+    highest: dict[float, float]  # the same if the gap, which may be large where this can't win, hid a better one
 
     @property
     def fit(self) -> Fit:
         """The fit at the chosen strength."""
         return self.fits[self.strength]
+
+    def gaps(self) -> dict[float, float | None]:
+        """Returns the estimated gap of each fit relative to its objective, None where it is too large to be known."""
+        gaps = {w: fit.gap / fit.objective for w, fit in self.fits.items()}
+        return {w: gap if gap <= _KNOWN else None for w, gap in gaps.items()}
 
 
 class Linear(NamedTuple):
@@ -96,7 +103,8 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
         {
             f"validation {accuracy.name}": chosen.validation[chosen.strength],
             f"validation {accuracy.name} by w": [list(pair) for pair in chosen.validation.items()],
-            "largest gap": max(fit.gap / fit.objective for fit in chosen.fits.values()),
+            f"highest validation {accuracy.name} within the gap, by w": [list(pair) for pair in chosen.highest.items()],
+            "gap by w": [list(pair) for pair in chosen.gaps().items()],
         },
         {metric.slug: Hits(hits, accuracy.weights(test.targets))},
     )
@@ -131,28 +139,54 @@ def evaluate(
     return Linear(_settled(both, chosen, test), chosen)
 
 
+class _Contest:
+    """Fits by strength, and the bounds in which their gaps leave their validation accuracies."""
+
+    def __init__(self, val: tuple[Tensor, Tensor], accuracy: Accuracy):
+        self._inputs, self._labels, self._weights = with_ones(val[0]), val[1], accuracy.weights(val[1])
+        self.fits: dict[float, Fit] = {}
+        self._margins: dict[float, Tensor] = {}  # of the validation images, (M,)
+        self._reached = 0.0  # by one of the fits, whatever its gap hides
+
+    def enter(self, fit: Fit) -> float:
+        """Adds or replaces a fit; returns the relative gap with which it could not win, zero if it might."""
+        w = fit.strength
+        self.fits[w], self._margins[w] = fit, _margins(self._inputs @ fit.weights.T, self._labels)
+        self._reached = max(self._reached, self.accuracy(w, -1))
+        margins, order = self._margins[w].sort(descending=True)
+        needed = int((self._score(self._weights[order].cumsum(0)) < self._reached).sum())
+        return fit.gap_for(max(0.0, -float(margins[needed])) / _SURE)
+
+    def accuracy(self, w: float, luck: int = 0) -> float:
+        """Returns the accuracy of a fit; the highest that its gap allows with luck 1, the lowest with luck -1."""
+        shift = luck * (_SURE * self.fits[w].spread + 1e-30)
+        return float(self._score((self._weights * (self._margins[w] > -shift)).sum()))
+
+    def may_win(self) -> list[float]:
+        """Returns the strengths that may have the highest accuracy, or the highest of equals with larger strengths."""
+        low, high = ({w: self.accuracy(w, luck) for w in self.fits} for luck in (-1, 1))
+        return [w for w in high if all(high[w] > low[v] or (w <= v and high[w] == low[v]) for v in low)]
+
+    def _score(self, hit: Tensor) -> Tensor:
+        return (hit / self._weights.sum()).round(decimals=12)  # rounding makes equal accuracies equal
+
+
 def choose(problem: Logistic, val: tuple[Tensor, Tensor], accuracy: Accuracy = TOP1) -> Chosen:
     """Chooses the strength with the highest validation accuracy, the smallest of equals.
 
-    Fits that could become the best if the logits of undecided images changed a little are refined first.
+    Fits are refined while they could become the best if the logits of undecided images changed a little. Those of small
+    strengths, which take longest, mostly can't.
     """
-    weights = accuracy.weights(val[1])
-
-    def score(hit: Tensor) -> float:
-        return round(float((weights * hit).sum() / weights.sum()), 12)  # rounding makes equal accuracies equal
-
-    inputs, labels = with_ones(val[0]), val[1]
-    fits = problem.path(STRENGTHS, _GAP)
-    logits = {w: inputs @ fit.weights.T for w, fit in fits.items()}
-    for finer in _FINER:
-        margins = {w: _margins(logits[w], labels) / (_SURE * fits[w].spread + 1e-30) for w in STRENGTHS}
-        low, high = ({w: score(margins[w] > end) for w in STRENGTHS} for end in (1, -1))
-        may_win = [w for w in STRENGTHS if all(high[w] > low[v] or (w <= v and high[w] == low[v]) for v in STRENGTHS)]
-        for w in may_win if len(may_win) > 1 else ():
-            fits[w] = problem.fit(w, fits[w].weights, finer)
-            logits[w] = inputs @ fits[w].weights.T
-    validation = {w: score(logits[w].argmax(1) == labels) for w in STRENGTHS}
-    return Chosen(max(STRENGTHS, key=lambda w: validation[w]), fits, validation)  # max returns the first of equals
+    contest = _Contest(val, accuracy)
+    problem.path(STRENGTHS, _COARSE, lambda fit: contest.enter(fit) / 2)
+    for gap in (_GAP, *_FINER):
+        may_win = contest.may_win()
+        for w in may_win if len(may_win) > 1 or gap == _GAP else ():
+            if contest.fits[w].gap > gap * contest.fits[w].objective:
+                contest.enter(problem.fit(w, contest.fits[w].weights, gap))
+    validation, highest = ({w: contest.accuracy(w, luck) for w in STRENGTHS} for luck in (0, 1))
+    best = max(STRENGTHS, key=lambda w: validation[w])  # the first of equals
+    return Chosen(best, {w: contest.fits[w] for w in STRENGTHS}, validation, highest)
 
 
 def _settled(problem: Logistic, chosen: Chosen, test: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,14 +1,15 @@
 """Multinomial logistic regression for many ridge strengths, each with an estimate of its distance from the optimum.
 
-Letters: N images, C classes, D features, R = D + 1 coordinates (the last feature is a one, for the bias), K leading.
+Letters: N images, C classes, D features, R = D + 1 coordinates (the last feature is a one, for the bias).
 
 The objective is the sum of cross entropies + w * (|weights|^2 + |bias|^2). Newton's method, with
 steps by preconditioned conjugate gradients (Nocedal and Wright, Numerical Optimization, 2006, chapter 7), runs from the
-largest w, where the problem is easy, to the smallest; each fit starts at an extrapolation of the fits before it.
+largest w, where the problem is easy, to the smallest; each fit starts at an extrapolation of the fits before it. At
+small w, where the objective is far from quadratic, a step ends as soon as its quadratic model does.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,23 +17,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...data.sources.raw import evenly_spaced
+from .preconditioner import Preconditioner
 
-_LEADING = 64  # K: in these coordinates the preconditioner holds the full curvature of each class
 _ROWS = 1024  # smallest number of images for computing the axes
-_ENOUGH = 4000  # images for computing the preconditioner, or up to twice as many
 _SMALL = 100_000  # feature values; below this, dispatch takes longer than arithmetic
 _CHUNK = 1024  # images at once, so that they are read from memory only once
 _STEPS, _INNER = 100, 200  # largest numbers of Newton steps per fit and of iterations per step, rarely reached
+_CHECKED = (8, 16, 32, 64, 128)  # iterations of a step after which its quadratic model is compared with the objective
+_NEGLIGIBLE = 2.0**40  # times the smallest normal number: smaller probabilities change no sum
 _ITERATIONS = 500  # after so many in a fit, no further step is taken; usual features need fewer than 40
 
 
 class Fit(NamedTuple):
     """A minimiser of the objective."""
 
+    strength: float  # w
     weights: Tensor  # (C, R) float64, the bias last
     objective: float
     gap: float  # distance of the objective from the optimum, estimated from gradient and curvature
-    spread: float  # root mean square change of undecided images' logits that the gap allows
+    undecided: float  # sum of p * (1 - p) over images and classes
+
+    @property
+    def spread(self) -> float:
+        """The root mean square change of undecided images' logits that the gap allows."""
+        return math.sqrt(2 * self.gap / self.undecided)
+
+    def gap_for(self, spread: float) -> float:
+        """Returns the gap relative to the objective that allows this spread."""
+        return spread**2 * self.undecided / 2 / self.objective
 
 
 class Point(NamedTuple):
@@ -68,7 +80,7 @@ class Logistic:
 
     def _hold(self, images: Tensor, labels: Tensor, classes: int) -> None:
         self._images, self._labels, self._classes = images, labels, classes  # (N, R), (1, N)
-        self._preconditioner: _Preconditioner | None = None
+        self._preconditioner: Preconditioner | None = None
         self._iterations = 0  # of conjugate gradients so far
 
     def first(self, count: int) -> "Logistic":
@@ -78,13 +90,22 @@ class Logistic:
         part._hold(self._images[:count], self._labels[:, :count], self._classes)
         return part
 
-    def path(self, strengths: Sequence[float], tolerance: float) -> dict[float, Fit]:
-        """Returns fits for all strengths, with gap <= tolerance * objective unless that takes `_ITERATIONS`."""
+    def path(
+        self, strengths: Sequence[float], tolerance: float, sufficient: Callable[[Fit], float] | None = None
+    ) -> dict[float, Fit]:
+        """Returns fits for all strengths, with gap <= tolerance * objective unless that takes `_ITERATIONS`.
+
+        Fits run from the largest strength to the smallest. `sufficient` takes each and returns a tolerance for the
+        next, which is used if it is larger.
+        """
         found: dict[float, Fit] = {}
         last: list[tuple[float, Point]] = []
+        enough = tolerance
         for w in sorted(strengths, reverse=True):
-            point, found[w] = self._minimise(w, self._foreseen(w, last), tolerance)
+            point, found[w] = self._minimise(w, self._foreseen(w, last), enough)
             last = [*last[-2:], (w, point)]
+            if sufficient is not None:
+                enough = max(tolerance, sufficient(found[w]))
         return found
 
     def fit(self, w: float, start: Tensor, tolerance: float) -> Fit:
@@ -95,7 +116,7 @@ class Logistic:
         return self._minimise(w, min(given, self._zero(), key=lambda point: point.objective(w)), tolerance)[1]
 
     def _at(self, weights: Tensor, logits: Tensor | None = None) -> Point:
-        """Returns the point at some weights; loss and probabilities have float32's relative precision, however small.
+        """Returns the point at some weights; float32 keeps the digits of losses and probabilities down to 1e-25.
 
         Logits are taken relative to the label's own, because 1 - p loses its digits where p is nearly one.
         """
@@ -104,6 +125,8 @@ class Logistic:
         loss = F.softplus(torch.logsumexp(others, 0), threshold=40)
         hit, missed = (-loss).exp()[None], -torch.expm1(-loss)[None]
         p = (others - loss).exp_()  # zero for the label so far
+        for probability in (p, missed):  # because products of denormal numbers are slow
+            probability.masked_fill_(probability < _NEGLIGIBLE * torch.finfo(p.dtype).tiny, 0)
         residual = p.scatter(0, self._labels, -missed)
         variance = (p * (1 - p)).scatter_(0, self._labels, hit * missed)
         p.scatter_(0, self._labels, hit)
@@ -113,24 +136,29 @@ class Logistic:
         return self._at(self._images.new_zeros(self._classes, self._images.shape[1]))
 
     def _foreseen(self, w: float, last: list[tuple[float, Point]]) -> Point:
-        """Extrapolates the last strengths' weights as a polynomial in log w; returns the last point if it is better."""
-        if not last:
-            return self._zero()
-        ahead = torch.zeros_like(last[-1][1].weights)
-        for v, point in last:
-            others = [u for u, _ in last if u != v]
-            ahead += point.weights * math.prod(math.log(w / u) / math.log(v / u) for u in others)
-        ahead_point, last_point = self._at(ahead), last[-1][1]
-        return min(ahead_point, last_point, key=lambda point: point.objective(w))
+        """Returns the best of the extrapolations of the last points as polynomials of degree 0, 1 and 2 in log w.
+
+        A higher degree follows the path closely, but amplifies the distances of the points from it.
+        """
+        candidates = [self._zero()] if not last else []
+        for first in range(len(last)):
+            used = last[first:]
+            shares = [math.prod(math.log(w / u) / math.log(v / u) for u, _ in used if u != v) for v, _ in used]
+            weights, logits = (
+                torch.stack([share * tensor for share, tensor in zip(shares, tensors, strict=True)]).sum(0)
+                for tensors in ([point.weights for _, point in used], [point.logits for _, point in used])
+            )
+            candidates.append(self._at(weights, logits))
+        return self._at(min(candidates, key=lambda point: point.objective(w)).weights)  # without the logits' rounding
 
     def _minimise(self, w: float, point: Point, tolerance: float) -> tuple[Point, Fit]:
         """Runs Newton's method until the gap is small enough, rounding stops its decrease, or it takes too long."""
-        least, stalled, before = math.inf, 0, self._iterations
+        least, stalled, before, expected = math.inf, 0, self._iterations, math.inf
         for _ in range(_STEPS):
             inverse = self._inverse(w, point)
             gradient = point.residual @ self._images + 2 * w * point.weights
             step = inverse(gradient)
-            gap = max(0.0, _dot(gradient, step)) / 2 / inverse.least
+            gap = min(expected, max(0.0, _dot(gradient, step)) / 2 / inverse.least)
             objective = point.objective(w)
             stalled = stalled + 1 if gap > least / 2 else 0
             if gap <= tolerance * objective or (stalled == 3 and gap < 1e-6 * objective):
@@ -138,26 +166,29 @@ class Logistic:
             if self._iterations - before >= _ITERATIONS:
                 break
             least = min(least, gap)
-            point = self._newton(w, point, gradient, step, inverse, tolerance * objective)
-        spread = math.sqrt(2 * gap / max(float(point.variance.double().sum()), 1e-30))
-        return point, Fit(point.weights.double() @ self._axes.T, objective, gap, spread)
+            point, expected = self._newton(w, point, gradient, step, inverse, tolerance * objective)
+        undecided = max(float(point.variance.double().sum()), 1e-30)
+        return point, Fit(w, point.weights.double() @ self._axes.T, objective, gap, undecided)
 
-    def _inverse(self, w: float, point: Point) -> "_Preconditioner":
+    def _inverse(self, w: float, point: Point) -> "Preconditioner":
         """Returns a preconditioner for w: the existing one, until it has cost as many iterations as a new one would."""
         inverse = self._preconditioner
         if inverse is None or inverse.outdated:
-            inverse = _Preconditioner(self._images, point.variance, min(0.5, 2 * inverse.least) if inverse else 0.5)
+            inverse = Preconditioner(self._images, point.variance, min(0.5, 1.5 * inverse.least) if inverse else 0.5)
         inverse.prepare(w, point.variance)
         self._preconditioner = inverse
         return inverse
 
     def _newton(
-        self, w: float, point: Point, gradient: Tensor, step: Tensor, inverse: "_Preconditioner", target: float
-    ) -> Point:
-        """Takes one step; `step` is the preconditioned gradient (C, R), `target` the desired gap."""
+        self, w: float, point: Point, gradient: Tensor, step: Tensor, inverse: "Preconditioner", target: float
+    ) -> tuple[Point, float]:
+        """Returns the end of one step and its gap according to the quadratic model.
+
+        `step` is the preconditioned gradient (C, R), `target` the desired gap.
+        """
         moved, shifts = torch.zeros_like(step), torch.zeros_like(point.logits)
         residual, ahead, rz = gradient.clone(), -step, _dot(gradient, step)
-        gained, lengths, ratios = 0.0, list[float](), list[float]()
+        gained, left, lengths, ratios = 0.0, math.inf, list[float](), list[float]()
         while len(lengths) < _INNER:
             hessian, logits = self._curved(w, point, ahead)
             if rz <= 0 or (curvature := _dot(ahead, hessian)) <= 0:
@@ -171,14 +202,21 @@ class Logistic:
             step = inverse(residual)
             before, rz = rz, _dot(residual, step)
             left = rz / 2 / min(inverse.least, 1 / max(lengths))
-            if left <= max(0.003 * gained, 0.4 * target):
+            if left <= max(0.05 * gained, 0.15 * target):
+                break
+            if len(lengths) in _CHECKED and self._gain(w, point, moved, shifts) < gained / 2:
                 break
             ratios.append(rz / before)
             ahead = ratios[-1] * ahead - step
         self._iterations += len(lengths)
         if lengths:
             inverse.learn(lengths, ratios)
-        return self._along(w, point, moved, shifts, _dot(gradient, moved))
+        end = self._along(w, point, moved, shifts, _dot(gradient, moved))
+        return end, left + abs(gained - (point.objective(w) - end.objective(w)))
+
+    def _gain(self, w: float, point: Point, moved: Tensor, shifts: Tensor) -> float:
+        """Returns the decrease of the objective after a move (C, R) that changes the logits by shifts (C, N)."""
+        return point.objective(w) - self._at(point.weights + moved, point.logits + shifts).objective(w)
 
     def _curved(self, w: float, point: Point, ahead: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the Hessian at a point times a direction (C, R), and the direction's change of the logits (C, N)."""
@@ -198,70 +236,6 @@ class Logistic:
             if end.objective(w) <= start * (1 + 1e-7) + 1e-4 * share * slope or share < 1e-6:
                 return end
             share /= 2
-
-
-class _Preconditioner:
-    """An approximate inverse Hessian, separate for each class: full in the leading coordinates, diagonal in the rest.
-
-    It takes images (N, R) and the variance (C, N) at some point. A class's distribution of variance over images is
-    fixed at construction; `prepare` updates its total, which falls by orders of magnitude as the fit improves, and the
-    ridge.
-    """
-
-    def __init__(self, images: Tensor, variance: Tensor, least: float):
-        size = min(_LEADING, images.shape[1])
-        leading = images.new_zeros(len(variance), size**2)
-        trailing = images.new_zeros(len(variance), images.shape[1] - size)
-        step = max(1, len(images) // _ENOUGH)
-        for part, weights in zip(images[::step].split(_CHUNK), variance[:, ::step].split(_CHUNK, 1), strict=True):
-            head = part[:, :size]
-            leading.addmm_(weights, (head[:, :, None] * head[:, None]).flatten(1))
-            trailing.addmm_(weights, part[:, size:].square())
-        total = _totals(variance[:, ::step])[:, None]
-        self._trailing = trailing / total
-        self._leading = leading.double().unflatten(1, (size, size)) / total[:, None]
-        self._leading.diagonal(dim1=1, dim2=2).mul_(1 + 1e-5)  # keeps it positive definite despite rounding
-        self.least = least  # smallest eigenvalue of the preconditioned Hessian: a guess until `learn`
-        # in iterations; only the products of coordinates are shared between classes
-        self._cost = size**2 / images.shape[1] / 2 * (1 + 15 / len(variance)) / step
-        self._w, self._total = math.nan, total
-        self._excess = 0  # iterations beyond those with a good preconditioner
-
-    def prepare(self, w: float, variance: Tensor) -> None:
-        """Adapts it to strength w and to the totals of new variances (C, N); their distribution over images is kept."""
-        total = _totals(variance)[:, None]
-        if w == self._w and float((total / self._total).log().abs().max()) < 0.5:
-            return
-        self._w, self._total = w, total
-        ridge = 2 * w * torch.eye(self._leading.shape[1], dtype=torch.float64)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self._leading * total[:, None] + ridge))
-        self._inverse, self._rest = inverse.to(variance.dtype), (self._trailing * total + 2 * w).to(variance.dtype)
-
-    def __call__(self, gradient: Tensor) -> Tensor:
-        """Returns roughly the inverse Hessian times the gradient, (C, R); sums to zero over classes as gradients do."""
-        head, tail = gradient[:, :_LEADING], gradient[:, _LEADING:]
-        found = torch.cat(((self._inverse * head[:, None]).sum(2), tail / self._rest), 1)
-        return found - found.mean(0)
-
-    def learn(self, lengths: list[float], ratios: list[float]) -> None:
-        """Estimates the smallest eigenvalue from conjugate gradient coefficients, which are also those of Lanczos."""
-        inverse = torch.tensor(lengths, dtype=torch.float64).reciprocal()
-        ratio = torch.tensor(ratios, dtype=torch.float64)[: len(lengths) - 1].clamp(min=0)
-        diagonal, beside = inverse.clone(), ratio.sqrt() * inverse[:-1]
-        diagonal[1:] += ratio * inverse[:-1]
-        lanczos = diagonal.diag() + beside.diag(1) + beside.diag(-1)
-        found = max(1e-5, float(torch.linalg.eigvalsh(lanczos)[0]))
-        self.least = min(found, self.least)  # short runs overestimate it
-        self._excess += max(0, len(lengths) - 4)
-
-    @property
-    def outdated(self) -> bool:
-        """Whether a new preconditioner would have been cheaper."""
-        return self._excess > self._cost
-
-
-def _totals(variance: Tensor) -> Tensor:
-    return variance.sum(1, dtype=torch.float64).clamp(min=1e-30)
 
 
 def with_ones(features: Tensor) -> Tensor:

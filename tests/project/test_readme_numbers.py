@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,50 @@ def speed() -> str:
 
 def test_speeds_are_those_that_were_recorded() -> None:
     assert speed() in SPEED.read_text(encoding="utf-8")
+
+
+def records(name: str) -> list[dict[str, Any]]:
+    """The records of a benchmark's runs, in order."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(BENCHMARKS.glob(f"{name}_*.json"))]
+
+
+def spread(ratio: dict[str, float]) -> str:
+    return "{median:.2f} ({least:.2f} to {most:.2f})".format(**ratio)
+
+
+def peers() -> str:
+    """The table of `star-zoo bench peers`, made from the records of its runs."""
+    head = "size", "run", "ours", "lightly", "timm", "times lightly", "times timm, by view", "MiB", "memory of lightly's"
+    rows = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    found = [record["sizes"] for record in records("peers")]
+    for name in found[0]:
+        for number, sizes in enumerate(found, 1):
+            told = sizes[name]
+            rates = [f"{told['images per second'][side]:.1f}" for side in ("star_zoo", "lightly", "timm")]
+            ratios = [spread(told[each]) for each in ("times lightly", "times timm, by view")]
+            memory = [f"{told['memory']['star_zoo']['resident'] / 2**20:.0f}", f"{told['memory of lightly']:.2f}"]
+            rows.append("| " + " | ".join((name, str(number), *rates, *ratios, *memory)) + " |")
+    return "\n".join(rows)
+
+
+def warm() -> str:
+    """The table of `star-zoo bench warm`, made from the records of its runs."""
+    rows = ["| run | star-zoo eval knn, s | plain torch, s | times as long |", "| --- " * 4 + "|"]
+    for number, told in enumerate(records("warm"), 1):
+        seconds = [f"{statistics.median(each[name] for each in told['seconds']):.2f}" for name in ("ours", "plain")]
+        rows.append("| " + " | ".join((str(number), *seconds, spread(told["ratio"]))) + " |")
+    return "\n".join(rows)
+
+
+def test_peers_and_warm_evaluations_are_as_recorded() -> None:
+    text = SPEED.read_text(encoding="utf-8")
+    assert peers() in text and warm() in text
+
+
+def test_the_command_line_starts_as_fast_as_recorded() -> None:
+    found = json.loads((BENCHMARKS / "imports.json").read_text(encoding="utf-8"))["commands"]
+    took = {command: f"{statistics.median(seconds):.2f}" for command, seconds in found.items()}
+    assert f"`star-zoo --help` takes {took['--help']} s, `star-zoo list` {took['list']} s" in words(SPEED)
 
 
 def test_the_rate_of_decoding_is_the_one_that_was_recorded() -> None:

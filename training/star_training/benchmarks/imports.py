@@ -89,16 +89,16 @@ def _commands() -> dict[str, float]:
 def start(command: str) -> float:
     """Returns the seconds of a whole process that runs a command of star-zoo."""
     before = time.perf_counter()
-    _run("-m", "star_training", command)
+    run_python("-m", "star_training", command)
     return time.perf_counter() - before
 
 
 def measure(package: str, file: Path) -> dict[str, float]:
     """Returns the seconds of "import" and "load" in a new process."""
-    return json.loads(_run("-c", _PROGRAM.format(package=package, load=_LOADS[package]), str(file)))
+    return json.loads(run_python("-c", _PROGRAM.format(package=package, load=_LOADS[package]), str(file)))
 
 
-def _run(*arguments: str) -> str:
+def run_python(*arguments: str) -> str:
     """Returns the output of a new Python that finds the same packages."""
     ours = [str(Path(folder).parent) for package in ("star_zoo", "star_training") for folder in folders(package)]
     places = [*ours, os.environ.get("PYTHONPATH", "")]

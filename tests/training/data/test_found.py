@@ -13,9 +13,9 @@ from star_training.data.eval_sets.local import found, home
 
 def test_files_and_folders_are_found_and_sets_of_the_paper_by_their_name(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("STAR_ZOO_DATA", str(tmp_path))
-    for name in ("shapes", "pets"):
+    for name in ("shapes", "pets", "splits"):  # the last one without images
         (tmp_path / name).mkdir()
-    for name in ("b.parquet", "README.md"):
+    for name in ("b.parquet", "README.md", "shapes/0.png", "splits/train.txt"):
         (tmp_path / name).touch()
     assert found() == [str(tmp_path / "b.parquet"), f"pets@{tmp_path / 'pets'}", str(tmp_path / "shapes")]
 

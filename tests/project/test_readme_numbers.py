@@ -160,8 +160,10 @@ def spread(ratio: dict[str, float]) -> str:
 
 def peers() -> str:
     """The table of `star-zoo bench peers`, made from the records of its runs."""
-    head = "size", "run", "ours", "lightly", "timm", "times lightly", "times timm, by view", "MiB", "memory of lightly's"
-    rows = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    rows = [
+        "| size | run | ours | lightly | timm | times lightly | times timm, by view | MiB | memory of lightly's |",
+        "| --- " * 9 + "|",
+    ]
     found = [record["sizes"] for record in records("peers")]
     for name in found[0]:
         for number, sizes in enumerate(found, 1):

@@ -30,7 +30,7 @@ from star_training.benchmarks.peers.resident import proportional
 from star_training.benchmarks.peers.side import Side
 from star_training.benchmarks.peers.sizes import SIZES, Size, register_backbones, write_images
 from star_training.benchmarks.peers.with_timm import Timm
-from star_training.benchmarks.pretrain import backbone_alone, elsewhere, products
+from star_training.benchmarks.pretrain import backbone_alone, elsewhere, roofline
 from star_training.cli.main import main
 from star_training.pretraining.module import build
 from star_zoo.losses import nt_xent
@@ -258,7 +258,7 @@ def test_the_command_prints_and_records_all_of_it(monkeypatch, tmp_path: Path, c
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_shares_of_the_peak_are_multiply_adds_over_seconds_and_rate(no_lightly, monkeypatch, tmp_path: Path, capsys):
     monkeypatch.setitem(SIZES, "tiny", SMALL)
-    for module in (backbone_alone, products):
+    for module in (backbone_alone, roofline):
         monkeypatch.setattr(module, "product_rate", lambda dtype, device: 1e12)
     record = tmp_path / "found.json"
     few = ["--rounds", "1", "--steps", "2", "--precision", "no", "--workers", "0"]

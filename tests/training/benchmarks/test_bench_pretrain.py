@@ -30,7 +30,6 @@ from star_training.benchmarks.pretrain import (
     backbone_alone,
     clock,
     elsewhere,
-    products,
     released_views,
     roofline,
 )
@@ -246,9 +245,9 @@ def test_multiply_adds_are_those_of_each_product_and_its_two_gradients():
     of_second = b * (out // 2) ** 2 * narrow * wide
     of_linear = b * (out // 2) ** 2 * narrow * classes
     # nobody needs the gradient of the images
-    assert products.multiply_adds(step) == 2 * of_first + 3 * of_second + 3 * of_linear
+    assert roofline.multiply_adds(step) == 2 * of_first + 3 * of_second + 3 * of_linear
     images.requires_grad_()
-    assert products.multiply_adds(step) == 3 * (of_first + of_second + of_linear)
+    assert roofline.multiply_adds(step) == 3 * (of_first + of_second + of_linear)
 
 
 def test_the_roofline_has_the_multiply_adds_of_three_passes_and_of_the_loss(tmp_path: Path):
@@ -261,7 +260,7 @@ def test_the_roofline_has_the_multiply_adds_of_three_passes_and_of_the_loss(tmp_
     stem: Any = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     of_images = stem(images)[0, 0].numel() * stem.weight.numel()
     of_params = len(objective.policy.fields) * 128
-    forward = 3 * products.multiply_adds(lambda: backbone(images)) // batch
+    forward = 3 * roofline.multiply_adds(lambda: backbone(images)) // batch
     forward += backbone_alone.head_multiply_adds(objective)
     similarities = (2 * batch) ** 2 * 128 + (4 * batch) ** 2 * 128  # of one pair of embeddings, and of two
     # nobody needs the gradients of three views' images and of two views' params
@@ -329,7 +328,7 @@ def test_a_variant_elsewhere_answers_until_it_fails(capfd):
 
 def test_benchmarks_are_packages_too():
     assert {"imports", "pretrain"} <= set(benchmarks.known())
-    assert not {"clock", "products", "released_style", "sizes"} & set(benchmarks.known())
+    assert not {"clock", "roofline", "released_style", "sizes"} & set(benchmarks.known())
 
 
 def test_declaring_the_benchmarks_imports_nothing_heavy():

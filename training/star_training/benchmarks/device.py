@@ -53,7 +53,7 @@ def _measured(size: Size, arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from .peers.ours import StarZoo
-    from .pretrain.products import multiply_adds, product_rate
+    from .pretrain.roofline import multiply_adds, product_rate
     from .pretrain.rounds import ratio, take_turns
 
     register_backbones()

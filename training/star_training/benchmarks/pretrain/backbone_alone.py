@@ -11,7 +11,7 @@ import torch
 
 from ...evaluation.features import evaluating
 from .clock import now
-from .products import multiply_adds, product_rate
+from .roofline import multiply_adds, product_rate
 
 VIEWS = 3
 _FORWARD_AND_BACKWARD = 3  # times the forward pass, because a product has two gradients of the same cost

@@ -109,7 +109,7 @@ def test_costs_in_words_are_those_of_the_result_files() -> None:
     assert f"saw {tin100:.1f} million images to the other's {ours:.1f}" in words(ZOO)
 
 
-def test_every_record_tells_the_code_that_made_it() -> None:
+def test_every_record_names_the_commit_that_made_it() -> None:
     for path in SHOWN.values():
         results = read(path)
         assert all(r["versions"]["commit"] for r in [*results["evaluations"], *results.get("comparisons", [])])
@@ -123,13 +123,23 @@ def as_named_today(record: str) -> str:
     return record.replace('"share of the limit"', '"times the backbone alone"').replace('"limit"', '"backbone alone"')
 
 
+def records(name: str) -> list[dict[str, Any]]:
+    """The records of a benchmark's runs, in order."""
+    text = [path.read_text(encoding="utf-8") for path in sorted(BENCHMARKS.glob(f"{name}_*.json"))]
+    return [json.loads(as_named_today(each)) for each in text]
+
+
+def spread(ratio: dict[str, float]) -> str:
+    """A ratio with its range over the rounds."""
+    return "{median:.2f} ({least:.2f} to {most:.2f})".format(**ratio)
+
+
 def speed() -> str:
     """The table of `star-zoo bench pretrain`, made from the records of its runs."""
-    text = [path.read_text(encoding="utf-8") for path in sorted(BENCHMARKS.glob("pretrain_*.json"))]
-    found = [json.loads(as_named_today(each))["sizes"] for each in text]
+    found = [record["sizes"] for record in records("pretrain")]
     variants = ["ours", "released style", "backbone alone"]
     shares = ["times the backbone alone", "times the released style"]
-    if all("roofline" in told for sizes in found for told in sizes.values()):
+    if all("roofline" in measured for sizes in found for measured in sizes.values()):
         variants.append("roofline")
         shares.append("share of the roofline")
     rows = [
@@ -138,24 +148,15 @@ def speed() -> str:
     ]
     for name in found[0]:
         for number, sizes in enumerate(found, 1):
-            told = sizes[name]
-            rates = (f"{told['samples per second'][each]:.1f}" for each in variants)
-            ratios = ("{median:.2f} ({least:.2f} to {most:.2f})".format(**told[each]) for each in shares)
+            measured = sizes[name]
+            rates = (f"{measured['samples per second'][each]:.1f}" for each in variants)
+            ratios = (spread(measured[each]) for each in shares)
             rows.append("| " + " | ".join((name, str(number), *rates, *ratios)) + " |")
     return "\n".join(rows)
 
 
 def test_speeds_are_those_that_were_recorded() -> None:
     assert speed() in SPEED.read_text(encoding="utf-8")
-
-
-def records(name: str) -> list[dict[str, Any]]:
-    """The records of a benchmark's runs, in order."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(BENCHMARKS.glob(f"{name}_*.json"))]
-
-
-def spread(ratio: dict[str, float]) -> str:
-    return "{median:.2f} ({least:.2f} to {most:.2f})".format(**ratio)
 
 
 def peers() -> str:
@@ -167,10 +168,11 @@ def peers() -> str:
     found = [record["sizes"] for record in records("peers")]
     for name in found[0]:
         for number, sizes in enumerate(found, 1):
-            told = sizes[name]
-            rates = [f"{told['images per second'][side]:.1f}" for side in ("star_zoo", "lightly", "timm")]
-            ratios = [spread(told[each]) for each in ("times lightly", "times timm, by view")]
-            memory = [f"{told['memory']['star_zoo']['resident'] / 2**20:.0f}", f"{told['memory of lightly']:.2f}"]
+            measured = sizes[name]
+            rates = [f"{measured['images per second'][side]:.1f}" for side in ("star_zoo", "lightly", "timm")]
+            ratios = [spread(measured[each]) for each in ("times lightly", "times timm, by view")]
+            resident = measured["memory"]["star_zoo"]["resident"] / 2**20
+            memory = [f"{resident:.0f}", f"{measured['memory of lightly']:.2f}"]
             rows.append("| " + " | ".join((name, str(number), *rates, *ratios, *memory)) + " |")
     return "\n".join(rows)
 
@@ -178,9 +180,9 @@ def peers() -> str:
 def warm() -> str:
     """The table of `star-zoo bench warm`, made from the records of its runs."""
     rows = ["| run | star-zoo eval knn, s | plain torch, s | times as long |", "| --- " * 4 + "|"]
-    for number, told in enumerate(records("warm"), 1):
-        seconds = [f"{statistics.median(each[name] for each in told['seconds']):.2f}" for name in ("ours", "plain")]
-        rows.append("| " + " | ".join((str(number), *seconds, spread(told["ratio"]))) + " |")
+    for number, measured in enumerate(records("warm"), 1):
+        seconds = [f"{statistics.median(each[name] for each in measured['seconds']):.2f}" for name in ("ours", "plain")]
+        rows.append("| " + " | ".join((str(number), *seconds, spread(measured["ratio"]))) + " |")
     return "\n".join(rows)
 
 
@@ -197,8 +199,8 @@ def test_the_command_line_starts_as_fast_as_recorded() -> None:
 
 def test_the_rate_of_decoding_is_the_one_that_was_recorded() -> None:
     found = json.loads((BENCHMARKS / "data.json").read_text(encoding="utf-8"))
-    small = sorted((told for size, told in found.items() if size.startswith("500 x ")), key=lambda told: told["ratio"])
-    rates = " to ".join(f"{rate:.0f}" for rate in sorted(told["ours, images/s"] for told in small))
+    small = sorted((each for size, each in found.items() if size.startswith("500 x ")), key=lambda each: each["ratio"])
+    rates = " to ".join(f"{rate:.0f}" for rate in sorted(each["ours, images/s"] for each in small))
     text = words(SPEED)
     assert f"views of {rates} JPEGs of 500 px a second" in text
     assert f"{small[0]['ratio']:.1f} to {small[1]['ratio']:.1f} times as fast as PIL's plain way" in text

@@ -25,10 +25,10 @@ def identity(model: Model) -> str | None:
     That is the model's name, the bytes of its files, the versions of the packages, this project's code and timm's
     environment variables. None if a part of the model has no files here: untrained models, timm's and the Hub's.
     """
-    folders = [_folder(leaf) for leaf in leaves(model)]
-    if None in folders:
+    places = [_folder(leaf) for leaf in leaves(model)]
+    if None in places:
         return None
-    files = [folder / name for folder in folders if folder for name in _FILES]
+    files = [place / name for place in places if place for name in _FILES]
     settings = sorted((name, value) for name, value in os.environ.items() if name.startswith("TIMM_"))
     packages = [version(package) for package in _PACKAGES]
     return digest(("model", str(model), of_files(files), packages, code(*_SOURCES), settings))

@@ -268,8 +268,8 @@ def test_parquet_that_huggingface_wrote(tmp_path):
 
 def test_parquet_mistakes(tmp_path):
     cases = {
-        "no column 'image', only picture": write_parquet(tmp_path / "a.parquet", picture=[png(0)]),
-        "column 'image' of .* is string; expected binary": write_parquet(tmp_path / "b.parquet", image=["a.png"]),
+        "no column 'image', only x, y: .*a.parquet:image=x": write_parquet(tmp_path / "a.parquet", x=[1], y=[2]),
+        "column of .* is int64; expected binary": write_parquet(tmp_path / "b.parquet", image=[1]),
         "can't read .* as Parquet": write_folder(tmp_path, {"c.parquet": b"PAR1 not really"}) / "c.parquet",
         "d.parquet has no images in this split": write_parquet(
             tmp_path / "d.parquet", image=pyarrow.array([], pyarrow.binary())

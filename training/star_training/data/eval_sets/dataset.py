@@ -10,6 +10,7 @@ from pathlib import Path
 from star_catalog.names import not_found
 
 from ..intact import intact
+from ..places import resolved, split_columns
 from ..sources.base import DataError, NoSuchSplit, OneSplit, Source
 from ..sources.open import count_images, open_undecoded
 from ..sources.subset import hold_out_by_class
@@ -22,7 +23,8 @@ _OWN = "the data set's own"
 class Splits:
     """The `train`, `val` and `test` images of a data set.
 
-    `spec` is as in `open_source`, or e.g. `pets@ROOT`, a data set of `transfer.SETS` with the paper's split.
+    `spec` is as in `open_source`, or e.g. `pets@ROOT`, a data set of `transfer.SETS` with the paper's split, which the
+    bare name `pets` also means if the folder of data sets holds it.
     A pack, folder or torchvision data set whose name is in that table has the same conventions.
 
     Without a test split, the validation split becomes the test split, and validation images are held out of the
@@ -31,17 +33,24 @@ class Splits:
     """
 
     def __init__(self, spec: str):
-        self.spec = spec
+        path = resolved(spec)
+        named = spec in transfer.SETS and path != spec  # one of the paper's data sets in the folder of data sets
+        self.spec = f"{spec}@{path}" if named else path
         self.test_images = _OWN  # the origin of the test images, known once they are opened
 
     @property
     def name(self) -> str:
-        """The data set's name in tables: `cifar10` for `packs/cifar10.parquet`, `pets` for `pets@ROOT`."""
-        name, at, _ = self.spec.partition("@")
+        """The data set's name in tables: `cifar10` for `packs/cifar10.parquet`, `pets` for `pets@ROOT`.
+
+        It ends with the column of the labels if that is given, because other labels are another task.
+        """
+        place, columns = split_columns(self.spec)
+        name, at, _ = place.partition("@")
         if name.startswith("torchvision:") or (at and "/" not in name):
             return name.removeprefix("torchvision:")
-        path = Path(os.path.abspath(os.path.expanduser(self.spec)))  # `.` and `..` have no name of their own
-        return (path.stem if self.spec.endswith(".parquet") else path.name) or self.spec
+        path = Path(os.path.abspath(place))  # `.` and `..` have no name of their own
+        labels = f":{columns['label']}" if "label" in columns else ""
+        return ((path.stem if place.endswith(".parquet") else path.name) or place) + labels
 
     @property
     def per_class(self) -> bool:
@@ -106,7 +115,7 @@ class Splits:
     @functools.cached_property
     def expected_images(self) -> int | None:
         """The number of images in all splits, counted without decoding any; None if that takes a pass over the data."""
-        return count_images(os.path.expanduser(self.spec))
+        return count_images(self.spec)
 
     @property
     def opened(self) -> dict[str, Source]:

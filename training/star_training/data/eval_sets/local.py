@@ -4,17 +4,12 @@ import os
 import re
 from pathlib import Path
 
-from star_catalog import store
-
 from ..decode import IMAGE_SUFFIXES
+from ..places import home
 from ..sources.base import DataError
+from ..sources.layout import FORKS
 from ..split_names import kind_of
 from .transfer import SETS
-
-
-def home() -> Path:
-    """Returns the folder of data sets: `STAR_ZOO_DATA`, or `data` in the local store."""
-    return Path(os.path.expanduser(os.environ.get("STAR_ZOO_DATA") or store.home() / "data"))
 
 
 def found() -> list[str]:
@@ -46,13 +41,15 @@ def expanded(spec: str) -> list[str]:
 
 
 def _inside(folder: Path) -> list[str]:
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    entries = sorted(folder.glob("[!.]*")) if folder.is_dir() else []
     return [_spec(path) for path in entries if path.suffix == ".parquet" or _holds_images(path)]
 
 
 def _holds_images(folder: Path) -> bool:
     suffixes = {".parquet", ".tar", ".arrow", *IMAGE_SUFFIXES}
-    return folder.name in SETS or any(path.suffix.lower() in suffixes for path in folder.rglob("*"))
+    if folder.name in SETS or folder.name == FORKS:
+        return folder.name != FORKS
+    return any(path.suffix.lower() in suffixes for path in folder.rglob("*"))
 
 
 def _spec(path: Path) -> str:

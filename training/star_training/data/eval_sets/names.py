@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..places import split_columns
 from . import transfer
 from .dataset import Splits
 
@@ -27,6 +28,7 @@ class Named(Splits):
 def ends(spec: str) -> list[str]:
     """Returns the possible names of a data set, shortest first: its name alone, then with its parent folders."""
     name = Splits(spec).name
+    spec, _ = split_columns(spec)
     scheme, colon, rest = spec.partition(":")
     place = rest if colon and "/" not in scheme else spec  # hf:OWNER/NAME has an owner
     _, at, root = place.partition("@")
@@ -46,7 +48,8 @@ def told_apart(specs: Sequence[str]) -> list[Splits]:
 
     A path given twice is one data set.
     """
-    places = {os.path.abspath(spec) if os.path.exists(spec) else spec: spec for spec in specs}
+    whole = [Splits(spec).spec for spec in specs]
+    places = {os.path.abspath(spec) if os.path.exists(spec) else spec: spec for spec in whole}
     known = {spec: ends(spec) for spec in places.values()}
     named: list[Splits] = []
     for spec, names in known.items():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..decode import Decoded, Picture
 from ..errors import DataError
+from ..places import split_columns, with_columns
 
 T = TypeVar("T")
 
@@ -111,6 +112,11 @@ def open_image(source: Source, index: int, use: Callable[[Picture], T]) -> T:
 
 def name_alone(place: str) -> str:
     """Returns the name of a data source, without its folder on this machine."""
+    place, columns = split_columns(place)
+    return with_columns(_without_folder(place), columns)
+
+
+def _without_folder(place: str) -> str:
     kind, mark, rest = place.partition(":")
     if kind == "stream" and not rest.startswith("hf:"):
         return f"stream:{Path(rest.partition('?')[0]).name}"

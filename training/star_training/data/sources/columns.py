@@ -1,11 +1,14 @@
 """Columns of tables: selects those of the images and labels, and unifies Arrow's equivalent types."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .base import DataError
+
 # Usual names, best first; case is ignored.
-IMAGES = ("image", "img", "images", "image_bytes", "jpg", "jpeg", "png")
-LABELS = ("label", "labels", "fine_label", "target", "targets", "class")
+IMAGES = ("image", "img", "images", "image_bytes", "pixel_values", "jpg", "jpeg", "png")
+LABELS = ("label", "labels", "fine_label", "fine_labels", "target", "targets", "class", "class_id", "category")
+PATHS = ("image_path", "file_name", "filename", "path", "file")
 
 
 def choose(usual: Sequence[str], names: Sequence[str]) -> tuple[str | None, str]:
@@ -16,6 +19,13 @@ def choose(usual: Sequence[str], names: Sequence[str]) -> tuple[str | None, str]
     if len(found) == 1:
         return found[0], "" if found[0] == usual[0] else f"column {found[0]} is taken for {usual[0]}"
     return found[0], f"column {found[0]} is taken for {usual[0]}, not {' or '.join(found[1:])}"
+
+
+def check_given(given: Mapping[str, str], names: Sequence[str], where: object) -> None:
+    """Raises DataError for a given column, by role, that isn't among the names."""
+    for role, column in given.items():
+        if column not in names:
+            raise DataError(f"{where} has no column {column!r} for {role}=; it has {', '.join(names)}.")
 
 
 def plain(column: Any) -> Any:

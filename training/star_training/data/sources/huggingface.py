@@ -11,7 +11,7 @@ from torch import Tensor
 from ..contents import fingerprint, of_files
 from ..split_names import choose_split
 from .base import DataError, Inventory
-from .columns import LABELS, choose
+from .columns import LABELS, check_given, choose
 from .raw import as_targets, number_names, whole_floats
 
 SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # one of them is in every folder of `save_to_disk`
@@ -40,11 +40,11 @@ class HuggingFaceImages:
         return f"row {index} of {self.where}"
 
 
-def open_hub(spec: str, split: str) -> HuggingFaceImages:
+def open_hub(spec: str, split: str, given: Mapping[str, str]) -> HuggingFaceImages:
     """Opens a split of `NAME` or `NAME:CONFIG`, downloaded unless cached. Raises DataError.
 
     The images are the first column of type Image. The labels are the column with the first name in `columns.LABELS`,
-    or else the first ClassLabel column, if any.
+    or else the first ClassLabel column, if any. Columns `given` by role ("image", "label") replace these.
     """
     name, _, config = spec.partition(":")
     datasets = import_datasets(spec)
@@ -55,17 +55,17 @@ def open_hub(spec: str, split: str) -> HuggingFaceImages:
             f"can't load {spec!r} with Hugging Face datasets ({type(error).__name__}: {error}). Check the name and the "
             "connection; or download its Parquet files and give their folder."
         ) from error
-    return _split_of(loaded, split, spec)
+    return _split_of(loaded, split, spec, given)
 
 
-def open_saved(folder: Path, split: str) -> HuggingFaceImages:
+def open_saved(folder: Path, split: str, given: Mapping[str, str]) -> HuggingFaceImages:
     """Opens a split of a folder written by `save_to_disk`; a single data set in it is "train". Raises DataError."""
     datasets = import_datasets(str(folder))
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:
         raise DataError(f"can't load {folder}, which save_to_disk seems to have written: {error}") from error
-    return _split_of(loaded, split, str(folder))
+    return _split_of(loaded, split, str(folder), given)
 
 
 def import_datasets(wanted: str) -> ModuleType:
@@ -77,17 +77,22 @@ def import_datasets(wanted: str) -> ModuleType:
     return datasets
 
 
-def _split_of(loaded: Any, split: str, where: str) -> HuggingFaceImages:
+def _split_of(loaded: Any, split: str, where: str, given: Mapping[str, str]) -> HuggingFaceImages:
     import datasets
 
     splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
     chosen = choose_split(split, splits, where)
     dataset = splits[chosen]
+    check_given(given, list(dataset.features), where)
+    if "split" in given:
+        raise DataError(f"{where} has splits of its own: leave out split={given['split']}.")
     pictures = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     if not pictures:
         raise DataError(f"{where} has no column of type Image, only {dict(dataset.features)}.")
-    column, *more = pictures
-    targets, classes, why, note = _labels(splits, chosen)
+    column, *more = [given["image"]] if "image" in given else pictures
+    if column not in pictures:
+        raise DataError(f"column {column!r} of {where} is not of type Image, as {' and '.join(pictures)} is.")
+    targets, classes, why, note = _labels(splits, chosen, given.get("label"))
     notes = [f"column {column} holds the images, not {' or '.join(more)}" if more else "", note, whole_floats(targets)]
     images = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
     return HuggingFaceImages(
@@ -113,12 +118,14 @@ def _contents(images: Any, column: str) -> Iterator[object]:
         yield from (row.as_py() or b"" for row in stored)
 
 
-def _labels(splits: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None, str, str]:
+def _labels(
+    splits: Mapping[str, Any], split: str, given: str | None
+) -> tuple[Tensor | None, tuple[str, ...] | None, str, str]:
     """Returns (targets, classes, reason for no labels, note) of a split; text classes are numbered over all splits."""
     import datasets
 
     features = splits[split].features
-    column, note = choose(LABELS, list(features))
+    column, note = (given, "") if given else choose(LABELS, list(features))
     if column is None:
         column = next((name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)), None)
         if column is None:

@@ -10,7 +10,7 @@ from ..decode import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from ..split_names import by_kind, kind_of, refuse_pairs
 from .base import DataError
 
-_FORKS = "__MACOSX"  # resource forks, which macOS adds to archives
+FORKS = "__MACOSX"  # resource forks, which macOS adds to archives
 
 
 @dataclass
@@ -40,7 +40,7 @@ def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: T
     for entry in found:
         path, suffix = within + entry.name, os.path.splitext(entry.name)[1].lower()
         if entry.is_dir():
-            if entry.name.startswith(".") or entry.name == _FORKS:
+            if entry.name.startswith(".") or entry.name == FORKS:
                 tree.skipped.append(path)
                 continue
             images, bare = len(tree.images), len(tree.bare)

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ from typing import TypeVar
 from ..cached import CachedSource
 from ..decode import IMAGE_SUFFIXES, UndecodableImage, decoded_size, undecodable
 from ..lazy import StreamedSource
+from ..places import home, names_at_home, resolved, split_columns
 from ..split_names import files_by_split
 from ..tried import decoded_bytes, note_decoded_bytes
 from .base import DataError, Source
@@ -44,7 +46,8 @@ def open_source(
     Args:
         spec: a folder of images; a .parquet file or a folder of them; .tar shards (a file, a folder of them, or
             `shard-{0000..0003}.tar`); `torchvision:NAME[@ROOT]`; `hf:NAME[:CONFIG]`, or a folder that `save_to_disk`
-            wrote; `spirograph[:N]`.
+            wrote; `spirograph[:N]`; a name in the folder of data sets (see `places`). Parquet files and Hugging Face
+            data sets may be followed by columns: `FILE.parquet:image=COLUMN,label=COLUMN,split=COLUMN`.
         split: "train", "val" (also called "valid" or "validation") or "test", or a split's exact name.
         max_bad: fraction of the images that may fail to decode; they are left out (cached) or replaced (streamed).
         cache_bytes: a data set is decoded on access if its decoded images need more, estimated from up to 256 headers.
@@ -84,11 +87,12 @@ def open_undecoded(
     return StreamedSource(spec, raw, max_bad)
 
 
-def count_images(path: str) -> int | None:
+def count_images(spec: str) -> int | None:
     """Returns the number of images in all splits of local files; None if it isn't known without reading them."""
-    for split in ("train", "val", "test") if os.path.exists(path) else ():
+    local = os.path.exists(split_columns(spec)[0])
+    for split in ("train", "val", "test") if local else ():
         with contextlib.suppress(DataError):
-            counts = list(_open_raw(path, split).inventory.images.values())
+            counts = list(_open_raw(spec, split).inventory.images.values())
             return None if None in counts else sum(count or 0 for count in counts)
     return None
 
@@ -111,6 +115,7 @@ def _open_limited(spec: str, split: str, limit: int | None) -> Raw:
 
 
 def _open_raw(spec: str, split: str) -> Raw:
+    spec, columns = split_columns(resolved(spec))
     kind, _, rest = spec.partition(":")
     if kind == "stream":
         raise DataError(f"{spec!r} has no random access, which is needed here; pass files on this machine.")
@@ -120,17 +125,25 @@ def _open_raw(spec: str, split: str) -> Raw:
             "shards without a download: 'stream:https://...'."
         )
     if kind == "torchvision":
+        _refuse(columns, spec)
         return open_torchvision(rest, split)
     if kind == "hf":
-        return open_hub(rest, split)
-    path = Path(os.path.expanduser(spec))  # unlike Path.expanduser, it leaves an unknown ~name unchanged
+        return open_hub(rest, split, columns)
+    path = Path(spec)
     if not spec or not os.path.exists(path):
         if "{" in spec:
             shards = [_shard(name, spec) for name in expand_braces(str(path))]
             groups = files_by_split(shards, spec)
             return open_tar(groups if len(groups) > 1 else {"train": shards}, split)  # one group is "train"
-        raise DataError(f"{spec!r} doesn't exist or can't be reached; pass {KINDS}.")
-    return _open_folder(path, split) if path.is_dir() else _open_file(path, split)
+        known = names_at_home()
+        there = f", or a name in {home()}: {named(known)}" if known else ""
+        raise DataError(f"{spec!r} doesn't exist or can't be reached; pass {KINDS}{there}.")
+    if path.is_dir():
+        return _open_folder(path, split, columns)
+    if path.suffix.lower() == ".parquet":
+        return open_parquet({"train": [path]}, split, columns)
+    _refuse(columns, spec)
+    return _open_file(path, split)
 
 
 def _shard(name: str, pattern: str) -> Path:
@@ -139,19 +152,24 @@ def _shard(name: str, pattern: str) -> Path:
     return Path(name)
 
 
+def _refuse(columns: Mapping[str, str], spec: str) -> None:
+    if columns:
+        given = ",".join(f"{role}={name}" for role, name in columns.items())
+        raise DataError(f"{spec!r} has no columns, so leave out {given!r}; Parquet files and hf:NAME have columns.")
+
+
 def _open_file(path: Path, split: str) -> Raw:
-    if path.suffix.lower() == ".parquet":
-        return open_parquet({"train": [path]}, split)
     if path.suffix.lower() == ".tar":
         return open_tar({"train": [path]}, split)
     raise DataError(f"{path} is of unknown type {path.suffix!r}; unpack archives, and give {KINDS}.")
 
 
-def _open_folder(folder: Path, split: str) -> Raw:
+def _open_folder(folder: Path, split: str, columns: Mapping[str, str]) -> Raw:
     if any((folder / name).exists() for name in SAVED_FILES):
-        return open_saved(folder, split)
+        return open_saved(folder, split, columns)
     if packs := _files(folder, ".parquet"):
-        return _beside(open_parquet(files_by_split(packs, str(folder)), split), folder, ".parquet")
+        return _beside(open_parquet(files_by_split(packs, str(folder)), split, columns), folder, ".parquet")
+    _refuse(columns, str(folder))
     if shards := _files(folder, ".tar"):
         return _beside(open_tar(files_by_split(shards, str(folder)), split), folder, ".tar")
     return open_folder(folder, split)

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..contents import fingerprint, of_files
 from ..split_names import choose_split
 from .base import DataError, Inventory
-from .columns import IMAGES, LABELS, choose, plain
-from .parquet_rows import Encoded, check_images, named, read_rows, readable
+from .columns import IMAGES, LABELS, PATHS, check_given, choose, plain
+from .parquet_rows import Encoded, beside, check_images, holds_images, named, read_rows, readable
 from .raw import as_targets, number_names, whole_floats
 
 _MOST_CLASSES = 1_000_000  # of named classes; larger labels are ids or damage
@@ -43,26 +43,29 @@ class ParquetImages:
         images, paths = self.images.rows
         data = images[index].as_py()
         path = paths[index].as_py() if data is None and paths is not None else None
-        return self.files[self.places[index, 0]].parent / path if path else data or b""
+        return beside(self.files[self.places[index, 0]], path) if path else data or b""
 
     def describe(self, index: int) -> str:
         file, row = self.places[index]
         return f"row {row} of {self.files[file].name}"
 
 
-def open_parquet(groups: Mapping[str, Sequence[Path]], split: str) -> ParquetImages:
+def open_parquet(groups: Mapping[str, Sequence[Path]], split: str, given: Mapping[str, str]) -> ParquetImages:
     """Opens one split of the Parquet files in `groups`, which maps splits to files. Raises DataError.
 
-    Columns: `image` (bytes, or Hugging Face's struct of bytes and path), optionally `label`, `label_name`, `split`, or
-    their other usual names in `columns`. A `split` column takes precedence over the grouping of the files.
+    Columns: `image` (bytes, Hugging Face's struct of bytes and path, or paths of files below the Parquet file's
+    folder), optionally `label`, `label_name`, `split`; those `given` by role, or else with a usual name. A `split`
+    column takes precedence over the grouping of the files.
     """
     files = sorted(file for group in groups.values() for file in group)
     with readable(files):
-        return _read(groups, files, split)
+        return _read(groups, files, split, given)
 
 
-def _read(groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: str) -> ParquetImages:
-    columns, notes = _columns(files)
+def _read(
+    groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: str, given: Mapping[str, str]
+) -> ParquetImages:
+    columns, notes = _columns(files, given)
     left_out: tuple[str, ...] = ()
     if "split" in columns:
         counts = _counts(files, columns["split"])
@@ -87,26 +90,42 @@ def _read(groups: Mapping[str, Sequence[Path]], files: Sequence[Path], split: st
     return ParquetImages(tuple(used), images, places, fingerprinted, classes, targets, inventory)
 
 
-def _columns(files: Sequence[Path]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _columns(files: Sequence[Path], given: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Returns the names of the existing columns among `image`, `label`, `label_name`, `split`, and notes on them."""
     from pyarrow.parquet import read_schema
 
-    names = [read_schema(file).names for file in files]
-    found = [_roles(of_file) for of_file in names]
-    for file, of_file, columns in zip(files, names, found, strict=True):
+    found = []
+    for file in files:
+        schema = read_schema(file)
+        check_given(given, schema.names, file)
+        columns, notes = _roles(schema, given)
         if "image" not in columns:
-            others = ", ".join(of_file)
-            raise DataError(f"{file} has no column 'image', only {others}: rename the one that holds the images.")
-        if columns != found[0]:
-            both = f"{list(columns.values())} but {files[0]} has {list(found[0].values())}"
+            raise DataError(
+                f"{file} has no column 'image', only {', '.join(schema.names)}: name the one that holds the images, "
+                f"e.g. {file}:image={schema.names[0] if schema.names else 'COLUMN'}."
+            )
+        found.append((columns, notes))
+        if columns != found[0][0]:
+            both = f"{list(columns.values())} but {files[0]} has {list(found[0][0].values())}"
             raise DataError(f"{file} has columns {both}: they must agree.")
-    notes = [choose(of_role, names[0])[1] for of_role in (IMAGES, LABELS)]
-    return found[0], tuple(filter(None, notes))
+    return found[0]
 
 
-def _roles(names: Sequence[str]) -> dict[str, str]:
-    known = {"image": IMAGES, "label": LABELS, "label_name": ("label_name",), "split": ("split",)}
-    return {role: name for role, usual in known.items() if (name := choose(usual, names)[0])}
+def _roles(schema: Any, given: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Returns the columns by role, and notes on those that were chosen.
+
+    Without a usual name, the images are the only column that may hold some by its type, or else a column of paths.
+    """
+    usual = {"image": IMAGES, "label": LABELS, "label_name": ("label_name",), "split": ("split",)}
+    found = {role: choose(names, schema.names) for role, names in usual.items()}
+    if "label" in given and given["label"] != found["label"][0]:
+        found["label_name"] = None, ""  # the names of other labels
+    if found["image"][0] is None:
+        holding = [name for name in schema.names if holds_images(schema.field(name).type)]
+        name = holding[0] if len(holding) == 1 else choose(PATHS, schema.names)[0]
+        found["image"] = name, f"column {name} is taken for image"
+    chosen = {role: name for role, (name, _) in found.items() if name} | dict(given)
+    return chosen, tuple(found[role][1] for role in ("image", "label") if found[role][1] and role not in given)
 
 
 def _counts(files: Sequence[Path], column: str) -> Counter[str | None]:
@@ -181,9 +200,10 @@ def _stated_names(file: Path, label: str) -> dict[int, str] | None:
     """Returns names by label from the schema's `classes` or Hugging Face's ClassLabel; None if both are missing."""
     from pyarrow.parquet import read_schema
 
-    metadata = read_schema(file).metadata or {}
+    schema = read_schema(file)
+    metadata, usual = schema.metadata or {}, choose(LABELS, schema.names)[0] == label
     try:
-        names = json.loads(metadata.get(b"classes", b"null"))
+        names = json.loads(metadata.get(b"classes", b"null")) if usual else None
         if names is None and b"huggingface" in metadata:
             names = json.loads(metadata[b"huggingface"])["info"]["features"][label].get("names")
         if names is None:

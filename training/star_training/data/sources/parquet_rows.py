@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..contents import state
+from ..decode import UndecodableImage
 from .base import DataError
 from .columns import plain
 
@@ -41,7 +42,24 @@ class Encoded:
             return []
         bare = np.flatnonzero(images.is_null().to_numpy())
         pairs = zip(places[bare, 0], paths.take(bare).to_pylist(), strict=True)
-        return [self._files[number].parent / path for number, path in pairs if path]
+        return [found for number, path in pairs if path and (found := _inside(self._files[number], path))]
+
+
+def beside(file: Path, path: str) -> Path:
+    """Returns the image file that a row of a Parquet file names. Raises UndecodableImage unless it may be read.
+
+    It must be a regular file in the folder of the Parquet file or below, because the path may be anyone's.
+    """
+    found = _inside(file, path)
+    if found is None:
+        raise UndecodableImage(f"{path!r} is no file below {file.parent}")
+    return found
+
+
+def _inside(file: Path, path: str) -> Path | None:
+    folder = file.parent.resolve()
+    found = (folder / path).resolve()
+    return found if found.is_relative_to(folder) and found.is_file() else None
 
 
 def check_images(file: Path, column: str) -> None:
@@ -51,25 +69,46 @@ def check_images(file: Path, column: str) -> None:
     _bytes_and_paths(plain(read_schema(file).empty_table()[column]), [file])
 
 
+def holds_images(kind: Any) -> bool:
+    """Returns whether a column of a type may hold encoded images: binary, or a struct of bytes and path."""
+    import pyarrow
+    from pyarrow import types
+
+    kind = plain(pyarrow.chunked_array([], kind)).type
+    return (types.is_struct(kind) and kind.get_field_index("bytes") >= 0) or _is_binary(kind)
+
+
+def _is_binary(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
 def _bytes_and_paths(column: Any, files: Sequence[Path]) -> tuple[Any, Any]:
+    import pyarrow
     from pyarrow import types
 
     if types.is_struct(column.type):
         fields = dict(zip((field.name for field in column.type), map(plain, column.flatten()), strict=True))
         images, paths = fields.get("bytes"), fields.get("path")
+    elif types.is_string(column.type) or types.is_large_string(column.type):
+        images, paths = pyarrow.chunked_array([pyarrow.nulls(len(column), pyarrow.binary())]), column
     else:
         images, paths = column, None
-    if images is None or not (types.is_binary(images.type) or types.is_large_binary(images.type)):
+    if images is None or not _is_binary(images.type):
         raise DataError(
-            f"column 'image' of {named(files)} is {column.type}; expected binary (the encoded file) or Hugging Face's "
-            "struct<bytes: binary, path: string>."
+            f"the images' column of {named(files)} is {column.type}; expected binary (the encoded file), Hugging "
+            "Face's struct<bytes: binary, path: string>, or paths of files in the same folder."
         )
     return images, paths
 
 
 def _holds_all_bytes(file: Path, column: str) -> bool:
     """Returns whether every row of a file has its image's bytes in it, according to the file's statistics."""
-    from pyarrow.parquet import read_metadata
+    from pyarrow.parquet import read_metadata, read_schema
+
+    if not holds_images(read_schema(file).field(column).type):
+        return False  # paths
 
     found = read_metadata(file)
     groups = [found.row_group(number) for number in range(found.num_row_groups)]

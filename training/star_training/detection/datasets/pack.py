@@ -17,7 +17,7 @@ from .base import Box, DetectionSet, Picture, make
 
 def read(path: Path, split: str) -> DetectionSet:
     """Returns the images of one split. Raises DataError."""
-    raw = open_parquet({"train": [path]}, split)
+    raw = open_parquet({"train": [path]}, split, {})
     boxes, names = _boxes(path)
     pictures = []
     for index, (_, row) in enumerate(raw.places.tolist()):

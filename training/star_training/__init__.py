@@ -1,1 +1,24 @@
-"""Trains, evaluates and publishes star_zoo's models. It imports star_zoo; star_zoo never imports it."""
+"""Trains, evaluates and publishes star_zoo's models. It imports star_zoo; star_zoo never imports it.
+
+Its functions are those of the commands, e.g. `star_training.pretrain("folder", data="path/to/images")`. Importing the
+package imports nothing else; a function imports what it needs when it is called.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api.finetune import finetune as finetune
+    from .api.pretrain import pretrain as pretrain
+
+__all__ = ["finetune", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.api.{name}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -20,7 +20,7 @@ def execute(argv: Sequence[str] | None = None) -> int:
         parser().parse_args(argv, arguments)
         arguments.module.run(arguments)
     except Stopped as stopped:
-        print(f"\n{stopped}; {arguments.module.GO_ON}", file=sys.stderr)
+        print(f"\n{stopped.reason}; {arguments.module.GO_ON}", file=sys.stderr)
         return stopped.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`; not an error

@@ -14,11 +14,21 @@ from typing import Any
 
 
 class Stopped(Exception):
-    """A signal requested a stop, and the progress so far is saved; `how` completes the message."""
+    """A signal requested a stop, and the progress so far is saved; `how` completes `reason`."""
+
+    how_in_python = ""  # how to continue, for the message where a function was called
 
     def __init__(self, number: int, how: str):
-        super().__init__(f"stopped by {signal.Signals(number).name}{how}")
+        super().__init__(number, how)
+        self.reason = f"stopped by {signal.Signals(number).name}{how}"
         self.exit_code = 128 + number
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.how_in_python}" if self.how_in_python else self.reason
+
+    def _render_traceback_(self) -> list[str]:
+        """Returns the lines that a notebook displays instead of a traceback, because a stop is no error."""
+        return [str(self)]
 
 
 class StopRequest:

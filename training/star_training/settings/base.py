@@ -5,7 +5,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from star_catalog.names import not_found
@@ -37,18 +37,42 @@ class Settings:
         return value
 
 
+Changes = Mapping[str, Any] | Iterable[tuple[str, Any]]  # paths with their values, e.g. {"optimizer.lr": 0.06}
+
+
 def override(settings: S, changes: Sequence[str]) -> S:
     """Returns the settings with changes, e.g. "optimizer.lr=0.06"; a value is parsed as JSON, or else taken as text.
 
     Raises ValueError for an unknown path, with the known names, and for a value of the wrong type.
     """
+    return changed(settings, parse_changes(changes))
+
+
+def changed(settings: S, changes: Changes) -> S:
+    """Returns the settings with changes in their order, values as JSON has them. Raises ValueError as `override`."""
     data = settings.to_dict()
-    for change in changes:
-        path, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"--set {change!r} has no value; write path=value, e.g. optimizer.lr=0.06")
-        _assign(data, path.split("."), settings.resolve(path, parse_value(text), data), path)
+    for path, value in changes.items() if isinstance(changes, Mapping) else changes:
+        _assign(data, path.split("."), settings.resolve(path, _plain(path, value), data), path)
     return type(settings).from_dict(data)
+
+
+def parse_changes(texts: Sequence[str]) -> list[tuple[str, Any]]:
+    """Returns the paths and values of `--set PATH=VALUE`. Raises ValueError for a text without a value."""
+    found = []
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set {text!r} has no value; write path=value, e.g. optimizer.lr=0.06")
+        found.append((path, parse_value(value)))
+    return found
+
+
+def _plain(path: str, value: Any) -> Any:
+    """Returns a value as JSON holds it. Raises ValueError for a value that JSON can't hold."""
+    try:
+        return json.loads(json.dumps(value))
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is {value!r}; pass a number, text, True, False, None, or a list or dict") from error
 
 
 def differences(a: Settings, b: Settings) -> list[str]:

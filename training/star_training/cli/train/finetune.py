@@ -2,9 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ...api.finetune import finetune, made_settings
 from ...models import LEAVES
+from ...settings.base import parse_changes
 from ...settings.common import PRECISION_HELP
 
 if TYPE_CHECKING:
@@ -18,7 +20,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", help=LEAVES)
     add("--data", required=True, help="labelled images with train and test splits")
-    add("--fraction", type=float, help="share of each class's training labels, e.g. 0.01 or 0.1 (default: all)")
+    add(
+        "--fraction",
+        type=float,
+        default=1.0,
+        help="share of each class's training labels, e.g. 0.01 or 0.1 (default: all)",
+    )
     add("--out", type=Path, help="the folder to write (default: runs/finetune-MODEL-DATA)")
     add("--set", action="append", default=[], metavar="PATH=VALUE", help=f"e.g. epochs=10, ema=0.999; {PRECISION_HELP}")
     add("--resume", action="store_true", help="continue from the newest intact checkpoint")
@@ -27,21 +34,19 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from ...finetuning.run import FineTuning
-    from ...finetuning.setup import default_out
+    tuned = finetune(**_given(arguments), out=arguments.out, resume=arguments.resume, tracker=arguments.tracker)
 
-    settings = settings_of(arguments)
-    out = arguments.out or default_out(settings)
-    tuning = FineTuning(settings, out, resume=arguments.resume, tracker=arguments.tracker)
-    tuning.train()
-    if tuning.main:
-        print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(tuned)
 
 
 def settings_of(arguments: argparse.Namespace) -> "FineTune":
     """Returns the default settings with the changes of the command line."""
-    from ...finetuning.config import FineTune, LabelledData
-    from ...settings.base import override
+    return made_settings(**_given(arguments))
 
-    data = LabelledData(source=arguments.data, fraction=1.0 if arguments.fraction is None else arguments.fraction)
-    return override(FineTune(model=arguments.model, data=data), arguments.set)
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    same = {name: getattr(arguments, name) for name in ("model", "data", "fraction")}
+    return same | {"settings": parse_changes(arguments.set)}

@@ -1,17 +1,15 @@
 """pretrain a backbone with a recipe"""
 
 import argparse
-import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from star_catalog.objectives import check
+from typing import TYPE_CHECKING, Any
 
 from ... import recipes
+from ...api.pretrain import made_recipe, pretrain
 from ...settings import registry
-from ...settings.base import override
+from ...settings.base import parse_changes
 from ...settings.common import PRECISION_HELP
 
 if TYPE_CHECKING:
@@ -43,29 +41,26 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    recipe = recipe_of(arguments)  # first, because the other imports take seconds
+    _find_own_modules()
+    run = pretrain(**_given(arguments), out=arguments.out, resume=arguments.resume, tracker=arguments.tracker)
 
-    from ...pretraining.run import Run
-    from ...publishing import card
+    from accelerate import PartialState
 
-    out = arguments.out or Path("runs") / f"{recipe.name}-{recipe.objective}"
-    run = Run(recipe, out, resume=arguments.resume, tracker=arguments.tracker)
-    run.train()
-    if run.main:
-        card.write_after_training(out / "export", changed=not run.finished)
-        print(f'exported to {out / "export"}: timm.create_model("local-dir:{out / "export"}", pretrained=True)')
+    if PartialState().is_main_process:
+        print(run)
 
 
 def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """Returns the named recipe with the changes of the command line."""
+    _find_own_modules()
+    return made_recipe(**_given(arguments))
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    same = {name: getattr(arguments, name) for name in ("recipe", "data", "objective", "init_from", "max_bad")}
+    return same | {"settings": parse_changes(arguments.set)}
+
+
+def _find_own_modules() -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as python -m does, because it may hold the user's own objective
-    if arguments.objective:
-        check(arguments.objective)
-    recipe = recipes.find(arguments.recipe)
-    if arguments.objective:
-        recipe = recipe.with_objective(arguments.objective)
-    changes = {"source": arguments.data, "max_bad": arguments.max_bad}
-    data = dataclasses.replace(recipe.data, **{k: v for k, v in changes.items() if v is not None})
-    recipe = dataclasses.replace(recipe, data=data, init_from=arguments.init_from or recipe.init_from)
-    return override(recipe, arguments.set)

@@ -1,0 +1,57 @@
+"""`Trained`, a finished training, and how to continue one that was stopped."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.signals import Stopped
+
+Model = str | os.PathLike[str]  # any name of a model, or a `Trained`
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training. It stands for its model wherever a model's name is expected, e.g. in `evaluate`."""
+
+    folder: Path  # recipe.json or finetune.json, log.jsonl, checkpoints/, export/
+    metrics: dict[str, float]  # measured last on held-out images, by name; {} without labels, and in further processes
+
+    @property
+    def export(self) -> Path:
+        """The saved folder of the model, for `timm.create_model(f"local-dir:{run.export}", pretrained=True)`."""
+        return self.folder / "export"
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The entries of log.jsonl, e.g. to plot the loss over the steps."""
+        from ..engine.logging import read
+
+        return read(self.folder / "log.jsonl")
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        return f"exported to {self.export}: {self._load}"
+
+    @property
+    def _load(self) -> str:
+        return f'timm.create_model("local-dir:{self.export}", pretrained=True)'
+
+    def _repr_markdown_(self) -> str:
+        """Returns the display in a notebook."""
+        metrics = "".join(f"- {name}: {value:.4g}\n" for name, value in self.metrics.items())
+        return f"**{self.folder}**\n\n{metrics}\n```python\n{self._load}\n```"
+
+
+@contextlib.contextmanager
+def continuing(how: str) -> Iterator[None]:
+    """Adds to the message of `Stopped` how to continue in Python."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.how_in_python = how
+        raise

@@ -23,7 +23,7 @@ from torch import nn
 from star_catalog import store, zoo
 from star_catalog.files import replacing, write_json
 
-from . import objectives, star_backbones
+from . import bounds, objectives, star_backbones
 from .augmentations import Policy
 from .backbone import Backbone
 from .objectives import Objective
@@ -93,8 +93,10 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
     described, weights = (zoo.fetch(where, file, cache_dir) for file in ("heads.json", "heads.safetensors"))
     config = _read_config(described)
     try:
+        bounds.check_numbers(config, "its data")
         policy = Policy.from_dict(config["policy"])
-        with torch.device("meta"):  # shapes are compared before memory is allocated for sizes read from a file
+        # shapes are compared before memory is allocated for sizes read from a file
+        with torch.device("meta"), bounds.limited(bounds.held_by(weights), "the objective"):
             objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
@@ -133,6 +135,22 @@ def timm_name(name: str) -> str:
     return f"local-dir:{folder}" if folder else name.removeprefix("timm:")
 
 
+def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
+    """Creates a timm model by any name: a run, a saved folder, a tag, `hf-hub:OWNER/NAME` or timm's own.
+
+    `arguments` are those of `timm.create_model`. The sizes that a config.json or an argument states are checked before
+    anything is allocated; see `bounds`. Raises ValueError if they are out of bounds, `zoo.NotAvailable` if weights on
+    the Hub can't be downloaded, and whatever timm raises for a model that it can't load.
+    """
+    known_as = timm_name(name)
+    saved = known_as.startswith(("local-dir:", zoo.HUB_PREFIX))
+    weights = bounds.check_config(place(known_as)) if saved else None
+    model = bounds.check_model(known_as, name, weights, **arguments)
+    if arguments.get("device") == "meta" and not pretrained:
+        return model
+    return timm.create_model(known_as, pretrained=pretrained, **arguments)
+
+
 def install(folder: str | Path, tag: str) -> Path:
     """Copies a saved model to the local store, so that `timm.create_model(tag, pretrained=True)` finds it.
 
@@ -157,7 +175,7 @@ def check(folder: Path) -> None:
     try:
         with safe_open(folder / "model.safetensors", framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        model = timm.create_model(f"local-dir:{folder}", pretrained=False, device="meta")
+        model = create(str(folder), pretrained=False, device="meta")
     except Exception as error:  # a config.json may contain anything, and timm may raise anything for it
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{folder} holds no model that timm can load: {reason}") from error

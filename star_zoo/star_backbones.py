@@ -28,7 +28,7 @@ from torch import nn
 from star_catalog import store, tags, zoo
 from star_catalog.names import not_found
 
-from . import group_resnet, wrapped_model
+from . import bounds, group_resnet, wrapped_model
 
 __all__: list[str] = []  # register_model adds the names
 
@@ -98,6 +98,7 @@ def _local_weights(tag: str) -> str | None:
 def read_config(path: Path, tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
     """Returns the cfg and the model arguments of a tag from a config.json. Raises OSError, or ValueError if invalid."""
     row, arguments = tags.read_config(path)
+    bounds.check_numbers({"model_args": arguments, **row}, str(path))
     try:
         cfg = _cfg(tag, **row)
     except (TypeError, ValueError) as error:

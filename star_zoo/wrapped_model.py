@@ -64,7 +64,17 @@ def _build(
     img_size: Any = None,  # from timm where the first backbone has a fixed size; each one's own size is in its cfg
     **arguments: Any,
 ) -> Wrapper:
-    made = [timm.create_model(**{**description, **arguments, "num_classes": 0}) for description in backbones]
+    made = [_backbone(**{**description, **arguments, "num_classes": 0}) for description in backbones]
     model = savable(wrappers.build(wrapper, made, Policy.from_dict(policy), **settings))
     model.reset_classifier(num_classes)
     return model
+
+
+def _backbone(model_name: str, **arguments: Any) -> Any:
+    """Returns the backbone of a description in a config.json, which may name an architecture, but no file of weights.
+
+    Raises ValueError for one that does.
+    """
+    if ":" in model_name or {"pretrained", "checkpoint_path"} & set(arguments):
+        raise ValueError(f"the backbone {model_name!r} names weights of its own; a wrapper's are in its own file")
+    return timm.create_model(model_name, **arguments)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from star_catalog.names import not_found
 
+from ..bounds import SIDE
 from .base import Augmentation, Framing, constants
 from .blur import Blur
 from .color import ColorJitter, Grayscale, Invert, Solarize
@@ -35,7 +36,8 @@ class Policy:
     The first augmentation makes the view from the image, e.g. `Crop`; the others transform the batch of views.
     `statistics` are the mean and standard deviation of each field over the training set if they are known, e.g. the
     authors' constants; otherwise `field_statistics` estimates them. Raises ValueError unless the first augmentation,
-    and no other, makes the view, if a field is repeated, or if the statistics have the wrong length.
+    and no other, makes the view, if it is larger than 4096 pixels, if a field is repeated, or if the statistics have
+    the wrong length.
     """
 
     augmentations: tuple[Augmentation, ...]
@@ -48,6 +50,8 @@ class Policy:
             raise ValueError("the first augmentation of a policy must be Crop or Spirograph, which make the view")
         if any(isinstance(a, Framing) for a in self.augmentations[1:]):
             raise ValueError("a policy makes its view once; Crop or Spirograph must be first and nowhere else")
+        if self.size > SIDE:
+            raise ValueError(f"the size of views is {self.size}; it must be at most {SIDE} pixels")
         if len(set(self.fields)) < len(self.fields):
             raise ValueError(f"fields are {', '.join(self.fields)}; a policy must not repeat a field")
         if self.statistics and {len(s) for s in self.statistics} != {len(self.fields)}:

@@ -70,7 +70,7 @@ def load(name: str) -> Any:
     """
     known_as = hub.timm_name(name)
     try:
-        model = timm.create_model(known_as, pretrained=True, num_classes=0)
+        model = hub.create(known_as, num_classes=0)
     except zoo.NotAvailable:  # its message names the ways out
         raise
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:

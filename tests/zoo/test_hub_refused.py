@@ -69,7 +69,7 @@ SETTINGS = {"temperature": 0.2, "equivariant_weight": 1.0, "hidden": None}
         ({"num_features": "8"}, "not describe a valid objective"),
         ({"num_features": 10**12}, "not describe a valid objective"),
         ({"settings": {**SETTINGS, "num_experts": 3}}, "does not fit its heads.json"),
-        ({"settings": {**SETTINGS, "num_experts": 10**9}}, "does not fit its heads.json"),  # would be terabytes
+        ({"settings": {**SETTINGS, "num_experts": 10**9}}, "num_experts is 1000000000; a number here must be"),
         ({"settings": {**SETTINGS, "num_experts": 10**18}}, "not describe a valid objective"),
         ({"settings": {**SETTINGS, "num_experts": 10**25}}, "not describe a valid objective"),  # a many-line error
         ({"settings": {**SETTINGS, "num_experts": "2"}}, "not describe a valid objective"),

@@ -50,7 +50,7 @@ def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
         raise ValueError("pixels are no model: they can be evaluated alone, but not be wrapped or trained")
     known_as = hub.timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
     with refusing(f"{what} {str(leaf)!r} can't be loaded"):
-        return timm.create_model(known_as, pretrained=not leaf.untrained, **arguments)
+        return hub.create(known_as, pretrained=not leaf.untrained, **arguments)
 
 
 def _wrapped(model: Model, what: str, arguments: dict[str, Any]) -> Any:

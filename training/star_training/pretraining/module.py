@@ -1,14 +1,16 @@
 """The trained module: encoder and objective, built from a recipe."""
 
+import contextlib
 import difflib
 import math
 from typing import Any
 
 import timm
+import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from star_zoo import Batch, Encoder, Objective, Policy, objectives
+from star_zoo import Batch, Encoder, Objective, Policy, bounds, hub, objectives
 
 from ..errors import one_line
 from ..models.create import create, refusing
@@ -59,6 +61,7 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     backbone = build_backbone(recipe)
     width = backbone.head_hidden_size  # output width; a MobileNet's num_features is its last layer's input width
     try:
+        _check_objective(recipe, width)
         objective = objectives.build(recipe.objective, width, recipe.policy, **recipe.objective_args)
     except (RuntimeError, TypeError) as error:  # raised for settings of a wrong type
         raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
@@ -66,6 +69,17 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     pretrainer = Pretrainer(backbone, objective, bool(recipe.channels_last))
     objective.attach(pretrainer.encoder)
     return pretrainer, notes
+
+
+def _check_objective(recipe: Recipe, width: int) -> None:
+    """Raises ValueError for an objective whose settings ask for more than this machine's memory."""
+    bounds.check_numbers(recipe.objective_args, "objective_args")
+    with contextlib.ExitStack() as trial:
+        trial.enter_context(contextlib.suppress(NotImplementedError, RuntimeError))  # of modules that can't be on meta
+        trial.enter_context(torch.random.fork_rng(devices=[]))
+        trial.enter_context(torch.device("meta"))
+        trial.enter_context(bounds.limited(bounds.in_memory(), f"objective {recipe.objective!r}"))
+        objectives.build(recipe.objective, width, recipe.policy, **recipe.objective_args)
 
 
 def build_backbone(recipe: Recipe) -> Any:
@@ -76,7 +90,7 @@ def build_backbone(recipe: Recipe) -> Any:
         raise ValueError(f"backbone {recipe.backbone!r} is no timm model; {hint}timm.list_models() lists all")
     with refusing(f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"):
         overlay = _overlay(recipe.policy, timm.get_pretrained_cfg(recipe.backbone))
-        backbone: Any = timm.create_model(
+        backbone = hub.create(
             recipe.backbone, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **recipe.backbone_args
         )
         backbone.set_grad_checkpointing(recipe.grad_checkpointing)

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 
 from star_catalog.files import sweep, write_text
-from star_zoo import objectives, star_backbones, wrapped_model
+from star_zoo import hub, objectives, star_backbones, wrapped_model
 from star_zoo.groups import equivariance_error
 
 from .. import recipes
@@ -73,7 +73,7 @@ def _render(folder: Path, name: str) -> str:
     )
     results = upgrade(results)
     records = [Record.from_dict(found) for found in results.get("evaluations", [])]
-    model: Any = timm.create_model(f"local-dir:{folder}", device="meta")
+    model: Any = hub.create(str(folder), pretrained=False, device="meta")
     known = name.startswith("hf-hub:") or _is_tag(name)
     title = name.rpartition("/")[2].partition("@")[0] if known else _title(config, recipe, heads)
     data = dataset_terms.of(recipe["data"]["source"]) if recipe else None

@@ -1,0 +1,122 @@
+"""Bounds on the memory and time that a file or a setting may ask for, checked before anything is allocated for it.
+
+A config.json may state any number, e.g. a billion layers. Therefore its numbers are bounded first, and the model is
+built on the meta device, which takes no memory, while the numbers in its parameters and buffers are counted. Building
+stops as soon as there are more of them than the file of the weights can hold.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch.nn.modules import module as hooks
+from torch.nn.parameter import is_lazy
+
+from star_catalog import zoo
+
+_data: Any = timm.data  # untyped
+
+SIDE = 4096  # pixels: the largest side of a model's input
+_LARGEST = 2**20  # of the numbers in arguments: larger ones are no widths, depths or classes
+_SPARE = 2**25  # numbers that no file holds: position tables, masks, queues of a momentum encoder
+_EACH = 4096  # numbers that a parameter counts at least, which bounds how many there are
+_SHARE = 0.1, 10.0  # limits of crop_pct: the share of the resized image's side that the model's input takes
+
+
+def check_numbers(data: Any, where: str) -> None:
+    """Raises ValueError if arguments, nested as in JSON, hold a number that is not finite or above 2**20."""
+    left = [(where, data)]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, dict | list | tuple):
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [(f"{name}.{key}", one) for key, one in inner]
+        elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
+            raise ValueError(f"{name} is {value}; a number here must be finite and at most {_LARGEST:,}")
+
+
+def check_view(config: dict[str, Any], where: str) -> None:
+    """Raises ValueError if images can't be resized to a model's input; `config` is timm's data config, resolved."""
+    size, share = tuple(config["input_size"]), config["crop_pct"]
+    if not all(isinstance(n, int) and 1 <= n <= SIDE for n in size):
+        raise ValueError(f"{where} has input_size {size}; its numbers must be from 1 to {SIDE}")
+    if not (isinstance(share, int | float) and _SHARE[0] <= share <= _SHARE[1]):
+        raise ValueError(f"{where} has crop_pct {share}; it must be from {_SHARE[0]:g} to {_SHARE[1]:g}")
+
+
+@contextlib.contextmanager
+def limited(most: int, where: str) -> Iterator[None]:
+    """Raises ValueError when the modules built inside have parameters and buffers of more than `most` numbers.
+
+    It is raised as soon as one too many is registered, and by any thread's modules.
+    """
+    count = 0
+
+    def register(module: Any, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal count
+        if tensor is not None and not is_lazy(tensor):
+            count += max(tensor.numel(), _EACH)
+        if count > most:
+            raise ValueError(
+                f"{where} asks for parameters and buffers of more than {most:,} numbers, more than the file of its "
+                "weights or this machine's memory holds"
+            )
+
+    handles = [
+        hooks.register_module_parameter_registration_hook(register),
+        hooks.register_module_buffer_registration_hook(register),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def held_by(weights: Path | None) -> int:
+    """Returns the most numbers that a model with this file of weights may have; without one, those that memory holds.
+
+    A number of the file takes at least a byte.
+    """
+    return in_memory() if weights is None else min(in_memory(), weights.stat().st_size + _SPARE)
+
+
+def in_memory() -> int:
+    """Returns how many float32 numbers this machine's memory holds."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    except (AttributeError, OSError, ValueError):  # systems without sysconf, e.g. Windows
+        return 2**33
+
+
+def check_model(known_as: str, where: str, weights: Path | None = None, **arguments: Any) -> Any:
+    """Returns the model that timm creates by this name and arguments, on the meta device.
+
+    Raises ValueError for one that needs more than `held_by` or has an input larger than `SIDE`, and whatever timm
+    raises. The generator of random numbers keeps its state.
+    """
+    check_numbers(arguments, where)
+    with torch.random.fork_rng(devices=[]), limited(held_by(weights), where):
+        model = timm.create_model(known_as, **{**arguments, "pretrained": False, "device": "meta"})
+    check_view(_data.resolve_model_data_config(model), where)
+    return model
+
+
+def check_config(place: Path | zoo.Repository) -> Path | None:
+    """Checks the numbers of a saved model's config.json; returns the file of its weights, None if it has none.
+
+    Raises ValueError for numbers out of bounds, and `zoo.NotAvailable` if a file can't be downloaded. Other faults of
+    config.json are for timm to report.
+    """
+    with contextlib.suppress(FileNotFoundError, RecursionError, UnicodeDecodeError, json.JSONDecodeError):
+        path = zoo.fetch(place, "config.json")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        check_numbers(config.get("model_args") if isinstance(config, dict) else None, f"{path}: model_args")
+    with contextlib.suppress(FileNotFoundError):  # timm's own older repositories hold no safetensors
+        return zoo.fetch(place, "model.safetensors")
+    return None

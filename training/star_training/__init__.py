@@ -8,10 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api.compare import compare as compare
+    from .api.evaluate import evaluate as evaluate
     from .api.finetune import finetune as finetune
     from .api.pretrain import pretrain as pretrain
+    from .api.report import report as report
 
-__all__ = ["finetune", "pretrain"]
+__all__ = ["compare", "evaluate", "finetune", "pretrain", "report"]
 
 
 def __getattr__(name: str) -> Any:

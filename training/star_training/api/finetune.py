@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings.base import Changes, changed
-from .trained import Model, Trained, continuing
+from .arguments import Model, Place
+from .trained import Trained, continuing
 
 if TYPE_CHECKING:
     from ..finetuning.config import FineTune
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 def finetune(
     model: Model,
     *,
-    data: str | os.PathLike[str],
+    data: Place,
     fraction: float = 1.0,
-    out: str | os.PathLike[str] | None = None,
+    out: Place | None = None,
     epochs: int | None = None,
     settings: Changes = (),
     resume: bool = False,
@@ -50,7 +51,7 @@ def finetune(
 
 def made_settings(
     model: Model,
-    data: str | os.PathLike[str],
+    data: Place,
     fraction: float = 1.0,
     epochs: int | None = None,
     settings: Changes = (),

@@ -8,7 +8,8 @@ from star_catalog.objectives import check
 
 from .. import recipes
 from ..settings.base import Changes, changed
-from .trained import Model, Trained, continuing
+from .arguments import Model, Place
+from .trained import Trained, continuing
 
 if TYPE_CHECKING:
     from ..pretraining.recipe import Recipe
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 def pretrain(
     recipe: str = "folder",
     *,
-    data: str | os.PathLike[str] | None = None,
-    out: str | os.PathLike[str] | None = None,
+    data: Place | None = None,
+    out: Place | None = None,
     objective: str | None = None,
     backbone: str | None = None,
     epochs: int | None = None,
@@ -63,7 +64,7 @@ def pretrain(
 
 def made_recipe(
     recipe: str,
-    data: str | os.PathLike[str] | None = None,
+    data: Place | None = None,
     objective: str | None = None,
     backbone: str | None = None,
     epochs: int | None = None,

@@ -1,15 +1,12 @@
 """`Trained`, a finished training, and how to continue one that was stopped."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..engine.signals import Stopped
-
-Model = str | os.PathLike[str]  # any name of a model, or a `Trained`
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """The log of a run: one JSON line per entry in log.jsonl, a progress bar, and optionally a tracker."""
 
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TextIO
 
 from star_catalog.files import write_text
 
@@ -23,8 +22,8 @@ class Logbook:
             kept = [entry for entry in read(path) if entry["step"] <= step] if step and path.exists() else []
             write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         accelerator.init_trackers("star-zoo")
-        # disable=None: no bar unless the output is a terminal
-        self.bar = tqdm(total=total, initial=step, desc=label, unit="step", disable=None if self.active else True)
+        on_others = {} if self.active else {"disable": True}
+        self.bar = progress_bar(total=total, initial=step, desc=label, unit="step", **on_others)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes one entry; passes its numbers to the tracker too."""
@@ -66,3 +65,23 @@ def read(path: Path) -> list[dict[str, Any]]:
 def evaluations_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the entries of a log that hold evaluations of frozen features."""
     return [entry for entry in entries if not {"loss", "router"} & entry.keys()]
+
+
+def in_notebook() -> bool:
+    """Returns whether this process is the kernel of a notebook."""
+    return "ipykernel.zmqshell" in sys.modules
+
+
+def messages() -> TextIO:
+    """Returns the stream for messages beside results: standard error; in a notebook, which colours that, the output."""
+    return sys.stdout if in_notebook() else sys.stderr
+
+
+def progress_bar(**settings: Any) -> Any:
+    """Returns a tqdm bar; it is silent unless `file` (standard error) is a terminal or this is a notebook.
+
+    In a notebook it is a widget if ipywidgets is installed.
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(**{"disable": False if in_notebook() else None, **settings})

@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from tqdm import tqdm
+from ..engine.logging import in_notebook, progress_bar
 
 _REFRESH = 1.0  # seconds between updates of a bar
 _SILENCE = 20.0  # seconds between lines
@@ -19,12 +19,12 @@ class Progress:
     """
 
     def __init__(self, total: float, file: TextIO):
-        self._file, self._terminal = file, file.isatty()
+        self._file, self._terminal = file, file.isatty() or in_notebook()
         self._done, self._left, self._label = 0.0, total, ""
         self._began = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._display, daemon=True)
-        self._bar = tqdm(
+        self._bar = progress_bar(
             file=file, disable=not self._terminal, bar_format="{percentage:3.0f}%|{bar:20}| {desc}", total=total
         )
 
@@ -51,11 +51,6 @@ class Progress:
     def skip(self, work: float) -> None:
         """Removes work that needn't be done, e.g. for features that are in the cache."""
         self._left = max(0.0, self._left - work)
-
-    def print(self, text: str) -> None:
-        """Prints text to the standard output, above the bar."""
-        with tqdm.external_write_mode(file=self._file):
-            print(text, flush=True)
 
     def line(self) -> str:
         """Returns the progress as text: "cifar100, linear: 40 % in 1 min 30 s, about 2 min 10 s left"."""

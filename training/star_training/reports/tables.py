@@ -15,6 +15,15 @@ class Table(NamedTuple):
     head: list[str]
     rows: list[list[str]]
 
+    def __str__(self) -> str:
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.head))]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+    def _repr_markdown_(self) -> str:
+        """Returns the display in a notebook."""
+        return markdown(self)
+
 
 def transfer(models: list[Shown]) -> list[Table]:
     """Returns one table per accuracy: models by data sets, shares in per cent, with 95 % intervals."""

@@ -1,12 +1,15 @@
 """compare two models on the same test images"""
 
 import argparse
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ...evaluation import protocols
+from ...api.compare import compare
 from ...models import LEAVES, WRAPPERS
 from ...settings.common import EVALUATION_WORKERS
+
+if TYPE_CHECKING:
+    from ...api.comparison import Comparison
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -23,37 +26,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    for name in arguments.protocol or ():
-        protocols.check(name)  # before the imports, which take seconds
+    same = {name: getattr(arguments, name) for name in ("data", "protocol", "seed", "workers", "out")}
+    compare(arguments.first, arguments.second, **same, each=_print)
 
-    from star_catalog import store
 
-    from ...data.eval_sets.local import found
-    from ...data.eval_sets.names import told_apart
-    from ...data.summary import Summaries
-    from ...engine.results import check
-    from ...evaluation.frozen_model import load
-    from ...evaluation.paired_comparison import as_record, compare
-    from ...evaluation.record import record_comparison, results_file
-    from ...reports.tables import Table, markdown, per_cent
+def _print(comparison: "Comparison") -> None:
+    from ...reports.tables import markdown
 
-    if out := arguments.out or results_file(arguments.first):
-        check(out)
-    cache = store.home() / "features"
-    first, second = (
-        load(name, arguments.seed, cache, arguments.workers) for name in (arguments.first, arguments.second)
-    )
-    data = told_apart(arguments.data or found())
-    summaries = Summaries(sys.stderr)
-    for splits in data:
-        summaries.print(splits)
-    names = arguments.protocol or protocols.classifying()
-    rows = compare(first, second, data, names, arguments.seed)
-    cells = [[r.name, r.data, f"{100 * r.first:.1f}", f"{100 * r.second:.1f}", per_cent(r.difference)] for r in rows]
-    table = Table("", ["metric, %", "data", first.name, second.name, "difference [95 % interval]"], cells)
-    try:
-        print(markdown(table), end="", flush=True)  # before recording, as in `eval`
-    finally:
-        if out:
-            made = as_record(first, second, data, names, arguments.seed, rows)
-            record_comparison(out, made, [splits.spec for splits in data])
+    print(markdown(comparison.table), end="", flush=True)

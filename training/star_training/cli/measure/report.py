@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ...api.report import report
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -15,8 +17,4 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from ...reports.page import report
-
-    for title in report(arguments.models, arguments.out, arguments.data):
-        print(title)
-    print(arguments.out)
+    print(report(arguments.models, data=arguments.data, out=arguments.out))

@@ -1,6 +1,7 @@
 """How a data set may be named: columns of tables, bare names, `~`; and how it is named in tables."""
 
 import json
+import os
 
 import pyarrow
 import pytest
@@ -94,15 +95,36 @@ def test_paths_are_read_below_the_folder_of_the_table_alone(tmp_path):
     write_folder(tmp_path, {"secret.png": png(9), "set/images/0.png": png(1), "set/1.png": png(2), "set/2.png": png(3)})
     (tmp_path / "set/link.png").symlink_to(tmp_path / "secret.png")
     inside = ["images/0.png", str(tmp_path / "set/1.png"), "images/../2.png"]
+    (tmp_path / "set/cycle.png").symlink_to("cycle.png")
+    os.mkfifo(tmp_path / "set/pipe.png")
     outside = ["../secret.png", str(tmp_path / "secret.png"), "link.png", "/dev/zero", "images"]
+    outside += ["cycle.png", "pipe.png", "1.png\0", "x" * 5000 + ".png"]
     path = write_parquet(tmp_path / "set/x.parquet", file_name=inside + outside)
-    with pytest.warns(BadImageWarning, match=r"5 of the 8 images .*'\.\./secret\.png' is no file below"):
+    with pytest.warns(BadImageWarning, match=r"9 of the 12 images .*'\.\./secret\.png' is no file below"):
         source = open_source(str(path), max_bad=0.9)
     assert numbers(source) == [1, 2, 3]
     before = source.fingerprint
     Image.new("RGB", (3, 3)).save(tmp_path / "set/1.png")
     with pytest.warns(BadImageWarning):
         assert open_source(str(path), max_bad=0.9).fingerprint != before
+
+
+def test_paths_of_a_saved_data_set_are_read_below_its_folder_alone(tmp_path):
+    import datasets
+
+    write_folder(tmp_path, {"secret.png": png(9)})
+    rows = [{"bytes": png(4), "path": None}, *({"bytes": None, "path": path} for path in ("1.png", "../secret.png"))]
+    rows.append({"bytes": None, "path": "/dev/zero"})
+    table = datasets.Dataset.from_dict({"image": rows})  # a struct, which `save_to_disk` leaves as it is
+    table.save_to_disk(tmp_path / "saved")
+    write_folder(tmp_path, {"saved/1.png": png(5)})
+    path = tmp_path / "saved/dataset_info.json"
+    info = json.loads(path.read_text())
+    info["features"]["image"] = {"_type": "Image"}
+    path.write_text(json.dumps(info))
+    with pytest.warns(BadImageWarning, match=r"2 of the 4 images .*'\.\./secret\.png' is no file below"):
+        source = open_source(str(tmp_path / "saved"), max_bad=0.9)
+    assert numbers(source) == [4, 5]
 
 
 def test_a_bare_name_is_looked_up_in_the_folder_of_data_sets(tmp_path, monkeypatch):

@@ -128,6 +128,8 @@ def _read(files: Sequence[Path]) -> list[bytes | None]:
 
 def _digest(file: Path) -> bytes | None:
     sha = hashlib.sha256()
+    if os.path.exists(file) and not os.path.isfile(file):  # a device or a pipe, which may have no end
+        return None
     try:
         with open(file, "rb", buffering=0) as stream:
             while data := stream.read(_CHUNK):

@@ -19,6 +19,7 @@ from torch import Tensor
 from .errors import DataError
 
 Encoded = bytes | Path | Image.Image
+MOST_ENCODED = 2**30  # bytes of an encoded image; the most pixels that are decoded take less in any usual format
 
 Image.init()  # loads every plugin now, because decoding threads would race to load them
 # PIL opens more formats, but its EPS plugin starts Ghostscript, and it can't decode .pdf, .mpg or .h5.
@@ -121,6 +122,9 @@ def decoded_size(encoded: Encoded) -> int:
 def _opened(encoded: Encoded) -> Image.Image:
     if isinstance(encoded, Image.Image):
         return encoded
+    size = encoded.stat().st_size if isinstance(encoded, Path) else len(encoded)
+    if size > MOST_ENCODED:
+        raise UndecodableImage(f"{size:,} bytes, more than an image may have, {MOST_ENCODED:,}")
     data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
     if not data:
         raise UndecodableImage("zero bytes")

@@ -1,6 +1,7 @@
 """Hugging Face `datasets`: data sets of the Hub (or its cache) by name, and folders written by `save_to_disk`."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -9,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from ..contents import fingerprint, of_files
+from ..decode import UndecodableImage
 from ..split_names import choose_split
 from .base import DataError, Inventory
 from .columns import LABELS, check_given, choose
-from .raw import as_targets, number_names, whole_floats
+from .raw import as_targets, inside, number_names, whole_floats
 
 SAVED_FILES = ("dataset_dict.json", "dataset_info.json")  # one of them is in every folder of `save_to_disk`
 
@@ -22,6 +24,7 @@ class HuggingFaceImages:
     """One split of a Hugging Face data set; see `open_hub`."""
 
     where: str
+    folders: tuple[Path, ...]  # below which a row may name a file
     dataset: Any
     column: str
     fingerprint: str
@@ -34,7 +37,13 @@ class HuggingFaceImages:
 
     def encoded(self, index: int) -> bytes | Path:
         image = self.dataset[index][self.column] or {}
-        return image.get("bytes") or (Path(image["path"]) if image.get("path") else b"")
+        data, path = image.get("bytes"), image.get("path")
+        if data or not path:
+            return data or b""
+        found = inside(path, *self.folders)
+        if found is None:
+            raise UndecodableImage(f"{path!r} is no file below {self.folders[0]}")
+        return found
 
     def describe(self, index: int) -> str:
         return f"row {index} of {self.where}"
@@ -55,7 +64,16 @@ def open_hub(spec: str, split: str, given: Mapping[str, str]) -> HuggingFaceImag
             f"can't load {spec!r} with Hugging Face datasets ({type(error).__name__}: {error}). Check the name and the "
             "connection; or download its Parquet files and give their folder."
         ) from error
-    return _split_of(loaded, split, spec, given)
+    return _split_of(loaded, split, spec, _folders(name), given)
+
+
+def _folders(name: str) -> tuple[Path, ...]:
+    """Returns the folders of the files of a data set that was loaded by name: its own, and those of downloads."""
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    downloads = (HF_HUB_CACHE, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
+    return (*([Path(name)] if os.path.isdir(name) else []), *map(Path, downloads))
 
 
 def open_saved(folder: Path, split: str, given: Mapping[str, str]) -> HuggingFaceImages:
@@ -65,7 +83,7 @@ def open_saved(folder: Path, split: str, given: Mapping[str, str]) -> HuggingFac
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:
         raise DataError(f"can't load {folder}, which save_to_disk seems to have written: {error}") from error
-    return _split_of(loaded, split, str(folder), given)
+    return _split_of(loaded, split, str(folder), (folder,), given)
 
 
 def import_datasets(wanted: str) -> ModuleType:
@@ -77,7 +95,9 @@ def import_datasets(wanted: str) -> ModuleType:
     return datasets
 
 
-def _split_of(loaded: Any, split: str, where: str, given: Mapping[str, str]) -> HuggingFaceImages:
+def _split_of(
+    loaded: Any, split: str, where: str, folders: tuple[Path, ...], given: Mapping[str, str]
+) -> HuggingFaceImages:
     import datasets
 
     splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
@@ -97,9 +117,10 @@ def _split_of(loaded: Any, split: str, where: str, given: Mapping[str, str]) -> 
     images = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
     return HuggingFaceImages(
         where=where,
+        folders=folders,
         dataset=images,
         column=column,
-        fingerprint=fingerprint(chosen, column, *_contents(images, column), classes=classes, targets=targets),
+        fingerprint=fingerprint(chosen, column, *_contents(images, column, folders), classes=classes, targets=targets),
         classes=classes,
         targets=targets,
         inventory=Inventory(
@@ -108,12 +129,13 @@ def _split_of(loaded: Any, split: str, where: str, given: Mapping[str, str]) -> 
     )
 
 
-def _contents(images: Any, column: str) -> Iterator[object]:
+def _contents(images: Any, column: str, folders: Sequence[Path]) -> Iterator[object]:
     """Yields the parts of the images' fingerprint: the contents of their files, and the rows in memory."""
     stored, paths = images.data.column(column).flatten()
     bare = paths.filter(stored.is_null()).drop_null().to_pylist()
     tables = [file["filename"] for file in images.cache_files]
-    yield of_files([Path(file) for file in (*tables, *bare)])
+    allowed = [found for path in bare if (found := inside(path, *folders))]
+    yield of_files([*map(Path, tables), *allowed])
     if not tables:
         yield from (row.as_py() or b"" for row in stored)
 

@@ -12,6 +12,7 @@ from ..contents import state
 from ..decode import UndecodableImage
 from .base import DataError
 from .columns import plain
+from .raw import inside
 
 
 class Encoded:
@@ -42,7 +43,7 @@ class Encoded:
             return []
         bare = np.flatnonzero(images.is_null().to_numpy())
         pairs = zip(places[bare, 0], paths.take(bare).to_pylist(), strict=True)
-        return [found for number, path in pairs if path and (found := _inside(self._files[number], path))]
+        return [found for number, path in pairs if path and (found := inside(path, self._files[number].parent))]
 
 
 def beside(file: Path, path: str) -> Path:
@@ -50,16 +51,10 @@ def beside(file: Path, path: str) -> Path:
 
     It must be a regular file in the folder of the Parquet file or below, because the path may be anyone's.
     """
-    found = _inside(file, path)
+    found = inside(path, file.parent)
     if found is None:
         raise UndecodableImage(f"{path!r} is no file below {file.parent}")
     return found
-
-
-def _inside(file: Path, path: str) -> Path | None:
-    folder = file.parent.resolve()
-    found = (folder / path).resolve()
-    return found if found.is_relative_to(folder) and found.is_file() else None
 
 
 def check_images(file: Path, column: str) -> None:

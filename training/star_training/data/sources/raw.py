@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,6 +65,20 @@ class Subset:
 
     def describe(self, index: int) -> str:
         return self._raw.describe(int(self._indices[index]))
+
+
+def inside(path: str, *folders: Path) -> Path | None:
+    """Returns the regular file that a data set names by its path, if it is in one of the folders or below, else None.
+
+    Whoever wrote the data set may have named any file of this machine, e.g. a device without end, or a link to one. A
+    relative path starts at the first folder.
+    """
+    allowed = [folder.resolve() for folder in folders]
+    try:
+        found = (allowed[0] / path).resolve()
+        return found if found.is_file() and any(map(found.is_relative_to, allowed)) else None
+    except (OSError, RuntimeError, ValueError):  # too long, a cycle of links, a null byte
+        return None
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:

@@ -14,8 +14,6 @@ from star_training.data.sources.subset import hold_out_by_class
 from star_training.evaluation.features import Labelled
 from star_training.evaluation.frozen_model import load
 from star_training.evaluation.protocols import knn
-from star_training.finetuning.config import FineTune, LabelledData
-from star_training.finetuning.data import open_labelled
 from star_training.pretraining.online_eval import Monitor
 from star_training.pretraining.setup import open_data
 from twins import backbone, randn
@@ -91,10 +89,3 @@ def test_the_monitor_of_one_class_measures_nothing(tmp_path: Path):
     assert Monitor(tiny().policy, splits.train, splits.test)(backbone()) == {}
     with pytest.raises(ValueError, match="all of one class"):
         knn.run(load("pixels"), splits)
-
-
-def test_ids_are_no_classes_to_fine_tune(tmp_path: Path):
-    pack = write_parquet(tmp_path / "x.parquet", image=[png(k) for k in range(8)], label=[7, 2**62] * 4)
-    settings = FineTune(model="untrained:test_resnet", data=LabelledData(source=str(pack)))
-    with pytest.raises(ValueError, match=f"the labels of x go up to {2**62}; number the classes from 0, without gaps"):
-        open_labelled(settings, Splits(str(pack)))

@@ -122,9 +122,9 @@ def decoded_size(encoded: Encoded) -> int:
 def _opened(encoded: Encoded) -> Image.Image:
     if isinstance(encoded, Image.Image):
         return encoded
-    size = encoded.stat().st_size if isinstance(encoded, Path) else len(encoded)
-    if size > MOST_ENCODED:
-        raise UndecodableImage(f"{size:,} bytes, more than an image may have, {MOST_ENCODED:,}")
+    count = encoded.stat().st_size if isinstance(encoded, Path) else len(encoded)
+    if count > MOST_ENCODED:
+        raise UndecodableImage(f"{count:,} bytes, more than an image may have, {MOST_ENCODED:,}")
     data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
     if not data:
         raise UndecodableImage("zero bytes")

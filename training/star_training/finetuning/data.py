@@ -10,12 +10,12 @@ from star_zoo.augmentations import Augmentation, ColorJitter, Crop, Flip
 
 from ..data import NoSuchSplit, Source
 from ..data.eval_sets.dataset import Splits
-from ..data.sources.subset import Part
+from ..data.sources.subset import Part, numbered
 from ..data.views import Plan, seeded
 from ..evaluation.features import check_classes
 from .config import FineTune, Views
 
-_MOST_CLASSES = 1_000_000  # with one classifier output each: larger labels are ids
+_MOST_CLASSES = 1_000_000  # with one classifier output each
 
 
 def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, int]:
@@ -26,17 +26,19 @@ def open_labelled(settings: FineTune, splits: Splits) -> tuple[Source, Source, i
         raise ValueError(f"{error} Fine-tuning needs a train split and a test split.") from error
     learnt = _classes(train, "train")
     if unseen := sorted(_classes(test, "test") - learnt):
-        named = ", ".join(test.classes[label] if test.classes else str(label) for label in unseen[:5])
+        names = dict(enumerate(test.classes or ()))
+        named = ", ".join(names.get(label, str(label)) for label in unseen[:5])
         more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
         raise ValueError(
             f"the test split of {splits.name} has {len(unseen)} classes that its train split lacks: {named}{more}; "
             "a classifier can't predict classes that it wasn't trained on, so pass splits of the same classes"
         )
+    train, test = numbered(train, test)
     assert train.targets is not None and test.targets is not None
     check_classes(splits.name, train.targets, test.targets)
-    count = max(max(learnt) + 1, len(train.classes or ()))
+    count = max(int(train.targets.max()) + 1, len(train.classes or ()))
     if count > _MOST_CLASSES:
-        raise ValueError(f"the labels of {splits.name} go up to {count - 1}; number the classes from 0, without gaps")
+        raise ValueError(f"{splits.name} has {count:,} classes; a classifier has at most {_MOST_CLASSES:,}")
     return stratified(train, settings.data.fraction, settings.seed), test, count
 
 

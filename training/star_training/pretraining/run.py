@@ -26,7 +26,7 @@ from ..models.lineage import start_of
 from .module import build
 from .online_eval import Monitor, watch_heads
 from .recipe import Recipe
-from .setup import check_share, count_steps, open_data, open_lanes, try_out
+from .setup import check_classes, check_share, count_steps, open_data, open_lanes, try_out
 
 
 def is_whole(export: Path) -> bool:
@@ -54,6 +54,7 @@ class Run(Loop[Recipe]):
 
         torch.manual_seed(recipe.seed)
         self.pretrainer, notes = build(recipe)
+        check_classes(self.pretrainer.objective, self.source)
         check_share(self.pretrainer.objective, recipe.batch_size // self.processes.num_processes, self.lanes)
         self.notes += [summary(self.source, held_out), *notes]
         self.start = start_of(recipe.init_from) if recipe.init_from else None

@@ -6,7 +6,7 @@ import torch
 from star_zoo import Objective
 
 from ..data import NoSuchSplit, Source, open_source
-from ..data.sources.subset import hold_out
+from ..data.sources.subset import hold_out, numbered
 from ..data.streaming.loader import Lanes, count_lanes
 from ..data.streaming.shard_order import Deal
 from ..data.streaming.stream import PREFIX, Stream, open_stream
@@ -23,8 +23,14 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
     """Returns training images, the labelled bank of online evaluation, and held-out images to measure on.
 
     The held-out images are the test split, else the validation split, else a part of a labelled training set; None
-    without labels, as in a stream.
+    without labels, as in a stream. Labels that are sparse ids are numbered from 0.
     """
+    train, bank, held_out = _opened(recipe)
+    train, bank, *rest = numbered(train, bank, *([held_out] if held_out else []))
+    return train, bank, rest[0] if rest else None
+
+
+def _opened(recipe: Recipe) -> tuple[Source, Source, Source | None]:
     config = recipe.data
     if config.source.startswith(PREFIX):
         _check_stream(config)
@@ -81,6 +87,18 @@ def open_lanes(recipe: Recipe, stream: Stream, place: accelerate.PartialState) -
     lanes = count_lanes(config.lanes, len(stream.shards), recipe.batch_size, processes)
     deal = Deal(stream.shards, lanes, config.buffer, recipe.seed)
     return Lanes(deal, stream.name, config.images, config.max_bad, recipe.batch_size, place.process_index, processes)
+
+
+def check_classes(objective: Objective, source: Source) -> None:
+    """Raises ValueError if an objective's setting `num_classes` is too small for the labels."""
+    outputs, targets = objective.config["settings"].get("num_classes"), source.targets
+    if outputs is None or targets is None or targets.is_floating_point():
+        return
+    if (count := int(targets.max()) + 1) > outputs:
+        raise ValueError(
+            f"{source.name} has classes up to number {count - 1}, but num_classes is {outputs}; pass "
+            f"--set objective_args.num_classes={count}"
+        )
 
 
 def check_share(objective: Objective, images: int, lanes: Lanes | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..contents import fingerprint, of_files
@@ -19,9 +20,7 @@ from ..split_names import choose_split
 from .base import DataError, Inventory
 from .columns import IMAGES, LABELS, PATHS, check_given, choose, plain
 from .parquet_rows import Encoded, beside, check_images, holds_images, named, read_rows, readable
-from .raw import as_targets, number_names, whole_floats
-
-_MOST_CLASSES = 1_000_000  # of named classes; larger labels are ids or damage
+from .raw import are_ids, as_targets, number_names, whole_floats
 
 
 @dataclass(frozen=True)
@@ -187,13 +186,25 @@ def _numbered(
     names = stated[0] if stated[0] is not None else _names_of_rows(table)
     if not names:
         return targets, None
-    count = max(int(targets.max()) if len(targets) else 0, *names) + 1
-    if count > _MOST_CLASSES:
-        raise DataError(
-            f"column {columns['label']!r} of {named(files)} has labels up to {count - 1}: number the classes from 0, "
-            "without gaps."
-        )
-    return targets, tuple(names.get(label, str(label)) for label in range(count))
+    ids = _ids(files, columns["label"])
+    largest = max([*ids, *names])
+    if are_ids(largest, len(ids), _dense(names)):
+        classes = tuple(names.get(label, str(label)) for label in ids)
+        return torch.searchsorted(torch.tensor(ids), targets), classes
+    return targets, tuple(names.get(label, str(label)) for label in range(largest + 1))
+
+
+def _ids(files: Sequence[Path], column: str) -> list[int]:
+    """Returns the sorted labels of the rows of all splits, each once."""
+    from pyarrow.parquet import read_table
+
+    columns = (plain(read_table(file, columns=[column], partitioning=None)[column]) for file in files)
+    return sorted({int(label) for labels in columns for label in labels.unique().to_pylist() if label is not None})
+
+
+def _dense(names: Mapping[int, str]) -> int:
+    """Returns how many numbers from 0 have a name."""
+    return next(number for number in range(len(names) + 1) if number not in names)
 
 
 def _stated_names(file: Path, label: str) -> dict[int, str] | None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from ..decode import Encoded, Picture, opened, undecodable
 from .base import DataError, Inventory
 
+_FEW, _GAPS = 1000, 10  # up to so many numbers, or so many for each class in use, labels are numbers of classes
+
 
 class Raw(Protocol):
     """The images of one split, not decoded yet. Members without a docstring are as in `Source`."""
@@ -122,6 +124,14 @@ def as_targets(labels: Any) -> tuple[Tensor | None, str]:
         missing = rows.isnan().any(1).nonzero().flatten().tolist()
         return (None, _lacking(len(missing), len(rows), missing[0], "have no label")) if missing else (rows, "")
     return None, "the labels are neither classes nor numbers"
+
+
+def are_ids(largest: int, distinct: int, named: int) -> bool:
+    """Returns whether labels are ids instead of numbers of classes.
+
+    `largest` of the `distinct` labels is then far above their number, and not every number up to it has a name.
+    """
+    return largest >= max(named, _FEW, _GAPS * distinct)
 
 
 def _lacking(count: int, total: int, first: int, how: str) -> str:

@@ -1,6 +1,7 @@
-"""Subsets of a source, as sources of their own."""
+"""Sources made from a source: a part of its images, or the same images with classes that are numbered anew."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ..decode import Picture
 from .base import DataError, Opens, Source, decodes_on_access, open_image
-from .raw import digest, evenly_spaced
+from .raw import are_ids, digest, evenly_spaced
 
 T = TypeVar("T")
 
@@ -46,6 +47,44 @@ class Part(Opens):
     def check_bad(self) -> None:
         """Warns of new bad images of the whole source. Raises DataError above its `max_bad`."""
         self._source.check_bad()
+
+
+class Numbered(Part):
+    """A source whose labels are the places of its ids in `ids` (C,), sorted and without duplicates: 0 to C - 1.
+
+    The classes' names are those of the ids, or the ids as text.
+    """
+
+    def __init__(self, source: Source, ids: Tensor):
+        super().__init__(source, torch.arange(len(source)))
+        assert source.targets is not None
+        names = source.classes or ()
+        self.targets = torch.searchsorted(ids, source.targets)
+        self.classes = tuple(names[label] if label < len(names) else str(label) for label in ids.tolist())
+        self.fingerprint = source.fingerprint
+        note = f"its labels are ids up to {ids[-1]:,}, numbered 0 to {len(ids) - 1:,} in their order"
+        self.inventory = replace(source.inventory, notes=(*source.inventory.notes, note))
+
+
+def numbered(*sources: Source) -> tuple[Source, ...]:
+    """Returns the splits of a data set with classes numbered from 0, if their labels are sparse ids.
+
+    Otherwise a classifier, which has an output for each number up to the largest label, would hardly use any. Splits
+    without classes are returned as they are.
+    """
+    of_classes = {id(source): source for source in sources if _has_classes(source)}
+    if not of_classes:
+        return sources
+    ids = torch.cat([source.targets for source in of_classes.values() if source.targets is not None]).unique()
+    named = max(len(source.classes or ()) for source in of_classes.values())
+    if not len(ids) or not are_ids(int(ids[-1]), len(ids), named):
+        return sources
+    renumbered = {key: Numbered(source, ids) for key, source in of_classes.items()}
+    return tuple(renumbered.get(id(source), source) for source in sources)
+
+
+def _has_classes(source: Source) -> bool:
+    return source.targets is not None and not source.targets.is_floating_point()
 
 
 def spread(source: Source, count: int) -> Source:

@@ -12,7 +12,8 @@ from ..metrics import ACCURACY, SHARE, Hits, Measurement, Metric, by_slug, share
 _KS = (1, 20)
 _TEMPERATURE = 0.07
 CLASSIFIES_IMAGES = IN_ALL = True
-_CHUNK = 1024  # queries at once: bounds the (M, N) similarities and the (M, C) votes
+_CHUNK = 1024  # queries at once: bounds the (M, N) similarities
+_VOTES = 2**26  # votes (M, C) at once, 256 MB
 
 
 def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
@@ -64,7 +65,8 @@ def neighbours(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _vote(similarity: Tensor, labels: Tensor, temperature: float = _TEMPERATURE) -> Tensor:
     """Returns the class with the largest sum of exp(cosine / temperature) among neighbours: (M, k), (M, k) -> (M,)."""
     classes = int(labels.max()) + 1
+    chunk = max(1, min(_CHUNK, _VOTES // classes))
     winners = []
-    for near, label in zip((similarity / temperature).exp().split(_CHUNK), labels.split(_CHUNK), strict=True):
+    for near, label in zip((similarity / temperature).exp().split(chunk), labels.split(chunk), strict=True):
         winners.append(torch.zeros(len(near), classes).scatter_add_(1, label, near).argmax(1))
     return torch.cat(winners)

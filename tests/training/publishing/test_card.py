@@ -27,7 +27,7 @@ from star_training.cli import main as cli
 from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
 from star_training.pretraining.run import Run
-from star_training.publishing import card, card_results, dataset_terms
+from star_training.publishing import card, card_metadata, card_results, card_training, dataset_terms
 from star_training.publishing.convert import convert
 from star_zoo import objectives, save_pretrained
 from twins import POLICY, backbone, repeatable
@@ -273,8 +273,12 @@ def fixed(path: Path) -> str:
 
 
 METHODS = [sys.modules[objectives.find(name).__module__] for name in objectives.known()]  # whose first lines are told
-FIXED = numbers(card.TEMPLATE.read_text(encoding="utf-8") + " ".join(str(m.__doc__).splitlines()[0] for m in METHODS))
-FIXED |= {number for module in (card, card_results, dataset_terms) for number in numbers(fixed(Path(module.__file__)))}
+MODULES = (card, card_metadata, card_results, card_training, dataset_terms)
+TEMPLATES = Path(card.__file__).with_name("templates").glob("*.jinja")
+FIXED = numbers(
+    " ".join([*(t.read_text("utf-8") for t in TEMPLATES), *(str(m.__doc__).splitlines()[0] for m in METHODS)])
+)
+FIXED |= {number for module in MODULES for number in numbers(fixed(Path(module.__file__)))}
 
 
 def derived(folder: Path) -> set[str]:

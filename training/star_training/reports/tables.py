@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from ..evaluation.metrics import Estimate, Metric
 from ..evaluation.record import Record
+from ..publishing.markdown import escape
 from .loading import Shown
 
 
@@ -63,7 +64,7 @@ def compare(models: list[Shown], slugs: Sequence[str]) -> Table:
 def markdown(table: Table) -> str:
     """Returns a table in Markdown."""
     lines = [table.head, ["---"] * len(table.head), *table.rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines) + "\n"
 
 
 def title(metric: Metric) -> str:

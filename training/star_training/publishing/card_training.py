@@ -1,0 +1,128 @@
+"""The training of a card: the settings, the cost and the command of each run that made the model, oldest first."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from star_zoo import objectives
+
+from .. import recipes
+from ..finetuning.config import FineTune, LabelledData
+from ..settings.base import CHOSEN
+from ..settings.common import AUTO, precision_name
+from .markdown import operand
+
+
+class Made(NamedTuple):
+    """The files that a run left beside its model: recipe.json of a pretraining, finetune.json of a fine-tuning."""
+
+    recipe: dict[str, Any]
+    finetune: dict[str, Any]
+    results: dict[str, Any]
+    file: str = ""  # that holds the settings, if it isn't the run's own
+
+    @property
+    def kind(self) -> str:
+        """The run as an adjective of its images."""
+        return "fine-tuning" if self.finetune else "pretraining"
+
+    @property
+    def source(self) -> str:
+        """The name of its images, if it is recorded."""
+        settings = self.finetune or self.recipe
+        return str(settings["data"]["source"]) if settings else ""
+
+
+def chain(last: Made) -> list[Made]:
+    """Returns every run that the results of the last one record, oldest first."""
+    made = []
+    while any(last):
+        made.append(last)
+        start = last.results.get("start") or {}
+        last = Made(start.get("recipe") or {}, start.get("finetune") or {}, start, "results.json" if start else "")
+    return made[::-1]
+
+
+def described(made: list[Made]) -> list[dict[str, Any]]:
+    """Returns the values of the template for each run of which something is recorded."""
+    runs = [_finetuning(run) if run.finetune else _pretraining(run) for run in made]
+    found = [shown | {"cost": _cost(run.results.get("training"))} for shown, run in zip(runs, made, strict=True)]
+    return [shown for shown in found if any(shown[name] for name in ("settings", "cost", "command", "released"))]
+
+
+def _pretraining(run: Made) -> dict[str, Any]:
+    return {
+        "recipe": run.recipe["name"] if run.recipe else None,
+        "settings": _settings(run.recipe) if run.recipe else "",
+        "start": run.recipe.get("init_from"),
+        "file": run.file or "recipe.json",
+        "command": _pretrain_command(run.recipe),
+        "released": run.results.get("released"),
+    }
+
+
+def _finetuning(run: Made) -> dict[str, Any]:
+    return {
+        "recipe": None,
+        "settings": _settings(run.finetune),
+        "start": run.finetune["model"],
+        "file": run.file or "finetune.json",
+        "command": _finetune_command(run.finetune),
+        "released": None,
+    }
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    text = f"{settings['epochs']} epochs, batches of {settings['batch_size']}, {settings['optimizer']['name']}"
+    precision = settings.get("precision", AUTO)
+    return text if precision == AUTO else f"{text}, {precision_name(precision)}"
+
+
+def _cost(cost: dict[str, Any] | None) -> str:
+    if not cost:
+        return ""
+    took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
+    if peak := cost.get("peak_memory"):
+        took += f", peak memory {peak / 1e9:.2f} GB"
+    if (chosen := cost.get("precision", {})).get("asked") == AUTO:
+        took += f", precision chosen by the run ({chosen['why']})"
+    versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
+    return f"{cost['images']:,} images in {cost['steps']:,} steps, {took}; {versions}."
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
+
+
+def _pretrain_command(recipe: dict[str, Any]) -> list[str]:
+    """Returns the words of the command that runs this recipe; none if it isn't an unchanged recipe of the package."""
+    if recipe.get("name") not in recipes.known() or recipe.get("objective") not in objectives.known():
+        return []
+    ours = recipes.find(recipe["name"]).with_objective(recipe["objective"]).to_dict()
+    source, start = recipe["data"]["source"], recipe.get("init_from")
+    given = {"init_from": start, "run": recipe.get("run"), "data": {**ours["data"], "source": source}}
+    chosen = {name: recipe.get(name) for name in CHOSEN if ours[name] == AUTO}
+    if recipe != ours | given | chosen:
+        return []
+    kept = {name: value for name, value in chosen.items() if value not in (AUTO, True)}  # true is what "auto" becomes
+    sets = [word for name, value in kept.items() for word in ("--set", f"{name}={str(value).lower()}")]
+    begin = ["--init-from", operand(start)] if start else []
+    return ["pretrain", recipe["name"], "--objective", recipe["objective"], "--data", operand(source), *begin, *sets]
+
+
+def _finetune_command(settings: dict[str, Any]) -> list[str]:
+    """Returns the words of the command with these settings."""
+    model, source = settings["model"], settings["data"]["source"]
+    ours = FineTune(model=model, data=LabelledData(source=source)).to_dict()
+    sets = [word for change in _changes(settings, ours, "") for word in ("--set", change)]
+    return ["finetune", operand(model), "--data", operand(source), *sets]
+
+
+def _changes(settings: dict[str, Any], ours: dict[str, Any], path: str) -> Iterator[str]:
+    for name, value in settings.items():
+        if not path and name == "run":  # which changes no number
+            continue
+        if isinstance(ours.get(name), dict) and ours[name] and isinstance(value, dict):
+            yield from _changes(value, ours[name], f"{path}{name}.")
+        elif value != ours.get(name):
+            yield f"{path}{name}={value if isinstance(value, str) else json.dumps(value)}"

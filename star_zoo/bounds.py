@@ -7,6 +7,7 @@ stops as soon as there are more of them than the file of the weights can hold.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,12 +42,20 @@ def check_numbers(data: Any, where: str) -> None:
 
 
 def check_view(config: dict[str, Any], where: str) -> None:
-    """Raises ValueError if images can't be resized to a model's input; `config` is timm's data config, resolved."""
+    """Raises ValueError if images can't be made a model's input; `config` is timm's data config, resolved."""
     size, share = tuple(config["input_size"]), config["crop_pct"]
     if not all(isinstance(n, int) and 1 <= n <= SIDE for n in size):
         raise ValueError(f"{where} has input_size {size}; its numbers must be from 1 to {SIDE}")
     if not (isinstance(share, int | float) and _SHARE[0] <= share <= _SHARE[1]):
         raise ValueError(f"{where} has crop_pct {share}; it must be from {_SHARE[0]:g} to {_SHARE[1]:g}")
+    if not all(isinstance(x, int | float) and math.isfinite(x) for x in (*config["mean"], *config["std"])):
+        raise ValueError(f"{where} has mean {config['mean']} and std {config['std']}; they must be finite numbers")
+    if min(config["std"]) <= 0:
+        raise ValueError(f"{where} has std {config['std']}; it must be above 0")
+    try:
+        _data.transforms.str_to_interp_mode(config["interpolation"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{where} has interpolation {config['interpolation']!r}, which timm doesn't know") from error
 
 
 @contextlib.contextmanager

@@ -15,18 +15,19 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from star_catalog import store, zoo
 from star_catalog.files import replacing, write_json
+from star_catalog.reading import json_object, refusing
 
 from . import bounds, objectives, star_backbones
 from .augmentations import Policy
 from .backbone import Backbone
 from .objectives import Objective
+from .weights_file import read_shapes, read_tensors
 
 FORMAT_VERSION = 1  # of heads.json; increased when an older star_zoo can't read the new format
 
@@ -92,15 +93,12 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
     where = place(name)
     described, weights = (zoo.fetch(where, file, cache_dir) for file in ("heads.json", "heads.safetensors"))
     config = _read_config(described)
-    try:
+    with refusing(f"{described} does not describe a valid objective"):
         bounds.check_numbers(config, "its data")
         policy = Policy.from_dict(config["policy"])
         # shapes are compared before memory is allocated for sizes read from a file
         with torch.device("meta"), bounds.limited(bounds.held_by(weights), "the objective"):
             objective = objectives.build(config["objective"], config["num_features"], policy, **config["settings"])
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{described} does not describe a valid objective: {reason}") from error
     tensors = _read_tensors(weights, objective)
     needed = {name for name, _ in (*objective.named_parameters(), *objective.named_buffers())}
     if tensors.keys() != needed:  # tensors that are not published are initialised afresh
@@ -160,7 +158,7 @@ def install(folder: str | Path, tag: str) -> Path:
     """
     folder = Path(folder)
     check(folder)
-    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architecture"].partition(".")[0]
+    saved = json_object(folder / "config.json", "config.json")["architecture"].partition(".")[0]
     architecture = star_backbones.star_name(saved)
     if store.place(tag).name.partition(".")[0] != architecture:
         raise ValueError(f"{folder} holds a {saved}; its tag must be {architecture}.NAME, not {tag!r}")
@@ -172,26 +170,18 @@ def check(folder: Path) -> None:
     """Raises FileNotFoundError or ValueError unless a saved model is complete, intact and loadable by timm."""
     for name in ("config.json", "model.safetensors"):
         zoo.fetch(folder, name)
-    try:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    with refusing(f"{folder} holds no model that timm can load"):
+        shapes = read_shapes(folder / "model.safetensors")
         model = create(str(folder), pretrained=False, device="meta")
-    except Exception as error:  # a config.json may contain anything, and timm may raise anything for it
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{folder} holds no model that timm can load: {reason}") from error
-    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+        expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     _compare(folder / "model.safetensors", "config.json", expected, shapes)
     if any((folder / name).exists() for name in ("heads.json", "heads.safetensors")):
         load_objective(folder)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"format_version", "objective", "num_features", "settings", "policy"} - set(config)
-    except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a valid heads.json: {error}") from error
-    if missing:
+    config = json_object(path, "heads.json")
+    if missing := {"format_version", "objective", "num_features", "settings", "policy"} - set(config):
         raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; it was not written by save_pretrained")
     if config["format_version"] != FORMAT_VERSION:
         raise ValueError(
@@ -204,13 +194,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_tensors(path: Path, objective: Objective) -> dict[str, torch.Tensor]:
     """Returns the tensors of a file. Raises ValueError unless they fit those that the objective publishes."""
     state = objective.published()
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-            _compare(path, "heads.json", {name: list(t.shape) for name, t in state.items()}, shapes)
-            tensors = {name: file.get_tensor(name) for name in shapes}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not an intact safetensors file: {error}") from error
+    _compare(path, "heads.json", {name: list(t.shape) for name, t in state.items()}, read_shapes(path))
+    tensors = read_tensors(path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() != state[name].is_floating_point():
             raise ValueError(f"{path} does not fit its heads.json: {name} is {tensor.dtype}, needs {state[name].dtype}")

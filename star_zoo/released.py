@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from star_catalog.names import not_found
+from star_catalog.reading import refusing
 
 from .augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Policy
 
@@ -116,17 +117,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     The states of the optimizer and the scheduler are ignored. The file is read with `weights_only`, so no code in it
     is executed. Raises OSError if it can't be opened and ValueError if it is not a released checkpoint.
     """
-    try:
+    with refusing(f"{path} is not a checkpoint that can be read safely"):
         groups = torch.load(path, map_location="cpu", weights_only=True)
         missing = [name for name in _GROUPS if name not in groups]
-    except OSError:
-        raise
-    except Exception as error:  # torch's unpickler raises many types of error for a file that it rejects
-        raise ValueError(f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}") from error
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; a released checkpoint has {', '.join(_GROUPS)}")
-    named = ((f"{group} {name}", tensor) for group in _GROUPS for name, tensor in groups[group].items())
-    return {re.sub(r"\bmodule\.", "", name): tensor for name, tensor in named}
+    with refusing(f"{path} is not a released checkpoint"):
+        named = {f"{group} {name}": tensor for group in _GROUPS for name, tensor in groups[group].items()}
+        if wrong := [name for name, tensor in named.items() if not isinstance(tensor, Tensor)]:
+            raise ValueError(f"{wrong[0]} is {type(named[wrong[0]]).__name__}, not a tensor")
+    return {re.sub(r"\bmodule\.", "", name): tensor for name, tensor in named.items()}
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

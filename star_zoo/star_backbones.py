@@ -27,6 +27,7 @@ from torch import nn
 
 from star_catalog import store, tags, zoo
 from star_catalog.names import not_found
+from star_catalog.reading import refusing
 
 from . import bounds, group_resnet, wrapped_model
 
@@ -98,11 +99,9 @@ def _local_weights(tag: str) -> str | None:
 def read_config(path: Path, tag: str) -> tuple[PretrainedCfg, dict[str, Any]]:
     """Returns the cfg and the model arguments of a tag from a config.json. Raises OSError, or ValueError if invalid."""
     row, arguments = tags.read_config(path)
-    bounds.check_numbers({"model_args": arguments, **row}, str(path))
-    try:
+    with refusing(f"{path} is not a valid config.json"):
+        bounds.check_numbers({"model_args": arguments, **row}, "its data")
         cfg = _cfg(tag, **row)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a valid config.json: {error!r}") from error
     architecture, _, name = tag.partition(".")
     return replace(cfg, architecture=architecture, tag=name), arguments
 

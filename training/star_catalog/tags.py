@@ -6,12 +6,12 @@ needs nothing else, and the tests cover it automatically. The first row of an ar
 star_zoo keeps the weights that it was tested with. star_zoo.star_backbones registers the rows with timm.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from . import store, zoo
 from .names import not_found
+from .reading import json_object, refusing
 
 LICENSE = "apache-2.0"  # of the weights of a row that states no other
 
@@ -67,13 +67,11 @@ def place(tag: str) -> Path | zoo.Repository:
 
 def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns a row and the arguments of the model, from a config.json. Raises OSError, or ValueError if invalid."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+    config = json_object(path, "config.json")
+    with refusing(f"{path} is not a valid config.json"):
         saved = config["pretrained_cfg"]
         row: dict[str, Any] = {name: tuple(map(float, saved[name])) for name in ("mean", "std") if name in saved}
         row |= {name: saved[name] for name in ("crop_pct", "interpolation") if name in saved}
         row |= {"size": int(saved["input_size"][-1]), "num_classes": int(config.get("num_classes", 0))}
         row["license"] = saved.get("license")  # if missing, it must not become the license of our rows
         return row, dict(config.get("model_args") or {})
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a valid config.json: {error!r}") from error

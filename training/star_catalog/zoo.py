@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from . import store
 from .names import folders
+from .reading import one_line
 
 HUB_OWNER = "star-zoo"  # owner of the repositories of the published tags; STAR_ZOO_HUB_ORG overrides it
 EMBEDDED = Path(folders("star_zoo")[0], "weights")
@@ -101,21 +102,17 @@ def _download(repository: Repository, filename: str, cache_dir: str | Path | Non
     except errors.RevisionNotFoundError as error:
         raise NotAvailable(f"{repository.id} on the Hub has no revision {repository.revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
-        reason = _one_line(error.__cause__ or error)
+        reason = one_line(error.__cause__ or error)
         raise NotAvailable(
             f"{filename} of {repository} is not in the cache, and the Hub can't be reached ({reason})"
         ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository} on the Hub has no {filename}") from error
     except Exception as error:  # of the client, Xet or the HTTP library, which differs between versions of the client
-        raise NotAvailable(f"{filename} of {repository} can't be downloaded: {_one_line(error)}") from error
+        raise NotAvailable(f"{filename} of {repository} can't be downloaded: {one_line(error)}") from error
     if str(path) != before:
         _verify(path, repository)
     return path
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _verify(path: Path, repository: Repository) -> None:

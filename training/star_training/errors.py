@@ -8,12 +8,25 @@ from star_catalog.names import folders
 _PACKAGES = [Path(folder) for package in ("star_catalog", "star_training", "star_zoo") for folder in folders(package)]
 
 
+_OF_EXTRAS = {
+    "train": ("accelerate", "jinja2", "matplotlib", "numpy", "PIL", "pyarrow", "sklearn", "scipy", "tqdm"),
+    "detect": ("pycocotools",),
+}
+
+
 class Diverged(RuntimeError):
     """The loss or a weight became infinite or NaN."""
 
 
 class LoadingError(RuntimeError):
     """An unexpected exception while loading images; the message is one line."""
+
+
+def not_installed(error: ImportError) -> str | None:
+    """Returns how to install a module that is missing, if it comes with an extra of star-zoo; else None."""
+    name = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in _OF_EXTRAS.items() if name in modules), None)
+    return extra and f"{name} is not installed, which this command needs: pip install 'star-zoo[{extra}]'"
 
 
 def unexpected(error: BaseException) -> str:
@@ -30,8 +43,3 @@ def unexpected(error: BaseException) -> str:
             if Path(frame.filename).is_relative_to(package):
                 return f"{message} ({Path(frame.filename).relative_to(package.parent)}:{frame.lineno})"
     return f"{message} ({frames[-1].filename}:{frames[-1].lineno})"
-
-
-def one_line(error: BaseException) -> str:
-    """Returns an error's message on one line, cut after 300 characters."""
-    return " ".join(str(error).split())[:300]

@@ -106,7 +106,7 @@ def test_a_damaged_results_file_is_named_before_any_step(whole: Path, tmp_path: 
     out = shutil.copytree(whole, tmp_path / "run")
     (out / "export" / "results.json").write_text("[]")
     assert main(resume(out)) == 1
-    assert f"{out / 'export' / 'results.json'} is not a results.json" in capsys.readouterr().err
+    assert f"{out / 'export' / 'results.json'} is not a valid results.json" in capsys.readouterr().err
 
 
 def test_a_new_run_does_not_take_the_place_of_a_model(whole: Path, tmp_path: Path, capsys):
@@ -157,4 +157,4 @@ def test_a_finished_fine_tuning_is_as_it_was_after_resume(whole: Path, tmp_path:
     assert told[0] == MEASURED["evaluations"][0] and [r["protocol"] for r in told] == ["knn", "finetune"]
     (start / "results.json").write_text("[]")
     assert main([*words[:-1], words[-1], "--out", str(tmp_path / "other")]) == 1  # before anything is trained
-    assert "is not a results.json" in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert "is not a valid results.json" in capsys.readouterr().err and not (tmp_path / "other").exists()

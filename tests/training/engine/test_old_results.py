@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from eval_cases import Oracle, blobs, splits
-from star_training.engine.old_results import slug, upgrade
 from star_training.engine.results import read
+from star_training.engine.results.old import slug, upgrade
 from star_training.evaluation import protocols
 from star_training.evaluation.features import Labelled
 from star_training.evaluation.protocols import equivariance, few_shot, invariance, redundancy
@@ -93,5 +93,5 @@ def test_metrics_that_are_unreadable_are_refused_with_the_file(tmp_path: Path):
     for metrics in ([1], 5, {"a": 1}):
         record = {"protocol": "knn", "model": "m", "data": "d", "seed": 0, "metrics": metrics}
         path.write_text(json.dumps({"evaluations": [record]}))
-        with pytest.raises(ValueError, match="is not a results.json: its metrics are not readable"):
+        with pytest.raises(ValueError, match="is not a valid results.json: .*; repair it"):
             read(path)

@@ -81,7 +81,7 @@ def test_what_is_no_results_file_is_refused_before_anything_is_measured(command:
             path.write_bytes(content)
         assert main([*command, "--data", str(tmp_path / "not opened"), "--out", str(path)]) == 1
         out, err = capsys.readouterr()
-        assert out == "" and err.startswith(f"star-zoo: {path} is not a results.json: ") and err.count("\n") == 1
+        assert out == "" and err.startswith(f"star-zoo: {path} is not a valid results.json: ") and err.count("\n") == 1
         assert "repair it or move it away" in err
         assert content is None or path.read_bytes() == content
 

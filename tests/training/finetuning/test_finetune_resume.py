@@ -139,7 +139,7 @@ def test_what_differs_is_refused(images: Path, tmp_path: Path, monkeypatch):
     with pytest.raises(ValueError, match=r"the images of .*more are not those that .*out was trained on"):
         FineTuning(tiny(more, *NOISY), out, resume=True)
     (out / "finetune.json").write_text("{")
-    with pytest.raises(ValueError, match=r"finetune\.json can't be read"):
+    with pytest.raises(ValueError, match=r"is not a valid finetune\.json"):
         FineTuning(made, out, resume=True)
 
 

@@ -202,7 +202,7 @@ def test_images_that_are_others_are_refused(tmp_path: Path, runs: list[Path], da
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("{}", "to show; run `star-zoo eval all` first"), ("[", "is not a results.json")]
+    ("content", "told"), [("{}", "to show; run `star-zoo eval all` first"), ("[", "is not a valid results.json")]
 )
 def test_nothing_to_show_is_said(tmp_path: Path, capsys, content: str, told: str):
     (tmp_path / "results.json").write_text(content)

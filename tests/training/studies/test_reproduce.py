@@ -96,7 +96,7 @@ def test_a_run_that_fails_ends_the_study_with_its_words(packs: Path, tmp_path: P
     (tmp_path / "simclr-0" / "checkpoints").mkdir(parents=True)
     (tmp_path / "simclr-0" / "recipe.json").write_text("nonsense")
     code, _, said = finish(start(command(packs, tmp_path, "--jobs", "1")))
-    assert code == 1 and "simclr-0 ended with exit code 1" in said and "recipe.json can't be read" in said
+    assert code == 1 and "simclr-0 ended with exit code 1" in said and "is not a valid recipe.json" in said
     assert not (tmp_path / "equimod-0.log").exists()
 
 

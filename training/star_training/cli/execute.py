@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from star_catalog.zoo import NotAvailable
 
 from ..engine.signals import Stopped
-from ..errors import Diverged, LoadingError, unexpected
+from ..errors import Diverged, LoadingError, not_installed, unexpected
 from . import COMMANDS
 
 
@@ -25,7 +25,10 @@ def execute(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`; not an error
         return 0
-    except (ValueError, OSError, ImportError, NotAvailable, Diverged) as error:
+    except ImportError as error:
+        print(f"star-zoo: {not_installed(error) or error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, NotAvailable, Diverged) as error:
         print(f"star-zoo: {error}", file=sys.stderr)
         return 1
     except Exception as error:

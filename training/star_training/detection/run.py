@@ -12,13 +12,14 @@ import torchvision
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
+from star_catalog.reading import one_line
+
 from ..data.eval_sets.dataset import Splits
 from ..data.views import StepBatches
 from ..data.workers import loading
 from ..engine import results
 from ..engine.environment import versions
 from ..engine.trainer import Loop
-from ..errors import one_line
 from ..evaluation import frozen_model
 from ..evaluation.record import Record, record, results_file
 from ..models.resolve import single
@@ -165,7 +166,7 @@ class DetectionRun(Loop[DetectionRecipe]):
     def outcome(self) -> Record | None:
         own = {"protocol": _PROTOCOL, "model": self.recipe.published()["model"], "seed": self.recipe.seed}
         records = results.read(self.out / "results.json").get("evaluations", [])
-        found = (r for r in records if all(r[key] == value for key, value in own.items()))
+        found = (r for r in records if all(r.get(key) == value for key, value in own.items()))
         return next(map(Record.from_dict, found), None)
 
     def _test(self) -> Record:

@@ -1,11 +1,13 @@
 """The log of a run: one JSON line per entry in log.jsonl, a progress bar, and optionally a tracker."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from star_catalog.files import write_text
+from star_catalog.reading import refusing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # which the readers of a log don't need
@@ -52,14 +54,34 @@ class Logbook:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Returns the entries of a log.jsonl, without a last line that a kill truncated."""
+    """Returns the entries of a log.jsonl, without a last line that a kill truncated.
+
+    Raises ValueError, naming the file and the line, for any other line that is no entry.
+    """
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            break
+    with refusing(f"{path} is not a valid log.jsonl", "remove the line, or move the file away"):
+        *lines, last = path.read_text(encoding="utf-8").split("\n")
+        for number, line in enumerate(lines, start=1):
+            entries.append(_entry(line, number))
+    with contextlib.suppress(RecursionError, ValueError):
+        entries.append(_entry(last, len(lines) + 1))
     return entries
+
+
+def _entry(line: str, number: int) -> dict[str, Any]:
+    """Returns the entry of a line: numbers, or lists of them, by name, with a step. Raises ValueError for others."""
+    entry = json.loads(line)
+    if not isinstance(entry, dict) or not _is_number(entry.get("step")) or not all(map(_is_logged, entry.values())):
+        raise ValueError(f"line {number} is {line[:80]!r}, not an object with a step and other numbers")
+    return entry
+
+
+def _is_logged(value: Any) -> bool:
+    return all(map(_is_logged, value)) if isinstance(value, list) else _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def evaluations_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

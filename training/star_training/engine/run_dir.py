@@ -1,11 +1,12 @@
 """A run's folder: it holds the settings of one run, which alone may resume there, in one process at a time."""
 
-import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
+
+from star_catalog.reading import json_object, refusing
 
 from ..settings.base import Settings, differences
 
@@ -28,10 +29,9 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
         return None
     if not resume:
         raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
-    try:
-        before = settings.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
+    data = json_object(path, path.name)
+    with refusing(f"{path} is not a valid {path.name}"):
+        before = settings.from_dict(data)
     if found := differences(before, settings):
         raise ValueError(
             f"the settings differ from those that {out} was started with (theirs, yours): {'; '.join(found)}; "

@@ -4,13 +4,13 @@ A result is found again only for the same protocol, seed, weights, settings and 
 """
 
 import contextlib
-import json
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from star_catalog import store
 from star_catalog.files import write_json
+from star_catalog.reading import json_object
 
 from ..data.eval_sets.dataset import Splits
 from ..data.sources.base import NoSuchSplit
@@ -33,10 +33,9 @@ def key(protocol: str, model: FrozenModel, splits: Splits, seed: int) -> str:
 
 def read(key: str) -> Record | None:
     """Returns the result under a key; None if there is none."""
-    try:
-        return Record.from_dict(json.loads(_file(key).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
+    with contextlib.suppress(OSError, ValueError):
+        return Record.from_dict(json_object(_file(key), "result"))
+    return None
 
 
 def write(key: str, record: Record) -> None:

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from star_catalog.reading import one_line
+
 from ..data.eval_sets.dataset import Splits
 from ..data.sources.base import NoSuchSplit
-from ..errors import one_line, unexpected
+from ..errors import unexpected
 from . import finished
 from .frozen_model import FrozenModel
 from .metrics import NotApplicable

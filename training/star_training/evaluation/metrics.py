@@ -63,10 +63,10 @@ class Metric(NamedTuple):
 
     @classmethod
     def from_dict(cls, slug: str, found: dict[str, Any]) -> "Metric":
-        """Returns the metric of `to_dict`. Raises TypeError or ValueError for anything else."""
-        fields = dict(found)
-        average = fields.pop("averaged_as", None)
-        return cls(slug, **fields, averaged_as=tuple(average) if average else None)
+        """Returns the metric of `to_dict`, whose other keys are ignored."""
+        fields = {name: found[name] for name in cls._fields if name in found}
+        average = found.get("averaged_as")
+        return cls(**fields | {"slug": slug, "averaged_as": tuple(average) if average else None})
 
 
 def by_slug(metrics: Iterable[Metric]) -> dict[str, Metric]:

@@ -12,6 +12,7 @@ from ..data.eval_sets.dataset import Splits
 from ..data.eval_sets.names import ends
 from ..engine import results
 from ..engine.environment import versions
+from ..engine.results.fields import check_evaluation
 from ..models.resolve import model_folder
 from . import protocols
 from .frozen_model import FrozenModel
@@ -44,7 +45,8 @@ class Record:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> "Record":
-        """Returns the record of `to_dict`, whose other keys are ignored. Raises TypeError for what isn't a record."""
+        """Returns the record of `to_dict`, whose other keys are ignored. Raises ValueError for anything else."""
+        check_evaluation(found, "the record")
         fields = {entry.name: found[entry.name] for entry in dataclasses.fields(cls) if entry.name in found}
         metrics = {slug: Metric.from_dict(slug, metric) for slug, metric in found.get("metrics", {}).items()}
         return cls(**fields | {"metrics": metrics})
@@ -119,7 +121,7 @@ def record_comparison(path: Path, result: dict[str, Any], specs: Sequence[str] =
 
 
 def _same_evaluation(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return all(a[k] == b[k] for k in ("protocol", "model", "seed")) and _same_data(
+    return all(a.get(k) == b.get(k) for k in ("protocol", "model", "seed")) and _same_data(
         (a["data"], a.get("data_fingerprint", {})), (b["data"], b.get("data_fingerprint", {}))
     )
 

@@ -15,12 +15,12 @@ from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
+from star_catalog.reading import one_line
 from star_zoo import Batch, Policy, wrapped_model, wrappers
 from star_zoo.augmentations.presets import of_config
 from star_zoo.wrappers.canonical import Canonical
 
 from ..engine.optim import check_optimizer
-from ..errors import one_line
 from ..evaluation.features import timm_view
 from ..evaluation.frozen_model import FrozenModel
 from ..models.create import create

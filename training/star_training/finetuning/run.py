@@ -171,7 +171,7 @@ class FineTuning(Loop[FineTune]):
         export, s = self.out / "export", self.settings
         records = results.read(export / "results.json").get("evaluations", [])
         own = {"protocol": self._protocol, "model": s.published()["model"], "seed": s.seed}
-        found = [r for r in records if all(r[key] == value for key, value in own.items())]
+        found = [r for r in records if all(r.get(key) == value for key, value in own.items())]
         whole = all((export / name).is_file() for name in ("model.safetensors", "config.json"))
         return Record.from_dict(found[0]) if whole and found else None
 

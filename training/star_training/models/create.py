@@ -1,31 +1,16 @@
 """The module that a model's name means, and the policy of its views."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 
+from star_catalog.reading import refusing
 from star_zoo import Objective, Policy, hub, wrappers
 from star_zoo.augmentations.presets import of_config
 
-from ..errors import one_line
 from .names import Leaf, Model, check_scheme, leaves, parse
 from .resolve import objective_of
-
-# the errors of timm and safetensors for names, weights and arguments that they can't use
-_FAILURES = (AssertionError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
-
-
-@contextlib.contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Turns the errors of creating a model into a ValueError of one line, which begins with `what`."""
-    try:
-        yield
-    except _FAILURES as error:
-        raise ValueError(f"{what}: {one_line(error)}") from error
 
 
 def create(name: str, *, num_classes: int = 0, seed: int = 0, what: str = "model", **arguments: Any) -> Any:

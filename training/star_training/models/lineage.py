@@ -1,11 +1,11 @@
 """The lineage of a continued pretraining: the earlier runs, from the files beside their weights."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 from star_catalog import zoo
+from star_catalog.reading import json_object
 from star_zoo import hub
 
 
@@ -22,8 +22,6 @@ def start_of(name: str) -> dict[str, Any] | None:
 
 def _read(place: Path | zoo.Repository, file: str) -> dict[str, Any]:
     """Returns the JSON object in a file beside a model; {} if it is missing or invalid, because it is optional."""
-    with contextlib.suppress(OSError, RecursionError, ValueError, zoo.NotAvailable):
-        data = json.loads(zoo.fetch(place, file).read_text(encoding="utf-8"))
-        if isinstance(data, dict):
-            return data
+    with contextlib.suppress(OSError, ValueError, zoo.NotAvailable):
+        return json_object(zoo.fetch(place, file), file)
     return {}

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import one_line
+from star_catalog.reading import one_line
+
 from . import processor
 from .precision import DTYPES, untouched, wrong_layers
 

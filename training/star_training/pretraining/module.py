@@ -10,10 +10,10 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from star_catalog.reading import one_line, refusing
 from star_zoo import Batch, Encoder, Objective, Policy, bounds, hub, objectives
 
-from ..errors import one_line
-from ..models.create import create, refusing
+from ..models.create import create
 from ..models.resolve import saved_objective, single
 from .recipe import Recipe
 

@@ -3,6 +3,7 @@
 import accelerate
 import torch
 
+from star_catalog.reading import one_line
 from star_zoo import Objective
 
 from ..data import NoSuchSplit, Source, open_source
@@ -11,7 +12,6 @@ from ..data.streaming.loader import Lanes, count_lanes
 from ..data.streaming.shard_order import Deal
 from ..data.streaming.stream import PREFIX, Stream, open_stream
 from ..data.views import MultiViewDataset, seeded, stack
-from ..errors import one_line
 from ..evaluation.features import evaluating
 from ..numerics.layout import Convolutions
 from ..numerics.trial import Convolution

@@ -4,7 +4,6 @@ The text is in `templates`; the numbers come from config.json, recipe.json, fine
 number none of them holds is omitted. Only the equivariance error of star-zoo's own networks is measured here.
 """
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -12,21 +11,20 @@ from typing import Any
 
 import timm
 import torch
-from jinja2 import TemplateError
 from markupsafe import Markup
 
 from star_catalog.files import sweep, write_text
+from star_catalog.reading import json_object, refusing
 from star_zoo import hub, objectives, star_backbones, wrapped_model
 from star_zoo.groups import equivariance_error
 
-from ..engine.old_results import upgrade
+from ..engine.results import read as read_results
 from ..evaluation.record import Record
 from . import card_metadata, dataset_terms, markdown
 from .card_results import measured
 from .card_training import Made, chain, described
 
 _CLASSES_SHOWN = 20
-_INVALID = (ArithmeticError, AttributeError, LookupError, RuntimeError, TemplateError, TypeError, ValueError)
 
 
 def write(folder: Path, name: str | None = None) -> Path:
@@ -57,18 +55,15 @@ def render(folder: Path, name: str | None = None) -> str:
     `name` is e.g. hf-hub:OWNER/NAME, or a tag of the zoo. Raises ValueError or OSError if the folder's files can't be
     read.
     """
-    try:
+    with refusing(f"cannot make a card from the files in {folder}"):
         return _render(folder, name or f"local-dir:{folder.as_posix()}")
-    except _INVALID as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"cannot make a card from the files in {folder}: {type(error).__name__}, {reason}") from error
 
 
 def _render(folder: Path, name: str) -> str:
-    config, recipe, finetune, results, heads = (
-        _read(folder / f"{file}.json") for file in ("config", "recipe", "finetune", "results", "heads")
+    config, recipe, finetune, heads = (
+        _read(folder / f"{file}.json") for file in ("config", "recipe", "finetune", "heads")
     )
-    results = upgrade(results)
+    results = read_results(folder / "results.json")
     records = [Record.from_dict(found) for found in results.get("evaluations", [])]
     model: Any = hub.create(str(folder), pretrained=False, device="meta")
     made = chain(Made(recipe, finetune, results))
@@ -137,10 +132,7 @@ def _equivariance(folder: Path, own: bool) -> dict[str, str] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if not isinstance(found, dict):
-        raise TypeError(f"{path.name} is not a JSON object")
-    return found
+    return json_object(path, path.name) if path.exists() else {}
 
 
 def _title(

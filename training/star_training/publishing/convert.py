@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from star_catalog.files import replacing
+from star_catalog.reading import refusing
 from star_catalog.zoo import checksum
 from star_zoo import load_objective, objectives, released, save_pretrained
+from star_zoo.weights_file import read_tensors
 
 from ..pretraining.module import build_backbone
 from ..pretraining.recipe import Recipe
@@ -21,17 +22,15 @@ def convert(checkpoint: Path, recipe: Recipe, out: Path) -> None:
     The recipe supplies the architecture, the policy and its statistics, which the file lacks. The number of experts
     is read from the tensors. Raises ValueError if a tensor is missing, unknown or of the wrong shape.
     """
-    backbone_state, objective_state = released.from_released(released.read_checkpoint(checkpoint))
+    tensors = released.read_checkpoint(checkpoint)
     backbone = build_backbone(recipe)
-    num_experts = len(objective_state["heads.experts.weight2"])
-    objective = objectives.build("star", backbone.head_hidden_size, recipe.policy, num_experts=num_experts)
-    statistics = {k: v for k, v in objective.state_dict().items() if ".standardize." in k}
-    try:
+    with refusing(f"{checkpoint} does not fit the recipe {recipe.name}"):
+        backbone_state, objective_state = released.from_released(tensors)
+        num_experts = len(objective_state["heads.experts.weight2"])
+        objective = objectives.build("star", backbone.head_hidden_size, recipe.policy, num_experts=num_experts)
+        statistics = {k: v for k, v in objective.state_dict().items() if ".standardize." in k}
         backbone.load_state_dict(backbone_state)
         objective.load_state_dict(objective_state | statistics)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{checkpoint} does not fit the recipe {recipe.name}: {reason[:500]}") from error
     released_from = {"file": checkpoint.name, "sha256": checksum(checkpoint, 64)}
     recipe = dataclasses.replace(recipe, objective_args={"num_experts": num_experts})
     save_pretrained(
@@ -52,6 +51,6 @@ def convert_back(folder: Path, out: Path) -> None:
         raise ValueError(
             f"{folder} holds the objective {objective.config['objective']}; only star has a released format"
         )
-    backbone = load_file(folder / "model.safetensors")
+    backbone = read_tensors(folder / "model.safetensors")
     with replacing(out) as part:
         torch.save(released.to_released(backbone, objective.state_dict()), part)

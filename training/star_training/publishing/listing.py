@@ -3,14 +3,15 @@
 It imports timm only if a model is installed whose architecture or arguments the table of tags doesn't know.
 """
 
-import json
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from star_catalog import objectives, store, tags, zoo
+from star_catalog.reading import json_object, refusing
 
-from ..engine.old_results import upgrade
+from ..engine.results.old import upgrade
 from . import dataset_terms
 
 _SHOWN = 3  # measured numbers per row
@@ -26,7 +27,7 @@ def rows() -> list[tuple[str, ...]]:
 def _row(tag: str) -> tuple[str, ...]:
     try:
         row = _installed(tag) if tag in store.installed() else {"license": tags.LICENSE, **tags.TAGS[tag]}
-    except (OSError, RuntimeError, TypeError, ValueError):
+    except (OSError, ValueError):
         return (tag, f"broken: {store.folder(tag)}", "-", "-", "-", "-", "-")
     place = tags.place(tag)
     licence, data = row["license"] or "not stated", row.get("description", "-")
@@ -51,16 +52,16 @@ def _installed(tag: str) -> dict[str, Any]:
 
         import star_zoo  # noqa: F401
 
-        timm.create_model(tag, device="meta")
+        with refusing(tag):
+            timm.create_model(tag, device="meta")
     return row
 
 
 def _optional(read: Callable[[Any], str], path: Path) -> str:
     """Returns `read` of a JSON file; empty if the file is missing, or another program wrote it in another format."""
-    try:
-        return read(json.loads(path.read_text(encoding="utf-8")))
-    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
-        return ""
+    with contextlib.suppress(OSError, ValueError), refusing(str(path)):
+        return read(json_object(path, path.name))
+    return ""
 
 
 def _objective(heads: dict[str, Any]) -> str:

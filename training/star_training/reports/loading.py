@@ -49,7 +49,4 @@ def _from_file(path: Path) -> list[Shown]:
 
 def _evaluations(path: Path) -> list[Record]:
     """Returns the records of a results.json. Raises ValueError, naming the file, for one that is not readable."""
-    try:
-        return [Record.from_dict(found) for found in read_results(path).get("evaluations", [])]
-    except TypeError as error:
-        raise ValueError(f"{path} holds a record that is not readable: {error}") from error
+    return [Record.from_dict(found) for found in read_results(path).get("evaluations", [])]

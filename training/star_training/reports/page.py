@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from star_catalog.files import replacing, write_text
+from star_catalog.reading import refusing
 
 from ..data.eval_sets.dataset import Splits
 from ..publishing import card
@@ -20,7 +21,8 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     added to its card. Raises ValueError if there is nothing to show.
     """
     models = gather(names)
-    found = figures.draw(models)
+    with refusing(f"{', '.join(names)}: the log or the details of an evaluation can't be drawn"):
+        found = figures.draw(models)
     found += [figure for spec in data for sheet in _SHEETS for figure in sheet(models, Splits(spec))]
     transfer = tables.transfer(models)
     if not (found or transfer):

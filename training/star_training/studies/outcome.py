@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from star_catalog.files import write_text
+from star_catalog.reading import json_object, refusing
 
 from ..engine.logging import evaluations_of, read
-from ..engine.old_results import upgrade
 from ..engine.results import read as read_results
+from ..engine.results.old import upgrade
 from ..evaluation.metrics import RATE, Metric
 from ..evaluation.record import Record
 from .study import MEAN
@@ -45,7 +46,7 @@ class Outcome(NamedTuple):
 def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[str, Any]]) -> None:
     """Gathers the files of a finished and measured run into one; `over_steps` holds the numbers of its checkpoints."""
     results = read_results(run / "export" / "results.json")
-    recipe = json.loads((run / "export" / "recipe.json").read_text(encoding="utf-8"))  # has no local paths
+    recipe = json_object(run / "export" / "recipe.json", "recipe.json")  # has no local paths
     entries = read(run / "log.jsonl")
     losses = [e for e in entries if "loss" in e]
     held = {
@@ -133,8 +134,6 @@ def _cost(training: dict[str, Any]) -> Iterator[Metric]:
 
 def load(path: Path) -> Outcome:
     """Reads an outcome from its file. Raises ValueError if the file is not an outcome."""
-    try:
-        held = upgrade(json.loads(path.read_text(encoding="utf-8")))
+    with refusing(f"{path} is not the outcome of a run", "remove it and run the study again"):
+        held = upgrade(json_object(path, "outcome"))
         return Outcome(held["method"], held["seed"], _metrics(held), held)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not the outcome of a run: {error!r}; remove it and run the study again") from error

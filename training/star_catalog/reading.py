@@ -1,0 +1,42 @@
+"""Reads files that anyone may have written: every error is a ValueError of one line that names file and reason."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's message on one line, cut after 300 characters; its class if it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextlib.contextmanager
+def refusing(what: str, way_out: str = "") -> Iterator[None]:
+    """Turns every error into a ValueError that begins with `what`, e.g. "PATH is not a valid config.json".
+
+    The reason follows, then `way_out`.
+
+    Libraries raise nearly any class for contents that they don't expect. OSError, ImportError and MemoryError are
+    passed on, because they are not about the contents.
+    """
+    try:
+        yield
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        # the message of a LookupError is the key alone
+        name = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
+        raise ValueError(f"{what}: {name}{one_line(error)}{way_out and f'; {way_out}'}") from error
+
+
+def json_object(path: Path, what: str, way_out: str = "") -> dict[str, Any]:
+    """Returns the JSON object in a file. Raises ValueError unless it holds one, with the noun `what`, or OSError."""
+    with refusing(f"{path} is not a valid {what}", way_out):
+        if path.is_dir():
+            raise ValueError("it is a folder")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}, not an object")
+    return found

@@ -5,7 +5,7 @@ Letters: B images, S view size in pixels, P parameters of one view.
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -94,6 +94,14 @@ class Policy:
         kept = (self.augmentations[0], *(a for a in self.augmentations[1:] if isinstance(a, kinds)))
         return self if kept == self.augmentations else replace(self, augmentations=kept, statistics=None)
 
+    def without(self, kind: type[Augmentation]) -> "Policy":
+        """Returns the policy without the augmentation of this type, and without `statistics` if it had one.
+
+        Raises ValueError if that is the first augmentation, which makes the view.
+        """
+        kept = tuple(a for a in self.augmentations if not isinstance(a, kind))
+        return self if kept == self.augmentations else replace(self, augmentations=kept, statistics=None)
+
     @property
     def _framing(self) -> Framing:
         first = self.augmentations[0]
@@ -178,7 +186,7 @@ class Policy:
         Raises ValueError for an unknown augmentation or setting, listing the known ones, and for invalid data.
         """
         try:
-            made = tuple(_augmentation(dict(one)) for one in data["augmentations"])
+            made = tuple(augmentation(one) for one in data["augmentations"])
             return Policy(made, _tuples(data["mean"]), _tuples(data["std"]), _tuples(data.get("statistics")))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the data is not a policy: {error!r} in {str(data)[:200]}") from error
@@ -197,13 +205,20 @@ def _row(values: Iterable[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float32, device="cpu")
 
 
-def _augmentation(settings: dict[str, Any]) -> Augmentation:
+def augmentation(data: Mapping[str, Any]) -> Augmentation:
+    """Returns an augmentation from its name and settings, as `Policy.to_dict` writes them.
+
+    Raises ValueError for an unknown name or setting, with the known ones, and for a missing setting.
+    """
+    settings = dict(data)
     name = settings.pop("name")
     if name not in KNOWN:
         raise ValueError(not_found("augmentation", name, KNOWN))
-    known = {f.name for f in fields(KNOWN[name])}
-    if unknown := set(settings) - known:
+    known = {f.name: f.default for f in fields(KNOWN[name])}
+    if unknown := set(settings) - set(known):
         raise ValueError(f"{name} has no setting {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
+    if missing := [each for each, default in known.items() if default is MISSING and each not in settings]:
+        raise ValueError(f"{name} lacks {', '.join(missing)}; its settings are {', '.join(known)}")
     return KNOWN[name](**{key: _tuples(value) for key, value in settings.items()})
 
 

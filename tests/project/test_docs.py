@@ -159,7 +159,7 @@ def test_a_command_of_a_page_is_one_that_the_command_line_takes(line: str, packa
     words = shlex.split(line)
     words = words[words.index("star_training") + 1 :] if words[0] == "torchrun" else words[1:]
     arguments = parser().parse_args(words)
-    if words[0] == "pretrain":
+    if words[0] == "pretrain" and not arguments.resume:  # else it reads the recipe of the run
         pretrain.recipe_of(arguments)
 
 

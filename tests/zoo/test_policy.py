@@ -129,7 +129,7 @@ CROP = {"name": "Crop", "size": 16}
     [
         ({"augmentations": [CROP, {"name": "Flop"}]}, "'Flop' not found; .*known: Crop, Spirograph, Flip"),
         ({"augmentations": [CROP, {"name": "Flip", "q": 1}]}, "Flip has no setting q; known: p"),
-        ({"augmentations": [{"name": "Crop"}]}, "not a policy.*size"),
+        ({"augmentations": [{"name": "Crop"}]}, "Crop lacks size; its settings are size, scale"),
         ({"augmentations": [{"size": 16}]}, "not a policy.*name"),
         ({"augmentations": 5}, "not a policy"),
         ({"augmentations": []}, "first augmentation of a policy must be Crop or Spirograph"),

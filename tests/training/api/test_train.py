@@ -14,7 +14,7 @@ import timm
 import star_training
 from finetune_cases import coloured
 from runs import TINY, assert_equal, at_step, command, exported, tiny
-from star_training.api.finetune import made_settings
+from star_training.api.finetune import planned
 from star_training.api.trained import Trained
 from star_training.cli.main import main
 from star_training.engine.signals import Stopped
@@ -99,9 +99,11 @@ def test_an_interrupt_is_stopped_with_a_checkpoint_and_the_way_on(trained: Train
         at_step(patch, 5, lambda run: os.kill(os.getpid(), signal.SIGINT))
         star_training.pretrain("spirograph_tiny", out=out, **given)
     line = str(raised.value)
-    assert line.startswith("stopped by SIGINT after step 5, its checkpoint is written; repeat the call of pretrain")
+    assert line.startswith(
+        "stopped by SIGINT after step 5, its checkpoint is written; go on with star_training.pretrain"
+    )
     assert raised.value._render_traceback_() == [line]  # the whole output of a notebook
-    again = star_training.pretrain("spirograph_tiny", out=out, resume=True, **given)
+    again = eval(line.partition("go on with ")[2], {"star_training": star_training})
     assert_equal(exported(again.folder), exported(trained.folder))
     assert again.metrics == trained.metrics
 
@@ -115,4 +117,4 @@ def test_finetune_returns_the_classifier_which_stands_for_its_folder(tmp_path: P
     (record,) = json.loads((tuned.export / "results.json").read_text())["evaluations"]
     assert tuned.metrics == {"finetune_top1_50pct": record["metrics"]["finetune_top1_50pct"]["value"]}
     assert record["settings"]["epochs"] == 1 and record["settings"]["data"]["fraction"] == 0.5
-    assert made_settings(tuned, images).model == str(tmp_path / "a")
+    assert planned(tuned, images)[0].model == str(tmp_path / "a")

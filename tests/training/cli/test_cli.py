@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 
-from runs import TINY, at_step, command, entries, tiny
+from runs import STEPS, TINY, at_step, command, entries, tiny
 from star_training import recipes
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
@@ -90,7 +91,7 @@ def test_a_wrong_name_is_refused_with_the_right_ones(arguments, message: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["pretrain"], ["train"], ["pretrain", "folder", "--max-bad", "few"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["pretrain", "folder", "--max-bad", "few"]])
 def test_wrong_usage_shows_the_usage(arguments: list[str], capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -129,10 +130,10 @@ def test_a_signal_ends_in_one_line_that_says_how_to_go_on(tmp_path: Path, monkey
         assert main(command(tmp_path / "run")) == code
     empty, line = capsys.readouterr().err.splitlines()  # a progress bar may stand in the first
     assert empty == ""
-    assert (
-        line == f"stopped by {signal.Signals(number).name} after step 2, its checkpoint is written; go on with --resume"
-    )
-    assert main(command(tmp_path / "run", "--resume")) == 0
+    told, _, again = line.partition("; go on with: star-zoo ")
+    assert told == f"stopped by {signal.Signals(number).name} after step 2, its checkpoint is written"
+    assert main(shlex.split(again)) == 0
+    assert [e["step"] for e in entries(tmp_path / "run")] == [*range(1, STEPS + 1)]
 
 
 def test_an_interrupt_before_training_ends_quietly(tmp_path: Path, monkeypatch, capsys):

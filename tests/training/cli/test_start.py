@@ -29,14 +29,16 @@ HELP = ["--help", *(f"{name} --help" for name in COMMANDS), *(f"bench {name} --h
 WRONG = {  # the arguments, and what the message must contain
     "": "required: COMMAND",
     "lisst": "invalid choice: 'lisst'",
-    "pretrain": "required: recipe",
+    "pretrain": "pass a recipe, or --resume with the folder of a run as --out; recipes: cifar10_resnet10t",
+    "pretrain --resume": "--resume needs the folder of the run; pass it with --out",
+    "finetune resnet18": "pass a model, and labelled images with --data; or --resume",
     "pretrain folder --resum-all": "unrecognized arguments: --resum-all",
     "pretrain folder --max-bad few": "invalid float value: 'few'",
     "pretrain foulder": "recipe 'foulder' not found; did you mean 'folder'? known: cifar10_resnet10t",
     "pretrain folder --objective starr": "objective 'starr' not found; did you mean 'star'? known: augself",
     "reproduce cifar10_smal": "study 'cifar10_smal' not found; did you mean 'cifar10_small'? known: cifar10_small",
     "reproduce claims": "study 'claims' not found",  # a helper of the studies
-    "detect resnet18": "required: --out",
+    "detect resnet18": "pass a model, and the folder of the new run with --out; or --resume",
     "detect resnet18 --recipe coco25 --out run": "recipe 'coco25' not found; did you mean 'coco256'? known: coco256",
     "eval lineear resnet18": "protocol 'lineear' not found; did you mean 'linear'? known: equivariance",
     "compare resnet18 resnet34 --protocol knn kn": "protocol 'kn' not found; did you mean 'knn'?",

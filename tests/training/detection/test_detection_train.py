@@ -13,7 +13,9 @@ import torch
 
 from detection_cases import CLASSES, write_coco, write_pack, write_voc
 from runs import assert_equal, finish, start
+from star_training.cli.execute import parser
 from star_training.cli.main import main
+from star_training.cli.train.detect import recipe_of
 from star_training.data.sources.base import DataError
 from star_training.detection import recipes
 from star_training.detection.recipe import DetectionRecipe
@@ -182,7 +184,10 @@ def test_a_process_that_gets_a_signal_says_how_to_go_on(tmp_path: Path):
     assert code == 130, err
     (line,) = err.split("\n")[1:-1]
     step = log(tmp_path / "run")[-1]["step"]
-    assert line.startswith(f"stopped by SIGINT after step {step}") and line.endswith("; go on with --resume")
+    assert line.startswith(f"stopped by SIGINT after step {step}")
+    command, _, again = line.rpartition(" -m star_training ")
+    assert again == f"detect --resume --out {tmp_path / 'run'}" and command.endswith(f"; go on with: {sys.executable}")
+    assert recipe_of(parser().parse_args(again.split())) == override(recipe, ["steps=2000", "run.workers=1"])
     assert f"step-{step:09d}.safetensors" in os.listdir(tmp_path / "run" / "checkpoints")
 
 

@@ -111,7 +111,7 @@ def test_what_is_finished_is_not_computed_again(folder: Path, monkeypatch: pytes
     made = evaluated(monkeypatch, stopping)
     arguments = ["eval", "all", "pixels", "--data", str(folder / "many.parquet"), str(folder / "few.parquet")]
     assert main(arguments) == 130
-    assert "3 of 8 evaluations are finished; the same command goes on with the rest" in capsys.readouterr().err
+    assert "3 of 8 evaluations are finished; go on with: star-zoo eval all " in capsys.readouterr().err
     assert made == ["few_shot on many", "knn on many", "linear on many"] and len(extractions) == 2
     stop_at[0] = -1
     assert main(arguments) == 1  # few_shot on few fails

@@ -14,6 +14,7 @@ from star_training.pretraining.recipe import DataConfig, Recipe
 from star_training.settings.base import differences, override, typed
 from star_training.settings.common import OptimizerConfig, RunConfig
 from star_zoo import Policy, objectives
+from star_zoo.augmentations import ColorJitter, Solarize
 from star_zoo.augmentations.presets import PRESETS, preset
 
 FOLDER = recipes.find("folder")
@@ -113,6 +114,71 @@ def test_a_setting_reaches_its_field_with_its_type(setting: str, read: Any):
     found, expected = read(recipe)
     assert found == expected and type(found) is type(expected)
     assert all(told.startswith(setting.partition("=")[0]) for told in differences(FOLDER, recipe))
+
+
+def kinds(recipe: Recipe) -> list[str]:
+    return [type(one).__name__ for one in recipe.policy.augmentations]
+
+
+def test_augmentations_are_added_replaced_and_removed():
+    added = override(FOLDER, ["policy.augmentations+=Solarize"])
+    assert kinds(added) == [*kinds(FOLDER), "Solarize"] and added.policy.augmentations[-1] == Solarize()
+    own = override(added, ['policy.augmentations+={"name": "ColorJitter", "hue": 0.25}'])
+    assert kinds(own) == kinds(added) and own.policy.augmentations[2] == ColorJitter(hue=0.25)
+    fewer = override(own, ["policy.augmentations-=Blur", "policy.augmentations-=Jigsaw"])  # there is no jigsaw
+    assert kinds(fewer) == ["Crop", "Flip", "ColorJitter", "Grayscale", "Solarize"]
+
+
+def test_statistics_of_other_fields_are_dropped_with_the_change():
+    fields = len(FOLDER.policy.fields)
+    known = override(FOLDER, [f"policy.statistics={[[0.5] * fields, [1.0] * fields]}"])
+    assert override(known, ["policy.augmentations+=Flip"]).policy.statistics is not None
+    assert override(known, ["policy.augmentations+=Invert"]).policy.statistics is None
+    assert override(known, ["policy.augmentations-=Flip"]).policy.statistics is None
+
+
+CHANGES = [
+    "policy=dorsal", "policy=ventral", "policy.augmentations+=Solarize", "policy.augmentations-=Grayscale",
+    'policy.augmentations+={"name": "Solarize", "p": 0.5}', "policy.augmentations.Crop.size=64",
+    "policy.augmentations-=Blur",
+]  # fmt: skip
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.lists(st.sampled_from(CHANGES), max_size=5))
+def test_the_same_changes_again_change_nothing(changes: list[str]):
+    """So a run is resumed with the arguments that it was started with, or with none."""
+    once = override(FOLDER, changes)
+    assert differences(once, override(once, changes)) == []
+
+
+def test_an_augmentation_is_found_by_its_name_too():
+    assert override(FOLDER, ["policy.augmentations.Flip.p=0.25"]) == override(FOLDER, ["policy.augmentations.1.p=0.25"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("policy.augmentations+=Solarise", "augmentation 'Solarise' not found; did you mean 'Solarize'? known: Crop"),
+        ("policy.augmentations-=blur", "did you mean 'Blur'? known: Crop, Spirograph"),
+        (
+            "policy.augmentations+=3",
+            "--set policy.augmentations+=3 has no name; write e.g. policy.augmentations+=Solar",
+        ),
+        ('policy.augmentations+={"p": 1}', "has no name"),
+        ('policy.augmentations+={"name": ["Flip"]}', "augmentation \"['Flip']\" not found"),
+        ('policy.augmentations+={"name": "Blur", "p": "x"}', "policy.augmentations.Blur.p is 'x'; it must be float"),
+        ('policy.augmentations+={"name": "Blur", "q": 1}', "Blur has no setting q; known: kernel, levels, p, sigma"),
+        ("policy.augmentations+=Crop", "Crop lacks size; its settings are size, scale, ratio, unit"),
+        ('policy.augmentations+={"name": "Spirograph", "size": 8}', "must be first and nowhere else"),
+        ("policy.augmentations-=Crop", "the first augmentation of a policy must be Crop or Spirograph"),
+        ("policy.augmentations.Flop.p=1", "'Flop' is not an index; pass a number from 0 to 4, or one of Crop, Flip"),
+        ("seed+=1", "--set seed+=: this setting takes no +=; write seed=VALUE"),
+        ("policy-=dorsal", "--set policy-=: this setting takes no -="),
+    ],
+)
+def test_a_wrong_change_of_augmentations_is_refused_with_the_known_ones(change: str, message: str):
+    assert message in refused(change)
 
 
 def test_later_settings_win():

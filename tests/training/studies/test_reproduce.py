@@ -59,7 +59,7 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     code, _, said = finish(process)
-    assert code == 128 + signal.SIGTERM and "stopped by SIGTERM; repeat the command to continue" in said
+    assert code == 128 + signal.SIGTERM and "stopped by SIGTERM; go on with: " in said
     before = {path.name: path.stat().st_mtime_ns for path in results.glob("*.json")}
     assert 0 < len(before) < len(names)
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+NO_FOLDER = "--resume needs the folder of the run; pass it with --out"
 Place = str | os.PathLike[str]
 Model = str | os.PathLike[str]  # any name of a model, or a `Trained`, which stands for its folder
 Data = Place | Sequence[Place] | None  # one data set or several; None: all in $STAR_ZOO_DATA

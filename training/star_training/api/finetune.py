@@ -1,11 +1,12 @@
 """`finetune`: trains a whole model on labelled images."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings.base import Changes, changed
-from .arguments import Model, Place
+from .arguments import NO_FOLDER, Model, Place
 from .trained import Trained, continuing
 
 if TYPE_CHECKING:
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    model: Model,
+    model: Model | None = None,
     *,
-    data: Place,
-    fraction: float = 1.0,
+    data: Place | None = None,
+    fraction: float | None = None,
     out: Place | None = None,
     epochs: int | None = None,
     settings: Changes = (),
@@ -27,38 +28,60 @@ def finetune(
 
     Args:
         model: a run, a saved folder, a zoo tag, any timm name, "hf-hub:OWNER/NAME", "untrained:NAME".
-        data: labelled images with train and test splits, as in `--data`.
-        fraction: share of each class's training labels.
+        data: labelled images with train and test splits, as in `--data`. Only a resumed training needs neither.
+        fraction: share of each class's training labels; None: all.
         out: the folder to write; None: runs/finetune-MODEL-DATA.
         epochs: passes over the training images.
         settings: any other settings by path, as in `--set`, e.g. {"optimizer.lr": 1e-3, "ema": 0.999}.
-        resume: continue from the newest intact checkpoint in `out`; a finished training is returned unchanged.
+        resume: continue the training in `out` from its newest intact checkpoint, with its own settings, as `pretrain`.
         tracker: "tensorboard", "wandb" or another tracker that Accelerate supports.
 
     Raises as `pretrain`.
     """
-    made = made_settings(model, data, fraction, epochs, settings)
+    made, folder = planned(model, data, fraction, epochs, settings, out=out, resume=resume)
 
     from ..finetuning.run import FineTuning
-    from ..finetuning.setup import default_out
 
-    folder = Path(out).expanduser() if out else default_out(made)
-    with continuing("repeat the call of finetune with resume=True to go on"):
+    with continuing("go on with star_training.finetune(out={folder!r}, resume=True)"):
         record = FineTuning(made, folder, resume=resume, tracker=tracker).train()
     metrics = record.metrics if record else {}  # further processes have no record
     return Trained(folder, {slug: metric.value for slug, metric in metrics.items()})
 
 
-def made_settings(
-    model: Model,
-    data: Place,
-    fraction: float = 1.0,
+def planned(
+    model: Model | None = None,
+    data: Place | None = None,
+    fraction: float | None = None,
     epochs: int | None = None,
     settings: Changes = (),
-) -> "FineTune":
-    """Returns the default settings with the given changes. Raises ValueError for a wrong one."""
-    from ..finetuning.config import FineTune, LabelledData
+    *,
+    out: Place | None = None,
+    resume: bool = False,
+) -> "tuple[FineTune, Path]":
+    """Returns the settings of a training with the given changes, and its folder; a resumed one has its own settings.
 
-    labelled = LabelledData(source=os.fspath(data), fraction=fraction)
-    start = FineTune(model=os.fspath(model), data=labelled)
-    return changed(changed(start, {} if epochs is None else {"epochs": epochs}), settings)
+    Raises ValueError for a wrong argument, and if the folder holds no training to resume.
+    """
+    whole = model is not None and data is not None
+    if not whole and not resume:
+        raise ValueError("pass a model, and labelled images with --data; or --resume with the folder of a run as --out")
+    if not whole and not out:
+        raise ValueError(NO_FOLDER)
+
+    from ..engine.run_dir import saved_settings
+    from ..finetuning.config import FineTune, LabelledData
+    from ..finetuning.run import FineTuning
+    from ..finetuning.setup import default_out
+
+    given = {
+        "model": None if model is None else os.fspath(model),
+        "data.source": None if data is None else os.fspath(data),
+        "data.fraction": fraction,
+        "epochs": epochs,
+    }
+    given = {path: value for path, value in given.items() if value is not None}
+    changes = [*given.items(), *(settings.items() if isinstance(settings, Mapping) else settings)]
+    new = FineTune(model="", data=LabelledData(source=""))
+    folder = Path(out).expanduser() if out else default_out(changed(new, changes))
+    start = saved_settings(FineTune, folder / FineTuning.settings_file) if resume else new
+    return changed(start, changes), folder

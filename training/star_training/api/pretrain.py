@@ -1,6 +1,7 @@
 """`pretrain`: trains a backbone with a recipe."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from star_catalog.objectives import check
 
 from .. import recipes
 from ..settings.base import Changes, changed
-from .arguments import Model, Place
+from .arguments import NO_FOLDER, Model, Place
 from .trained import Trained, continuing
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    recipe: str = "folder",
+    recipe: str | None = None,
     *,
     data: Place | None = None,
     out: Place | None = None,
@@ -32,7 +33,7 @@ def pretrain(
     """Pretrains a backbone, exports it with its heads and its card, and returns the finished run.
 
     Args:
-        recipe: name of a recipe; `star-zoo pretrain --help` lists them.
+        recipe: name of a recipe; `star-zoo pretrain --help` lists them. None: "folder", or that of a resumed run.
         data: images, as in `--data`: a folder, a .parquet file, "torchvision:NAME", ... None: the recipe's.
         out: the run's folder; None: runs/RECIPE-OBJECTIVE.
         objective: another objective than the recipe's, e.g. "simclr".
@@ -41,19 +42,20 @@ def pretrain(
         settings: any other settings by path, as in `--set`, e.g. {"optimizer.lr": 0.06, "policy": "dorsal"}.
         init_from: a model whose weights to start from.
         max_bad: share of images that may fail to decode; None: the recipe's.
-        resume: continue from the newest intact checkpoint in `out`; a finished run is returned unchanged.
+        resume: continue the run in `out` from its newest intact checkpoint, with its own settings, of which only
+            those of `run` and the place of the same images may be given anew; a finished run is returned unchanged.
         tracker: "tensorboard", "wandb" or another tracker that Accelerate supports.
 
     Raises ValueError or OSError for wrong arguments, data or files, Diverged for a loss that is not finite, and Stopped
     after SIGINT or SIGTERM (in a notebook: interrupt), once a checkpoint is written.
     """
-    made = made_recipe(recipe, data, objective, backbone, epochs, settings, init_from, max_bad)  # imports take seconds
+    given = recipe, data, objective, backbone, epochs, settings, init_from, max_bad
+    made, folder = planned(*given, out=out, resume=resume)  # first, because the other imports take seconds
 
     from ..pretraining.run import Run
     from ..publishing import card
 
-    folder = Path(out).expanduser() if out else Path("runs") / f"{made.name}-{made.objective}"
-    with continuing("repeat the call of pretrain with resume=True to go on"):
+    with continuing("go on with star_training.pretrain(out={folder!r}, resume=True)"):
         run = Run(made, folder, resume=resume, tracker=tracker)
         results = run.train()
     if run.main:
@@ -62,8 +64,8 @@ def pretrain(
     return Trained(folder, {name: value for name, value in last.items() if name not in ("step", "epoch")})
 
 
-def made_recipe(
-    recipe: str,
+def planned(
+    recipe: str | None = None,
     data: Place | None = None,
     objective: str | None = None,
     backbone: str | None = None,
@@ -71,13 +73,18 @@ def made_recipe(
     settings: Changes = (),
     init_from: Model | None = None,
     max_bad: float | None = None,
-) -> "Recipe":
-    """Returns the named recipe with the given changes. Raises ValueError for a wrong one."""
+    *,
+    out: Place | None = None,
+    resume: bool = False,
+) -> "tuple[Recipe, Path]":
+    """Returns the recipe of a run with the given changes, and the run's folder; a resumed run has its own recipe.
+
+    Raises ValueError for a wrong argument, and if the folder holds no run to resume, or one of another recipe.
+    """
+    if resume and not recipe and not out:
+        raise ValueError(NO_FOLDER)
     if objective:
         check(objective)
-    made: Recipe = recipes.find(recipe)
-    if objective:
-        made = made.with_objective(objective)
     given = {
         "data.source": None if data is None else os.fspath(data),
         "data.max_bad": max_bad,
@@ -85,5 +92,27 @@ def made_recipe(
         "epochs": epochs,
         "init_from": None if init_from is None else os.fspath(init_from),
     }
-    made = changed(made, {path: value for path, value in given.items() if value is not None})
-    return changed(made, settings)
+    given = {path: value for path, value in given.items() if value is not None}
+    changes = [*given.items(), *(settings.items() if isinstance(settings, Mapping) else settings)]
+
+    def change(made: "Recipe") -> "Recipe":
+        return changed(made.with_objective(objective) if objective else made, changes)
+
+    if resume and not recipe:
+        return change(_saved(Path(out or "").expanduser())), Path(out or "").expanduser()
+    named = change(recipes.find(recipe or "folder"))
+    folder = Path(out).expanduser() if out else Path("runs") / f"{named.name}-{named.objective}"
+    if not resume:
+        return named, folder
+    before = _saved(folder)
+    if before.name != named.name:
+        raise ValueError(f"{folder} holds a run of the recipe {before.name!r}, not {named.name!r}")
+    return change(before), folder
+
+
+def _saved(folder: Path) -> "Recipe":
+    """Returns the recipe of the run in a folder."""
+    from ..engine.run_dir import saved_settings
+    from ..pretraining.recipe import Recipe
+
+    return saved_settings(Recipe, folder / "recipe.json")

@@ -46,9 +46,9 @@ class Trained:
 
 @contextlib.contextmanager
 def continuing(how: str) -> Iterator[None]:
-    """Adds to the message of `Stopped` how to continue in Python."""
+    """Adds to the message of `Stopped` how to continue in Python; `{folder}` in it is the stopped run's folder."""
     try:
         yield
     except Stopped as stopped:
-        stopped.how_in_python = how
+        stopped.how_in_python = how.format(folder=str(stopped.folder))
         raise

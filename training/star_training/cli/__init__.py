@@ -2,7 +2,9 @@
 
 The docstring of a command's module is its help, `declare` adds its arguments, `run` executes it. A module imports
 the dependencies of its own command inside `run`, because the parser imports all commands: `--help`, wrong arguments and
-`list` import neither torch nor star_zoo. `GO_ON` states how to continue after a signal.
+`list` import neither torch nor star_zoo. A command that a signal stops, after saving its progress, has a function
+`go_on(arguments, words, folder)`: from the words of its command line and the folder of the stopped run, if there is
+one, it returns the words of the command that continues.
 """
 
 COMMANDS = {  # name -> group, in the order of a typical workflow

@@ -3,24 +3,30 @@
 import argparse
 import importlib
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from star_catalog.zoo import NotAvailable
 
 from ..engine.signals import Stopped
 from ..errors import Diverged, LoadingError, not_installed, unexpected
+from ..version import version
 from . import COMMANDS
 
 
 def execute(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. An error prints one line, unless Python is in development mode."""
+    words = list(sys.argv[1:] if argv is None else argv)
     arguments = argparse.Namespace()
     try:
-        parser().parse_args(argv, arguments)
+        parser().parse_args(words, arguments)
         arguments.module.run(arguments)
     except Stopped as stopped:
-        print(f"\n{stopped.reason}; {arguments.module.GO_ON}", file=sys.stderr)
+        command = shlex.join([*_program(), *arguments.module.go_on(arguments, words, stopped.folder)])
+        print(f"\n{stopped.reason}; go on with: {command}", file=sys.stderr)
         return stopped.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`; not an error
@@ -45,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="star-zoo", description="Pretrain, evaluate, store and publish image backbones with their heads."
     )
+    top.add_argument("--version", action="version", version=f"star-zoo {version()}")
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
     for name, group in COMMANDS.items():
         module = importlib.import_module(f"{__package__}.{group}.{name}")
@@ -53,3 +60,15 @@ def parser() -> argparse.ArgumentParser:
         module.declare(command)
         command.set_defaults(module=module)
     return top
+
+
+def _program() -> list[str]:
+    """Returns the words that started this program, as far as they are known: by a launcher, Python, or its name."""
+    processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if processes > 1:
+        nodes = ["--nnodes", str(processes // here)] if processes > here else []
+        return ["torchrun", *nodes, "--nproc_per_node", str(here), "-m", "star_training"]
+    started = Path(sys.argv[0])
+    if started.parts[-2:] == ("star_training", "__main__.py"):
+        return [sys.executable, "-m", "star_training"]
+    return [str(started)] if started.name == "star-zoo" and not shutil.which("star-zoo") else ["star-zoo"]

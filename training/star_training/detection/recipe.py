@@ -17,17 +17,17 @@ PRECISIONS = ("no", "bf16")  # not "fp16", which was never tried
 class DetectionData:
     """The images. See `open_set` for the values of `source` and the splits."""
 
-    source: str
-    train: str = "train"
-    test: str = "val"
+    source: str  # as --data
+    train: str = "train"  # the split to train on
+    test: str = "val"  # the split to test on
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionLoop(LoopConfig):
     """As `LoopConfig`, with the intervals of runs whose checkpoints are large."""
 
-    log_every: int = 20  # steps
-    checkpoint_every: int = 1000  # steps
+    log_every: int = 20  # steps between entries of log.jsonl
+    checkpoint_every: int = 1000  # steps between checkpoints
     keep: int = 1  # checkpoints; older ones are deleted
 
 
@@ -35,11 +35,11 @@ class DetectionLoop(LoopConfig):
 class DetectionRecipe(Settings):
     """All settings that determine a trained detector, apart from the weights of its backbone."""
 
-    name: str
+    name: str  # the recipe's
     model: str  # a run, a saved folder, a zoo tag, any timm name, untrained:NAME
     head: str  # "c4": a ResNet's last stage on each region; "fpn": a feature pyramid, for timm models with feature maps
     data: DetectionData
-    steps: int
+    steps: int  # of the optimiser
     milestones: tuple[int, int]  # steps at which the learning rate is divided by ten
     warmup: int  # steps of linear warm-up, from a thousandth
     batch_size: int = 16  # images in a step, over all processes
@@ -54,7 +54,7 @@ class DetectionRecipe(Settings):
     regions: int = 512  # per image, on which the box head is trained in a step
     norm_batches: int = 200  # batches for precise batch norm before the test; 0: none
     precision: str = AUTO  # "no" (float32), "bf16", or "auto": the fastest that computes correct gradients here
-    seed: int = 0
+    seed: int = 0  # of the new weights, the order of images, and their views
     run: DetectionLoop = field(default_factory=DetectionLoop)
 
     def __post_init__(self) -> None:

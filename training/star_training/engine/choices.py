@@ -36,7 +36,7 @@ class Choices:
         check_device(self.settings.precision, processes.device, resume, anew)
         self._asked = {name: getattr(settings, name) for name in CHOSEN if hasattr(settings, name)}
         self._resumed, self._processes = resume, processes
-        self._why = "as at the start of the run" if resume and settings.precision == AUTO else ""
+        self._why = "as at the start of the run" if resume else ""
         self._fault: str | None = None  # of channels_last on this CPU
         self.channels_last = True
         self.precision: str = self.settings.precision

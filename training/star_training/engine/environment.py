@@ -1,29 +1,21 @@
 """The code behind a result, i.e. the versions of the packages and the commit of a checkout, and its peak memory."""
 
 import functools
-import importlib.util
-import re
+import importlib.metadata
 import resource
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from ..version import version
+
 
 def versions() -> dict[str, str]:
     """Returns versions by name; `commit` ends in + if tracked files have changed, and is missing outside a checkout."""
-    packages = {"star_zoo": _own_version(), "torch": torch.__version__, "timm": version("timm")}
+    packages = {"star_zoo": version(), "torch": torch.__version__, "timm": importlib.metadata.version("timm")}
     return packages | ({"commit": commit} if (commit := _commit(Path(__file__).parents[3])) else {})
-
-
-@functools.cache
-def _own_version() -> str:
-    """Returns the version of star_zoo as its build reads it, because importing the package takes seconds."""
-    found = importlib.util.find_spec("star_zoo")
-    text = Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""
-    return stated[1] if (stated := re.search(r'^__version__ = "(.+)"', text, re.MULTILINE)) else ""
 
 
 @functools.cache

@@ -13,6 +13,20 @@ from ..settings.base import Settings, differences
 S = TypeVar("S", bound=Settings)
 
 
+def saved_settings(kind: type[S], path: Path) -> S:
+    """Returns the settings that a run saved in its folder. Raises ValueError if there are none, or they can't be read.
+
+    `path` is the file with the settings.
+    """
+    if not path.exists():
+        raise ValueError(
+            f"{path.parent} holds no run to resume; leave --resume out, or pass the run's folder with --out"
+        )
+    data = json_object(path, path.name)
+    with refusing(f"{path} is not a valid {path.name}"):
+        return kind.from_dict(data)
+
+
 def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
     """Returns the settings of the run in the folder if it is resumed, None for a new run.
 
@@ -21,17 +35,13 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
     `path` is the file in the folder with the settings; `anew` is the advice on how to start again with others.
     """
     out = path.parent
-    if not path.exists():
-        if resume:
-            raise ValueError(f"{out} holds no run to resume; leave --resume out, or pass the run's folder with --out")
+    if not resume:
+        if path.exists():
+            raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
         if (export := out / "export" / "results.json").exists():  # this run would overwrite them
             raise ValueError(f"{export.parent} holds a model already; remove it, or choose another folder with --out")
         return None
-    if not resume:
-        raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
-    data = json_object(path, path.name)
-    with refusing(f"{path} is not a valid {path.name}"):
-        before = settings.from_dict(data)
+    before = saved_settings(type(settings), path)
     if found := differences(before, settings):
         raise ValueError(
             f"the settings differ from those that {out} was started with (theirs, yours): {'; '.join(found)}; "

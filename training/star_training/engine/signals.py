@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,8 +19,9 @@ class Stopped(Exception):
 
     how_in_python = ""  # how to continue, for the message where a function was called
 
-    def __init__(self, number: int, how: str):
+    def __init__(self, number: int, how: str, folder: Path | None = None):
         super().__init__(number, how)
+        self.folder = folder  # of the stopped run, if it has one
         self.reason = f"stopped by {signal.Signals(number).name}{how}"
         self.exit_code = 128 + number
 

@@ -202,7 +202,7 @@ class Loop(abc.ABC, Generic[S]):
             if to_save or stopping:
                 self._checkpoint(wait=last or bool(stopping))
             if stopping:
-                raise Stopped(stopping, f" after step {step}, its checkpoint is written")
+                raise Stopped(stopping, f" after step {step}, its checkpoint is written", self.out)
             self._mark = time.perf_counter()  # training time excludes evaluations and checkpoints
 
     def _log(self) -> None:

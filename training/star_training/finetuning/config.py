@@ -13,7 +13,7 @@ from ..settings.common import AUTO, OptimizerConfig, RunConfig, check_precision
 class LabelledData:
     """The labelled images. See `star_training.data.open_source` for the values of `source`."""
 
-    source: str
+    source: str  # as --data
     fraction: float = 1.0  # of each class's training images, at least one; the protocol uses 0.01 and 0.1
 
 
@@ -52,7 +52,7 @@ class FineTune(Settings):
     data: LabelledData
     backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model
     views: Views = field(default_factory=Views)
-    epochs: int = 30
+    epochs: int = 30  # passes over the images
     batch_size: int = 64  # images in one step, over all processes
     mixup: float = 0.0  # alpha of mixup; 0 for none
     cutmix: float = 0.0  # alpha of CutMix; with both, each batch gets one of them
@@ -63,7 +63,7 @@ class FineTune(Settings):
     prior_weight: float = 100.0  # weight of its loss if all training images are upright; equiadapt's
     optimizer: FineTuneOptimizer = field(default_factory=FineTuneOptimizer)
     precision: str = AUTO  # "no" (float32), "bf16", "fp16", or "auto": the fastest that computes correct gradients here
-    seed: int = 0
+    seed: int = 0  # of the classifier, the order of images, and their views
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:

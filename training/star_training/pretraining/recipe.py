@@ -7,9 +7,10 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from star_catalog.names import not_found
 from star_zoo import objectives
-from star_zoo.augmentations import Policy
-from star_zoo.augmentations.policy import KNOWN
+from star_zoo.augmentations import Augmentation, Policy
+from star_zoo.augmentations.policy import KNOWN, augmentation
 from star_zoo.augmentations.presets import preset
 
 from ..data.sources.base import name_alone
@@ -23,7 +24,7 @@ from ..settings.common import AUTO, OptimizerConfig, RunConfig, check_precision,
 class DataConfig:
     """The images. See `star_training.data.open_source` for the values of `source`, `open_stream` for "stream:"."""
 
-    source: str
+    source: str  # as --data
     limit: int | None = None  # use only this many images, evenly spaced over the set
     max_bad: float = 0.01  # share of files that may fail to decode; more is an error
     bank: str = "train"  # the split whose labels online evaluation learns from
@@ -43,23 +44,23 @@ class DataConfig:
 class Recipe(Settings):
     """All settings that determine what a pretraining run computes."""
 
-    name: str
+    name: str  # the recipe's
     backbone: str  # any timm model
     policy: Policy
     data: DataConfig
-    epochs: int
+    epochs: int  # passes over the images
     backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model
-    objective: str = "star"
+    objective: str = "star"  # by its name in star_zoo.objectives, or the dotted path of a module
     objective_args: dict[str, Any] = field(default_factory=dict)  # the objective's settings
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     batch_size: int = 256  # images in one loss, over all processes
     accumulate: int = 1  # losses whose gradients are accumulated for one step
     precision: str = AUTO  # "no" (float32), "bf16", "fp16", or "auto": the fastest that computes correct gradients here
     channels_last: bool | str = AUTO  # memory layout; "auto": true unless a convolution fails in it on this CPU
-    grad_checkpointing: bool = False
+    grad_checkpointing: bool = False  # recompute activations in the backward pass, which saves memory
     compile: bool = False  # torch.compile of the whole training forward
     init_from: str | None = None  # a run, a saved folder, "timm:NAME" or a zoo tag to start from
-    seed: int = 0
+    seed: int = 0  # of initial weights, the order of images, and their views
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
@@ -92,14 +93,22 @@ class Recipe(Settings):
         return build(cls, {k: _policy(v) if k == "policy" else v for k, v in data.items()}, "")
 
     @classmethod
-    def resolve(cls, path: str, value: Any, data: dict[str, Any]) -> Any:
-        """Returns the value, or for `policy=NAME` the data of the preset at the view size of the policy so far.
+    def resolve(cls, path: str, sign: str, value: Any, data: dict[str, Any]) -> tuple[str, Any]:
+        """Returns path and data of a change, and those of the whole policy for `policy=NAME` and changes of its list.
 
-        Raises ValueError as `preset` does.
+        NAME is a preset, made at the view size of the policy so far. `policy.augmentations+=NAME`, or a JSON object
+        with a name, adds an augmentation at the end, or in place of one of its name; `policy.augmentations-=NAME`
+        removes it, if it is there. So the same changes a second time change nothing. Raises ValueError as `preset`
+        does, and for an unknown augmentation or field.
         """
-        if path != "policy" or not isinstance(value, str):
-            return value
-        return json.loads(json.dumps(preset(value, _policy(data["policy"])).to_dict()))
+        if path == "policy.augmentations" and sign:
+            policy = _policy(data["policy"])
+            made = policy.including(_added(value)) if sign == "+" else policy.without(_kind(value))
+        elif path == "policy" and not sign and isinstance(value, str):
+            made = preset(value, _policy(data["policy"]))
+        else:
+            return super().resolve(path, sign, value, data)
+        return "policy", json.loads(json.dumps(made.to_dict()))
 
     def with_objective(self, name: str) -> "Recipe":
         """Returns the recipe for another objective, keeping the settings that both objectives have."""
@@ -112,9 +121,31 @@ def _policy(data: Any) -> Policy:
     """Returns a policy from its data, after checking each value against its field's type."""
     with contextlib.suppress(KeyError, TypeError):  # not a policy at all: from_dict raises
         for number, settings in enumerate(data["augmentations"]):
-            hints = typing.get_type_hints(KNOWN[settings["name"]])
-            for name in settings.keys() & hints.keys():
-                typed(settings[name], hints[name], f"policy.augmentations.{number}.{name}")
+            _check_types(settings, f"policy.augmentations.{number}")
         for name in ("mean", "std"):
             typed(data[name], tuple[float, float, float], f"policy.{name}")
     return Policy.from_dict(data)
+
+
+def _check_types(settings: dict[str, Any], path: str) -> None:
+    """Raises ValueError for a setting of an augmentation that has the wrong type."""
+    hints = typing.get_type_hints(KNOWN[settings["name"]])
+    for name in settings.keys() & hints.keys():
+        typed(settings[name], hints[name], f"{path}.{name}")
+
+
+def _added(value: Any) -> Augmentation:
+    """Returns the augmentation that a name, or an object with a name and settings, stands for."""
+    settings = {"name": value} if isinstance(value, str) else value
+    if not isinstance(settings, dict) or "name" not in settings:
+        example = 'policy.augmentations+=Solarize or policy.augmentations+={"name": "Solarize", "p": 0.5}'
+        raise ValueError(f"--set policy.augmentations+={json.dumps(value)} has no name; write e.g. {example}")
+    _check_types(settings, f"policy.augmentations.{_kind(settings['name']).__name__}")
+    return augmentation(settings)
+
+
+def _kind(name: Any) -> type[Augmentation]:
+    """Returns the class of an augmentation by its name. Raises ValueError for an unknown one, with the known names."""
+    if not isinstance(name, str) or name not in KNOWN:
+        raise ValueError(not_found("augmentation", str(name), KNOWN))
+    return KNOWN[name]

@@ -29,21 +29,26 @@ class Settings:
         return build(cls, data, "")
 
     @classmethod
-    def resolve(cls, path: str, value: Any, data: dict[str, Any]) -> Any:
-        """Returns the data that a value of `--set` stands for; `data` are the settings so far.
+    def resolve(cls, path: str, sign: str, value: Any, data: dict[str, Any]) -> tuple[str, Any]:
+        """Returns the path and the data that a change stands for; `data` are the settings so far.
 
-        The value itself by default. A subclass may have names for whole parts.
+        Those of `--set PATH=VALUE` by default. `sign` is "+" for `PATH+=VALUE`, "-" for `PATH-=VALUE`, else "". A
+        subclass may have names for whole parts, and lists with signs. Raises ValueError for any other sign.
         """
-        return value
+        if sign:
+            raise ValueError(f"--set {path}{sign}=: this setting takes no {sign}=; write {path}=VALUE")
+        return path, value
 
 
-Changes = Mapping[str, Any] | Iterable[tuple[str, Any]]  # paths with their values, e.g. {"optimizer.lr": 0.06}
+# paths with their values, e.g. {"optimizer.lr": 0.06, "policy.augmentations+": "Solarize"}
+Changes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 
 def override(settings: S, changes: Sequence[str]) -> S:
     """Returns the settings with changes, e.g. "optimizer.lr=0.06"; a value is parsed as JSON, or else taken as text.
 
-    Raises ValueError for an unknown path, with the known names, and for a value of the wrong type.
+    An element of a list is named by its index, or by its own name, e.g. "policy.augmentations.Blur.p=0.2". Raises
+    ValueError for an unknown path, with the known names, and for a value of the wrong type.
     """
     return changed(settings, parse_changes(changes))
 
@@ -51,8 +56,10 @@ def override(settings: S, changes: Sequence[str]) -> S:
 def changed(settings: S, changes: Changes) -> S:
     """Returns the settings with changes in their order, values as JSON has them. Raises ValueError as `override`."""
     data = settings.to_dict()
-    for path, value in changes.items() if isinstance(changes, Mapping) else changes:
-        _assign(data, path.split("."), settings.resolve(path, _plain(path, value), data), path)
+    for given, value in changes.items() if isinstance(changes, Mapping) else changes:
+        sign = given[-1:] if given.endswith(("+", "-")) else ""
+        path, plain = settings.resolve(given.removesuffix(sign), sign, _plain(given, value), data)
+        _assign(data, path.split("."), plain, path)
     return type(settings).from_dict(data)
 
 
@@ -110,9 +117,7 @@ def parse_value(text: str) -> Any:
 def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
     key, rest = keys[0], keys[1:]
     if isinstance(data, list):
-        if not key.isdigit() or int(key) >= len(data):
-            raise ValueError(f"--set {path}: {key!r} is not an index; pass a number from 0 to {len(data) - 1}")
-        key = int(key)  # type: ignore[assignment]
+        key = _index(data, key, path)  # type: ignore[assignment]
     elif not isinstance(data, dict):
         raise ValueError(f"--set {path}: {path.rsplit('.' + key, 1)[0]!r} has no fields, it is {data!r}")
     elif key not in data and (rest or not path.startswith(("objective_args.", "backbone_args."))):
@@ -121,6 +126,17 @@ def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
         _assign(data[key], rest, value, path)
     else:
         data[key] = value
+
+
+def _index(items: list[Any], key: str, path: str) -> int:
+    """Returns the index that `key` is, or that of the element with the name `key`."""
+    names = [item["name"] for item in items if isinstance(item, dict) and "name" in item]
+    if key in names and len(names) == len(items):
+        return names.index(key)
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    known = f", or one of {', '.join(names)}" if names else ""
+    raise ValueError(f"--set {path}: {key!r} is not an index; pass a number from 0 to {len(items) - 1}{known}")
 
 
 def build(kind: type, values: dict[str, Any], path: str) -> Any:

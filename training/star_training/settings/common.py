@@ -36,7 +36,7 @@ class OptimizerConfig:
     lr: float = 0.03  # for 256 images a step; scaled linearly with batch_size * accumulate
     weight_decay: float = 5e-4  # released scripts
     decay_norms: bool = True  # decay biases and norm weights too, as the released code does
-    momentum: float = 0.9
+    momentum: float = 0.9  # of SGD; not used by optimisers without one
     warmup_epochs: float = 0.0  # linear, from 0
     clip: float | None = None  # largest gradient norm
 
@@ -52,8 +52,8 @@ class LoopConfig:
     """What doesn't change the weights: may differ when a run is resumed."""
 
     workers: int | str = AUTO  # processes that load images, "auto": by the cores; 0 loads them in the main process
-    log_every: int = 10  # steps
-    checkpoint_every: int = 200  # steps
+    log_every: int = 10  # steps between entries of log.jsonl
+    checkpoint_every: int = 200  # steps between checkpoints
     keep: int = 2  # checkpoints; older ones are deleted
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ...api.evaluations import Evaluations
     from ...evaluation.record import Record
 
-GO_ON = "the same command goes on with the rest"
 _ALL = "knn, linear, few_shot, and regression for numbers as labels"
 
 
@@ -49,6 +48,11 @@ def run(arguments: argparse.Namespace) -> None:
             _print(part, shown, every)
         raise
     _print(found, shown, every)
+
+
+def go_on(arguments: argparse.Namespace, words: list[str], folder: Path | None) -> list[str]:
+    """Returns the words of the command that continues a stopped one: the same."""
+    return words
 
 
 def _show(shown: "list[Record]", record: "Record") -> None:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import recipes
-from ...api.pretrain import made_recipe, pretrain
+from ...api.pretrain import planned, pretrain
 from ...settings import registry
 from ...settings.base import parse_changes
 from ...settings.common import PRECISION_HELP
+from . import arguments as shared
 
 if TYPE_CHECKING:
     from ...pretraining.recipe import Recipe
-
-GO_ON = "go on with --resume"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"recipes:\n{registry.listed(recipes.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("recipe", help="name of a recipe")
+    add("recipe", nargs="?", help="name of a recipe")
     add(
         "--objective",
         help="another objective, e.g. star, star_ss, equimod, simclr, my_package.my_objective",
@@ -32,8 +31,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
     )
     add("--out", type=Path, help="the run's folder (default: runs/RECIPE-OBJECTIVE)")
-    add("--set", action="append", default=[], metavar="PATH=VALUE", help=f"e.g. optimizer.lr=0.06; {PRECISION_HELP}")
-    add("--resume", action="store_true", help="continue from the newest intact checkpoint")
+    shared.declare(parser, f"optimizer.lr=0.06, policy=dorsal, policy.augmentations+=Solarize; {PRECISION_HELP}")
     add("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME, a zoo tag or hf-hub:ORG/NAME")
     add("--max-bad", type=float, help="share of images that may fail to decode (default: 0.01)")
     add("--tracker", help="tensorboard, wandb or another tracker that Accelerate supports")
@@ -41,8 +39,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
+    if not arguments.recipe and not arguments.resume:
+        known = ", ".join(recipes.known())
+        raise ValueError(f"pass a recipe, or --resume with the folder of a run as --out; recipes: {known}")
+    if arguments.show:
+        _show(recipe_of(arguments))
+        return
     _find_own_modules()
-    run = pretrain(**_given(arguments), out=arguments.out, resume=arguments.resume, tracker=arguments.tracker)
+    run = pretrain(**_given(arguments), tracker=arguments.tracker)
 
     from accelerate import PartialState
 
@@ -50,17 +54,36 @@ def run(arguments: argparse.Namespace) -> None:
         print(run)
 
 
+def go_on(arguments: argparse.Namespace, words: list[str], folder: Path | None) -> list[str]:
+    """Returns the words of the command that continues a stopped run."""
+    tracker = ["--tracker", arguments.tracker] if arguments.tracker else []
+    return ["pretrain", "--resume", "--out", str(folder), *tracker]
+
+
 def recipe_of(arguments: argparse.Namespace) -> "Recipe":
-    """Returns the named recipe with the changes of the command line."""
+    """Returns the named recipe, or that of the run to resume, with the changes of the command line."""
     _find_own_modules()
-    return made_recipe(**_given(arguments))
+    return planned(**_given(arguments))[0]
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    same = {name: getattr(arguments, name) for name in ("recipe", "data", "objective", "init_from", "max_bad")}
-    return same | {"settings": parse_changes(arguments.set)}
+    names = ("recipe", "data", "objective", "init_from", "max_bad", "out", "resume")
+    return {name: getattr(arguments, name) for name in names} | {"settings": parse_changes(arguments.set)}
 
 
 def _find_own_modules() -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as python -m does, because it may hold the user's own objective
+
+
+def _show(recipe: "Recipe") -> None:
+    """Prints all settings, those of the objective among them, and the known augmentations."""
+    from star_zoo import objectives
+    from star_zoo.augmentations.policy import KNOWN
+
+    from ...settings.show import signature
+
+    shared.show(recipe, {"objective_args": objectives.settings(recipe.objective)})
+    print('\naugmentations, for --set policy.augmentations+=NAME, -=NAME, or +={"name": NAME, ...}, with their fields:')
+    for name, kind in KNOWN.items():
+        print(f"  {name}: {signature(kind)}")

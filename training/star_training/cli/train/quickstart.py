@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-GO_ON = "run it again to go on"
-
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -16,3 +14,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ...quickstart import quickstart
 
     quickstart(arguments.out)
+
+
+def go_on(arguments: argparse.Namespace, words: list[str], folder: Path | None) -> list[str]:
+    """Returns the words of the command that continues a stopped one: the same."""
+    return words

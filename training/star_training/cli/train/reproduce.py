@@ -7,8 +7,6 @@ from pathlib import Path
 from ... import studies
 from ...settings import registry
 
-GO_ON = "repeat the command to continue"
-
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -52,6 +50,11 @@ def run(arguments: argparse.Namespace) -> None:
     for table in run.report(study, out):
         print(f"\n{table.title}\n\n{markdown(table)}", end="")
     print(f"\n{out / 'table.md'}\n{out / 'report.html'}")
+
+
+def go_on(arguments: argparse.Namespace, words: list[str], folder: Path | None) -> list[str]:
+    """Returns the words of the command that continues a stopped one: the same."""
+    return words
 
 
 def at_once(jobs: int | None) -> int:

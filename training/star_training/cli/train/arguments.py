@@ -1,0 +1,27 @@
+"""The arguments that trainings share: `--set`, `--show`, and `--resume`, which needs no settings again."""
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ...settings.base import Settings
+
+
+def declare(parser: argparse.ArgumentParser, examples: str) -> None:
+    """Declares --set, with examples in its help, --show and --resume."""
+    add = parser.add_argument
+    add("--set", action="append", default=[], metavar="PATH=VALUE", help=f"e.g. {examples}; --show lists all settings")
+    add("--show", action="store_true", help="print all settings with their values, defaults, types and meanings, only")
+    add(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out from its newest intact checkpoint; its settings needn't be given again",
+    )
+
+
+def show(settings: "Settings", keywords: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints all settings as a table; `keywords` as in `show.rows`."""
+    from ...settings import show as shown
+
+    print(shown.table(shown.rows(settings, keywords)))

@@ -5,6 +5,8 @@ A repository on the Hub and a tag in the local store consist of the same files:
 model.safetensors, config.json    the backbone, in timm's format under timm's architecture name, if timm has it
 heads.safetensors, heads.json     the objective: its weights; its name, settings, feature width and policy
 recipe.json, results.json         the recipe and the measurements, if given
+
+A classifier's config.json has the names of its classes, `label_names` of the backbone's cfg, at its top level.
 """
 
 import contextlib
@@ -73,11 +75,21 @@ def _save_backbone(folder: Path, backbone: nn.Module | Backbone, model_args: Map
     with replacing(folder / "model.safetensors") as part:
         save_file(state, part, metadata={"format": "pt"})
     with replacing(folder / "config.json") as part:
-        save_config_for_hf(cast(nn.Module, backbone), str(part), model_args=dict(model_args or {}) or None)
+        names = _label_names(backbone)
+        save_config_for_hf(
+            cast(nn.Module, backbone), str(part), {"label_names": names}, model_args=dict(model_args or {}) or None
+        )
         config = json.loads(part.read_text(encoding="utf-8"))
+        config["pretrained_cfg"].pop("label_names", None)  # timm and transformers read those at the top level
         # num_classes also stands at the top level; transformers rejects the duplicate
         config.get("model_args", {}).pop("num_classes", None)
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _label_names(backbone: Any) -> list[str] | None:
+    """Returns the names of a classifier's classes, if its cfg has one for each output."""
+    names = backbone.pretrained_cfg.get("label_names")
+    return [str(name) for name in names] if names and len(names) == backbone.num_classes else None
 
 
 def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> Objective:

@@ -75,7 +75,7 @@ def number():
 def again(times):
     for n in range(times):
         folder = folders[n % 2]
-        store.put(TAG, [folder / name for name in store.FILES])
+        store.put(TAG, [folder / name for name in store.FILES if (folder / name).is_file()])
 
 def hammer():
     "Looks while two processes install."

@@ -18,7 +18,10 @@ from pathlib import Path
 
 from .files import locked, replacing, sweep, write_text
 
-FILES = ("model.safetensors", "config.json", "heads.safetensors", "heads.json", "recipe.json", "results.json")
+FILES = (
+    "model.safetensors", "config.json", "heads.safetensors", "heads.json", "recipe.json", "results.json",
+    "finetune.json",
+)  # fmt: skip
 _TAG = re.compile(r"star_[a-z0-9_]+\.[a-z0-9_]+")
 _CURRENT = "current"
 _VERSION = re.compile(r"version-[0-9a-f]{8}")

@@ -189,7 +189,7 @@ def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path:
         tuning._accuracy()
 
 
-def test_a_set_without_names_of_classes_gives_a_model_without(tmp_path: Path):
+def test_a_set_without_names_of_classes_gives_their_labels_as_names(tmp_path: Path):
     coloured(tmp_path / "images", 24, 6)
     files = sorted((tmp_path / "images").rglob("*.png"))
     columns = {
@@ -200,7 +200,7 @@ def test_a_set_without_names_of_classes_gives_a_model_without(tmp_path: Path):
     pack = write_parquet(tmp_path / "pack.parquet", **columns)
     FineTuning(tiny(pack, "epochs=1"), tmp_path / "out").train()
     model = timm.create_model(f"local-dir:{tmp_path / 'out' / 'export'}", pretrained=True)
-    assert model.num_classes == 3 and not model.pretrained_cfg.get("label_names")
+    assert model.num_classes == 3 and model.pretrained_cfg["label_names"] == ["0", "1", "2"]
 
 
 # Labels

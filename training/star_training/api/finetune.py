@@ -41,9 +41,13 @@ def finetune(
     made, folder = planned(model, data, fraction, epochs, settings, out=out, resume=resume)
 
     from ..finetuning.run import FineTuning
+    from ..publishing import card
 
     with continuing("go on with star_training.finetune(out={folder!r}, resume=True)"):
-        record = FineTuning(made, folder, resume=resume, tracker=tracker).train()
+        run = FineTuning(made, folder, resume=resume, tracker=tracker)
+        record = run.train()
+    if run.main:
+        card.write_after_training(run.out / "export", changed=not run.finished)
     metrics = record.metrics if record else {}  # further processes have no record
     return Trained(folder, {slug: metric.value for slug, metric in metrics.items()})
 

@@ -52,6 +52,12 @@ def _classes(source: Source, split: str) -> set[int]:
     return set(source.targets.tolist())
 
 
+def class_names(source: Source, classes: int) -> list[str]:
+    """Returns a name for each class: the data set's, or the label as text where it has none."""
+    names = source.classes or ()
+    return [names[label] if label < len(names) else str(label) for label in range(classes)]
+
+
 def stratified(source: Source, fraction: float, seed: int) -> Source:
     """Returns the same share of each class's images, at least one of each, chosen by the seed alone."""
     assert source.targets is not None

@@ -11,6 +11,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from star_catalog.files import write_json
 from star_catalog.names import slugify
 from star_zoo import save_pretrained
 from star_zoo.wrappers.canonical import Canonical
@@ -23,13 +24,15 @@ from ..engine import results
 from ..engine.environment import versions
 from ..engine.logging import read
 from ..engine.optim import learning_rate
+from ..engine.results.cost import cost_of
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite, evaluating, extract, timm_view
 from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Metric, by_slug, share
 from ..evaluation.record import Record, record, results_file
+from ..models.lineage import OF_WEIGHTS, origin
 from ..numerics.layout import Convolutions
 from .config import FineTune
-from .data import one_view, open_labelled, training_policy
+from .data import class_names, one_view, open_labelled, training_policy
 from .model import Learner, build, build_optimizer
 from .setup import steps_per_epoch
 
@@ -61,6 +64,7 @@ class FineTuning(Loop[FineTune]):
 
         torch.manual_seed(settings.seed)
         self.net, self.started_from = build(settings, self.classes)
+        self.origin = origin(settings.model, self.net.pretrained_cfg.get("license"), self.started_from)
         self.view = timm_view(self.net)
         config = timm.data.resolve_model_data_config(self.net)
         self.policy = training_policy(settings.views, config["input_size"][-1], config["mean"], config["std"])
@@ -182,11 +186,13 @@ class FineTuning(Loop[FineTune]):
             self.measured = self.measured or self._accuracy()
             made = self._record(self.measured)
             self.logbook.say(in_words(made))  # first, so that it isn't lost if recording fails
-            names = self.images.classes
-            self._kept.pretrained_cfg |= {"num_classes": self.classes, "label_names": list(names) if names else None}
+            self._kept.pretrained_cfg = self._cfg()
             export = self.out / "export"
             try:
                 save_pretrained(export, self._kept)
+                write_json(export / "finetune.json", self.settings.published())
+                with results.changing(export / "results.json") as held:
+                    held.update(self.origin, training=cost_of(self, self.images.fingerprint))
                 if path := results_file(self.settings.model):  # a model's own folder holds all its evaluations
                     record(path, made, self.splits.spec)
                 record(export / "results.json", made)  # last, because it marks the run as finished
@@ -194,6 +200,11 @@ class FineTuning(Loop[FineTune]):
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
         return made
+
+    def _cfg(self) -> dict[str, Any]:
+        """Returns timm's cfg of the classifier, without that which describes the weights it started from."""
+        kept = {name: value for name, value in self._kept.pretrained_cfg.items() if name not in OF_WEIGHTS}
+        return kept | {"num_classes": self.classes, "label_names": class_names(self.images, self.classes)}
 
     @property
     def _protocol(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from star_catalog.reading import one_line, refusing
 from star_zoo import Batch, Encoder, Objective, Policy, bounds, hub, objectives
 
+from ..models import lineage
 from ..models.create import create
 from ..models.resolve import saved_objective, single
 from .recipe import Recipe
@@ -105,7 +106,7 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
         "std": policy.std,
         "crop_pct": 1.0,  # the base view is the largest centred square
         "num_classes": 0,
-        **dict.fromkeys(("tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "description")),
+        **dict.fromkeys(lineage.OF_WEIGHTS),
     }
     if base is not None and base.pool_size is not None:
         reduction = base.input_size[-1] / base.pool_size[-1]

@@ -17,9 +17,9 @@ from ..data.streaming.stream import Stream
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
-from ..engine.environment import peak_memory, versions
 from ..engine.logging import evaluations_of, read
 from ..engine.optim import build_optimizer, check_optimizer, learning_rate
+from ..engine.results.cost import cost_of
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
 from ..models.lineage import start_of
@@ -31,7 +31,7 @@ from .setup import check_classes, check_share, count_steps, open_data, open_lane
 
 def is_whole(export: Path) -> bool:
     """Returns whether an export holds every file that a finished run writes; its card is written after the run."""
-    return all((export / name).is_file() for name in store.FILES)
+    return all((export / name).is_file() for name in store.FILES if name != "finetune.json")
 
 
 class Run(Loop[Recipe]):
@@ -203,17 +203,7 @@ class Run(Loop[Recipe]):
     def _results(self) -> dict[str, Any]:
         """Returns the run's cost, start and pretrained models, and its first and last online evaluation."""
         evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
-        cost = {
-            "steps": self.steps,
-            "images": self.steps * self.recipe.batch_size * self.recipe.accumulate,
-            "seconds": round(self.seconds, 1),
-            "processes": self.accelerator.num_processes,
-            "device": self.accelerator.device.type,
-            "precision": self.chosen["precision"],
-            "peak_memory": peak_memory(self.accelerator.device),
-            "data_fingerprint": self.source.fingerprint,
-            "versions": versions(),
-        }
+        cost = cost_of(self, self.source.fingerprint)
         online = [evaluations[0], evaluations[-1]] if evaluations else []
         models = {role: model._asdict() for role, model in self.pretrainer.objective.pretrained().items()}
         more = {"start": self.start, "pretrained": models}

@@ -73,9 +73,11 @@ def _finetuning(run: Made) -> dict[str, Any]:
 
 
 def _settings(settings: dict[str, Any]) -> str:
-    text = f"{settings['epochs']} epochs, batches of {settings['batch_size']}, {settings['optimizer']['name']}"
+    epochs = settings["epochs"]
+    parts = [f"{epochs} epoch{'s' if epochs != 1 else ''}", f"batches of {settings['batch_size']}"]
     precision = settings.get("precision", AUTO)
-    return text if precision == AUTO else f"{text}, {precision_name(precision)}"
+    chosen = [] if precision == AUTO else [precision_name(precision)]
+    return ", ".join([*parts, settings["optimizer"]["name"], *chosen])
 
 
 def _cost(cost: dict[str, Any] | None) -> str:

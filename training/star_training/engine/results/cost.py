@@ -1,0 +1,21 @@
+"""The cost of a training, as a results.json and the card record it."""
+
+from typing import Any
+
+from ..environment import peak_memory, versions
+from ..trainer import Loop
+
+
+def cost_of(run: Loop[Any], data_fingerprint: str) -> dict[str, Any]:
+    """Returns the steps, images and seconds of a finished training, with its machine and its packages."""
+    return {
+        "steps": run.steps,
+        "images": run.steps * run.batch_size * run.accumulate,
+        "seconds": round(run.seconds, 1),
+        "processes": run.accelerator.num_processes,
+        "device": run.accelerator.device.type,
+        "precision": run.chosen["precision"],
+        "peak_memory": peak_memory(run.accelerator.device),
+        "data_fingerprint": data_fingerprint,
+        "versions": versions(),
+    }

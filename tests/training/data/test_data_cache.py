@@ -58,7 +58,7 @@ def test_cache_bytes_is_compared_with_the_decoded_size(tmp_path):
 
 def test_cache_grows_where_the_estimate_was_too_small(tmp_path):
     raw = open_folder(mixed_sizes(tmp_path), "train")
-    source = CachedSource("x", raw, 0.0, decoded_bytes=1, reopen=lambda: raw)
+    source = CachedSource("x", raw, 0.0, expected=1, most=10**6, reopen=lambda: raw)
     assert all(torch.equal(source[index], decode(raw.encoded(index))) for index in range(40))
 
 

@@ -11,32 +11,45 @@ from .decode import UndecodableImage
 from .sources.base import DataError, now_bad, report_bad
 from .sources.raw import Raw, Subset, load
 from .threads import in_threads
-from .tried import note_undecodable, undecodable
+from .tried import note_decoded_bytes, note_undecodable, undecodable
 
 _BLOCK = 32  # images decoded per task: submitting small images one by one costs more than decoding them
+_TASK = 2**24  # decoded bytes per task if the images are as large as expected, and four times that at most
+_LARGE = 3 * 2**20  # bytes of a decoded image: larger ones are decoded on access, mostly at a smaller size
+
+
+class TooLarge(DataError):
+    """The images need more memory than was expected from a sample of them."""
+
+
+def fits(decoded_bytes: int, count: int, most: int) -> bool:
+    """Returns whether so many images of so many bytes in all are to be held decoded, in at most `most` bytes."""
+    return decoded_bytes <= min(most, _LARGE * count)
 
 
 class CachedSource:
     """The decodable images of `raw` in one uint8 buffer, whose pages forked workers share.
 
     Undecodable images are left out with one `BadImageWarning`. Raises DataError if their fraction exceeds `max_bad`.
-    `decoded_bytes` is the expected size of the buffer, which avoids growing it. The images are decoded here, or by the
-    first access to one if an earlier process has found out which decode; `reopen` then opens the files again.
+    `expected` is the expected size of the buffer in bytes, which avoids growing it, and `most` is its limit. The images
+    are decoded here, or by the first access to one if an earlier process has found out which decode; `reopen` then
+    opens the files again. Raises TooLarge above the limit, which is known to later processes.
     """
 
-    def __init__(self, name: str, raw: Raw, max_bad: float, decoded_bytes: int, reopen: Callable[[], Raw]):
-        self._decoded_bytes, self._reopen = decoded_bytes, reopen
-        self._opened, reasons = raw.fingerprint, _still_bad(raw)
+    def __init__(self, name: str, raw: Raw, max_bad: float, expected: int, most: int, reopen: Callable[[], Raw]):
+        self.name, self._expected, self._most, self._reopen = name, expected, most, reopen
+        self._opened = raw.fingerprint
+        reasons = self._still_bad(raw)
         if reasons is None:
             reasons = {}
-            self._images = _packed(_decoded(raw, reasons), decoded_bytes)
+            self._images = self._packed(raw, reasons)
             note_undecodable(self._opened, reasons)
         if reasons:
             examples = [f"{raw.describe(index)} ({reason})" for index, reason in list(reasons.items())[:3]]
             report_bad(name, examples, len(reasons), len(raw), max_bad)
             raw = Subset(raw, torch.tensor([index for index in range(len(raw)) if index not in reasons]))
         self._raw = raw
-        self.name, self.fingerprint, self.classes, self.targets = name, raw.fingerprint, raw.classes, raw.targets
+        self.fingerprint, self.classes, self.targets = raw.fingerprint, raw.classes, raw.targets
         self.inventory = raw.inventory
 
     @functools.cached_property
@@ -52,11 +65,32 @@ class CachedSource:
 
     def _decoded(self) -> "_Images":
         reasons: dict[int, str] = {}
-        images = _packed(_decoded(self._raw, reasons), self._decoded_bytes)
+        images = self._packed(self._raw, reasons)
         if reasons:
             (first, reason), *_ = reasons.items()
             raise now_bad(self.name, len(reasons), f"{self.describe(first)} ({reason})")
         return images
+
+    def _packed(self, raw: Raw, reasons: dict[int, str]) -> "_Images":
+        block = max(1, min(_BLOCK, _TASK * len(raw) // max(1, self._expected)))
+        try:
+            return _packed(_decoded(raw, reasons, block), self._expected, self._most)
+        except TooLarge:
+            note_decoded_bytes(self._opened, max(self._most, _LARGE * len(raw)) + 1)
+            raise TooLarge(
+                f"the images of {self.name} are larger than expected from a sample and don't fit into the memory for "
+                "decoded images; start again, and they are decoded one by one"
+            ) from None
+
+    def _still_bad(self, raw: Raw) -> dict[int, str] | None:
+        """Returns why each image that is known not to decode doesn't, trying those alone; None if none were tried."""
+        known = undecodable(self._opened)
+        if not known:
+            return None if known is None else {}
+        reasons: dict[int, str] = {}
+        for _ in _decoded(Subset(raw, torch.tensor(known)), reasons, 1):
+            return None  # an image that does decode
+        return {known[place]: reason for place, reason in reasons.items()}
 
     def __len__(self) -> int:
         return len(self._raw)
@@ -75,17 +109,6 @@ class CachedSource:
         pass  # the constructor has reported them
 
 
-def _still_bad(raw: Raw) -> dict[int, str] | None:
-    """Returns why each image that is known not to decode doesn't, by trying those alone; None if none were tried."""
-    known = undecodable(raw.fingerprint)
-    if not known:
-        return None if known is None else {}
-    reasons: dict[int, str] = {}
-    for _ in _decoded(Subset(raw, torch.tensor(known)), reasons):
-        return None  # an image that does decode
-    return {known[place]: reason for place, reason in reasons.items()}
-
-
 @dataclass(frozen=True)
 class _Images:
     """Images one after another in memory, each (H, W, 3)."""
@@ -100,10 +123,10 @@ class _Images:
         return self.buffer[offset : offset + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
 
 
-def _decoded(raw: Raw, reasons: dict[int, str]) -> Iterator[Tensor]:
-    """Yields the decodable images in order; stores in `reasons` why the others don't decode."""
-    for block in in_threads(lambda indices: _load_block(raw, indices), len(raw), _BLOCK):
-        for index, image in block:
+def _decoded(raw: Raw, reasons: dict[int, str], block: int) -> Iterator[Tensor]:
+    """Yields the decodable images in order, decoded `block` at once; stores why the others don't decode."""
+    for images in in_threads(lambda indices: _load_block(raw, indices), len(raw), block):
+        for index, image in images:
             if isinstance(image, Tensor):
                 yield image
             else:
@@ -111,21 +134,29 @@ def _decoded(raw: Raw, reasons: dict[int, str]) -> Iterator[Tensor]:
 
 
 def _load_block(raw: Raw, indices: range) -> list[tuple[int, Tensor | str]]:
-    """Returns each index with its image, or with the reason why it doesn't decode."""
+    """Returns each index with its image, or with the reason why it doesn't decode. Raises TooLarge."""
     block: list[tuple[int, Tensor | str]] = []
+    size = 0
     for index in indices:
         try:
-            block.append((index, load(raw, index)))
+            image = load(raw, index)
         except UndecodableImage as error:
             block.append((index, str(error)))
+            continue
+        size += image.numel()
+        if size > 4 * _TASK:
+            raise TooLarge
+        block.append((index, image))
     return block
 
 
-def _packed(images: Iterable[Tensor], expected_bytes: int) -> _Images:
+def _packed(images: Iterable[Tensor], expected_bytes: int, most: int) -> _Images:
     buffer = torch.empty(expected_bytes, dtype=torch.uint8)
     offsets, sizes, end = [], [], 0
     for image in images:
         start, end = end, end + image.numel()
+        if end > most:
+            raise TooLarge
         if end > len(buffer):
             buffer = torch.cat([buffer, torch.empty(max(end // 4, image.numel()), dtype=torch.uint8)])
         buffer.numpy()[start:end] = image.permute(1, 2, 0).numpy().ravel()  # as decoded, without threads

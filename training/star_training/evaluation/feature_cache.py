@@ -15,6 +15,7 @@ from torch import Tensor
 
 from star_catalog.files import replacing
 
+_PREPARED = 2  # increased when images are decoded or resized in another way
 _COMPUTE = ("torch", "torchvision", "timm", "pillow")  # packages that decode, resize and compute
 
 
@@ -48,7 +49,7 @@ class FeatureCache:
 
 def _computed_by() -> str:
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return hashlib.sha256(repr([str(device), *map(version, _COMPUTE)]).encode()).hexdigest()[:8]
+    return hashlib.sha256(repr([_PREPARED, str(device), *map(version, _COMPUTE)]).encode()).hexdigest()[:8]
 
 
 def _checksum(key: str, features: Tensor) -> str:

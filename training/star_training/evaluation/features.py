@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,12 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Source
-from ..data.sources.base import ready
+from ..data.decode import Picture
+from ..data.sources.base import open_image, ready
 from ..data.workers import load_once, loading, useful_workers
 from .metrics import NotApplicable
 
 if TYPE_CHECKING:  # features in the cache are read without creating a model, so without these packages
     from star_zoo import Policy
+
+
+_KEPT = 4  # decoded pixels for each pixel of a resized image, at least, along each side
+_LONGEST = 8  # times its width that the resized part of an image is long
+_VALUES = 256 * 3 * 512 * 512  # of pixels in a batch
 
 
 class Labelled(NamedTuple):
@@ -57,6 +64,11 @@ class NotFinite(ValueError):
     """Raised for features that are infinite or NaN."""
 
 
+def _whole(height: int, width: int) -> int:
+    """Returns 1: an image of any size is needed in full."""
+    return 1
+
+
 class Preprocess(NamedTuple):
     """Converts a data set's images to a backbone's input (B, 3, S, S): first each image, in a worker, then a batch."""
 
@@ -65,6 +77,7 @@ class Preprocess(NamedTuple):
     # both are picklable where workers aren't forked
     key: str  # describes the conversion in full: equal keys mean equal inputs
     in_order: bool = False  # whether `each` depends on the images before, so that workers can't divide them
+    shrink: Callable[[int, int], int] = _whole  # of height and width: how much smaller an image may be decoded
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
         return self.join(*_stacked([self.each(image) for image in images]))
@@ -91,22 +104,47 @@ def _crop(policy: "Policy", choose: Callable[[int, int], Tensor], image: Tensor)
 
 
 def timm_view(backbone: nn.Module) -> Preprocess:
-    """Returns timm's preprocessing for evaluating this model: resize, centre crop, normalise."""
+    """Returns timm's preprocessing for evaluating this model: resize, centre crop, normalise.
+
+    A JPEG from which the resized image keeps less than one in four pixels a side is decoded smaller, which changes its
+    pixels by about one of 255 levels on average. Of an image that is more than eight times as long as wide, only the
+    part around the centre is resized, because the crop is taken there.
+    """
     import timm
 
     config = timm.data.resolve_model_data_config(backbone)
     transform = timm.data.create_transform(**config)
     kept = config["input_size"] if config["crop_pct"] == 1 else None
-    return Preprocess(functools.partial(_transformed, transform, kept), _same, f"timm {config}")
+    longest = _LONGEST if config["crop_mode"] in (None, "center") else None
+    each = functools.partial(_transformed, transform, kept, longest)
+    shrink = functools.partial(_shrink, math.ceil(max(config["input_size"][1:]) / config["crop_pct"]))
+    return Preprocess(each, _same, f"timm {config}", shrink=shrink)
 
 
-def _transformed(transform: Any, kept: tuple[int, int, int] | None, image: Tensor) -> tuple[Tensor]:
+def _shrink(resized: int, height: int, width: int) -> int:
+    return max(1, min(height, width) // (_KEPT * resized))
+
+
+def _transformed(
+    transform: Any, kept: tuple[int, int, int] | None, longest: int | None, image: Tensor
+) -> tuple[Tensor]:
     """Applies timm's transform; an image of the size `kept` is neither resized nor cropped."""
     if image.shape == kept:
         return (transform.transforms[-1](image.float() / 255),)
     from torchvision.transforms.v2.functional import to_pil_image
 
-    return (transform(to_pil_image(image)),)
+    return (transform(to_pil_image(image if longest is None else _middle(image, longest))),)
+
+
+def _middle(image: Tensor, longest: int) -> Tensor:
+    """Returns the part around the centre of an image (3, H, W) that is `longest` times as long as wide, if it is more.
+
+    That is within a pixel, because as many pixels are cut from both ends, so that the centre stays where it is.
+    """
+    height, width = image.shape[-2:]
+    most = longest * min(height, width)
+    rows, columns = (max(0, (side - most) // 2) for side in (height, width))
+    return image[:, rows : height - rows, columns : width - columns]
 
 
 def objects() -> Preprocess:
@@ -138,10 +176,13 @@ class _Prepared:
     """The images of a source after `Preprocess.each`."""
 
     source: Source
-    each: Callable[[Tensor], tuple[Tensor, ...]]
+    preprocess: Preprocess
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return self.each(self.source[index])
+        return open_image(self.source, index, self._prepared)
+
+    def _prepared(self, picture: Picture) -> tuple[Tensor, ...]:
+        return self.preprocess.each(picture.shrunk(self.preprocess.shrink(*picture.size))[0])
 
     def describe(self, index: int) -> str:
         return self.source.describe(index)
@@ -153,6 +194,12 @@ def _stacked(images: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
 
 def _concatenated(parts: Sequence[list[Tensor]]) -> list[Tensor]:
     return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _fitting(backbone: nn.Module, batch_size: int) -> int:
+    """Returns the number of images of a batch, fewer for inputs above 512 x 512 pixels, as memory bounds them."""
+    size = getattr(backbone, "pretrained_cfg", {}).get("input_size") or (1,)
+    return max(1, min(batch_size, _VALUES // math.prod(size)))
 
 
 @contextlib.contextmanager
@@ -183,10 +230,11 @@ def extract(
     """
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     workers = 0 if preprocess.in_order else useful_workers(source, workers)
+    batch_size = _fitting(backbone, batch_size)
     if workers:
         ready(source)
     keys = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
-    images = load_once(_Prepared(source, preprocess.each), _stacked, _concatenated, keys, workers)
+    images = load_once(_Prepared(source, preprocess), _stacked, _concatenated, keys, workers)
     parts = []
     with evaluating(backbone), loading(images):
         for columns in images:

@@ -26,7 +26,7 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
     without labels, as in a stream. Labels that are sparse ids are numbered from 0.
     """
     train, bank, held_out = _opened(recipe)
-    train, bank, *rest = numbered(train, bank, *([held_out] if held_out else []))
+    train, bank, *rest = numbered(train, bank, *([] if held_out is None else [held_out]))
     return train, bank, rest[0] if rest else None
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from ..cached import CachedSource
+from ..cached import CachedSource, TooLarge, fits
 from ..decode import IMAGE_SUFFIXES, UndecodableImage, decoded_size, undecodable
 from ..lazy import StreamedSource
 from ..places import home, names_at_home, resolved, split_columns
@@ -50,7 +50,8 @@ def open_source(
             data sets may be followed by columns: `FILE.parquet:image=COLUMN,label=COLUMN,split=COLUMN`.
         split: "train", "val" (also called "valid" or "validation") or "test", or a split's exact name.
         max_bad: fraction of the images that may fail to decode; they are left out (cached) or replaced (streamed).
-        cache_bytes: a data set is decoded on access if its decoded images need more, estimated from up to 256 headers.
+        cache_bytes: a data set is decoded on access if its decoded images need more, first estimated from up to 256
+            headers, or if they have more than a megapixel on average.
         limit: the largest number of images, chosen evenly spaced over the split before any is decoded.
 
     Raises `DataError` if the data can't be used; warns `BadImageWarning` about bad images.
@@ -81,9 +82,10 @@ def open_undecoded(
         return _spirographs(spec, split, limit)
     reopen = functools.partial(_open_limited, spec, split, limit)
     raw = reopen()
-    expected_bytes = _expected_bytes(spec, raw)
-    if expected_bytes <= cache_bytes:
-        return CachedSource(spec, raw, max_bad, expected_bytes, reopen)
+    expected = _expected_bytes(spec, raw)
+    if fits(expected, len(raw), cache_bytes):
+        with contextlib.suppress(TooLarge):
+            return CachedSource(spec, raw, max_bad, expected, cache_bytes, reopen)
     return StreamedSource(spec, raw, max_bad)
 
 

@@ -44,7 +44,7 @@ with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     command = [word for word in sys.argv[1:] if word != "-u"]
     request = {{"command": command, "environment": dict(os.environ), "folder": os.getcwd()}}
-    socket.send_fds(server, [json.dumps(request).encode()], [1, 2])
+    socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
     lines = server.makefile()
     process = int(lines.readline())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -64,7 +64,9 @@ class Process:
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._server = socket.socket(socket.AF_UNIX)
         self._server.connect(address)
-        socket.send_fds(self._server, [json.dumps(request).encode()], [self._out.fileno(), self._err.fileno()])
+        with open(os.devnull) as nothing:
+            files = [nothing.fileno(), self._out.fileno(), self._err.fileno()]
+            socket.send_fds(self._server, [json.dumps(request).encode()], files)
         self.pid = self._number()
         self.returncode: int | None = None
 
@@ -167,7 +169,7 @@ def _serve(listening: socket.socket) -> dict[str, object]:
         if os.fork() == 0:
             listening.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            data, files, _, _ = socket.recv_fds(asking, 2**20, 2)
+            data, files, _, _ = socket.recv_fds(asking, 2**20, 3)
             if (child := os.fork()) == 0:
                 break
             for file in files:
@@ -177,9 +179,8 @@ def _serve(listening: socket.socket) -> dict[str, object]:
         asking.close()
     asking.close()
     os.setsid()
-    os.dup2(files[0], 1)
-    os.dup2(files[1], 2)
-    for file in files:
+    for standard, file in enumerate(files):
+        os.dup2(file, standard)
         os.close(file)
     return json.loads(data)
 

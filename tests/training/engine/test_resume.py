@@ -1,5 +1,6 @@
 """Exact resume: a run that was stopped or killed and goes on ends with the same bits as one that was left alone."""
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,7 @@ def test_a_run_may_go_on_with_other_settings_of_run(tmp_path: Path, monkeypatch)
     assert_equal(exported(tmp_path / "parted"), exported(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_a_checkpoint_of_the_very_step(tmp_path: Path, monkeypatch, number: int):
     stopped = stopped_at(monkeypatch, tiny("run.log_every=10"), tmp_path, 2, number)
     assert stopped.exit_code == 128 + number
@@ -70,7 +72,7 @@ def test_a_signal_leaves_a_checkpoint_of_the_very_step(tmp_path: Path, monkeypat
     assert [e["step"] for e in entries(tmp_path)] == [2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_mean_again_what_they_meant_before(tmp_path: Path, monkeypatch, number: int):
     before = signal.getsignal(number)
     stopped_at(monkeypatch, tiny(), tmp_path, 1, number)
@@ -84,7 +86,67 @@ def test_a_second_signal_insists():
         signal.raise_signal(signal.SIGINT)
 
 
+def test_a_second_hangup_changes_nothing():
+    with StopRequest() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+    assert stop.signal == signal.SIGHUP
+
+
+def test_a_hangup_that_nohup_ignores_is_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal is None
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.signal == signal.SIGTERM and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_another_thread_than_the_main_one_trains_without_handlers(tmp_path: Path):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: Run(tiny("epochs=1", "run.eval_every=0"), tmp_path / "run").train()).result()
+    assert len(entries(tmp_path / "run")) == EPOCH
+
+
 # Real processes
+
+
+LOGIN = """
+import os, sys
+from star_training.cli.main import main
+terminal = os.open(sys.argv[1], os.O_RDWR)  # that of this session, because the process leads it
+for standard in (0, 1, 2):
+    os.dup2(terminal, standard)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_leaves_a_checkpoint(whole: Path, tmp_path: Path):
+    """The kernel sends SIGHUP to the processes of the terminal, and writing to it becomes an error."""
+    out = tmp_path / "run"
+    settings = (*NOISY, "run.workers=1")
+    terminal, end = os.openpty()
+    process = start([os.ttyname(end), *command(out, settings=settings)], program=("-c", LOGIN))
+    os.set_blocking(terminal, False)
+
+    def ready() -> bool:
+        with contextlib.suppress(OSError):
+            os.read(terminal, 65536)  # a full terminal would block the process
+        return logged(out, 1)
+
+    wait_until(ready, process)
+    os.close(end)
+    os.close(terminal)
+    assert finish(process)[0] == 128 + signal.SIGHUP
+    step = entries(out)[-1]["step"]
+    assert step < STEPS and sorted((out / "checkpoints").iterdir())[-1].name == f"step-{step:09d}.safetensors"
+    assert main(["pretrain", "--resume", "--out", str(out)]) == 0
+    assert_equal(exported(out), exported(whole))
 
 
 @pytest.fixture(scope="module")

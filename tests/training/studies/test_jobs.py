@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runs import finish, start
 from star_training.engine.signals import Stopped
 from star_training.studies.jobs import Failed, Job, run
 
@@ -56,12 +57,13 @@ POLITE = """
 import signal, sys, time, pathlib
 def asked(number, frame):
     pathlib.Path(sys.argv[1]).write_text(str(number)); sys.exit(128 + number)
-signal.signal(signal.SIGINT, asked); signal.signal(signal.SIGTERM, asked)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, asked)
 print("ready", flush=True); time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_handed_on_and_waited_for(tmp_path: Path, number: int):
     jobs = [job(tmp_path, name, POLITE) for name in "abc"]
 
@@ -86,3 +88,39 @@ def test_output_is_added_to_what_an_earlier_try_said(tmp_path: Path):
     for _ in range(2):
         run([job(tmp_path, "a", "print('hello')")], 1)
     assert (tmp_path / "a.log").read_text() == "hello\nhello\n"
+
+
+FOLLOWING = """
+import signal, sys, time
+from star_training.engine.signals import StopRequest, end_with_parent
+with StopRequest() as stop:
+    end_with_parent()
+    print("ready", flush=True)
+    while not stop.signal:
+        time.sleep(0.05)
+print(f"stopped by {stop.signal}", flush=True)
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from star_training.studies.jobs import Job, run
+run([Job("a", [sys.executable, "-c", sys.argv[1]], Path(sys.argv[2]))], 1)
+"""
+
+
+def test_a_job_stops_when_its_parent_is_killed(tmp_path: Path):
+    log = tmp_path / "a.log"
+    parent = start([FOLLOWING, str(log)], program=("-c", PARENT))
+
+    def wait_for(line: str) -> None:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and line in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    wait_for("ready")
+    time.sleep(0.2)  # nothing ends it as long as the parent lives
+    assert log.read_text() == "ready\n"
+    parent.kill()
+    wait_for(f"stopped by {int(signal.SIGTERM)}")
+    finish(parent)

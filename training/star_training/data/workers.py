@@ -1,7 +1,7 @@
 """Loads batches in workers: an exception in a worker ends the run with one line, and no worker outlives the batches.
 
-Workers ignore SIGINT and SIGTERM, because a signal to the whole process group, or to all processes of a cluster job,
-must not end them while the run finishes its step. Therefore workers that don't exit when asked are killed by SIGKILL.
+Workers ignore SIGINT, SIGTERM and SIGHUP, because a signal to the whole process group, or to all processes of a cluster
+job, must not end them while the run finishes its step. Therefore workers that don't exit when asked are killed.
 """
 
 import contextlib
@@ -187,7 +187,7 @@ def _unchanged(batch: T) -> T:
 
 def _begin(worker: int) -> None:
     """Prepares a worker."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGBUS, signal.SIGSEGV, signal.SIGFPE):
         signal.signal(number, signal.SIG_DFL)  # torch's handlers print a line, and the main process reports it anyway

@@ -1,4 +1,4 @@
-"""Graceful stopping: the first SIGINT or SIGTERM requests a stop, the second one stops at once.
+"""Graceful stopping: the first SIGINT, SIGTERM or SIGHUP requests a stop, a second SIGINT or SIGTERM stops at once.
 
 While modules are imported there is nothing to save, and SIGINT stops at once.
 """
@@ -34,14 +34,22 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While entered, stores the first SIGINT or SIGTERM in `signal`; a second one has its default effect."""
+    """While entered, stores the first SIGINT, SIGTERM or SIGHUP in `signal`; further ones have their default effect.
+
+    SIGHUP, which a closed terminal sends more than once, is ignored from the second one on, and always where it was
+    ignored before, as nohup does. In a thread other than the main one, which can't handle signals, none is stored.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
+        self._terminal: list[int] = []  # file descriptors
 
     def __enter__(self) -> "StopRequest":
-        self._before = {s: signal.signal(s, self._asked) for s in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():
+            hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+            self._before = {s: signal.signal(s, self._asked) for s in (signal.SIGINT, signal.SIGTERM, *hangup)}
+            self._terminal = [output for output in (1, 2) if os.isatty(output)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,6 +61,26 @@ class StopRequest:
         # the default effect, not the previous handlers, because a background job ignores SIGINT
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if number == signal.SIGHUP:  # the terminal is closed, and writing to it would be an error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for output in self._terminal:
+                os.dup2(nowhere, output)
+
+
+def end_with_parent() -> None:
+    """Sends this process SIGTERM when its standard input ends: a pipe that its parent keeps open, and never writes to.
+
+    So it stops, with a checkpoint, also after its parent was killed. Its children inherit the pipe.
+    """
+
+    def follow() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,8 @@
-"""Runs commands in parallel, each in its own process with its output in a file."""
+"""Runs commands in parallel, each in its own process with its output in a file.
+
+The standard input of a command is a pipe that stays open, without data, as long as this process lives; see
+`engine.signals.end_with_parent`.
+"""
 
 import os
 import subprocess
@@ -68,6 +72,7 @@ class _Running:
         for _, process in self._processes.values():
             process.kill()
             process.wait()
+            _forget(process)
 
     def start(self, job: Job) -> None:
         """Starts a job in its own session, so that Ctrl-C reaches it only once, through `signal`."""
@@ -78,6 +83,7 @@ class _Running:
                 job,
                 subprocess.Popen(
                     job.command,
+                    stdin=subprocess.PIPE,  # which ends with this process, even if it is killed
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=self._environment,
@@ -96,6 +102,12 @@ class _Running:
         """Returns the jobs that have ended since the last call, with their exit codes."""
         found = [(job, code) for job, process in self._processes.values() if (code := process.poll()) is not None]
         for job, code in found:
-            del self._processes[job.name]
+            _forget(self._processes.pop(job.name)[1])
             print(f"{job.name}: {'done' if code == 0 else f'ended with exit code {code}'}", flush=True)
         return found
+
+
+def _forget(process: subprocess.Popen[bytes]) -> None:
+    """Closes the standard input of a process that has ended."""
+    assert process.stdin
+    process.stdin.close()

@@ -66,7 +66,10 @@ def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_on
     for kind in (Method, Fusion):  # one kind after the other, also where several runs execute at a time
         names = [name_of(column, seed) for column, seed in todo if isinstance(column, kind)]
         if names:
-            jobs.run([jobs.Job(name, [*common, "--only", name], out / f"{name}.log") for name in names], at_once)
+            jobs.run(
+                [jobs.Job(name, [*common, "--only", name, "--with-parent"], out / f"{name}.log") for name in names],
+                at_once,
+            )
 
 
 def _done(study: Study, column: Method | Fusion, seed: int, out: Path, folder: Path) -> bool:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from ... import studies
+from ...engine.signals import end_with_parent
 from ...settings import registry
 
 
@@ -22,11 +23,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, help="runs at a time (default: the number of processors, or 1 with an accelerator)")
     add("--processes", type=int, default=1, help="processes of each run, e.g. one per GPU (default: %(default)s)")
     add("--only", metavar="METHOD-SEED", help="execute this run alone, in this process, without the table")
+    add("--with-parent", action="store_true", help=argparse.SUPPRESS)  # end with the process that started this one
     add("--tables", action="store_true", help="execute no run; make tables and page from existing results")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
+    if arguments.with_parent:
+        end_with_parent()
     study = studies.find(arguments.study)  # first, because the other imports take seconds
 
     from ...data.eval_sets.local import home

@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from finetune_cases import PLAIN, TRAIN, coloured
-from runs import finish, pictures, plain, start
+from finetune_cases import tiny as tiny_tuning
+from runs import finish, pictures, plain, start, tiny
 from star_training import recipes
 from star_training.cli import COMMANDS
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
+from star_training.engine import logging as log
 from star_training.evaluation import protocols as evals
+from star_training.finetuning.run import FineTuning
 from star_training.pretraining.module import build
+from star_training.pretraining.run import Run
 from star_training.publishing import card
 from star_zoo import load_objective, objectives, save_pretrained
 from star_zoo.objectives._agreements import AGREEMENTS
@@ -182,6 +186,21 @@ def test_the_front_page_counts_the_objectives() -> None:
 def test_the_guide_names_every_protocol_and_no_other() -> None:
     text = read(GUIDE).partition("## Evaluate")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^- `(\w+)`: ", text, re.M)) == sorted(evals.known())
+
+
+def test_the_guide_names_every_field_of_a_log_and_no_other(tmp_path: Path) -> None:
+    crop = 'policy={"augmentations": [{"name": "Crop", "size": 32}], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}'
+    images, short = coloured(tmp_path / "images", 24, 6), ("epochs=1", "objective_args.embed_dim=4")
+    Run(tiny(*short, f"data.source={images}", crop), tmp_path / "classes").train()
+    Run(tiny(*short, "data.source=spirograph:80", "batch_size=40"), tmp_path / "numbers").train()
+    FineTuning(tiny_tuning(images, "epochs=1"), tmp_path / "tuned").train()
+    logs = [log.read(path) for path in tmp_path.glob("*/log.jsonl")]
+    found = {field for entries in logs for entry in entries for field in entry}
+    table = read(GUIDE).partition("| field | every | meaning |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[1:])))
+    assert len(logs) == 3
+    assert found - {"invariant", "equivariant"} == named - {"TERM"}
+    assert {"invariant", "equivariant"} <= found
 
 
 def test_the_guide_names_every_agreement_and_no_other() -> None:

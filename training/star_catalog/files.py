@@ -1,4 +1,5 @@
-"""Atomic writes: a file is written under a temporary name beside its target, then renamed, so it is never partial.
+"""Atomic writes: a file or a folder is written under a temporary name beside its target, then renamed, so it is never
+partial.
 
 A writer that reads the old contents before it replaces them holds a lock.
 """
@@ -7,6 +8,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ _PATIENCE = 600  # seconds to wait for a lock; a holder copies files at most
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to; it replaces `path` in one step on success and is removed on any error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = _temporary(path)
     part.touch(exist_ok=False)  # with default permissions; mkstemp's 0600 would hide the file from the group
     mode = part.stat().st_mode
     try:
@@ -32,6 +34,29 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)  # an error while writing to an open file, e.g. a full disk, names no file
         raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder to fill; it replaces the folder `path` on success and is removed on any error.
+
+    No process sees files of both, but `path` is missing for a moment, and stays so if the process is killed in it.
+    """
+    part, old = _temporary(path), _temporary(path)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 @contextlib.contextmanager
@@ -56,14 +81,16 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path, name: str = "*") -> None:
-    """Removes temporary files that killed writers of a file left in its folder; nobody else may be writing the file.
+    """Removes what killed writers of a file or folder left beside it; nobody else may be writing it.
 
-    Without `name`, those of all files.
+    Without `name`, the leftovers of all files and folders.
     """
     for pattern in (f".{name}.????????.part", *([".tmp??????"] if name == "*" else [])):  # the latter of safetensors
         for path in folder.glob(pattern):
             if path.is_file():
                 path.unlink(missing_ok=True)
+            elif path.suffix == ".part":
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def write_json(path: Path, data: Any) -> None:

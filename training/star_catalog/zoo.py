@@ -71,7 +71,7 @@ def exported(name: str) -> Path | None:
 def called(folder: Path) -> str:
     """Returns the name of a saved folder in records, without its place on this machine; an export has its run's."""
     folder = folder.resolve()
-    return folder.parent.name if folder.name == "export" else folder.name
+    return {"export": folder.parent.name, "export_best": f"{folder.parent.name}-best"}.get(folder.name, folder.name)
 
 
 def fetch(place: Path | Repository, filename: str, cache_dir: str | Path | None = None) -> Path:

@@ -28,7 +28,7 @@ def quickstart(out: Path) -> None:
     run = Run(recipe, out, resume=(out / "recipe.json").exists())
     results = run.train()
     export = out / "export"
-    card.write_after_training(export, changed=not run.finished)
+    card.write_after_training(out, changed=not run.finished)
     entries = read(out / "log.jsonl")
     losses = [e["loss"] for e in entries if "loss" in e]
     untrained, trained = (e["r2"] for e in results["online"])

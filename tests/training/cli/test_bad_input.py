@@ -132,9 +132,9 @@ def test_long_and_wide_images_train(tmp_path: Path):
 
 def test_classes_without_a_test_split_hold_some_out(tmp_path: Path):
     assert main(arguments(pictures(tmp_path / "images", 20), tmp_path / "run", settings=("data.hold_out=0.2",))) == 0
-    assert [e["step"] for e in entries(tmp_path / "run", "knn1")] == [0, 2]  # 16 images are left to train on
+    assert [e["step"] for e in entries(tmp_path / "run", "knn1_top1")] == [0, 2]  # 16 images are left to train on
     assert main(arguments(tmp_path / "images", tmp_path / "none", settings=("data.hold_out=0",))) == 0
-    assert entries(tmp_path / "none", "knn1") == [] and len(entries(tmp_path / "none")) == 2
+    assert entries(tmp_path / "none", "knn1_top1") == [] and len(entries(tmp_path / "none")) == 2
 
 
 def test_train_and_test_splits_are_told_apart(tmp_path: Path, capsys):
@@ -146,12 +146,12 @@ def test_train_and_test_splits_are_told_apart(tmp_path: Path, capsys):
     counts = "24 images of 2 classes in Training, 8 in Test"
     assert first == f"{tmp_path / 'images'}: {counts}; left out: 1 .heic file (not readable here), Test/0 (no images)"
     assert not [line for line in others if "images of" in line]
-    assert [e["step"] for e in entries(tmp_path / "run", "knn20")] == [0, 3]
+    assert [e["step"] for e in entries(tmp_path / "run", "knn20_top1")] == [0, 3]
 
 
 def test_unlabelled_images_train_without_evaluation(tmp_path: Path):
     assert main(arguments(pictures(tmp_path / "images", 16, classes=(".",)), tmp_path / "run")) == 0
-    assert entries(tmp_path / "run", "knn1") == [] and len(entries(tmp_path / "run")) == 2
+    assert entries(tmp_path / "run", "knn1_top1") == [] and len(entries(tmp_path / "run")) == 2
 
 
 # Images that don't decode

@@ -88,7 +88,7 @@ def test_online_evaluation_leaves_them_out_and_training_does_not(tmp_path: Path)
     train, test = (open_source(str(tmp_path), split, max_bad=0.1, cache_bytes=0) for split in ("train", "val"))
     monitor = Monitor(policy, train, test)
     with pytest.warns(BadImageWarning, match="2 of the 24 images"):
-        assert monitor(torch.nn.Flatten())["knn1"] == 1.0
+        assert monitor(torch.nn.Flatten())["knn1_top1"] == 1.0
     assert len(test) == 24 and test.bad and torch.equal(test[0], test[1])  # another image stands in
     refused = Monitor(policy, train, open_source(str(tmp_path), "val", cache_bytes=0))
     with pytest.raises(DataError, match="2 of the 24 images"):

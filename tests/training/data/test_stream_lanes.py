@@ -349,7 +349,7 @@ def test_bad_images_of_a_run_are_told_and_too_many_end_it(tmp_path: Path):
 def test_a_run_says_that_it_starts_no_more_workers_than_lanes(source, tmp_path: Path):
     notes = Run(tiny(*STREAMED, source, "run.workers=5"), tmp_path / "run").notes
     assert "4 lanes of the stream to read, so no more workers than that" in notes
-    assert "no held-out labels: the features are not evaluated online" in notes
+    assert "no held-out labels: RankMe alone is measured online" in notes
 
 
 @pytest.mark.parametrize(

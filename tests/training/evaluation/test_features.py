@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, and the monitor that measures them during a run."""
+"""Features of a frozen backbone."""
 
 import math
 from pathlib import Path
@@ -13,8 +13,6 @@ from runs import pictures, tiny
 from star_training.data import open_source
 from star_training.data.sources.spirograph import Spirographs
 from star_training.evaluation.features import NotFinite, base_view, drawn_view, evaluating, extract, pixels, timm_view
-from star_training.pretraining.module import build
-from star_training.pretraining.online_eval import Monitor
 from twins import every_operation
 
 POLICY = tiny().policy
@@ -94,36 +92,3 @@ def test_pixels_are_the_images():
     image = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(3, 4, 4)
     assert torch.equal(pixels(4)([image])[0], image / 255)
     assert pixels(2)([image, image[:, :3]]).shape == (2, 3, 2, 2)
-
-
-# The monitor
-
-
-def test_the_monitor_disturbs_nothing():
-    module, _ = build(tiny("backbone_args.drop_rate=0.3"))
-    module.train()
-    module.backbone.layer1.eval()
-    modes = [m.training for m in module.modules()]
-    state = {k: v.clone() for k, v in module.state_dict().items()}
-    random = torch.get_rng_state()
-    monitor = Monitor(POLICY, Spirographs(40), Spirographs(30, "test"))
-    first = monitor(module.backbone)
-    assert first == monitor(module.backbone) and first.keys() == {"r2"}
-    assert [m.training for m in module.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
-
-
-def test_the_monitor_of_classes_measures_neighbours(tmp_path: Path):
-    policy = every_operation(32)
-    source = open_source(str(pictures(tmp_path, 10)))
-    model = backbone()
-    found = Monitor(policy, source, source)(model)
-    assert found == {"knn1": 1.0}  # each image is its own neighbour; there are no twenty
-
-
-def test_the_monitor_needs_labels_and_held_out_images(tmp_path: Path):
-    unlabelled = open_source(str(pictures(tmp_path, 10, classes=(".",))))
-    assert unlabelled.targets is None
-    assert Monitor(POLICY, Spirographs(9), None)(backbone()) == {}
-    assert Monitor(POLICY, unlabelled, unlabelled)(backbone()) == {}

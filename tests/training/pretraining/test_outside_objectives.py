@@ -101,7 +101,7 @@ def test_an_objective_goes_the_whole_way(name: str, photos: Path, tmp_path: Path
     resumed = {k.split(".")[2] for k in state if k.startswith("model.objective.")}
     published = {k.removeprefix("heads:").split(".")[0] for k in exported(parted) if k.startswith("heads:")}
     assert resumed - published == KEPT_BACK[name]
-    assert entries(parted, "knn1")  # evaluated online
+    assert entries(parted, "knn1_top1")  # evaluated online
 
     with LoopbackHub() as hub:
         client(hub, tmp_path / "home", COMMAND, TESTS, "publish", str(parted), "me/outside")

@@ -74,8 +74,8 @@ def runs(tmp_path: Path, data: Splits) -> list[Path]:
         model = backbone()
         objective = objectives.build("star", model.num_features, POLICY, num_experts=2)
         save_pretrained(run / "export", model, objective, results={"evaluations": records(data, accuracy)})
-        lines = [{"step": 0, "epoch": 0.0, "knn1": 0.25}, {"step": 1, "loss": 9.5}, {"step": 2, "loss": 4.5}]
-        lines.append({"step": 2, "epoch": 1.0, "knn1": 0.75})
+        lines = [{"step": 0, "epoch": 0.0, "knn1_top1": 0.25}, {"step": 1, "loss": 9.5}, {"step": 2, "loss": 4.5}]
+        lines.append({"step": 2, "epoch": 1.0, "knn1_top1": 0.75})
         lines += [{"step": 2 * e, "epoch": float(e), "router": [[0.5, 0.5], [e / 4, 1 - e / 4]]} for e in (0, 1)]
         (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         made.append(run)

@@ -231,7 +231,7 @@ def test_a_method_looks_alike_in_every_plot(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(curves, "finish", look)
     plain, routed = made("ours", 0), made("theirs", 0)
     for o in (plain, routed):
-        o.content["online"] = [{"step": 1, "knn20": 0.5}]
+        o.content["online"] = [{"step": 1, "knn20_top1": 0.5}]
     routed.content["heads"] = [{"step": 1, "router": [[1.0], [1.0]], "entropy": [0, 0], "norm": [1, 1]}]
     curves.draw(study(), [plain, routed])
     assert {label: len(looks) for label, looks in drawn.items()} == {"ours": 1, "theirs": 1}

@@ -47,7 +47,7 @@ def finetune(
         run = FineTuning(made, folder, resume=resume, tracker=tracker)
         record = run.train()
     if run.main:
-        card.write_after_training(run.out / "export", changed=not run.finished)
+        card.write_after_training(run.out, changed=not run.finished)
     metrics = record.metrics if record else {}  # further processes have no record
     return Trained(folder, {slug: metric.value for slug, metric in metrics.items()})
 

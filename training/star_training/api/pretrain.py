@@ -59,7 +59,7 @@ def pretrain(
         run = Run(made, folder, resume=resume, tracker=tracker)
         results = run.train()
     if run.main:
-        card.write_after_training(run.out / "export", changed=not run.finished)
+        card.write_after_training(run.out, changed=not run.finished)
     last = results["online"][-1] if results.get("online") else {}
     return Trained(folder, {name: value for name, value in last.items() if name not in ("step", "epoch")})
 

@@ -107,3 +107,15 @@ def progress_bar(**settings: Any) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(**{"disable": False if in_notebook() else None, **settings})
+
+
+def mean_loss(entries: list[dict[str, Any]], after: int = 0, term: str = "loss") -> float:
+    """Returns the mean of a loss term over the steps after `after`; each entry is the mean since the previous one."""
+    total, before, start = 0.0, 0, None
+    for entry in (entry for entry in entries if term in entry):
+        if entry["step"] > after:
+            start = before if start is None else start
+            total += entry[term] * (entry["step"] - before)
+        before = entry["step"]
+    assert start is not None
+    return total / (before - start)

@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from star_catalog.reading import json_object, refusing
 
 from ..settings.base import Settings, differences
+from .best import FOLDER
 
 S = TypeVar("S", bound=Settings)
 
@@ -38,8 +39,9 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
     if not resume:
         if path.exists():
             raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
-        if (export := out / "export" / "results.json").exists():  # this run would overwrite them
-            raise ValueError(f"{export.parent} holds a model already; remove it, or choose another folder with --out")
+        for export in (out / "export", out / FOLDER):
+            if (export / "results.json").exists():  # this run would overwrite them
+                raise ValueError(f"{export} holds a model already; remove it, or choose another folder with --out")
         return None
     before = saved_settings(type(settings), path)
     if found := differences(before, settings):

@@ -21,6 +21,7 @@ from ..data.intact import check_intact
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
+from ..engine.best import Best
 from ..engine.environment import versions
 from ..engine.logging import read
 from ..engine.optim import learning_rate
@@ -58,6 +59,8 @@ class FineTuning(Loop[FineTune]):
             results.check(models_own)
         self.batch_size, self.clip = settings.batch_size, settings.optimizer.clip
         self.eval_every = settings.run.eval_every or settings.epochs  # the last epoch is always evaluated
+        if settings.run.keep_best:
+            self.best = Best(settings.run.keep_best, ["top1"], out)
         self.splits = Splits(settings.data.source)
         self.images, self.test, self.classes = open_labelled(settings, self.splits)
         per_epoch = steps_per_epoch(settings, len(self.images), self.processes.num_processes)
@@ -150,6 +153,7 @@ class FineTuning(Loop[FineTune]):
             self._shown["top1"] = f"{self.measured.value:.3f}"
             self.logbook.write(self.step, {"epoch": epoch, "top1": self.measured.value})
             self.logbook.say(f"epoch {epoch:.0f} of {self.settings.epochs}: test top-1 {self.measured.value:.4f}")
+            self.offer({"top1": self.measured.value})
         self.accelerator.wait_for_everyone()
 
     def _accuracy(self) -> Estimate:
@@ -186,13 +190,9 @@ class FineTuning(Loop[FineTune]):
             self.measured = self.measured or self._accuracy()
             made = self._record(self.measured)
             self.logbook.say(in_words(made))  # first, so that it isn't lost if recording fails
-            self._kept.pretrained_cfg = self._cfg()
             export = self.out / "export"
             try:
-                save_pretrained(export, self._kept)
-                write_json(export / "finetune.json", self.settings.published())
-                with results.changing(export / "results.json") as held:
-                    held.update(self.origin, training=cost_of(self, self.images.fingerprint))
+                self._save(export)
                 if path := results_file(self.settings.model):  # a model's own folder holds all its evaluations
                     record(path, made, self.splits.spec)
                 record(export / "results.json", made)  # last, because it marks the run as finished
@@ -205,6 +205,20 @@ class FineTuning(Loop[FineTune]):
         """Returns timm's cfg of the classifier, without that which describes the weights it started from."""
         kept = {name: value for name, value in self._kept.pretrained_cfg.items() if name not in OF_WEIGHTS}
         return kept | {"num_classes": self.classes, "label_names": class_names(self.images, self.classes)}
+
+    def export_to(self, folder: Path, best: dict[str, Any]) -> None:
+        assert self.measured
+        self._save(folder)
+        with results.changing(folder / "results.json") as held:
+            held.update(best=best, evaluations=[self._record(self.measured).to_dict()])
+
+    def _save(self, folder: Path) -> None:
+        """Writes the classifier in timm's format with its settings, its start and its cost."""
+        self._kept.pretrained_cfg = self._cfg()
+        save_pretrained(folder, self._kept)
+        write_json(folder / "finetune.json", self.settings.published())
+        with results.changing(folder / "results.json") as held:
+            held.update(self.origin, training=cost_of(self, self.images.fingerprint))
 
     @property
     def _protocol(self) -> str:

@@ -1,12 +1,14 @@
 """Online evaluation: a few metrics during training on a subset of the images, computed in seconds.
 
-Letters: T tasks, E experts.
+Letters: N bank images, M held-out images, D features, K numbers, T tasks, E experts.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from star_zoo import Objective, Policy
 
@@ -16,53 +18,80 @@ from ..data.sources.subset import spread
 from ..evaluation.embeddings import embed
 from ..evaluation.features import base_view, drawn_view, extract
 from ..evaluation.protocols import knn, regression, routing
-from ..evaluation.solvers.cca import correlations
+from ..evaluation.solvers import ridge
+from ..evaluation.solvers.cca import correlations, rank_me
 
+_KS = (1, 20)
 _BANK, _QUERIES = 5000, 2000  # images: limits an online evaluation to a few seconds for a small backbone
 _WATCHED = 2560  # images for `watch_heads`: ten per dimension of two embeddings of 128
+# of features (N, D), their labels (N,) or (N, K), held-out features (M, D) and labels (M,) or (M, K)
+_Measure = Callable[[Tensor, Tensor, Tensor, Tensor], float]
 
 
 class Monitor:
-    """1-NN and 20-NN accuracy on base views for classes, R2 on drawn views for numbers, nothing without labels.
+    """Measures frozen features: a bank of training images, and held-out images if both have labels.
+
+    knn1_top1, knn20_top1, linear_top1: accuracy of nearest neighbours and of a linear classifier, on base views
+    r2: of numbers instead of classes, on drawn views
+    rankme: RankMe of the bank, also without labels
 
     `workers` is as in `extract`.
     """
 
     def __init__(self, policy: Policy, train: Source, test: Source | None, workers: int = 0):
-        self.policy, self._workers = policy, workers
-        self._train = spread(train, _BANK)
-        self._test = None if test is None else spread(test, _QUERIES)
+        self._workers, bank = workers, spread(train, _BANK)
+        self._view = functools.partial(base_view, policy)
+        self._measures: dict[str, _Measure] = {}  # by name
+        self._sources = [bank]
+        if test is None or test.targets is None or bank.targets is None:
+            return
+        if bank.targets.is_floating_point():
+            self._view = functools.partial(drawn_view, policy, seed=0)
+            self._measures = {"r2": _r2}
+        elif len(bank.targets.unique()) > 1:  # otherwise all neighbours would be correct
+            self._measures = {f"knn{k}_top1": functools.partial(_knn, k) for k in _KS if k <= len(bank)}
+            self._measures["linear_top1"] = _linear
+        if self._measures:
+            self._sources.append(spread(test, _QUERIES))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the metrics, known before anything is measured."""
+        return (*self._measures, "rankme")
 
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
-        """Returns the metrics by name; {} without held-out labels, or if all training labels are of one class.
-
-        The backbone runs in eval mode, in float32.
-        """
-        if self._images is None:
-            return {}
-        train, test = self._images
-        assert train.targets is not None and test.targets is not None
-        numbers = train.targets.is_floating_point()
-        if not numbers and len(train.targets.unique()) < 2:
-            return {}  # all neighbours would be correct
-        preprocess = drawn_view(self.policy, seed=0) if numbers else base_view(self.policy)
-        bank, queries = (extract(backbone, source, preprocess, workers=self._workers) for source in (train, test))
-        check_intact(train)
-        check_intact(test)
-        if numbers:
-            return {"r2": float(regression.r2(bank, train.targets, queries, test.targets).mean())}
-        return {
-            f"knn{k}": float(knn.hits(bank, train.targets, queries, test.targets, k).float().mean())
-            for k in (1, 20)
-            if k <= len(bank)
-        }
+        """Returns the metrics by name. The backbone runs in eval mode, in float32; nothing is random."""
+        preprocess, labelled = self._view(), list[Any]()
+        for source in self._intact:
+            labelled += [extract(backbone, source, preprocess, workers=self._workers), source.targets]
+            check_intact(source)
+        found = {name: measure(*labelled) for name, measure in self._measures.items()}
+        return found | {"rankme": float(rank_me(labelled[0])) if labelled[0].any() else 0.0}
 
     @functools.cached_property
-    def _images(self) -> tuple[Source, Source] | None:
-        """Returns the bank and the query images, without those that don't decode; None without labels."""
-        if self._test is None or self._train.targets is None or self._test.targets is None:
-            return None
-        return intact(self._train), intact(self._test)
+    def _intact(self) -> list[Source]:
+        """The images without those that don't decode."""
+        return [intact(source) for source in self._sources]
+
+
+def _knn(k: int, bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor) -> float:
+    k = min(k, len(bank))  # fewer if images of a small bank don't decode
+    return float(knn.hits(bank, labels, queries, truth, k).float().mean())
+
+
+def _linear(bank: Tensor, labels: Tensor, queries: Tensor, truth: Tensor) -> float:
+    """Returns the accuracy of ridge regression of one-hot labels, each class at the strength that `ridge` chooses.
+
+    It is in closed form, so that a resumed run needs no state and a thousand classes cost as much as ten. Logistic
+    regression takes up to a minute for a hundred classes.
+    """
+    classes = int(max(labels.max(), truth.max())) + 1
+    fitted = ridge.fit(bank, F.one_hot(labels, classes))
+    return float((fitted(queries).argmax(1) == truth).float().mean())
+
+
+def _r2(bank: Tensor, targets: Tensor, queries: Tensor, truth: Tensor) -> float:
+    return float(regression.r2(bank, targets, queries, truth).mean())
 
 
 def watch_heads(backbone: nn.Module, objective: Objective, source: Source, workers: int = 0) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..data.streaming.stream import Stream
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
+from ..engine.best import Best
 from ..engine.logging import evaluations_of, read
 from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.results.cost import cost_of
@@ -59,8 +60,10 @@ class Run(Loop[Recipe]):
         self.notes += [summary(self.source, held_out), *notes]
         self.start = start_of(recipe.init_from) if recipe.init_from else None
         self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out, self.workers)
+        if recipe.run.keep_best:
+            self.best = Best(recipe.run.keep_best, self.monitor.names, out)
         if held_out is None:
-            self.notes.append("no held-out labels: the features are not evaluated online")
+            self.notes.append("no held-out labels: RankMe alone is measured online")
         if self.lanes and self.workers > len(self.lanes.own):
             self.notes.append(f"{len(self.lanes.own)} lanes of the stream to read, so no more workers than that")
         self.peak = recipe.optimizer.lr * recipe.batch_size * recipe.accumulate / 256
@@ -174,6 +177,7 @@ class Run(Loop[Recipe]):
             self.logbook.write(self.step, {"epoch": epoch, **metrics})
             scores = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
             self.logbook.say(f"frozen features after epoch {epoch:.0f}: {scores}")
+            self.offer(metrics)
         self.accelerator.wait_for_everyone()
 
     def outcome(self) -> dict[str, Any] | None:
@@ -186,22 +190,28 @@ class Run(Loop[Recipe]):
         if self.main:
             export = self.out / "export"
             try:
-                save_pretrained(
-                    export,
-                    self.pretrainer.backbone,
-                    self.pretrainer.objective,
-                    model_args=self.recipe.backbone_args,
-                    recipe=self.recipe.published(),
-                )
-                with results.changing(export / "results.json") as held:  # keeps earlier evaluations of these weights
-                    held.update(made)
+                self._save(export, made)
             except (OSError, SafetensorError) as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
         return made
 
+    def export_to(self, folder: Path, best: dict[str, Any]) -> None:
+        self._save(folder, {**self._results(), "best": best})
+
+    def _save(self, folder: Path, made: dict[str, Any]) -> None:
+        save_pretrained(
+            folder,
+            self.pretrainer.backbone,
+            self.pretrainer.objective,
+            model_args=self.recipe.backbone_args,
+            recipe=self.recipe.published(),
+        )
+        with results.changing(folder / "results.json") as held:  # keeps earlier evaluations of these weights
+            held.update(made)
+
     def _results(self) -> dict[str, Any]:
-        """Returns the run's cost, start and pretrained models, and its first and last online evaluation."""
+        """Returns the cost so far, start and pretrained models, and the first and the newest online evaluation."""
         evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
         cost = cost_of(self, self.source.fingerprint)
         online = [evaluations[0], evaluations[-1]] if evaluations else []

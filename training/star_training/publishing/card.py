@@ -18,6 +18,7 @@ from star_catalog.reading import json_object, refusing
 from star_zoo import hub, objectives, star_backbones, wrapped_model
 from star_zoo.groups import equivariance_error
 
+from ..engine.best import FOLDER
 from ..engine.results import read as read_results
 from ..evaluation.record import Record
 from . import card_metadata, dataset_terms, markdown
@@ -33,20 +34,21 @@ def write(folder: Path, name: str | None = None) -> Path:
     return folder / "README.md"
 
 
-def write_after_training(export: Path, changed: bool) -> None:
-    """Writes the card of a run's export that has changed, or that has none because a run was killed before its card.
+def write_after_training(run: Path, changed: bool) -> None:
+    """Writes the cards of a run's exports if they have changed, or lack one because the run was killed before its card.
 
-    Raises OSError where it can't be written.
+    Raises OSError where one can't be written.
     """
-    if not changed and (export / "README.md").is_file():
-        return
-    sweep(export, "README.md")
-    try:
-        write(export)
-    except OSError as error:
-        raise OSError(f"could not write {export}: {error}; make room, then --resume writes its card") from error
-    if not changed:
-        print(f"wrote the card that {export} lacked")
+    for export in (run / "export", run / FOLDER):
+        if not export.is_dir() or (not changed and (export / "README.md").is_file()):
+            continue
+        sweep(export, "README.md")
+        try:
+            write(export)
+        except OSError as error:
+            raise OSError(f"could not write {export}: {error}; make room, then --resume writes its card") from error
+        if not changed:
+            print(f"wrote the card that {export} lacked")
 
 
 def render(folder: Path, name: str | None = None) -> str:

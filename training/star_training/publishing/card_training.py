@@ -46,7 +46,10 @@ def chain(last: Made) -> list[Made]:
 def described(made: list[Made]) -> list[dict[str, Any]]:
     """Returns the values of the template for each run of which something is recorded."""
     runs = [_finetuning(run) if run.finetune else _pretraining(run) for run in made]
-    found = [shown | {"cost": _cost(run.results.get("training"))} for shown, run in zip(runs, made, strict=True)]
+    found = [
+        shown | {"cost": _cost(run.results.get("training")), "best": _best(run.results.get("best"))}
+        for shown, run in zip(runs, made, strict=True)
+    ]
     return [shown for shown in found if any(shown[name] for name in ("settings", "cost", "command", "released"))]
 
 
@@ -90,6 +93,14 @@ def _cost(cost: dict[str, Any] | None) -> str:
         took += f", precision chosen by the run ({chosen['why']})"
     versions = ", ".join(f"{name} {version}" for name, version in cost["versions"].items())
     return f"{cost['images']:,} images in {cost['steps']:,} steps, {took}; {versions}."
+
+
+def _best(best: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Returns the evaluation for which the weights were kept; None for those of the end of a run."""
+    if not best:
+        return None
+    shown = {"step": f"{best['step']:,}", "epoch": f"{best['epoch']:g}", "value": f"{best['value']:.4g}"}
+    return shown | {"metric": best["metric"], "held_out": best["metric"] not in ("loss", "rankme")}
 
 
 def _duration(seconds: float) -> str:

@@ -58,7 +58,12 @@ def _evaluations(axes: Axes, entries: list[dict[str, Any]]) -> None:
     if not entries:
         axes.text(0.5, 0.5, "no labels to evaluate on", ha="center", va="center", transform=axes.transAxes)
         return
-    names = {"r2": "R² of the true numbers (ridge)", "knn1": "1-NN accuracy", "knn20": "20-NN accuracy"}
+    names = {
+        "r2": "R² of the true numbers (ridge)",
+        "knn1_top1": "1-NN top-1",
+        "knn20_top1": "20-NN top-1",
+        "linear_top1": "linear top-1",
+    }
     markers = iter(("o-", "s--", "^:"))
     for name in [n for n in entries[0] if n in names]:
         axes.plot([e["epoch"] for e in entries], [e[name] for e in entries], next(markers), label=names[name])

@@ -71,8 +71,14 @@ class LoopConfig:
 class RunConfig(LoopConfig):
     """As `LoopConfig`, for a training that is evaluated on the way."""
 
-    eval_every: int = 1  # epochs between online evaluations on held-out images; 0: never
+    eval_every: int = 1  # epochs between online evaluations; 0: never
+    keep_best: str | None = None  # metric of online evaluation, or "loss", whose best weights are kept in export_best/
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_least(eval_every=0)
+        if self.keep_best is not None and not self.eval_every:
+            raise ValueError(
+                f"run.keep_best is {self.keep_best!r}, but nothing is evaluated on the way, because run.eval_every is "
+                "0; set it to 1 or more"
+            )

@@ -13,7 +13,7 @@ Curve = list[tuple[float, float]]  # step, value
 
 
 def _online(outcome: Outcome) -> Curve:
-    return [(e["step"], 100 * e["knn20"]) for e in outcome.content["online"] if "knn20" in e]
+    return [(e["step"], 100 * e["knn20_top1"]) for e in outcome.content["online"] if "knn20_top1" in e]
 
 
 def _transfer(outcome: Outcome) -> Curve:

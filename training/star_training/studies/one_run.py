@@ -40,7 +40,7 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
         Run(recipe, place, resume=begun).train()
     if not PartialState().is_main_process:
         return  # one process measures
-    card.write_after_training(place / "export", changed=not whole)
+    card.write_after_training(place, changed=not whole)
     splits = _splits(study, folder)
     _measure(study, str(place), place / "export" / "results.json", splits)
     over_steps = [_at_step(study, recipe, place, step, splits) for step in study.steps]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from star_catalog.files import write_text
 from star_catalog.reading import json_object, refusing
 
-from ..engine.logging import evaluations_of, read
+from ..engine.logging import evaluations_of, mean_loss, read
 from ..engine.results import read as read_results
 from ..engine.results.old import upgrade
 from ..evaluation.metrics import RATE, Metric
@@ -60,7 +60,7 @@ def write(path: Path, method: str, seed: int, run: Path, over_steps: list[dict[s
             for name in _TERMS
             if name in losses[0]
         },
-        "mean losses": {name: _mean(losses, name) for name in _TERMS if name in losses[0]},
+        "mean losses": {name: mean_loss(losses, term=name) for name in _TERMS if name in losses[0]},
         "online": evaluations_of(entries),
         "heads": [e for e in entries if "router" in e],
         "transfer over steps": over_steps,
@@ -99,15 +99,6 @@ def _slim(found: dict[str, Any]) -> dict[str, Any]:
     slim = {name: value for name, value in Record.from_dict(found).to_dict().items() if not name.startswith("model")}
     by_image = slim.pop("details").get("by image")
     return slim | ({"details": {"by image": by_image}} if by_image else {})
-
-
-def _mean(losses: list[dict[str, Any]], name: str) -> float:
-    """Returns the mean over all steps; each log entry is the mean since the previous entry."""
-    total, before = 0.0, 0
-    for entry in losses:
-        total += entry[name] * (entry["step"] - before)
-        before = entry["step"]
-    return total / before
 
 
 def _metrics(held: dict[str, Any]) -> dict[tuple[str, str], Metric]:

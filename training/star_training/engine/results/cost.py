@@ -7,10 +7,10 @@ from ..trainer import Loop
 
 
 def cost_of(run: Loop[Any], data_fingerprint: str) -> dict[str, Any]:
-    """Returns the steps, images and seconds of a finished training, with its machine and its packages."""
+    """Returns the steps, images and seconds of a training so far, with its machine and its packages."""
     return {
-        "steps": run.steps,
-        "images": run.steps * run.batch_size * run.accumulate,
+        "steps": run.step,
+        "images": run.step * run.batch_size * run.accumulate,
         "seconds": round(run.seconds, 1),
         "processes": run.accelerator.num_processes,
         "device": run.accelerator.device.type,

@@ -10,6 +10,7 @@ from typing import Any
 from star_catalog.names import slugify
 
 _ACCURACY = ("linear", "knn", "few_shot", "label_fraction", "finetune", "detection")  # protocols of the old form
+_ONLINE = {"knn1": "knn1_top1", "knn20": "knn20_top1"}  # online evaluations
 # Patterns of old names and their replacements, in order. `slugify` turns the result into the slug.
 _WORDS = (
     (r"^(\d+)-NN ", r"knn\1 "),
@@ -43,6 +44,8 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
         made["evaluations"] = [_evaluation(record) for record in made["evaluations"]]
     if "comparisons" in made:
         made["comparisons"] = [_comparison(record) for record in made["comparisons"]]
+    if "online" in made:
+        made["online"] = [{_ONLINE.get(key, key): value for key, value in entry.items()} for entry in made["online"]]
     if "transfer over steps" in made:
         made["transfer over steps"] = [
             {key if key == "step" else slug(key): value for key, value in entry.items()}

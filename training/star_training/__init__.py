@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api.compare import compare as compare
+    from .api.embed import embed as embed
     from .api.evaluate import evaluate as evaluate
     from .api.finetune import finetune as finetune
     from .api.pretrain import pretrain as pretrain
     from .api.report import report as report
 
-__all__ = ["compare", "evaluate", "finetune", "pretrain", "report"]
+__all__ = ["compare", "embed", "evaluate", "finetune", "pretrain", "report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ COMMANDS = {  # name -> group, in the order of a typical workflow
     "pretrain": "train",
     "eval": "measure",
     "compare": "measure",
+    "embed": "measure",
     "finetune": "train",
     "detect": "train",
     "bench": "measure",

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -215,6 +215,34 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = mode
 
 
+def feature_batches(
+    backbone: nn.Module, source: Source, preprocess: Preprocess, batch_size: int = 256, workers: int = 0
+) -> Generator[Tensor, None, None]:
+    """Yields pooled features of consecutive images, on the CPU: (B, D) float32. Raises DataError, LoadingError.
+
+    The caller is within `evaluating`. `workers` processes load the images if they are many and decoded on access; their
+    number does not change the features. At most a few batches are in memory.
+    """
+    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    workers = 0 if preprocess.in_order else useful_workers(source, workers)
+    batch_size = _fitting(backbone, batch_size)
+    if workers:
+        ready(source)
+    keys = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
+    images = load_once(_Prepared(source, preprocess), _stacked, _concatenated, keys, workers)
+    with loading(images):
+        for columns in images:
+            batch = preprocess.join(*columns).to(device, memory_format=torch.channels_last)
+            yield backbone(batch).float().cpu()
+
+
+def check_finite(features: Tensor, name: str) -> None:
+    """Raises NotFinite if features (N, D) of a data set of that name are infinite or NaN."""
+    if not features.isfinite().all():
+        bad = int((~features.isfinite().all(1)).sum())
+        raise NotFinite(f"{bad} of {len(features)} images of {name} have features that are not finite")
+
+
 def extract(
     backbone: nn.Module,
     source: Source,
@@ -225,24 +253,13 @@ def extract(
 ) -> Tensor:
     """Returns pooled features of every image, on the CPU: (N, D) float32. Raises NotFinite, DataError, LoadingError.
 
-    `workers` processes load the images if they are many and decoded on access; their number does not change the
-    features. `extracted` is called with the number of images of each finished batch.
+    As `feature_batches`; `extracted` is called with the number of images of each finished batch.
     """
-    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-    workers = 0 if preprocess.in_order else useful_workers(source, workers)
-    batch_size = _fitting(backbone, batch_size)
-    if workers:
-        ready(source)
-    keys = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
-    images = load_once(_Prepared(source, preprocess), _stacked, _concatenated, keys, workers)
     parts = []
-    with evaluating(backbone), loading(images):
-        for columns in images:
-            batch = preprocess.join(*columns).to(device, memory_format=torch.channels_last)
-            parts.append(backbone(batch).float().cpu())
-            extracted(len(batch))
-    features = torch.cat(parts)
-    if not features.isfinite().all():
-        bad = int((~features.isfinite().all(1)).sum())
-        raise NotFinite(f"{bad} of {len(features)} images of {source.name} have features that are not finite")
-    return features
+    with evaluating(backbone):
+        for features in feature_batches(backbone, source, preprocess, batch_size, workers):
+            parts.append(features)
+            extracted(len(features))
+    found = torch.cat(parts)
+    check_finite(found, source.name)
+    return found

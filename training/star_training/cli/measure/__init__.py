@@ -1,1 +1,1 @@
-"""Commands that measure and report: eval, compare, report, bench."""
+"""Commands that measure and report: eval, compare, embed, report, bench."""

@@ -16,8 +16,8 @@ import star_zoo
 
 TRAINING, ZOO, CATALOG = (Path(package.__file__).parent for package in (star_training, star_zoo, star_catalog))
 ORDER = (  # each imports those before it alone
-    "errors", "settings", "numerics", "data", "models", "engine", "evaluation", "pretraining", "finetuning",
-    "detection", "recipes", "publishing", "reports", "studies", "benchmarks", "quickstart", "api", "cli", "__main__",
+    "errors", "version", "settings", "numerics", "data", "models", "engine", "evaluation", "pretraining",
+    "finetuning", "detection", "recipes", "publishing", "reports", "studies", "benchmarks", "quickstart", "api", "cli", "__main__",
     "__init__",
 )  # fmt: skip
 MODULES = sorted(TRAINING.rglob("*.py"))
@@ -94,7 +94,7 @@ def test_solvers_import_nothing_of_the_protocols():
 
 def test_folders_and_files_are_small():
     """The objectives may be many, one file each."""
-    assert len(list(TRAINING.glob("*.py"))) <= 4
+    assert len(list(TRAINING.glob("*.py"))) <= 5
     files = [path for package in (TRAINING, ZOO, CATALOG) for path in package.rglob("*.py")]
     crowded = {path.parent for path in files if len(list(path.parent.glob("*.py"))) > 14}
     assert crowded <= {ZOO, ZOO / "objectives"} and len(list(ZOO.glob("*.py"))) <= 18

@@ -57,9 +57,7 @@ def save_pretrained(
         raise ValueError("the objective has no config, so it can't be loaded again; make it with objectives.build")
     _save_backbone(folder, backbone, model_args)
     if objective is not None:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in objective.published().items()}
-        with replacing(folder / "heads.safetensors") as part:
-            save_file(tensors, part, metadata={"format": "pt"})
+        _save_tensors(folder / "heads.safetensors", objective.published())
         fields = list(objective.policy.fields)
         write_json(folder / "heads.json", {"format_version": FORMAT_VERSION, **objective.config, "fields": fields})
     if recipe is not None:
@@ -70,10 +68,7 @@ def save_pretrained(
 
 
 def _save_backbone(folder: Path, backbone: nn.Module | Backbone, model_args: Mapping[str, Any] | None) -> None:
-    # not timm's save_for_hf: safetensors rejects channels_last tensors, and a training run must keep its memory format
-    state = {k: v.detach().cpu().contiguous() for k, v in backbone.state_dict().items()}
-    with replacing(folder / "model.safetensors") as part:
-        save_file(state, part, metadata={"format": "pt"})
+    _save_tensors(folder / "model.safetensors", backbone.state_dict())
     with replacing(folder / "config.json") as part:
         names = _label_names(backbone)
         save_config_for_hf(
@@ -90,6 +85,14 @@ def _label_names(backbone: Any) -> list[str] | None:
     """Returns the names of a classifier's classes, if its cfg has one for each output."""
     names = backbone.pretrained_cfg.get("label_names")
     return [str(name) for name in names] if names and len(names) == backbone.num_classes else None
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes tensors; one that has several names is written under each, because timm loads every name."""
+    # copies, not timm's save_for_hf: safetensors rejects shared and channels_last tensors, and a run must keep its own
+    copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    with replacing(path) as part:
+        save_file(copies, part, metadata={"format": "pt"})
 
 
 def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> Objective:

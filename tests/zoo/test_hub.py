@@ -100,6 +100,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "channels_last": (lambda: backbone("star_resnet10t.cifar10").to(memory_format=torch.channels_last), {}),
     "vit": (lambda: backbone("vit_tiny_patch16_224", img_size=96), {"img_size": 96, "drop_rate": 0.1}),
     "not ours": (lambda: backbone("test_convnext"), {}),
+    "shared tensors": (lambda: backbone("coat_tiny", img_size=96), {"img_size": 96}),  # some have several names
 }
 
 

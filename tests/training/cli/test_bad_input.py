@@ -242,7 +242,7 @@ def test_a_setting_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
 def test_views_that_a_transformer_cannot_cut_into_patches(tmp_path: Path, capsys):
     settings = ("backbone=test_vit", "policy.augmentations.0.size=30")
     line = refusal(capsys, arguments(pictures(tmp_path / "images", 16), tmp_path / "run", settings=settings))
-    assert "test_vit and star can't train on views of 30 pixels" in line and "patch size" in line
+    assert "'test_vit' doesn't take images of 30 pixels" in line and "patch size" in line
 
 
 # The real command

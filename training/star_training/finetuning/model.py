@@ -23,8 +23,8 @@ from star_zoo.wrappers.canonical import Canonical
 from ..engine.optim import check_optimizer
 from ..evaluation.features import timm_view
 from ..evaluation.frozen_model import FrozenModel
-from ..models.create import create
 from .config import FineTune
+from .start import create_start
 
 
 def build(settings: FineTune, classes: int) -> tuple[Any, str]:
@@ -33,11 +33,7 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
     Raises ValueError for a name or settings that timm doesn't know, or a size that the model doesn't take.
     """
     name = settings.model
-    if name == "pixels":
-        raise ValueError("pixels have no weights to fine-tune; pass a model")
-    size = settings.views.size
-    overlay = {"input_size": (3, size, size), "pool_size": None} if size else None
-    model = create(name, seed=settings.seed, pretrained_cfg_overlay=overlay, **settings.backbone_args)
+    model = create_start(settings)
     fingerprint = FrozenModel(name, model, timm_view(model)).fingerprint
     if settings.canonicalize:
         if isinstance(model, Canonical):
@@ -58,16 +54,13 @@ def build(settings: FineTune, classes: int) -> tuple[Any, str]:
 
 
 def _try_out(model: Any, name: str) -> None:
-    """Checks that the model takes images of its size, before training."""
+    """Checks that the model with its classifier takes images of its size, before training."""
     size = timm.data.resolve_model_data_config(model)["input_size"]
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, *size))
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"model {name!r} doesn't take images of {size[-1]} pixels; choose another views.size, or, for models with "
-            f'that argument, --set backbone_args={{"img_size": {size[-1]}}}: {one_line(error)}'
-        ) from error
+        raise ValueError(f"model {name!r} fails on images of {size[-1]} pixels: {one_line(error)}") from error
 
 
 def build_optimizer(settings: FineTune, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:

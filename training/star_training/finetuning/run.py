@@ -36,6 +36,7 @@ from .config import FineTune
 from .data import class_names, one_view, open_labelled, training_policy
 from .model import Learner, build, build_optimizer
 from .setup import steps_per_epoch
+from .start import check
 
 
 def in_words(made: Record) -> str:
@@ -61,6 +62,7 @@ class FineTuning(Loop[FineTune]):
         self.eval_every = settings.run.eval_every or settings.epochs  # the last epoch is always evaluated
         if settings.run.keep_best:
             self.best = Best(settings.run.keep_best, ["top1"], out)
+        check(settings)  # before the data are read
         self.splits = Splits(settings.data.source)
         self.images, self.test, self.classes = open_labelled(settings, self.splits)
         per_epoch = steps_per_epoch(settings, len(self.images), self.processes.num_processes)

@@ -17,7 +17,8 @@ def create(name: str, *, num_classes: int = 0, seed: int = 0, what: str = "model
     """Creates the model that a name means, on the CPU: a timm model, or a wrapper of some.
 
     Untrained models get random weights from `seed`; `arguments` are those of `timm.create_model`, for each model in a
-    wrapper alike. Raises ValueError for a model that can't be loaded, which the message calls `what`.
+    wrapper alike. With `device="meta"` no weights are read. Raises ValueError for a model that can't be loaded, which
+    the message calls `what`.
     """
     model = parse(name)
     if any(leaf.untrained for leaf in leaves(model)):
@@ -35,7 +36,8 @@ def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
         raise ValueError("pixels are no model: they can be evaluated alone, but not be wrapped or trained")
     known_as = hub.timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
     with refusing(f"{what} {str(leaf)!r} can't be loaded"):
-        return hub.create(known_as, pretrained=not leaf.untrained, **arguments)
+        read = not leaf.untrained and arguments.get("device") != "meta"
+        return hub.create(known_as, pretrained=read, **arguments)
 
 
 def _wrapped(model: Model, what: str, arguments: dict[str, Any]) -> Any:

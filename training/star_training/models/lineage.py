@@ -12,7 +12,10 @@ from .names import Leaf, leaves, parse
 from .resolve import called
 
 # fields of timm's cfg that describe weights, not the network; those of the start don't hold for what is trained from it
-OF_WEIGHTS = ("tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "description")
+OF_WEIGHTS = (
+    "tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "description",
+    "label_offset", "label_descriptions", "test_input_size", "test_crop_pct", "test_pool_size",
+)  # fmt: skip
 
 
 def start_of(name: str) -> dict[str, Any] | None:

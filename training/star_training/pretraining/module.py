@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from star_catalog.reading import one_line, refusing
 from star_zoo import Batch, Encoder, Objective, Policy, bounds, hub, objectives
 
-from ..models import lineage
+from ..models import fits
 from ..models.create import create
+from ..models.lineage import OF_WEIGHTS
 from ..models.resolve import saved_objective, single
 from .recipe import Recipe
 
@@ -83,19 +84,52 @@ def _check_objective(recipe: Recipe, width: int) -> None:
         objectives.build(recipe.objective, width, recipe.policy, **recipe.objective_args)
 
 
-def build_backbone(recipe: Recipe) -> Any:
-    """Returns the recipe's timm model without classifier; its cfg holds the views' size and pixel statistics."""
-    if not timm.is_model(recipe.backbone):
-        near = difflib.get_close_matches(recipe.backbone, timm.list_models(), 3)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"backbone {recipe.backbone!r} is no timm model; {hint}timm.list_models() lists all")
+def check_backbone(recipe: Recipe) -> None:
+    """Raises ValueError for a backbone that is unknown to timm, or can't train on the recipe's views."""
+    _check_name(recipe.backbone)
+    cfg = timm.get_pretrained_cfg(recipe.backbone)
+    fits.check(
+        lambda size: build_backbone(recipe, size, "meta"),
+        recipe.policy.size,
+        f"backbone {recipe.backbone!r}",
+        "policy.augmentations.0.size",
+        own=None if cfg is None else cfg.input_size[-1],
+    )
+
+
+def build_backbone(recipe: Recipe, size: int | None = None, device: str | None = None) -> Any:
+    """Returns the recipe's timm model without classifier; its cfg holds the views' size and pixel statistics.
+
+    `size` replaces the size of the recipe's views. Raises ValueError for arguments that the model doesn't take.
+    """
+    _check_name(recipe.backbone)
+    policy = recipe.policy if size is None else recipe.policy.resized(size)
     with refusing(f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"):
-        overlay = _overlay(recipe.policy, timm.get_pretrained_cfg(recipe.backbone))
+        overlay = _overlay(policy, timm.get_pretrained_cfg(recipe.backbone))
         backbone = hub.create(
-            recipe.backbone, pretrained=False, num_classes=0, pretrained_cfg_overlay=overlay, **recipe.backbone_args
+            recipe.backbone,
+            pretrained=False,
+            num_classes=0,
+            device=device,
+            pretrained_cfg_overlay=overlay,
+            **_arguments(recipe, policy.size),
         )
+        backbone.pretrained_cfg["tag"] = None  # only now, because some networks are built according to their tag
         backbone.set_grad_checkpointing(recipe.grad_checkpointing)
         return backbone
+
+
+def _arguments(recipe: Recipe, size: int) -> dict[str, Any]:
+    """Returns `backbone_args`, with the size of the views if the network is made for one size, as most transformers."""
+    cfg = timm.get_pretrained_cfg(recipe.backbone)
+    return ({"img_size": size} if cfg is not None and cfg.fixed_input_size else {}) | recipe.backbone_args
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"backbone {name!r} is no timm model; {hint}timm.list_models() lists all")
 
 
 def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
@@ -105,8 +139,9 @@ def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
         "mean": policy.mean,
         "std": policy.std,
         "crop_pct": 1.0,  # the base view is the largest centred square
+        "crop_mode": "center",
         "num_classes": 0,
-        **dict.fromkeys(lineage.OF_WEIGHTS),
+        **{name: None for name in OF_WEIGHTS if name != "tag"},
     }
     if base is not None and base.pool_size is not None:
         reduction = base.input_size[-1] / base.pool_size[-1]
@@ -120,7 +155,8 @@ def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
     if single(recipe.init_from, "--init-from takes the weights of a single model; pass that one").untrained:
         raise ValueError(f"--init-from {recipe.init_from!r} has no weights to start from; leave it out")
     size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples a transformer's position embeddings
-    start = create(recipe.init_from, what="--init-from", pretrained_cfg_overlay=size, **recipe.backbone_args)
+    arguments = _arguments(recipe, recipe.policy.size)
+    start = create(recipe.init_from, what="--init-from", pretrained_cfg_overlay=size, **arguments)
     try:
         backbone.load_state_dict(start.state_dict())
     except RuntimeError as error:

@@ -24,7 +24,7 @@ from ..engine.results.cost import cost_of
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
 from ..models.lineage import start_of
-from .module import build
+from .module import build, check_backbone
 from .online_eval import Monitor, watch_heads
 from .recipe import Recipe
 from .setup import check_classes, check_share, count_steps, open_data, open_lanes, try_out
@@ -47,6 +47,7 @@ class Run(Loop[Recipe]):
         super().__init__(recipe, recipe.run, out, resume, tracker)
         self.accumulate, self.batch_size, self.clip = recipe.accumulate, recipe.batch_size, recipe.optimizer.clip
         self.eval_every = recipe.run.eval_every
+        check_backbone(recipe)  # before the data are read
         self.source, bank, held_out = open_data(recipe)
         per_epoch, steps = count_steps(recipe, self.source, self.processes.num_processes)
 

@@ -1,0 +1,124 @@
+"""Whether a model takes images of a size and returns features, found from shapes alone before anything is read.
+
+The model is created on the meta device, whose tensors have shapes but no numbers: nothing is computed.
+"""
+
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import get_model_input_config
+from torch import Tensor
+
+from star_catalog.reading import one_line
+
+_STEP, _TRIES = 16, 8  # pixels between the sizes that are tried if one doesn't fit, and how many of them
+_CLASSES = 2  # of a classifier on trial
+
+Make = Callable[[int], Any]  # image size in pixels -> the model without classifier, on the meta device
+
+
+class _WrongSize(ValueError):
+    """Raised where another image size may help."""
+
+
+def check(make: Make, size: int, what: str, option: str, *, own: int | None = None, classifier: bool = False) -> None:
+    """Raises ValueError unless a model returns one feature vector for each image of `size` x `size` pixels.
+
+    With `classifier`, a classifier on these features is checked too. In the message `what` names the model and `option`
+    the setting of the size; it lists sizes that fit, and `own`, the size of timm's weights, is tried first.
+    """
+    try:
+        _check(make, size, what, classifier)
+    except _WrongSize as error:
+        fitting = sorted(_fitting(make, size, what, own))
+        if not fitting:
+            raise ValueError(str(error)) from error
+        listed = " and ".join(map(str, fitting))
+        raise ValueError(f"{error}; it takes e.g. {listed} pixels: --set {option}={fitting[0]}") from error
+
+
+def _fitting(make: Make, size: int, what: str, own: int | None) -> Iterator[int]:
+    """Yields up to two sizes that fit: `own`, then multiples of 16 near the given one.
+
+    Raises ValueError for a model that is unfit at any size.
+    """
+    near = sorted(range(_STEP, 2 * size + 4 * _STEP, _STEP), key=lambda other: abs(other - size))
+    tried = [other for other in dict.fromkeys([own or size, *near[: _TRIES + 1]]) if other != size]
+    found = 0
+    for other in tried:
+        try:
+            _check(make, other, what, False)
+        except _WrongSize:
+            continue
+        yield other
+        found += 1
+        if found == 2:
+            return
+
+
+def _check(make: Make, size: int, what: str, classifier: bool) -> None:
+    try:
+        model = make(size).eval()
+    except ValueError as error:
+        raise _WrongSize(str(error)) from error
+    channels = get_model_input_config(model)["input_size"][0]
+    if channels != 3:
+        raise ValueError(f"{what} takes images of {channels} channels, but they have 3; leave in_chans out")
+    features = _output(model, size, what)
+    if features is None:
+        return
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise ValueError(
+            f"{what} returns {_shape(features)} for two images instead of a vector of features for each; use a variant "
+            "with pooling or another model"
+        )
+    width = features.shape[1]
+    if width != model.head_hidden_size:
+        raise ValueError(f"{what} returns {width} features instead of {model.head_hidden_size}; use another model")
+    if classifier:
+        _check_classifier(model, size, what)
+
+
+def _check_classifier(model: Any, size: int, what: str) -> None:
+    """Replaces the classifier, and raises ValueError unless it takes the model's features."""
+    with torch.device("meta"):
+        model.reset_classifier(_CLASSES)
+    try:
+        logits = _output(model, size, what)
+    except _WrongSize as error:  # of the classifier, because the features could be computed
+        raise ValueError(
+            f"{what} fails with a new classifier, so it can't be fine-tuned: {_reason(error.__cause__ or error)}"
+        ) from error
+    if logits is not None and (not isinstance(logits, Tensor) or logits.shape != (2, _CLASSES)):
+        raise ValueError(
+            f"{what} returns {_shape(logits)} with a new classifier of {_CLASSES} classes, so it can't be fine-tuned"
+        )
+
+
+def _output(model: Any, size: int, what: str) -> Any:
+    """Returns the model's output for two images; None if it needs numbers, which the meta device lacks."""
+    try:
+        return model(torch.zeros(2, 3, size, size, device="meta"))
+    except NotImplementedError:
+        return None
+    except Exception as error:  # timm's networks raise many kinds
+        if "meta" in str(error):
+            return None
+        raise _WrongSize(f"{what} doesn't take images of {size} pixels: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Returns an error's message; one without is named by its place, e.g. "AssertionError in halo_attn.py:208"."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        one_line(error).rstrip(".")
+        if str(error).strip()
+        else f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
+    )
+
+
+def _shape(output: Any) -> str:
+    return f"the shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -81,7 +81,7 @@ def test_the_export_has_the_weights_of_the_best_evaluation(whole: Path):
 @pytest.mark.parametrize("amid", [False, True], ids=["after the write", "amid the write"])
 def test_a_killed_run_ends_with_the_same_best(whole: Path, tmp_path: Path, monkeypatch, amid: bool):
     scripted(monkeypatch)
-    step, save, offer = BEST * EPOCH, Run._save, Run.offer
+    step, save, offer = BEST * EPOCH, Run._save, Best.offer
 
     def save_a_part(run: Run, folder: Path, made: dict[str, object]) -> None:
         if run.step == step:
@@ -89,13 +89,14 @@ def test_a_killed_run_ends_with_the_same_best(whole: Path, tmp_path: Path, monke
             raise KeyboardInterrupt  # nothing else is written
         save(run, folder, made)
 
-    def offer_and_die(run: Run, metrics: dict[str, float]) -> None:
-        offer(run, metrics)
-        if run.step == step:
+    def offer_and_die(best: Best, metrics: dict[str, float], at: int, epoch: float) -> str:
+        kept = offer(best, metrics, at, epoch)
+        if at == step:
             raise KeyboardInterrupt
+        return kept
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "_save", save_a_part) if amid else patch.setattr(Run, "offer", offer_and_die)
+        patch.setattr(Run, "_save", save_a_part) if amid else patch.setattr(Best, "offer", offer_and_die)
         Run(recipe("r2"), tmp_path / "run").train()
     written = (tmp_path / "run" / "export_best" / "model.safetensors").stat().st_mtime_ns if not amid else None
     Run(recipe("r2"), tmp_path / "run", resume=True).train()
@@ -127,9 +128,9 @@ def test_only_a_better_value_is_exported(tmp_path: Path):
 
     def offer(metric: str, *values: float) -> list[int]:
         exported.clear()
-        best = Best(metric, ["top1", "rankme"], tmp_path)
+        best = Best(metric, ["top1", "rankme"], tmp_path, export)
         for step, value in enumerate(values, start=1):
-            best.offer({metric: value}, step, step / 2, export)
+            best.offer({metric: value}, step, step / 2)
         return exported
 
     def export(folder: Path, facts: dict[str, Any]) -> None:

@@ -21,7 +21,6 @@ from ..settings.base import Settings
 from ..settings.common import PRECISIONS, LoopConfig
 from .accelerator import make_accelerator, start_processes
 from .background import Background
-from .best import Best
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .choices import Choices, Convolved
 from .logging import Logbook
@@ -105,7 +104,6 @@ class Loop(abc.ABC, Generic[S]):
     batch_size = 1  # images per batch, over all processes
     clip: float | None = None  # maximum gradient norm
     eval_every = 0  # epochs between calls of `evaluate`; 0: never
-    best: Best | None = None  # keeps the best weights that are offered to it
 
     @abc.abstractmethod
     def batches(self, steps: range) -> Generator[Any, None, None]:
@@ -132,9 +130,6 @@ class Loop(abc.ABC, Generic[S]):
 
     def evaluate(self) -> None:
         """Evaluates the current weights and logs the results. Every process calls it."""
-
-    def export_to(self, folder: Path, best: dict[str, Any]) -> None:
-        """Exports the current weights; `best` belongs into the results.json. Only the main process calls it."""
 
     def check_data(self) -> None:
         """Warns of bad images, and raises DataError if there are too many."""
@@ -245,11 +240,6 @@ class Loop(abc.ABC, Generic[S]):
         good = self.checkpoints.paths()
         last = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
         return Diverged(f"{what}; {last}. Try {self.advice}")
-
-    def offer(self, metrics: dict[str, float]) -> None:
-        """Keeps the current weights if their evaluation is the best so far. Only the main process calls it."""
-        if self.best and self.best.offer(metrics, self.step, self.step / self.per_epoch, self.export_to):
-            self.logbook.say(f"kept in {self.best.folder}, the best {self.best.metric} so far")
 
     def _check_weights(self) -> None:
         """Raises Diverged if the last update produced weights that are not finite, even from a finite loss."""

@@ -60,8 +60,8 @@ class FineTuning(Loop[FineTune]):
             results.check(models_own)
         self.batch_size, self.clip = settings.batch_size, settings.optimizer.clip
         self.eval_every = settings.run.eval_every or settings.epochs  # the last epoch is always evaluated
-        if settings.run.keep_best:
-            self.best = Best(settings.run.keep_best, ["top1"], out)
+        metric = settings.run.keep_best
+        self.best = Best(metric, ["top1"], out, self._export_best) if metric else None
         check(settings)  # before the data are read
         self.splits = Splits(settings.data.source)
         self.images, self.test, self.classes = open_labelled(settings, self.splits)
@@ -155,7 +155,8 @@ class FineTuning(Loop[FineTune]):
             self._shown["top1"] = f"{self.measured.value:.3f}"
             self.logbook.write(self.step, {"epoch": epoch, "top1": self.measured.value})
             self.logbook.say(f"epoch {epoch:.0f} of {self.settings.epochs}: test top-1 {self.measured.value:.4f}")
-            self.offer({"top1": self.measured.value})
+            if self.best and (kept := self.best.offer({"top1": self.measured.value}, self.step, epoch)):
+                self.logbook.say(kept)
         self.accelerator.wait_for_everyone()
 
     def _accuracy(self) -> Estimate:
@@ -208,7 +209,7 @@ class FineTuning(Loop[FineTune]):
         kept = {name: value for name, value in self._kept.pretrained_cfg.items() if name not in OF_WEIGHTS}
         return kept | {"num_classes": self.classes, "label_names": class_names(self.images, self.classes)}
 
-    def export_to(self, folder: Path, best: dict[str, Any]) -> None:
+    def _export_best(self, folder: Path, best: dict[str, Any]) -> None:
         assert self.measured
         self._save(folder)
         with results.changing(folder / "results.json") as held:

@@ -61,8 +61,8 @@ class Run(Loop[Recipe]):
         self.notes += [summary(self.source, held_out), *notes]
         self.start = start_of(recipe.init_from) if recipe.init_from else None
         self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out, self.workers)
-        if recipe.run.keep_best:
-            self.best = Best(recipe.run.keep_best, self.monitor.names, out)
+        metric = recipe.run.keep_best
+        self.best = Best(metric, self.monitor.names, out, self._export_best) if metric else None
         if held_out is None:
             self.notes.append("no held-out labels: RankMe alone is measured online")
         if self.lanes and self.workers > len(self.lanes.own):
@@ -178,7 +178,8 @@ class Run(Loop[Recipe]):
             self.logbook.write(self.step, {"epoch": epoch, **metrics})
             scores = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
             self.logbook.say(f"frozen features after epoch {epoch:.0f}: {scores}")
-            self.offer(metrics)
+            if self.best and (kept := self.best.offer(metrics, self.step, epoch)):
+                self.logbook.say(kept)
         self.accelerator.wait_for_everyone()
 
     def outcome(self) -> dict[str, Any] | None:
@@ -197,7 +198,7 @@ class Run(Loop[Recipe]):
         self.accelerator.wait_for_everyone()
         return made
 
-    def export_to(self, folder: Path, best: dict[str, Any]) -> None:
+    def _export_best(self, folder: Path, best: dict[str, Any]) -> None:
         self._save(folder, {**self._results(), "best": best})
 
     def _save(self, folder: Path, made: dict[str, Any]) -> None:

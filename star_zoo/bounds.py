@@ -8,7 +8,6 @@ stops as soon as there are more of them than the file of the weights can hold.
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
 
-from star_catalog import zoo
+from star_catalog import machine, zoo
 
 _data: Any = timm.data  # untyped
 
@@ -97,10 +96,7 @@ def held_by(weights: Path | None) -> int:
 
 def in_memory() -> int:
     """Returns how many float32 numbers this machine's memory holds."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    except (AttributeError, OSError, ValueError):  # systems without sysconf, e.g. Windows
-        return 2**33
+    return machine.memory() // 4
 
 
 def check_model(known_as: str, where: str, weights: Path | None = None, **arguments: Any) -> Any:

@@ -64,10 +64,10 @@ def open_hub(spec: str, split: str, given: Mapping[str, str]) -> HuggingFaceImag
             f"can't load {spec!r} with Hugging Face datasets ({type(error).__name__}: {error}). Check the name and the "
             "connection; or download its Parquet files and give their folder."
         ) from error
-    return _split_of(loaded, split, spec, _folders(name), given)
+    return _split_of(loaded, split, spec, local_folders(name), given)
 
 
-def _folders(name: str) -> tuple[Path, ...]:
+def local_folders(name: str) -> tuple[Path, ...]:
     """Returns the folders of the files of a data set that was loaded by name: its own, and those of downloads."""
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..contents import fingerprint, of_files
 from ..split_names import choose_split
 from .base import DataError, Inventory
-from .columns import IMAGES, LABELS, PATHS, check_given, choose, plain
+from .columns import IMAGES, LABELS, PATHS, check_given, choose
 from .parquet_rows import Encoded, beside, check_images, holds_images, named, read_rows, readable
 from .raw import are_ids, as_targets, number_names, whole_floats
 
@@ -129,14 +129,9 @@ def _roles(schema: Any, given: Mapping[str, str]) -> tuple[dict[str, str], tuple
 
 def _counts(files: Sequence[Path], column: str) -> Counter[str | None]:
     """Returns the sorted values of a text column over the rows of all splits, with the count of each."""
-    from pyarrow.parquet import ParquetFile
-
     counts: Counter[str | None] = Counter()
-    for path in files:
-        with ParquetFile(path) as file:
-            values = plain(file.read([column])[column]).cast("string")
-            for entry in values.value_counts().to_pylist():
-                counts[entry["values"]] += entry["counts"]
+    for entry in read_rows(files, {"value": column}, None)[0]["value"].cast("string").value_counts().to_pylist():
+        counts[entry["values"]] += entry["counts"]
     return Counter({name: counts[name] for name in sorted(counts, key=lambda name: (name is None, name))})
 
 
@@ -196,10 +191,8 @@ def _numbered(
 
 def _ids(files: Sequence[Path], column: str) -> list[int]:
     """Returns the sorted labels of the rows of all splits, each once."""
-    from pyarrow.parquet import read_table
-
-    columns = (plain(read_table(file, columns=[column], partitioning=None)[column]) for file in files)
-    return sorted({int(label) for labels in columns for label in labels.unique().to_pylist() if label is not None})
+    labels = read_rows(files, {"label": column}, None)[0]["label"].unique().to_pylist()
+    return sorted(int(label) for label in labels if label is not None)
 
 
 def _dense(names: Mapping[int, str]) -> int:

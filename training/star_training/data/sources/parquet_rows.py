@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from star_catalog.machine import memory
+
 from ..contents import state
 from ..decode import UndecodableImage
 from .base import DataError
 from .columns import plain
 from .raw import inside
+
+_ROWS = 512  # read at once
 
 
 class Encoded:
@@ -118,39 +122,61 @@ def read_rows(
     """Returns the rows of a split (all if None) as a pyarrow.Table, and their places (N, 2) int64.
 
     `split` is the column and its value. The table's columns are named by role and have basic types. Row groups are read
-    one by one, so that rows of other splits take no memory.
+    one by one, so that rows of other splits take no memory. Raises DataError for rows that need more than half of this
+    machine's memory.
     """
     import pyarrow
     import pyarrow.compute
     from pyarrow.parquet import ParquetFile
 
-    own = list(columns.values())
-
-    def ours(table: Any) -> Any:
-        return pyarrow.table({role: plain(table[name]) for role, name in columns.items()})
-
-    tables, places = [], []
+    tables, places, left = [], [], memory() // 2
     for number, path in enumerate(files):
         with ParquetFile(path) as file:
-            tables.append(ours(file.schema_arrow.empty_table()))
             start = 0
+            tables.append(_by_role(file.schema_arrow.empty_table(), columns))
             for group in range(file.num_row_groups):
                 # counts the rows that were read, because a damaged file may state any number
                 if split is None:
-                    tables.append(ours(file.read_row_group(group, own)))
+                    tables.append(_group(file, group, columns, left))
                     count = len(tables[-1])
                     rows = start + np.arange(count)
                 else:
                     column, name = split
-                    values = plain(file.read_row_group(group, [column])[column]).cast("string")
+                    values = _group(file, group, {"split": column}, left)["split"].cast("string")
                     keep = pyarrow.compute.equal(values, name).fill_null(False)
                     count = len(keep)
                     rows = start + np.flatnonzero(keep.to_numpy())
                     if len(rows):
-                        tables.append(ours(file.read_row_group(group, own)).filter(keep))
+                        tables.append(_group(file, group, columns, left).filter(keep))
+                left -= tables[-1].nbytes if len(rows) else 0
                 places.append(np.stack([np.full_like(rows, number), rows], axis=1))
                 start += count
     return pyarrow.concat_tables(tables), np.concatenate([np.empty((0, 2), np.int64), *places])
+
+
+def _group(file: Any, group: int, columns: Mapping[str, str], most: int) -> Any:
+    """Returns columns of a row group, by role and in basic types. Raises DataError above so many bytes.
+
+    A row group of any size in the file may hold terabytes, because equal values are stored once.
+    """
+    import pyarrow
+
+    tables = [_by_role(file.schema_arrow.empty_table(), columns)]
+    for batch in file.iter_batches(_ROWS, row_groups=[group], columns=list(columns.values())):
+        tables.append(_by_role(pyarrow.Table.from_batches([batch]), columns))
+        most -= tables[-1].nbytes
+        if most < 0:
+            raise DataError(
+                "the rows of the Parquet files need more memory than half of this machine's; write tar shards or a "
+                "folder of images instead."
+            )
+    return pyarrow.concat_tables(tables)
+
+
+def _by_role(table: Any, columns: Mapping[str, str]) -> Any:
+    import pyarrow
+
+    return pyarrow.table({role: plain(table[name]) for role, name in columns.items()})
 
 
 @contextlib.contextmanager

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ..contents import fingerprint, of_files
-from ..decode import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from ..decode import IMAGE_SUFFIXES, MOST_ENCODED, UNREADABLE_SUFFIXES, UndecodableImage
 from ..split_names import choose_split
 from .base import DataError, Inventory
 from .raw import as_targets
 
+_LABEL = 100  # bytes of a label, at most
 _LINKS = 40  # the longest chain of links that is followed, as in Linux
 
 
@@ -50,6 +51,8 @@ class TarImages:
 
     def encoded(self, index: int) -> bytes:
         shard, offset, size = self.places[index].tolist()
+        if size > MOST_ENCODED:
+            raise UndecodableImage(f"{size:,} bytes, more than an image may have, {MOST_ENCODED:,}")
         with open(self.shards[shard], "rb") as file:
             file.seek(offset)
             return file.read(size)
@@ -234,8 +237,10 @@ def is_hidden(name: str) -> bool:
 
 def _label(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     file = tar.extractfile(member)
-    text = file.read() if file else b""
+    text = file.read(_LABEL) if file else b""
     try:
+        if member.size > _LABEL:
+            raise ValueError
         return int(text)
     except ValueError:
         raise DataError(f"{member.name} in {shard} holds {text[:40]!r}; a .cls member must hold one integer.") from None

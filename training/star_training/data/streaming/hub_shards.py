@@ -1,16 +1,19 @@
 """Hugging Face data sets as shards with sequential access, read over the network without a prior download."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ..decode import MOST_ENCODED
 from ..sources.base import DataError
-from ..sources.huggingface import import_datasets
-from ..sources.raw import digest
+from ..sources.huggingface import import_datasets, local_folders
+from ..sources.raw import digest, inside
 from ..split_names import choose_split
 from .shards import Encoded, persistent
 
 _ROWS = 16  # rows per read of the library
+_REMOTE = ("hf://", "http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class HubShards:
     split: str
     dataset: Any  # an IterableDataset
     column: str
+    folders: tuple[Path, ...]  # below which a row may name a file of this machine
 
     @property
     def fingerprint(self) -> str:
@@ -39,7 +43,7 @@ class HubShards:
         # not iter(part), because in a worker it skips the rows that it assigns to the other workers
         for rows in part.iter(batch_size=_ROWS):
             for image in rows[self.column]:
-                yield Encoded(f"row {row} of shard {shard} of {self.where}", _bytes(image or {}))
+                yield Encoded(f"row {row} of shard {shard} of {self.where}", _bytes(image or {}, self.folders))
                 row += 1
 
 
@@ -63,14 +67,23 @@ def open_hub_shards(spec: str) -> HubShards:
     if column is None:
         raise DataError(f"{spec} has no column of type Image, only {dict(features)}.")
     images = loaded[split].select_columns(column).cast_column(column, datasets.Image(decode=False))
-    return HubShards(spec, split, images, column)
+    return HubShards(spec, split, images, column, local_folders(name))
 
 
-def _bytes(image: dict[str, Any]) -> bytes:
-    """Returns the bytes of an image, read from its path if the row has no bytes. Raises OSError."""
-    if image.get("bytes") or not image.get("path"):
+def _bytes(image: dict[str, Any], folders: Sequence[Path]) -> bytes:
+    """Returns the bytes of an image, read from its path if the row has no bytes. Raises OSError.
+
+    Without bytes for a file of this machine that is not below the folders, as a row may name any, and for one that is
+    larger than images are.
+    """
+    path = image.get("path")
+    if image.get("bytes") or not path:
         return image.get("bytes") or b""
+    place = path.rpartition("::")[2]  # of the archive that a path leads into, e.g. zip://0.png::https://host/a.zip
+    if not place.startswith(_REMOTE) and inside(place, *folders) is None:
+        return b""
     import fsspec
 
-    with fsspec.open(image["path"], "rb") as file:
-        return file.read()
+    with fsspec.open(path, "rb") as file:
+        data: bytes = file.read(MOST_ENCODED + 1)
+    return data if len(data) <= MOST_ENCODED else b""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ..contents import of_files
-from ..decode import IMAGE_SUFFIXES
+from ..decode import IMAGE_SUFFIXES, MOST_ENCODED
 from ..sources.base import DataError
 from ..sources.raw import digest
 from ..sources.tar import belongs_to, is_hidden, key_and_extension, webdataset_key
@@ -119,6 +119,8 @@ def _images(name: str) -> Iterator[Encoded]:
                     where = f"{key} in {without_query(name)}"
                     if link:
                         image = Encoded(f"{where}, a link, which can't be followed in a stream", b"")
+                    elif member.size > MOST_ENCODED:
+                        image = Encoded(f"{where}, of {member.size:,} bytes, which are too many", b"")
                     else:
                         image = Encoded(where, cast(IO[bytes], tar.extractfile(member)).read())
                     yield from sample.add(key, image)

@@ -58,7 +58,6 @@ def test_a_row_states_default_type_and_meaning():
     rows = {row.path: row for row in show.rows(recipes.find("folder"), {})}
     assert rows["batch_size"] == ("batch_size", "128", "256", "int", "images in one loss, over all processes")
     assert rows["epochs"] == ("epochs", "100", "", "int", "passes over the images")
-    assert rows["run.eval_every"].meaning == "epochs between online evaluations on held-out images; 0: never"
     assert rows["run.keep"].meaning == "checkpoints; older ones are deleted"  # inherited
     assert rows["optimizer.clip"] == ("optimizer.clip", "null", "null", "float | None", "largest gradient norm")
     tuned = {row.path: row for row in show.rows(FineTune(model="a", data=LabelledData(source="b")), {})}

@@ -283,7 +283,10 @@ def test_an_image_size_that_the_backbone_can_not_see(tmp_path: Path):
 
 
 def test_divergence_names_the_step(tmp_path: Path):
-    with pytest.raises(Diverged, match=r"(the loss is (nan|inf) at|not finite after) step \d.*no checkpoint.*lower lr"):
+    with pytest.raises(
+        Diverged,
+        match=r"(the loss is (nan|inf) at|not finite after) step \d.*learning rate was \d.*no checkpoint.*lower lr",
+    ):
         DetectionRun(tiny(tmp_path, "lr=1e30", "clip=null", "warmup=0"), tmp_path / "run").train()
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from runs import (
     EPOCH,
@@ -31,7 +32,7 @@ from runs import (
     tiny,
 )
 from star_training.cli.main import main
-from star_training.engine.checkpoint import CheckpointWarning
+from star_training.engine.checkpoint import Checkpoints, CheckpointWarning
 from star_training.engine.signals import StopRequest
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
@@ -77,6 +78,18 @@ def test_signals_mean_again_what_they_meant_before(tmp_path: Path, monkeypatch, 
     before = signal.getsignal(number)
     stopped_at(monkeypatch, tiny(), tmp_path, 1, number)
     assert signal.getsignal(number) is before
+
+
+def test_other_threads_compute_other_bits_and_a_resume_says_so(tmp_path: Path, monkeypatch, capsys):
+    threads = torch.get_num_threads()
+    stopped_at(monkeypatch, tiny("run.eval_every=0"), tmp_path, 2)
+    state = Checkpoints(tmp_path / "checkpoints", 1).newest().state
+    assert state["computed_with"] == {"device": "cpu", "processes": 1, "threads": threads}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    results = Run(tiny("run.eval_every=0"), tmp_path, resume=True).train()
+    note = f"computed with device cpu, processes 1, threads {threads} until step 2, now with device cpu, processes 1, "
+    assert f"{note}threads {threads + 1}: the bits will differ" in capsys.readouterr().out
+    assert results["training"]["threads"] == threads + 1 and results["training"]["processes"] == 1
 
 
 def test_a_second_signal_insists():

@@ -156,9 +156,8 @@ def nan_from(monkeypatch, first: int, accumulate: int) -> None:
 def test_a_loss_that_is_no_number_ends_the_run_and_names_its_step(tmp_path, monkeypatch, accumulate, log_every):
     nan_from(monkeypatch, 5, accumulate)
     recipe = tiny(f"accumulate={accumulate}", f"batch_size={8 // accumulate}", f"run.log_every={log_every}")
-    with pytest.raises(
-        Diverged, match="the loss is nan at step 5; the last good checkpoint is .*step-000000003"
-    ) as told:
+    found = r"the loss is nan at step 5 \(its terms: invariant nan, equivariant nan\); the learning rate was [\d.e-]+; "
+    with pytest.raises(Diverged, match=rf"{found}the last good checkpoint is .*step-000000003") as told:
         Run(recipe, tmp_path).train()
     assert "optimizer.lr" in str(told.value) and "\n" not in str(told.value)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{EVERY:09d}.safetensors"]
@@ -178,8 +177,33 @@ def test_a_diverged_run_can_go_on_from_its_last_good_checkpoint(tmp_path: Path, 
 def test_an_absurd_rate_ends_in_one_line(tmp_path: Path, capsys):
     assert main(command(tmp_path, settings=("optimizer.lr=1e30",))) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("star-zoo: the loss is nan at step 2; no checkpoint was written yet.")
+    assert line.startswith("star-zoo: the loss is nan at step 2 (its terms: invariant nan, equivariant nan); ")
+    assert "the learning rate was 0" not in line and "Try a lower optimizer.lr" in line
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "told"),
+    [
+        (
+            0.3,
+            "is nan at step 1 (its terms: invariant nan, equivariant nan), before any update, so the learning rate is",
+        ),
+        (1e-30, "; at step 1, before any update, it was "),
+    ],
+)
+def test_a_wrong_loss_from_the_start_is_not_blamed_on_the_learning_rate(
+    tmp_path: Path, monkeypatch, capsys, temperature: float, told: str
+):
+    if temperature == 0.3:
+        nan_from(monkeypatch, 1, 1)
+    settings = (f"objective_args.temperature={temperature}", "optimizer.lr=1e10", "run.eval_every=0")
+    settings = (*settings, "optimizer.name=sgd", "optimizer.clip=null")
+    assert main(command(tmp_path, settings=settings)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line and "lower" not in line
+    own = f"objective_args.num_experts=2, objective_args.hidden=16, {settings[0]}"
+    assert line.endswith(f". Check the settings of the loss, {own}, and the images")
 
 
 @pytest.mark.parametrize("step", [EVERY, EPOCH, STEPS])
@@ -201,7 +225,9 @@ def test_features_that_are_not_finite_end_the_run_with_its_step(tmp_path: Path, 
         run.pretrainer.backbone.bn1.running_var.fill_(-1)  # finite itself, and unused in training
 
     at_step(monkeypatch, EPOCH, spoil)
-    with pytest.raises(Diverged, match=f"have features that are not finite after step {EPOCH}; the last good"):
+    with pytest.raises(
+        Diverged, match=f"have features that are not finite after step {EPOCH}; the learning rate was .*; the last good"
+    ):
         Run(tiny(), tmp_path).train()
 
 

@@ -18,6 +18,7 @@ from ..data.eval_sets.dataset import Splits
 from ..data.views import StepBatches
 from ..data.workers import loading
 from ..engine import results
+from ..engine.divergence import Cause
 from ..engine.environment import versions
 from ..engine.trainer import Loop
 from ..evaluation import frozen_model
@@ -56,7 +57,6 @@ class DetectionRun(Loop[DetectionRecipe]):
     """
 
     precisions = PRECISIONS
-    advice = "a lower lr, clip=10, or a longer warmup"
 
     def __init__(self, recipe: DetectionRecipe, out: Path, *, resume: bool = False):
         pycocotools()  # fails now if it is missing, not at the test hours later
@@ -147,6 +147,10 @@ class DetectionRun(Loop[DetectionRecipe]):
     def losses(self, batch: list[Example]) -> dict[str, Tensor]:
         """Returns the loss and its four terms."""
         return losses(self.model, batch, self.accelerator.device)
+
+    @property
+    def cause(self) -> Cause:
+        return Cause("a lower lr, clip=10, or a longer warmup", "the weights of the model, the images and the boxes")
 
     def learning_rate(self, step: int) -> float:
         return self.recipe.learning_rate(step)

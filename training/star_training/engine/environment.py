@@ -6,7 +6,9 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import accelerate
 import torch
 
 from ..version import version
@@ -33,6 +35,26 @@ def _commit(root: Path) -> str:
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def computed_with(processes: accelerate.PartialState) -> dict[str, Any]:
+    """Returns the device, and the numbers of processes and threads, on which the bits of a training depend."""
+    found = {"device": processes.device.type, "processes": processes.num_processes}
+    return found | ({"threads": torch.get_num_threads()} if processes.device.type == "cpu" else {})
+
+
+def other_bits(before: dict[str, Any] | None, now: dict[str, Any], step: int) -> str | None:
+    """Returns a line about a training that goes on computing in another way than until `step`; None if it doesn't.
+
+    Sums over more or fewer threads or processes are taken in another order, and rounded differently.
+    """
+    if before in (None, now):
+        return None
+    were, are = (", ".join(f"{name} {value}" for name, value in each.items()) for each in (before or {}, now))
+    return (
+        f"computed with {were} until step {step}, now with {are}: the bits will differ from those of a run without "
+        "this change; OMP_NUM_THREADS sets the threads"
+    )
 
 
 def peak_memory(device: torch.device) -> int:

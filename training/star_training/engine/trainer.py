@@ -1,4 +1,7 @@
-"""The loop of every training command: steps, log entries, evaluations, checkpoints, stopping, bit-exact resume."""
+"""The loop of every training command: steps, log entries, evaluations, checkpoints, stopping, bit-exact resume.
+
+The bits depend on the number of threads and processes, see `environment.other_bits`.
+"""
 
 import abc
 import contextlib
@@ -23,6 +26,8 @@ from .accelerator import make_accelerator, start_processes
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .choices import Choices, Convolved
+from .divergence import Cause, explained, loss_found
+from .environment import computed_with, other_bits
 from .logging import Logbook
 from .run_dir import lock_folder
 from .run_state import capture, restore
@@ -39,7 +44,6 @@ class Loop(abc.ABC, Generic[S]):
     """
 
     settings_file = "recipe.json"
-    advice = "a lower learning rate"  # the way out of a loss that is not finite
 
     def __init__(self, settings: S, run: LoopConfig, out: Path, resume: bool, tracker: str | None):
         self.out, self._intervals, self._resuming, self._tracker = out, run, resume, tracker
@@ -82,6 +86,7 @@ class Loop(abc.ABC, Generic[S]):
         self.step = 0
         self.seconds = 0.0  # of training, including those before a resume
         self._window: list[dict[str, Tensor]] = []  # losses since the last log entry
+        self._first_loss: float | None = None  # at step 1; None after a resume
         self._waited = 0.0  # seconds of waiting for data since then
         self._shown: dict[str, str] = {}  # displayed beside the progress bar
         if self._resuming:
@@ -124,6 +129,11 @@ class Loop(abc.ABC, Generic[S]):
     @abc.abstractmethod
     def outcome(self) -> Any:
         """Returns the results of `train` from the files that a finished run writes last; None if any is missing."""
+
+    @property
+    @abc.abstractmethod
+    def cause(self) -> Cause:
+        """What may be the cause of a loss that is not finite, as the names of settings to change."""
 
     def updated(self) -> None:
         """Called after each update of the weights."""
@@ -209,9 +219,12 @@ class Loop(abc.ABC, Generic[S]):
         """Writes the means since the last entry. Raises Diverged if a loss among them is not finite."""
         table = torch.stack([torch.stack(list(terms.values())).float() for terms in self._window])
         table = self.accelerator.reduce(table, "mean").cpu()  # the one place where the loop waits for the device
+        if self.step * self.accumulate == len(table):
+            self._first_loss = table[0, 0].item()
         if wrong := (~table[:, 0].isfinite()).nonzero().flatten().tolist():
             step = self.step - (len(table) - wrong[0] - 1) // self.accumulate
-            raise self.diverged(f"the loss is {table[wrong[0], 0].item()} at step {step}")
+            terms = dict(zip(self._window[0], table[wrong[0]].tolist(), strict=True))
+            raise self.diverged(loss_found(terms, step), step - 1)
         passed = max(time.perf_counter() - self._mark, 1e-9)  # the clock may be set back
         self.seconds += passed
         speed = len(table) * self.batch_size / passed
@@ -231,20 +244,19 @@ class Loop(abc.ABC, Generic[S]):
         self._window, self._waited = [], 0.0
         self.check_data()
 
-    def diverged(self, what: str) -> Diverged:
-        """Returns the error to raise, with the last good checkpoint and advice."""
+    def diverged(self, what: str, updates: int) -> Diverged:
+        """Returns the error to raise about what isn't finite after so many updates of the weights, with advice."""
         self._writer.finish()
-        return self._diverged(what)
+        return self._diverged(what, updates)
 
-    def _diverged(self, what: str) -> Diverged:
-        good = self.checkpoints.paths()
-        last = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
-        return Diverged(f"{what}; {last}. Try {self.advice}")
+    def _diverged(self, what: str, updates: int) -> Diverged:
+        good, rate = self.checkpoints.paths(), self.learning_rate(max(updates - 1, 0))
+        return Diverged(explained(what, updates, self._first_loss, rate, self.cause, good[-1] if good else None))
 
     def _check_weights(self) -> None:
         """Raises Diverged if the last update produced weights that are not finite, even from a finite loss."""
         if not all(tensor.isfinite().all() for tensor in self.module.state_dict().values()):
-            raise self.diverged(f"weights are not finite after step {self.step}")
+            raise self.diverged(f"weights are not finite after step {self.step}", self.step)
 
     def _agreed(self, number: int | None) -> int:
         """Returns the signal that any process received, or 0, because all must stop at the same step."""
@@ -260,13 +272,14 @@ class Loop(abc.ABC, Generic[S]):
         tensors, state = capture(self.module, self.optimizer, self.accelerator)
         if self.main:
             state |= {"seconds": self.seconds, "channels_last": self._choices.channels_last, "chosen": self.chosen}
+            state["computed_with"] = computed_with(self.processes)
             state |= {name: fingerprint for name, (fingerprint, _) in self.fingerprints().items()}
             copied = self._snapshot.take({**tensors, **self.more_state()})
             step = self.step
 
             def write() -> None:
                 if not all(t.isfinite().all() for name, t in copied.items() if name.startswith("model.")):
-                    raise self._diverged(f"weights are not finite after step {step}")
+                    raise self._diverged(f"weights are not finite after step {step}", step)
                 self.checkpoints.save(Checkpoint(step, copied, state))
 
             self._writer.start(write)
@@ -289,6 +302,8 @@ class Loop(abc.ABC, Generic[S]):
                     f"the {noun} are not those that {self.out} was trained on (fingerprint {given}, was "
                     f"{found.state[name]}); pass the same, or start anew with {self.anew}"
                 )
+        if note := other_bits(found.state.get("computed_with"), computed_with(self.processes), found.step):
+            self.notes.append(note)
         restore(found.tensors, found.state, self.module, self.optimizer, self.accelerator)
         self.take_more_state(found.tensors)
         self.step, self.seconds = found.step, found.state["seconds"]

@@ -22,6 +22,7 @@ from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
 from ..engine.best import Best
+from ..engine.divergence import Cause
 from ..engine.environment import versions
 from ..engine.logging import read
 from ..engine.optim import learning_rate
@@ -52,7 +53,6 @@ class FineTuning(Loop[FineTune]):
     """
 
     settings_file = "finetune.json"
-    advice = "a lower optimizer.lr or precision=no"
 
     def __init__(self, settings: FineTune, out: Path, *, resume: bool = False, tracker: str | None = None):
         super().__init__(settings, settings.run, out, resume, tracker)
@@ -124,6 +124,10 @@ class FineTuning(Loop[FineTune]):
         on_device = batch.to(self.accelerator.device, non_blocking=True).batch()
         return {"loss": self.model(on_device, self.step, self.accelerator.process_index)}
 
+    @property
+    def cause(self) -> Cause:
+        return Cause("a lower optimizer.lr or precision=no", "the weights and views of the model, and the images")
+
     def learning_rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.warmup, self.peak)
 
@@ -169,7 +173,7 @@ class FineTuning(Loop[FineTune]):
         try:
             found = extract(module, self.test, self.view, workers=self.workers)
         except NotFinite as error:
-            raise self.diverged(f"{error} after step {self.step}") from error
+            raise self.diverged(f"{error} after step {self.step}", self.step) from error
         check_intact(self.test)
         return found
 

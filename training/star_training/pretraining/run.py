@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from star_catalog import store
-from star_zoo import save_pretrained
+from star_zoo import objectives, save_pretrained
 
 from ..data import Source
 from ..data.streaming.loader import HeldImage
@@ -18,6 +18,7 @@ from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
 from ..engine.best import Best
+from ..engine.divergence import Cause
 from ..engine.logging import evaluations_of, read
 from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.results.cost import cost_of
@@ -40,8 +41,6 @@ class Run(Loop[Recipe]):
 
     Raises ValueError if the folder holds another run, or this one with other settings that determine the weights.
     """
-
-    advice = "a lower optimizer.lr, optimizer.clip=1, or precision=no"
 
     def __init__(self, recipe: Recipe, out: Path, *, resume: bool = False, tracker: str | None = None):
         super().__init__(recipe, recipe.run, out, resume, tracker)
@@ -138,6 +137,13 @@ class Run(Loop[Recipe]):
     def updated(self) -> None:
         self.pretrainer.objective.after_step(self.pretrainer.encoder, self.step / self.steps)
 
+    @property
+    def cause(self) -> Cause:
+        defaults, own = objectives.settings(self.recipe.objective), self.recipe.objective_args
+        changed = [f"objective_args.{name}={value}" for name, value in own.items() if value != defaults.get(name)]
+        settings = ", ".join(["the settings of the loss", *changed])
+        return Cause("a lower optimizer.lr, optimizer.clip=1, or precision=no", f"{settings}, and the images")
+
     def learning_rate(self, step: int) -> float:
         return learning_rate(step, self.steps, self.warmup, self.peak)
 
@@ -170,7 +176,7 @@ class Run(Loop[Recipe]):
                 metrics = self.monitor(self.pretrainer.backbone)
                 heads = watch_heads(self.pretrainer.backbone, self.pretrainer.objective, self.source, self.workers)
         except NotFinite as error:
-            raise self.diverged(f"{error} after step {self.step}") from error
+            raise self.diverged(f"{error} after step {self.step}", self.step) from error
         epoch = self.step / self.per_epoch
         if heads:
             self.logbook.write(self.step, {"epoch": epoch, **heads})

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..environment import peak_memory, versions
+from ..environment import computed_with, peak_memory, versions
 from ..trainer import Loop
 
 
@@ -12,8 +12,7 @@ def cost_of(run: Loop[Any], data_fingerprint: str) -> dict[str, Any]:
         "steps": run.step,
         "images": run.step * run.batch_size * run.accumulate,
         "seconds": round(run.seconds, 1),
-        "processes": run.accelerator.num_processes,
-        "device": run.accelerator.device.type,
+        **computed_with(run.processes),
         "precision": run.chosen["precision"],
         "peak_memory": peak_memory(run.accelerator.device),
         "data_fingerprint": data_fingerprint,

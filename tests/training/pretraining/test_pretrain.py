@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -315,7 +316,40 @@ def test_tensorboard_gets_what_the_log_gets(tmp_path: Path):
     told = accumulator.EventAccumulator(str(event)).Reload()
     losses = [(e.step, e.value) for e in told.Scalars("loss")]
     assert losses == [(e["step"], pytest.approx(e["loss"])) for e in entries(tmp_path)]
-    assert [e.step for e in told.Scalars("r2")] == [0, EPOCH, STEPS]
+    for name in ("r2", "rankme"):
+        measured = [(e["step"], pytest.approx(e[name])) for e in entries(tmp_path, name)]
+        assert [(e.step, e.value) for e in told.Scalars(name)] == measured
+        assert [step for step, _ in measured] == [0, EPOCH, STEPS]
+
+
+class Wandb:
+    """A stand-in for the package wandb and for a run of it, as Accelerate's tracker uses them."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.project, self.finished = "", False
+
+    def init(self, project: str, **_: Any) -> "Wandb":
+        self.project = project
+        return self
+
+    def log(self, values: dict[str, float], step: int, **_: Any) -> None:
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_wandb_gets_what_the_log_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    available = [*accelerate.tracking._available_trackers, accelerate.utils.LoggerType.WANDB]
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", available)
+    Run(tiny("epochs=1"), tmp_path, tracker="wandb").train()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    numbers = [(line.pop("step"), {k: v for k, v in line.items() if isinstance(v, int | float)}) for line in lines]
+    assert wandb.logged == numbers and len(numbers) == 2 * 2 + EPOCH
+    assert wandb.project == "star-zoo" and wandb.finished
 
 
 @pytest.mark.parametrize(

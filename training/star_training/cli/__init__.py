@@ -16,6 +16,7 @@ COMMANDS = {  # name -> group, in the order of a typical workflow
     "finetune": "train",
     "detect": "train",
     "bench": "measure",
+    "curves": "measure",
     "report": "measure",
     "reproduce": "train",
     "convert": "share",

@@ -1,0 +1,17 @@
+"""plot losses and online evaluations of runs in the terminal"""
+
+import argparse
+from pathlib import Path
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, finished or running")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Executes the command."""
+    from ...reports.curves import text
+
+    for folder in arguments.runs:
+        print(*([f"{folder}"] if len(arguments.runs) > 1 else []), *text(folder), sep="\n")

@@ -7,11 +7,7 @@ import io
 import itertools
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into files, without a display
-
-import matplotlib.pyplot as plt
+import matplotlib.figure
 
 from .tables import Table
 
@@ -32,16 +28,19 @@ class Figure(NamedTuple):
 
 
 def finish(figure: Any) -> bytes:
-    """Returns a drawn figure as PNG, and closes it."""
+    """Returns a drawn figure as PNG."""
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110)
-    plt.close(figure)
     return stream.getvalue()
 
 
 def axes_of(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 4.0) -> tuple[Any, Any]:
-    """Returns a figure and its (rows, columns) axes; sizes are in inches."""
-    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
+    """Returns a figure and its (rows, columns) axes; sizes are in inches.
+
+    pyplot isn't used, because a notebook has settings of its own for it.
+    """
+    figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def draw_lines(axes: Any, series: dict[str, tuple[list[float], list[float]]]) -> None:

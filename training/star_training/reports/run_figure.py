@@ -3,13 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into files, without a display
-
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from star_zoo import Policy
@@ -19,13 +15,13 @@ from ..engine.logging import evaluations_of
 
 def draw(path: Path, views: Tensor, policy: Policy, entries: list[dict[str, Any]], weights: Tensor | None) -> None:
     """Writes a PNG: views (rows, V, 3, S, S) normalised, log entries, mean router weights (T, E) or None."""
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")  # without pyplot, for which a notebook has its own settings
+    axes = figure.subplots(2, 2)
     _views(axes[0, 0], views, policy)
     _losses(axes[0, 1], [e for e in entries if "loss" in e])
     _evaluations(axes[1, 0], evaluations_of(entries))
     _routing(axes[1, 1], weights)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _views(axes: Axes, views: Tensor, policy: Policy) -> None:

@@ -4,11 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into files, without a display
-
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from .clock import PARTS
 
@@ -19,7 +15,8 @@ _LEGIBLE = 0.04  # smallest share of a bar that is labelled
 def draw(path: Path, found: dict[str, Any]) -> None:
     """Writes a PNG of the results of `star-zoo bench pretrain`."""
     sizes = found["sizes"]
-    figure, axes = plt.subplots(figsize=(10, 1.6 + 0.7 * len(sizes)), layout="constrained")
+    figure = Figure(figsize=(10, 1.6 + 0.7 * len(sizes)), layout="constrained")
+    axes = figure.subplots()
     names = [f"{name}\n{1000 * sum(told['parts'].values()):.0f} ms a step" for name, told in sizes.items()]
     left = [0.0] * len(sizes)
     for part, hatch in zip(PARTS, itertools.cycle(_HATCHES), strict=False):
@@ -36,4 +33,3 @@ def draw(path: Path, found: dict[str, Any]) -> None:
     )
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=120, format="png")
-    plt.close(figure)

@@ -21,8 +21,8 @@ from ._base import Objective
 class Essl(Objective):
     """SimCLR with negatives of the other view only, and a head that predicts each of four rotations of a small view.
 
-    Only the small view is rotated. Its four rotations pass the batch norms together, so that these can't tell them
-    apart. Renderings, e.g. spirographs, keep their size.
+    Only the small view is rotated. Its four rotations pass the batch norms together, so that these can't
+    distinguish them. Renderings, e.g. spirographs, keep their size.
     """
 
     def __init__(

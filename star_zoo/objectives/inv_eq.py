@@ -92,7 +92,7 @@ class InvEq(Objective):
         """Returns {"class": ..., "equivariant": ..., "invariant": ...}, and "distillation" if it has a weight."""
         count = len(self.transformations)
         images = torch.cat([encoder.augment(batch, view) for view in range(count)])
-        (features,) = encoder([images])  # in one pass, so that batch norm can't tell the transformations apart
+        (features,) = encoder([images])  # in one pass, so that batch norm can't distinguish the transformations
         outputs = self.heads(features)
         numbers = torch.arange(count, device=features.device).repeat_interleave(len(batch.index))
         terms = {

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     file = weights()
     by_round, of_commands = zip(*[(_round(k, file), _commands()) for k in range(arguments.rounds + 1)][1:], strict=True)
     for what, spoken in (("import", "import star_zoo"), ("load", f"loading star_{_MODEL}")):
-        seconds = [{package: told[package][what] for package in _LOADS} for told in by_round]
+        seconds = [{package: each[package][what] for package in _LOADS} for each in by_round]
         found[what] = {"seconds": seconds, "ratio": ratio(seconds, "star_zoo", "timm")}
         ours, timms = (statistics.median(each[package] for each in seconds) for package in _LOADS)
         times, least, most = found[what]["ratio"].values()

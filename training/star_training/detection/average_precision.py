@@ -46,9 +46,9 @@ def predict(
         for index in indices:
             whole = images.image(index)
             image = fit(whole, short, long)
-            (told,) = detector([image.to(device).float() / 255])
-            boxes = rescale(told["boxes"].float().cpu(), image, whole)
-            found.append(Detections(boxes, told["labels"].cpu() - 1, told["scores"].float().cpu()))
+            (output,) = detector([image.to(device).float() / 255])
+            boxes = rescale(output["boxes"].float().cpu(), image, whole)
+            found.append(Detections(boxes, output["labels"].cpu() - 1, output["scores"].float().cpu()))
     return found
 
 
@@ -112,8 +112,8 @@ def _evaluated(images: DetectionSet, detections: Sequence[Detections]) -> Any:
     ]
     found = [
         {**thing, "score": score}
-        for index, told in enumerate(detections)
-        for thing, score in zip(_things(index, told.boxes, told.labels), told.scores.tolist(), strict=True)
+        for index, output in enumerate(detections)
+        for thing, score in zip(_things(index, output.boxes, output.labels), output.scores.tolist(), strict=True)
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
         tables = []

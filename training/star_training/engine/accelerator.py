@@ -12,7 +12,7 @@ def start_processes(tracker: str | None) -> accelerate.PartialState:
     Raises ValueError for a tracker that is unknown or not installed.
     """
     _check_tracker(tracker)
-    # where there is no accelerator, several processes must be told to meet on the CPU
+    # where there is no accelerator, several processes are asked explicitly to meet on the CPU
     return accelerate.PartialState(cpu=_on_cpu())
 
 

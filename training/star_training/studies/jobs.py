@@ -60,7 +60,7 @@ class _Running:
     def __init__(self, threads: int):
         self._processes: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-        self._told = False
+        self._signalled = False
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -93,10 +93,10 @@ class _Running:
 
     def signal(self, number: int) -> None:
         """Forwards a signal to all running jobs; later calls do nothing."""
-        if not self._told:
+        if not self._signalled:
             for _, process in self._processes.values():
                 process.send_signal(number)
-        self._told = True
+        self._signalled = True
 
     def ended(self) -> list[tuple[Job, int]]:
         """Returns the jobs that have ended since the last call, with their exit codes."""

@@ -27,13 +27,13 @@ def compare(name: str, size: Size, rounds: int, steps: int, precision: str, work
     """Returns all measurements of a size as plain data: raw seconds by round, rates, ratios, parts, bytes."""
     with tempfile.TemporaryDirectory(prefix="star-zoo-bench-") as folder, contextlib.ExitStack() as stack:
         files = write_images(size, Path(folder) / "images")
-        told = recipe(name, size, Path(folder) / "images", workers, precision)
-        run = Run(told, Path(folder) / "run")
+        settings = recipe(name, size, Path(folder) / "images", workers, precision)
+        run = Run(settings, Path(folder) / "run")
         device = run.accelerator.device
         ours = stack.enter_context(Ours(run))
         heads = head_multiply_adds(run.pretrainer.objective)
         # in new processes with the default allocator: `Run` changes its settings, which is part of the gain
-        twin = stack.enter_context(Elsewhere(ReleasedStyle.name, _twin, size, told.policy, files, workers, device))
+        twin = stack.enter_context(Elsewhere(ReleasedStyle.name, _twin, size, settings.policy, files, workers, device))
         alone = stack.enter_context(Elsewhere(BackboneAlone.name, _alone, size, heads, precision, device))
         roofline = Roofline(ours, precision)
         seconds = roofline.beside(take_turns([roofline, twin, alone], rounds, steps), steps)
@@ -59,7 +59,7 @@ def compare(name: str, size: Size, rounds: int, steps: int, precision: str, work
             },
             "multiply-adds per second": alone.get("rates"),
             "head multiply-adds a step": alone.get("multiply_adds"),
-            "saved for backward": _saved(ours, _network(size, told.policy, device), size.batch),
+            "saved for backward": _saved(ours, _network(size, settings.policy, device), size.batch),
             "peak resident": peak_memory(torch.device("cpu")),
         }
 

@@ -17,10 +17,10 @@ def draw(path: Path, found: dict[str, Any]) -> None:
     sizes = found["sizes"]
     figure = Figure(figsize=(10, 1.6 + 0.7 * len(sizes)), layout="constrained")
     axes = figure.subplots()
-    names = [f"{name}\n{1000 * sum(told['parts'].values()):.0f} ms a step" for name, told in sizes.items()]
+    names = [f"{name}\n{1000 * sum(result['parts'].values()):.0f} ms a step" for name, result in sizes.items()]
     left = [0.0] * len(sizes)
     for part, hatch in zip(PARTS, itertools.cycle(_HATCHES), strict=False):
-        shares = [told["parts"][part] / sum(told["parts"].values()) for told in sizes.values()]
+        shares = [result["parts"][part] / sum(result["parts"].values()) for result in sizes.values()]
         bars = axes.barh(names, shares, left=left, label=part, hatch=hatch, edgecolor="white")
         written = [f"{share:.0%}" if share >= _LEGIBLE else "" for share in shares]
         boxed = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}

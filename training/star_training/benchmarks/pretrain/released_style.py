@@ -50,8 +50,8 @@ class Network(nn.Module):
         (_, eq0), (inv1, eq1), (inv2, eq2) = (self.embeddings(f) for f in features)
         predicted = []
         for p in params:
-            told = self.p_projector((p - self.mean) / self.std)
-            predicted.append(eq0 + self.eq_predictor(torch.cat([eq0, told], dim=1)))
+            encoded = self.p_projector((p - self.mean) / self.std)
+            predicted.append(eq0 + self.eq_predictor(torch.cat([eq0, encoded], dim=1)))
         invariant = nt_xent(inv1, inv2)
         equivariant = nt_xent(torch.cat([eq1, eq2]), torch.cat(predicted))
         return invariant + equivariant

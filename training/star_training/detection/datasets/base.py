@@ -95,8 +95,8 @@ class DetectionSet:
             raise DataError(f"{self.where[index]} doesn't decode ({error}); repair it or take it out.") from error
         height, width = self.sizes[index].tolist()
         if image.shape[1:] != (height, width):
-            told = f"{image.shape[2]} x {image.shape[1]} pixels, but {width} x {height} in its annotation"
-            raise DataError(f"{self.where[index]} has {told}; its boxes would be wrong: repair the annotation.")
+            found = f"{image.shape[2]} x {image.shape[1]} pixels, but {width} x {height} in its annotation"
+            raise DataError(f"{self.where[index]} has {found}; its boxes would be wrong: repair the annotation.")
         return image
 
     @property
@@ -125,8 +125,8 @@ def make(name: str, classes: Sequence[str], pictures: Iterable[Picture]) -> Dete
         ends.append(len(kept))
     if bad:
         rest = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        told = f"boxes of {name} are empty or outside their image: {'; '.join(bad[:3])}{rest}"
-        warnings.warn(BoxWarning(f"{len(bad)} of the {len(bad) + len(kept)} {told}. They are not used."), stacklevel=3)
+        found = f"boxes of {name} are empty or outside their image: {'; '.join(bad[:3])}{rest}"
+        warnings.warn(BoxWarning(f"{len(bad)} of the {len(bad) + len(kept)} {found}. They are not used."), stacklevel=3)
     return DetectionSet(
         name=name,
         classes=tuple(classes),

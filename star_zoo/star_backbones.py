@@ -143,17 +143,21 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         tag = f"{name}.{pretrained_cfg}" if by_tag and pretrained_cfg else full_tag(name)
         # looked up once for config and weights, because an install in between changes the tag's folder
         installed = store.folder(tag) if by_tag and tag in store.installed() else None
+        within: Any = contextlib.nullcontext()
         if installed:
             pretrained_cfg, arguments = _installed(tag, installed)
             kwargs = arguments | kwargs
+            weights = installed / _WEIGHTS
+            within = bounds.limited(bounds.held_by(weights if weights.is_file() else None), tag)
         # Resolved here, because timm's entrypoint would look up our tag under its own name.
         cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=saved)
         model: nn.Module
         if not (pretrained and by_tag) or _SOURCES & set(pretrained_cfg_overlay or ()):
-            model = build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
+            with within:
+                model = build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
             return model
         file = _fetch(tag, installed, cache_dir)
-        with _invalid_weights(tag, file):
+        with _invalid_weights(tag, file), within:
             model = build(pretrained=True, pretrained_cfg=replace(cfg, file=str(file)), **kwargs)
             _check_complete(model, cfg, file)
         return model

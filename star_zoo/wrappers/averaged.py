@@ -15,6 +15,7 @@ from ..augmentations.spirograph import Spirograph
 from ..objectives import Objective
 from ._base import Wrapper
 
+_MOST = 1000  # views, which are drawn one by one
 _data: Any = timm.data  # untyped
 
 
@@ -30,8 +31,8 @@ class Averaged(Wrapper):
 
     def __init__(self, backbones: Sequence[Any], policy: Policy, objective: Objective | None = None, *, views: int = 8):
         super().__init__(backbones, policy)
-        if views < 1:
-            raise ValueError(f"views of Averaged is {views}; it must be at least 1")
+        if not 1 <= views <= _MOST:
+            raise ValueError(f"views of Averaged is {views}; it must be at least 1, and at most {_MOST}")
         if self.takes_objects:
             raise ValueError(
                 "Averaged takes a model of images; this one renders objects, and averages their views already"

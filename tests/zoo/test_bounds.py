@@ -16,7 +16,7 @@ from star_training.models.create import create
 from star_training.pretraining.module import build
 from star_training.publishing.card import render
 from star_training.recipes.cifar10 import cifar10_resnet10t
-from star_zoo import bounds, hub, install, load_objective, objectives, save_pretrained, wrappers
+from star_zoo import NotAvailable, bounds, hub, install, load_objective, objectives, save_pretrained, wrappers
 from star_zoo.objectives import _teacher
 from star_zoo.wrapped_model import savable
 from twins import POLICY, backbone
@@ -172,3 +172,22 @@ def test_a_saved_wrapper_names_no_other_weights(tmp_path: Path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="names weights of its own; a wrapper's are in its own file"):
         create(str(folder))
+
+
+def test_an_installed_config_is_bounded_for_timm_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Somebody changed it in the store, after `install` checked it."""
+    monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "home"))
+    small = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
+    model = timm.create_model("resnet10t", num_classes=0, **small)
+    where = install(save_pretrained(tmp_path / "export", model, model_args=small), "star_resnet10t.mine")
+    timm.create_model("star_resnet10t.mine", pretrained=True)
+    config = json.loads((where / "config.json").read_text())
+    for given, refusal in (
+        (2**20, "star_resnet10t.mine asks for parameters and buf"),
+        (MUCH, "layers.3 is 1000000000"),
+    ):
+        config["model_args"] = {"layers": [1, 1, 1, given]}
+        (where / "config.json").write_text(json.dumps(config))
+        for device in ("cpu", "meta"):  # `star-zoo list` builds it on the latter
+            with pytest.raises((ValueError, NotAvailable), match=refusal):
+                timm.create_model("star_resnet10t.mine", pretrained=device == "cpu", device=device)

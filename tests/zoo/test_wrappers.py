@@ -247,6 +247,8 @@ def test_concat_leaves_the_images_of_models_alike_as_they_are():
 
 
 def test_views_below_one_are_refused():
+    with pytest.raises(ValueError, match="views of Averaged is 1001; it must be at least 1, and at most 1000"):
+        wrappers.build("averaged", [backbone()], POLICY, views=1001)
     with pytest.raises(ValueError, match="views of Averaged is 0; it must be at least 1"):
         build("averaged", views=0)
 

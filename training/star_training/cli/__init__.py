@@ -21,6 +21,7 @@ COMMANDS = {  # name -> group, in the order of a typical workflow
     "reproduce": "train",
     "convert": "share",
     "install": "share",
+    "export": "share",
     "list": "share",
     "card": "share",
     "publish": "share",

@@ -13,12 +13,12 @@ from .names import Leaf, Model, check_scheme, leaves, parse
 from .resolve import objective_of
 
 
-def create(name: str, *, num_classes: int = 0, seed: int = 0, what: str = "model", **arguments: Any) -> Any:
+def create(name: str, *, num_classes: int | None = 0, seed: int = 0, what: str = "model", **arguments: Any) -> Any:
     """Creates the model that a name means, on the CPU: a timm model, or a wrapper of some.
 
     Untrained models get random weights from `seed`; `arguments` are those of `timm.create_model`, for each model in a
-    wrapper alike. With `device="meta"` no weights are read. Raises ValueError for a model that can't be loaded, which
-    the message calls `what`.
+    wrapper alike; with `num_classes` None, a saved classifier keeps its classes. With `device="meta"` no weights are
+    read. Raises ValueError for a model that can't be loaded, which the message calls `what`.
     """
     model = parse(name)
     if any(leaf.untrained for leaf in leaves(model)):
@@ -26,7 +26,7 @@ def create(name: str, *, num_classes: int = 0, seed: int = 0, what: str = "model
     if isinstance(model, Leaf):
         return _single(model, what, num_classes=num_classes, **arguments)
     made = _wrapped(model, what, arguments)
-    made.reset_classifier(num_classes)
+    made.reset_classifier(num_classes or 0)
     return made
 
 

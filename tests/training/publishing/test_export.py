@@ -1,0 +1,117 @@
+"""Exported files: onnxruntime and torch compute from them what timm computes, in batches of other sizes."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from star_catalog import zoo
+from star_training.cli.execute import execute
+from star_training.exporting import FORMATS, export, torch_export
+from star_zoo import save_pretrained
+
+NAMES = ["a|b", "red", "grün"]
+TAGS = sorted(path.name for path in zoo.EMBEDDED.iterdir())
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved vision transformer with names of classes and a licence."""
+    torch.manual_seed(0)
+    cfg = {"input_size": (3, 32, 32), "mean": (0.1, 0.2, 0.3), "license": "mit"}
+    model = timm.create_model("test_vit", num_classes=3, img_size=32, pretrained_cfg_overlay=cfg)
+    model.pretrained_cfg |= {"label_names": NAMES}
+    return save_pretrained(tmp_path_factory.mktemp("classifier"), model)
+
+
+def loaded(chosen: str, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """The function in a file and its metadata, read as a user without star-zoo reads them."""
+    extra = {"metadata.json": ""}
+    if chosen == "onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (given,), (returned,) = session.get_inputs(), session.get_outputs()
+        assert isinstance(given.shape[0], str) and given.shape[0] == returned.shape[0]  # a name: any number
+        found = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+        assert (given.name, returned.name, given.shape[1:]) == ("images", found["outputs"], found["input_size"])
+        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), found
+    if chosen == "torchscript":
+        with pytest.warns(FutureWarning, match="torch.jit.load"):
+            compute = torch.jit.load(path, _extra_files=extra)
+    else:
+        with path.open("rb") as file:
+            compute = torch.export.load(file, extra_files=extra).module()
+    return compute, json.loads(extra["metadata.json"])
+
+
+CASES = [*zip(TAGS, itertools.cycle(FORMATS), strict=False), *(("classifier", name) for name in FORMATS)]
+
+
+@pytest.mark.parametrize(("name", "chosen"), CASES)
+def test_a_file_computes_what_timm_computes(
+    name: str, chosen: str, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out, known = tmp_path / "model", str(classifier) if name == "classifier" else name
+    assert execute(["export", known, "--to", chosen, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"largest difference from the model \d\.\de[-+]\d\d, relative", said.out) and said.err == ""
+    assert list(tmp_path.iterdir()) == [out]
+
+    model = timm.create_model(known if known in TAGS else f"local-dir:{known}", pretrained=True).eval()
+    compute, found = loaded(chosen, out)
+    for batch in (1, 5):
+        images = torch.randn(batch, *model.pretrained_cfg["input_size"])
+        with torch.no_grad():
+            expected = model(images)
+            torch.testing.assert_close(compute(images), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+    config = timm.data.resolve_model_data_config(model)
+    for key in ("input_size", "mean", "std"):
+        assert found[key] == list(config[key])
+    if name == "classifier":
+        assert (found["outputs"], found["class_names"], found["license"]) == ("logits", NAMES, "mit")
+        assert found["model"] == classifier.name
+    else:
+        assert (found["outputs"], found["license"]) == ("features", "apache-2.0") and "class_names" not in found
+
+
+class Doubled(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 1.001 * self.model(images)
+
+
+def test_a_file_that_computes_something_else_is_not_kept(classifier: Path, tmp_path: Path, monkeypatch, capsys):
+    write = torch_export.write
+    monkeypatch.setattr(torch_export, "write", lambda model, *rest: write(Doubled(model), *rest))
+    out = tmp_path / "model.pt2"
+    out.write_text("earlier")
+    assert execute(["export", str(classifier), "--to", "torch.export", "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "differ by 1.0e-03 of the largest one" in error and error.count("\n") == 1
+    assert out.read_text() == "earlier" and list(tmp_path.iterdir()) == [out]
+
+
+class Deciding(nn.Module):
+    num_classes = 0
+    pretrained_cfg = {"input_size": (3, 8, 8)}  # noqa: RUF012
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) if float(images.sum()) > 0 else images.amax((2, 3))
+
+
+def test_a_network_that_no_exporter_takes_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(export, "create", lambda name, **_: Deciding())
+    assert execute(["export", "mine", "--to", "torch.export", "--out", str(tmp_path / "x")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("star-zoo: 'mine' can't be exported to torch.export: ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,22 @@
+"""export a model to a file for ONNX Runtime, torch.export or TorchScript"""
+
+import argparse
+from pathlib import Path
+
+from ...exporting import FORMATS
+from ...models import LEAVES
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    add = parser.add_argument
+    add("model", help=LEAVES)
+    add("--to", required=True, choices=FORMATS, help="format of the file; torch deprecates torchscript")
+    add("--out", required=True, type=Path, help="the file to write, e.g. model.onnx")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Executes the command."""
+    from ...exporting.export import export
+
+    print(export(arguments.model, arguments.to, arguments.out))

@@ -13,6 +13,7 @@ from . import recipes
 from .data import Source
 from .data.views import MultiViewDataset, stack
 from .engine.logging import read
+from .messages import quiet
 from .pretraining.run import Run
 from .publishing import card
 from .reports import run_figure
@@ -24,7 +25,8 @@ def quickstart(out: Path) -> None:
     """Runs the recipe `spirograph_tiny` in a folder, or resumes it there, and prints its results."""
     start = time.perf_counter()
     recipe = recipes.find("spirograph_tiny")
-    print(f"pretraining {recipe.backbone} with {recipe.objective} on spirographs, {recipe.epochs} epochs ...")
+    if not quiet():
+        print(f"pretraining {recipe.backbone} with {recipe.objective} on spirographs, {recipe.epochs} epochs ...")
     run = Run(recipe, out, resume=(out / "recipe.json").exists())
     results = run.train()
     export = out / "export"

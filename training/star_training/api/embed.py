@@ -83,12 +83,14 @@ def embed(
     from ..engine.logging import messages, progress_bar
     from ..evaluation.embedding_file import check_suffix, embedding_file
     from ..evaluation.frozen_model import load
+    from ..messages import quiet
 
     path = Path(out).expanduser()
     check_suffix(path)
     sources = every_split(os.fspath(data))
     frozen = load(os.fspath(model), seed, workers=workers)
-    print(summary(*sources.values()), file=messages(), flush=True)
+    if not quiet():
+        print(summary(*sources.values()), file=messages(), flush=True)
     about = {"model": frozen.name, "model_fingerprint": frozen.fingerprint, "data": next(iter(sources.values())).name}
     images, failed = 0, []
     with (

@@ -98,13 +98,18 @@ def _of_one(
     from ..engine.logging import messages
     from ..evaluation.many import Outcome
     from ..evaluation.record import evaluate
+    from ..messages import busy, detail
 
     summaries = Summaries(messages())
     for splits in data:
         place = splits.name, splits.spec, protocol
         try:
             summaries.print(splits)
-            outcome = Outcome(*place, evaluate(protocol, model, splits, seed))
+            with busy(lambda name=splits.name: f"{protocol} on {name}"):  # type: ignore[misc]
+                record = evaluate(protocol, model, splits, seed)
+            used = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+            detail(f"{protocol} on {splits.name}: {record.seconds} s, {used}")
+            outcome = Outcome(*place, record)
         except ValueError as error:
             if not skip:
                 raise

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from star_catalog.zoo import NotAvailable
 
 from ..engine.signals import Stopped
 from ..errors import Diverged, LoadingError, not_installed, unexpected
+from ..messages import NORMAL, QUIET, VERBOSE, detail, duration, verbosity
 from ..version import version
 from . import COMMANDS
 
@@ -20,10 +22,12 @@ from . import COMMANDS
 def execute(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. An error prints one line, unless Python is in development mode."""
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = argparse.Namespace()
+    arguments, began = argparse.Namespace(), time.monotonic()
     try:
         parser().parse_args(words, arguments)
-        arguments.module.run(arguments)
+        with verbosity(arguments.verbosity):
+            arguments.module.run(arguments)
+            detail(f"took {duration(time.monotonic() - began)}")
     except Stopped as stopped:
         command = shlex.join([*_program(), *arguments.module.go_on(arguments, words, stopped.folder)])
         print(f"\n{stopped.reason}; go on with: {command}", file=sys.stderr)
@@ -58,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
         assert module.__doc__
         command = subparsers.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.declare(command)
-        command.set_defaults(module=module)
+        add = command.add_mutually_exclusive_group().add_argument
+        add("-q", dest="verbosity", action="store_const", const=QUIET, help="print results and errors only")
+        add("-v", dest="verbosity", action="store_const", const=VERBOSE, help="print details, too")
+        command.set_defaults(module=module, verbosity=NORMAL)
     return top
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..messages import busy
 from .decode import UndecodableImage
 from .sources.base import DataError, now_bad, report_bad
 from .sources.raw import Raw, Subset, load
@@ -73,8 +74,17 @@ class CachedSource:
 
     def _packed(self, raw: Raw, reasons: dict[int, str]) -> "_Images":
         block = max(1, min(_BLOCK, _TASK * len(raw) // max(1, self._expected)))
+        reached = 0
+
+        def counted() -> Iterator[Tensor]:
+            nonlocal reached
+            for image in _decoded(raw, reasons, block):
+                reached += 1
+                yield image
+
         try:
-            return _packed(_decoded(raw, reasons, block), self._expected, self._most)
+            with busy(lambda: f"decoding {self.name}: {reached:,} of {len(raw):,} images"):
+                return _packed(counted(), self._expected, self._most)
         except TooLarge:
             note_decoded_bytes(self._opened, max(self._most, _LARGE * len(raw)) + 1)
             raise TooLarge(

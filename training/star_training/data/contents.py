@@ -23,6 +23,7 @@ from torch import Tensor
 from star_catalog import store
 from star_catalog.files import replacing
 
+from ..messages import busy, quiet
 from .sources.raw import digest
 from .threads import in_threads
 
@@ -112,7 +113,15 @@ def _listed(files: Sequence[Path]) -> _Listed:
 
 def _read(files: Sequence[Path]) -> list[bytes | None]:
     """Returns each file's digest, or None for a file that exists but can't be read."""
-    began, digests, announced = time.monotonic(), [], False
+    digests: list[bytes | None] = []
+    with busy(lambda: f"hashing the contents of {len(files)} files, of which {len(digests)} are read"):
+        _read_all(files, digests)
+    return digests
+
+
+def _read_all(files: Sequence[Path], digests: list[bytes | None]) -> None:
+    """Adds each file's digest, as `_read` returns them."""
+    began, announced = time.monotonic(), quiet()
     block = max(1, min(_BLOCK, len(files) // (4 * (os.cpu_count() or 1))))
     for part in in_threads(lambda indices: [_digest(files[index]) for index in indices], len(files), block):
         digests += part
@@ -123,7 +132,6 @@ def _read(files: Sequence[Path]) -> list[bytes | None]:
                 "this is done once, unless they change",
                 file=sys.stderr,
             )
-    return digests
 
 
 def _digest(file: Path) -> bytes | None:

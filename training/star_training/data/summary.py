@@ -2,6 +2,7 @@
 
 from typing import TextIO
 
+from ..messages import quiet
 from .eval_sets.dataset import Splits
 from .sources.base import NoSuchSplit, Source
 from .split_names import kind_of
@@ -52,8 +53,11 @@ class Summaries:
         self._printed: set[str] = set()
 
     def print(self, splits: Splits) -> None:
-        """Prints the summary of a data set, unless it was printed. Raises DataError if no split can be opened."""
-        if splits.spec in self._printed:
+        """Prints the summary of a data set, unless it was printed or -q was given.
+
+        Raises DataError if no split can be opened.
+        """
+        if quiet() or splits.spec in self._printed:
             return
         try:
             source, note = splits.test, splits.note  # all protocols open the test split anyway

@@ -23,6 +23,7 @@ from ..engine.environment import versions
 from ..engine.trainer import Loop
 from ..evaluation import frozen_model
 from ..evaluation.record import Record, record, results_file
+from ..messages import busy
 from ..models.resolve import single
 from .average_precision import measure, predict, pycocotools
 from .datasets.base import align
@@ -182,7 +183,8 @@ class DetectionRun(Loop[DetectionRecipe]):
                 for batch in batches:
                     self.losses(batch)
         own = range(a.process_index, len(self.held_out), a.num_processes)
-        found = predict(self.detector, self.held_out, own, recipe.test_size, recipe.longest)
+        with busy(lambda: f"testing on {len(own)} images"):
+            found = predict(self.detector, self.held_out, own, recipe.test_size, recipe.longest)
         everyones = dict(accelerate.utils.gather_object(list(zip(own, found, strict=True))))
         measured = measure(self.held_out, [everyones[index] for index in range(len(self.held_out))])
         sets, settings = {"train": self.images, "test": self.held_out}, recipe.published()
@@ -202,7 +204,7 @@ class DetectionRun(Loop[DetectionRecipe]):
             versions=versions() | libraries,
         )
         if self.main:
-            self.logbook.say(in_words(result))  # first, so that it isn't lost if recording fails
+            self.logbook.result(in_words(result))  # first, so that it isn't lost if recording fails
             for path in self._results_files:
                 record(path, result, recipe.data.source)
         return result

@@ -11,6 +11,9 @@ from typing import Any
 import accelerate
 import torch
 
+from ..messages import detail
+from ..settings.base import Settings
+from ..settings.show import rows
 from ..version import version
 
 
@@ -55,6 +58,14 @@ def other_bits(before: dict[str, Any] | None, now: dict[str, Any], step: int) ->
         f"computed with {were} until step {step}, now with {are}: the bits will differ from those of a run without "
         "this change; OMP_NUM_THREADS sets the threads"
     )
+
+
+def print_details(settings: Settings, processes: accelerate.PartialState) -> None:
+    """Prints, if details are wanted, what a training computes with, and its settings that aren't the defaults."""
+    detail(", ".join(f"{name} {value}" for name, value in (versions() | computed_with(processes)).items()))
+    for row in rows(settings, {}):
+        if row.value != row.default:
+            detail(f"  {row.path}={row.value}")
 
 
 def peak_memory(device: torch.device) -> int:

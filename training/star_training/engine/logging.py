@@ -3,11 +3,14 @@
 import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from star_catalog.files import write_text
 from star_catalog.reading import refusing
+
+from ..messages import duration, quiet
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # which the readers of a log don't need
@@ -18,6 +21,8 @@ class Logbook:
 
     def __init__(self, accelerator: "Accelerator", path: Path, step: int, total: int, label: str):
         self.accelerator, self.path = accelerator, path
+        self._start, self._step, self._total, self._began = step, step, total, time.monotonic()
+        self._shown: dict[str, Any] = {}
         self.active = accelerator.is_main_process
         if self.active:
             # a killed run may have logged steps after its last checkpoint; they will be logged again
@@ -39,10 +44,24 @@ class Logbook:
 
     def progress(self, step: int, shown: dict[str, Any]) -> None:
         """Moves the bar to `step` and displays some values beside it."""
+        self._step, self._shown = step, shown
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(step - self.bar.n)
 
+    def line(self) -> str:
+        """Returns the progress as text: "step 12 of 100, loss 3.2, img/s 120, about 2 min left"."""
+        values = [f"{name} {value}" for name, value in self._shown.items()]
+        if done := self._step - self._start:
+            passed = time.monotonic() - self._began
+            values.append(f"about {duration((self._total - self._step) * passed / done)} left")
+        return ", ".join([f"step {self._step} of {self._total}", *values])
+
     def say(self, text: str) -> None:
+        """Prints a line above the bar, unless -q was given."""
+        if not quiet():
+            self.result(text)
+
+    def result(self, text: str) -> None:
         """Prints a line above the bar."""
         if self.active:
             self.bar.write(text)
@@ -106,7 +125,7 @@ def progress_bar(**settings: Any) -> Any:
     """
     from tqdm.auto import tqdm
 
-    return tqdm(**{"disable": False if in_notebook() else None, **settings})
+    return tqdm(**{"disable": quiet() or (False if in_notebook() else None), **settings})
 
 
 def mean_loss(entries: list[dict[str, Any]], after: int = 0, term: str = "loss") -> float:

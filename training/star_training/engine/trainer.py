@@ -18,6 +18,7 @@ from star_catalog.files import sweep, write_json
 
 from ..data.workers import loading, useful_beside
 from ..errors import Diverged
+from ..messages import busy, quiet
 from ..numerics.allocator import keep_large_blocks
 from ..numerics.choice import Trial
 from ..settings.base import Settings
@@ -27,7 +28,7 @@ from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .choices import Choices, Convolved
 from .divergence import Cause, explained, loss_found
-from .environment import computed_with, other_bits
+from .environment import computed_with, other_bits, print_details
 from .logging import Logbook
 from .run_dir import lock_folder
 from .run_state import capture, restore
@@ -100,6 +101,7 @@ class Loop(abc.ABC, Generic[S]):
                 for folder in (self.out, self.out / "checkpoints", self.out / "export"):
                     sweep(folder)  # removes partial files of killed processes
             write_json(self.out / self.settings_file, self.settings.to_dict())
+            print_details(self.settings, self.processes)
         self.logbook = Logbook(self.accelerator, self.out / "log.jsonl", self.step, steps, name)
 
     # Defined by a subclass
@@ -155,7 +157,7 @@ class Loop(abc.ABC, Generic[S]):
 
     def report_finished(self) -> Any:
         """Prints that the resumed run was already finished, and returns its outcome."""
-        if self.main:
+        if self.main and not quiet():
             print(f"{self.out} is finished: nothing was left to do, nothing was changed")
         outcome = self.outcome()
         assert outcome is not None
@@ -165,7 +167,13 @@ class Loop(abc.ABC, Generic[S]):
         """Trains to the end. Raises Diverged, Stopped, OSError, DataError, LoadingError."""
         self.module.train()
         todo = range(self.step, self.steps)
-        with self._lock, StopRequest() as stop, self._writer, loading(self.batches(todo)) as batches:
+        with (
+            self._lock,
+            StopRequest() as stop,
+            self._writer,
+            loading(self.batches(todo)) as batches,
+            busy(self.logbook.line),
+        ):
             self._mark = time.perf_counter()
             while self.step < self.steps:
                 self._train_step(batches)

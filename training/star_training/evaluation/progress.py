@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TextIO
 
 from ..engine.logging import in_notebook, progress_bar
+from ..messages import duration, quiet
 
 _REFRESH = 1.0  # seconds between updates of a bar
 _SILENCE = 20.0  # seconds between lines
@@ -66,15 +67,5 @@ class Progress:
             if self._terminal:
                 self._bar.total, self._bar.n = self._done + self._left, self._done
                 self._bar.set_description_str(self.line())
-            else:
+            elif not quiet():
                 print(self.line(), file=self._file, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds as text: "5 s", "1 min 30 s", "2 h 5 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

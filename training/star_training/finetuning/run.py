@@ -196,7 +196,7 @@ class FineTuning(Loop[FineTune]):
         if self.main:
             self.measured = self.measured or self._accuracy()
             made = self._record(self.measured)
-            self.logbook.say(in_words(made))  # first, so that it isn't lost if recording fails
+            self.logbook.result(in_words(made))  # first, so that it isn't lost if recording fails
             export = self.out / "export"
             try:
                 self._save(export)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..engine.signals import Stopped, StopRequest
+from ..messages import busy, quiet
 
 _PAUSE = 0.2  # seconds between polls
 _SHOWN = 5  # last output lines of a failed job that its error shows
@@ -37,7 +38,7 @@ def run(jobs: Sequence[Job], at_once: int) -> None:
     """
     waiting, running = list(jobs), _Running(max(1, (os.cpu_count() or 1) // at_once))
     failed: list[tuple[Job, int]] = []
-    with StopRequest() as stop, running:
+    with StopRequest() as stop, running, busy(lambda: running.line(len(jobs), len(waiting))):
         while len(running) or (waiting and not failed and not stop.signal):
             if stop.signal:
                 running.signal(stop.signal)
@@ -76,7 +77,8 @@ class _Running:
 
     def start(self, job: Job) -> None:
         """Starts a job in its own session, so that Ctrl-C reaches it only once, through `signal`."""
-        print(f"{job.name} ...", flush=True)
+        if not quiet():
+            print(f"{job.name} ...", flush=True)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with job.output.open("ab") as output:
             self._processes[job.name] = (
@@ -91,6 +93,11 @@ class _Running:
                 ),
             )
 
+    def line(self, total: int, waiting: int) -> str:
+        """Returns the progress as text: "3 of 20 runs are done; star_8-0: step 12 of 100, ..."."""
+        last = [f"{name}: {_last_line(job.output)}" for name, (job, _) in self._processes.copy().items()]
+        return "; ".join([f"{total - waiting - len(last)} of {total} runs are done", *last])
+
     def signal(self, number: int) -> None:
         """Forwards a signal to all running jobs; later calls do nothing."""
         if not self._signalled:
@@ -103,7 +110,8 @@ class _Running:
         found = [(job, code) for job, process in self._processes.values() if (code := process.poll()) is not None]
         for job, code in found:
             _forget(self._processes.pop(job.name)[1])
-            print(f"{job.name}: {'done' if code == 0 else f'ended with exit code {code}'}", flush=True)
+            if code or not quiet():
+                print(f"{job.name}: {'done' if code == 0 else f'ended with exit code {code}'}", flush=True)
         return found
 
 
@@ -111,3 +119,9 @@ def _forget(process: subprocess.Popen[bytes]) -> None:
     """Closes the standard input of a process that has ended."""
     assert process.stdin
     process.stdin.close()
+
+
+def _last_line(output: Path) -> str:
+    """Returns the last line of a job's output so far."""
+    lines = output.read_text(encoding="utf-8", errors="replace").split("\r")[-1].splitlines()
+    return lines[-1] if lines else "starting"

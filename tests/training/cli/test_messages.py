@@ -1,0 +1,69 @@
+"""-q prints results and errors only, -v details, and off a terminal the progress is a line now and then."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from runs import STEPS, at_step, command
+from star_training import messages
+from star_training.cli.main import main
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line every hundredth of a second."""
+    monkeypatch.setattr(messages, "_SILENCE", 0.01)
+
+
+def test_a_quiet_run_prints_its_result_alone(tmp_path: Path, often, capsys):
+    assert main(command(tmp_path / "run", "-q")) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("exported to ") and told.out.count("\n") == 1 and told.err == ""
+    assert not messages.quiet()  # what the next command prints isn't changed
+    assert main(command(tmp_path / "run", "-q")) == 1
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_a_verbose_run_prints_versions_settings_and_its_time(tmp_path: Path, capsys):
+    assert main(command(tmp_path / "run", "-v")) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("star_zoo 0.") and "torch 2." in lines[0] and "device cpu, processes 1" in lines[0]
+    assert {"  batch_size=8", "  data.source=spirograph:32", "  precision=no"} <= set(lines)
+    assert not any(line.startswith("  seed=") for line in lines)  # a default
+    assert lines[-1].startswith("took ")
+
+
+def test_quiet_and_verbose_exclude_each_other(capsys):
+    with pytest.raises(SystemExit):
+        main(["list", "-q", "-v"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_the_progress_of_a_training_off_a_terminal(tmp_path: Path, often, monkeypatch, capsys):
+    at_step(monkeypatch, 6, lambda run: time.sleep(0.1))
+    assert main(command(tmp_path / "run")) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step 6 of 8")]
+    assert lines and lines[-1].startswith(f"step 6 of {STEPS}, loss ")
+    assert (", img/s " in lines[-1] and ", about 0 s left (" in lines[-1]) or ", about 1 s left (" in lines[-1]
+
+
+def test_the_innermost_of_nested_works_is_shown(often, capsys):
+    with messages.busy(lambda: "outer"):
+        with messages.busy(lambda: "inner"):
+            time.sleep(0.1)
+            inner = capsys.readouterr().err
+        capsys.readouterr()  # a line of either
+        time.sleep(0.1)
+    outer = capsys.readouterr().err
+    assert "inner (0 s)\n" in inner and "outer" not in inner
+    assert "outer (0 s)\n" in outer and "inner" not in outer
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+
+
+def test_further_processes_are_silent(often, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    with messages.busy(lambda: "work"):
+        time.sleep(0.05)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,71 @@
+"""What a command prints beside its results: notes, details, and its progress off a terminal. -q and -v choose."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+QUIET, NORMAL, VERBOSE = range(3)
+_SILENCE = 20.0  # seconds between lines of progress
+_levels = [NORMAL]  # the last one counts
+_active: list[object] = []  # the kinds of work in progress, innermost last
+
+
+@contextlib.contextmanager
+def verbosity(level: int) -> Iterator[None]:
+    """While entered, notes are printed unless the level is QUIET, and details if it is VERBOSE."""
+    _levels.append(level)
+    try:
+        yield
+    finally:
+        _levels.pop()
+
+
+def quiet() -> bool:
+    """Returns whether only results and errors are printed."""
+    return _levels[-1] == QUIET
+
+
+def detail(text: str) -> None:
+    """Prints a line to standard error if details are wanted."""
+    if _levels[-1] == VERBOSE:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def busy(line: Callable[[], str]) -> Iterator[None]:
+    """While entered, prints `line()` and the time passed to standard error every 20 s, unless that is a terminal.
+
+    Of nested ones, the innermost prints; of several processes, the first.
+    """
+    if quiet() or sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    own, ended, began = object(), threading.Event(), time.monotonic()
+
+    def display() -> None:
+        while not ended.wait(_SILENCE):
+            if _active[-1:] == [own]:
+                print(f"{line()} ({duration(time.monotonic() - began)})", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=display, daemon=True)
+    _active.append(own)
+    thread.start()
+    try:
+        yield
+    finally:
+        _active.remove(own)
+        ended.set()
+        thread.join()
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as text: "5 s", "1 min 30 s", "2 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

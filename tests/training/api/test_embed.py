@@ -139,9 +139,11 @@ def test_an_error_leaves_the_former_file(name: str, images: Path, tmp_path: Path
     assert out.read_bytes() == b"former" and [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_another_format_is_refused_before_the_model_is_loaded(images: Path, tmp_path: Path):
+def test_another_format_or_a_place_in_the_data_is_refused_before_the_model_is_loaded(images: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"e.csv ends in '.csv'; pass a file that ends in .parquet or .npy"):
         star_training.embed("no_model", data=images, out=tmp_path / "e.csv")
+    with pytest.raises(ValueError, match=r"images/test/e.npy lies in the data, .*images; pass a file outside of it"):
+        star_training.embed("no_model", data=images, out=images / "test" / "e.npy")
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path):

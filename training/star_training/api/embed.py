@@ -87,6 +87,7 @@ def embed(
 
     path = Path(out).expanduser()
     check_suffix(path)
+    _check_place(path, Path(data).expanduser())
     sources = every_split(os.fspath(data))
     frozen = load(os.fspath(model), seed, workers=workers)
     if not quiet():
@@ -105,6 +106,12 @@ def embed(
                 failed += bad
                 bar.update(len(rows.files) + len(bad))
     return Embeddings(path, images, failed)
+
+
+def _check_place(path: Path, data: Path) -> None:
+    """Raises ValueError for a file inside the data, of which it would be a part from then on."""
+    if data.is_dir() and path.resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"{path} lies in the data, {data}; pass a file outside of it")
 
 
 def _batches(model: "FrozenModel", split: str, source: "Source") -> "Generator[tuple[Rows, list[str]], None, None]":

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import timm
 import torch
-from safetensors.torch import save_file
+from huggingface_hub import try_to_load_from_cache
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
@@ -29,7 +29,7 @@ from . import bounds, objectives, star_backbones
 from .augmentations import Policy
 from .backbone import Backbone
 from .objectives import Objective
-from .weights_file import read_shapes, read_tensors
+from .weights_file import read_shapes, read_tensors, write_tensors
 
 FORMAT_VERSION = 1  # of heads.json; increased when an older star_zoo can't read the new format
 
@@ -57,7 +57,7 @@ def save_pretrained(
         raise ValueError("the objective has no config, so it can't be loaded again; make it with objectives.build")
     _save_backbone(folder, backbone, model_args)
     if objective is not None:
-        _save_tensors(folder / "heads.safetensors", objective.published())
+        write_tensors(folder / "heads.safetensors", objective.published())
         fields = list(objective.policy.fields)
         write_json(folder / "heads.json", {"format_version": FORMAT_VERSION, **objective.config, "fields": fields})
     if recipe is not None:
@@ -68,7 +68,7 @@ def save_pretrained(
 
 
 def _save_backbone(folder: Path, backbone: nn.Module | Backbone, model_args: Mapping[str, Any] | None) -> None:
-    _save_tensors(folder / "model.safetensors", backbone.state_dict())
+    write_tensors(folder / "model.safetensors", backbone.state_dict())
     with replacing(folder / "config.json") as part:
         names = _label_names(backbone)
         save_config_for_hf(
@@ -85,14 +85,6 @@ def _label_names(backbone: Any) -> list[str] | None:
     """Returns the names of a classifier's classes, if its cfg has one for each output."""
     names = backbone.pretrained_cfg.get("label_names")
     return [str(name) for name in names] if names and len(names) == backbone.num_classes else None
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes tensors; one that has several names is written under each, because timm loads every name."""
-    # copies, not timm's save_for_hf: safetensors rejects shared and channels_last tensors, and a run must keep its own
-    copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    with replacing(path) as part:
-        save_file(copies, part, metadata={"format": "pt"})
 
 
 def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> Objective:
@@ -161,7 +153,21 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
     model = bounds.check_model(known_as, name, weights, **arguments)
     if arguments.get("device") == "meta" and not pretrained:
         return model
+    if pretrained and not saved:
+        _check_downloadable(known_as)
     return timm.create_model(known_as, pretrained=pretrained, **arguments)
+
+
+def _check_downloadable(name: str) -> None:
+    """Raises NotAvailable if timm's weights are to be downloaded from the Hub, which can't be reached."""
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.hf_hub_id or name.startswith("star_"):
+        return
+    if not any(try_to_load_from_cache(cfg.hf_hub_id, file) for file in ("model.safetensors", "pytorch_model.bin")):
+        try:
+            zoo.check_reachable()
+        except zoo.NotAvailable as error:
+            raise zoo.NotAvailable(f"the weights of {name} are not in the cache, and {error}") from error
 
 
 def install(folder: str | Path, tag: str) -> Path:

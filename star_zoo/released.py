@@ -137,10 +137,12 @@ def from_released(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
     """
     left = dict(tensors)
     counts = {_EXPERT: _count(left, _EXPERT), _ROUTER: _TASKS}
-    try:
-        objective = {row.ours: row.join([left.pop(name) for name in _names(row, counts)]) for row in _TABLE}
-    except KeyError as error:
-        raise ValueError(f"the released checkpoint lacks the tensor {error}") from error
+    if missing := [name for row in _TABLE for name in _names(row, counts) if name not in left]:
+        raise ValueError(f"the released checkpoint lacks the tensor {missing[0]!r}")
+    objective = {}
+    for row in _TABLE:
+        with refusing(f"{row.theirs} of the released checkpoint have no common shape"):
+            objective[row.ours] = row.join([left.pop(name) for name in _names(row, counts)])
     for ours, theirs in _RENAMED.items():
         names = [name for name in left if name.startswith(theirs)]
         objective |= {ours + name.removeprefix(theirs): left.pop(name) for name in names}

@@ -142,6 +142,8 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         by_tag = pretrained_cfg is None or isinstance(pretrained_cfg, str)
         tag = f"{name}.{pretrained_cfg}" if by_tag and pretrained_cfg else full_tag(name)
         # looked up once for config and weights, because an install in between changes the tag's folder
+        if by_tag:
+            tags.check(tag)
         installed = store.folder(tag) if by_tag and tag in store.installed() else None
         within: Any = contextlib.nullcontext()
         if installed:
@@ -149,10 +151,14 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             kwargs = arguments | kwargs
             weights = installed / _WEIGHTS
             within = bounds.limited(bounds.held_by(weights if weights.is_file() else None), tag)
+        overlay = dict(pretrained_cfg_overlay or {})
+        ours = pretrained and by_tag and not _SOURCES & set(overlay)
+        if ours and "num_classes" in overlay:  # of a new classifier, because the weights have none
+            kwargs.setdefault("num_classes", overlay.pop("num_classes"))
         # Resolved here, because timm's entrypoint would look up our tag under its own name.
-        cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay), architecture=saved)
+        cfg = replace(resolve_pretrained_cfg(name, pretrained_cfg, overlay), architecture=saved)
         model: nn.Module
-        if not (pretrained and by_tag) or _SOURCES & set(pretrained_cfg_overlay or ()):
+        if not ours:
             with within:
                 model = build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
             return model

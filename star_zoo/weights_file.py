@@ -1,12 +1,15 @@
-"""Reads safetensors files; an error names the file."""
+"""Reads and writes safetensors files; an error names the file."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import load_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from star_catalog.files import replacing
 from star_catalog.reading import refusing
 
 
@@ -20,6 +23,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Returns the tensors by name, on the CPU. Raises ValueError for a damaged file."""
     with _intact(path):
         return load_file(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors atomically; one that has several names is written under each, because timm loads every name.
+
+    Raises OSError.
+    """
+    # copies, not timm's save_for_hf: safetensors rejects shared and channels_last tensors, and a run must keep its own
+    copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    try:
+        with replacing(path) as part:
+            save_file(copies, part, metadata or {"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"could not write {path}: {error}") from error
 
 
 def _intact(path: Path) -> AbstractContextManager[None]:

@@ -16,6 +16,11 @@ from typing import Any
 _PATIENCE = 600  # seconds to wait for a lock; a holder copies files at most
 
 
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """Returns a path that a user gave, with `~` expanded; an unknown `~name` is the name of a file."""
+    return Path(os.path.expanduser(text))
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to; it replaces `path` in one step on success and is removed on any error."""

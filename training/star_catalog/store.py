@@ -8,15 +8,18 @@ A file can be replaced in one step, a folder can't. Therefore a new version is c
 """
 
 import contextlib
+import functools
 import os
 import re
 import secrets
 import shutil
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .files import locked, replacing, sweep, write_text
+from .files import locked, replacing, sweep, user_path, write_text
+from .reading import one_line
 
 FILES = (
     "model.safetensors", "config.json", "heads.safetensors", "heads.json", "recipe.json", "results.json",
@@ -30,7 +33,21 @@ _GRACE = 600  # seconds for which a replaced version is kept; loading a model ta
 
 def home() -> Path:
     """Returns the folder of star-zoo's local files: `STAR_ZOO_HOME`, or `~/.cache/star_zoo`."""
-    return Path(os.path.expanduser(os.environ.get("STAR_ZOO_HOME") or "~/.cache/star_zoo"))
+    return user_path(os.environ.get("STAR_ZOO_HOME") or "~/.cache/star_zoo")
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[None]:
+    """Goes on where the store can't be written, with one note in a process: nothing needs what it caches."""
+    try:
+        yield
+    except OSError as error:
+        _note(one_line(error))
+
+
+@functools.cache
+def _note(reason: str) -> None:
+    print(f"star-zoo: nothing is cached in {home()}, because it can't be written: {reason}", file=sys.stderr)
 
 
 def place(tag: str) -> Path:

@@ -60,8 +60,23 @@ def _is_valid(tag: str) -> bool:
     return True
 
 
+def check(tag: str) -> None:
+    """Raises ValueError, with the known tags, for one that has no row and isn't installed."""
+    store.place(tag)
+    if tag not in TAGS and tag not in (installed := store.installed()):
+        architecture = tag.partition(".")[0]
+        known = sorted({*TAGS, *installed})
+        of_it = [one for one in known if one.partition(".")[0] == architecture]
+        raise ValueError(not_found("tag", tag, of_it or known))
+
+
 def place(tag: str) -> Path | zoo.Repository:
-    """Returns the folder or repository of a tag's model. Raises ValueError for an invalid tag."""
+    """Returns the folder or repository of a tag's model.
+
+    Raises ValueError for an invalid tag, and for an unknown one unless another owner's repositories are searched.
+    """
+    if zoo.owner() == zoo.HUB_OWNER:
+        check(tag)
     return zoo.find(tag, TAGS.get(tag, {}).get("hf_hub_id"))
 
 

@@ -1,10 +1,13 @@
 """Locates the files of a model: a saved folder, or of a tag the local store, the package, or the Hub, in that order."""
 
+import functools
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from . import store
+from .files import user_path
 from .names import folders
 from .reading import one_line
 
@@ -57,15 +60,24 @@ def find(tag: str, pinned: str | None = None) -> Path | Repository:
 def exported(name: str) -> Path | None:
     """Returns the folder of a saved model that a name means: the folder itself, or `export/` in a run's; None if none.
 
-    Raises ValueError for a folder without a model.
+    Raises ValueError for a folder without a model, and for a path to nothing.
     """
-    folder = Path(name.removeprefix("local-dir:"))
+    folder = user_path(name.removeprefix("local-dir:"))
     for candidate in (folder, folder / "export"):
         if (candidate / "config.json").is_file():
             return candidate
     if folder.is_dir():
         raise ValueError(f"{folder} holds no exported model; pass a finished run or a folder with a config.json")
+    if name.startswith("local-dir:") or is_path(name):
+        raise ValueError(
+            f"{name!r} doesn't exist; pass a run or a saved folder, or hf-hub:OWNER/NAME for one on the Hub"
+        )
     return None
+
+
+def is_path(name: str) -> bool:
+    """Returns whether the name of a model can only be a path: it starts with . or ~, or has a / without a scheme."""
+    return name.startswith((".", "~")) or "/" in name.partition(":")[0]
 
 
 def called(folder: Path) -> str:
@@ -92,7 +104,11 @@ def _download(repository: Repository, filename: str, cache_dir: str | Path | Non
     repo_id, revision = repository
     try:
         before = try_to_load_from_cache(repo_id, filename, cache_dir, revision)
+        if not before:
+            check_reachable()
         path = Path(hf_hub_download(repo_id, filename, revision=revision, cache_dir=cache_dir, library_name="star-zoo"))
+    except NotAvailable as error:
+        raise NotAvailable(f"{filename} of {repository} is not in the cache, and {error}") from error
     except errors.GatedRepoError as error:
         raise NotAvailable(f"{repository} is gated; accept its terms on the Hub, then run `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
@@ -113,6 +129,24 @@ def _download(repository: Repository, filename: str, cache_dir: str | Path | Non
     if str(path) != before:
         _verify(path, repository)
     return path
+
+
+@functools.cache
+def check_reachable() -> None:
+    """Raises NotAvailable if the Hub can't be reached in two attempts; the client alone tries for half a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return  # the client reports it
+    for last in (False, True):
+        try:
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            return
+        except Exception as error:  # of the HTTP library, which differs between versions of the client
+            if last:
+                raise NotAvailable(f"the Hub can't be reached ({one_line(error)})") from error
+            time.sleep(1)
 
 
 def _verify(path: Path, repository: Repository) -> None:

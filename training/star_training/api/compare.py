@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from star_catalog.files import user_path
 
 from ..evaluation import protocols
 from ..settings.common import EVALUATION_WORKERS
@@ -52,7 +53,7 @@ def compare(
     from ..evaluation.record import results_file
     from .comparison import Comparison
 
-    file = results_file(os.fspath(first)) if out is None else Path(out).expanduser()
+    file = results_file(os.fspath(first)) if out is None else user_path(out)
     if file:
         check(file)
     one, other = frozen_model(first, seed, workers), frozen_model(second, seed, workers)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from star_catalog.files import user_path
+
 from ..engine.signals import Stopped
 from ..evaluation import protocols
 from ..settings.common import EVALUATION_WORKERS
@@ -60,7 +62,7 @@ def evaluate(
 
     specs = listed(data) or found()
     splits = told_apart([one for spec in specs for one in expanded(spec)] if several else specs)
-    file = results_file(os.fspath(model)) if out is None else Path(out).expanduser()
+    file = results_file(os.fspath(model)) if out is None else user_path(out)
     if file:
         check(file)
     names, frozen = given or list(protocols.in_all()), frozen_model(model, seed, workers)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from star_catalog.files import user_path
+
 from ..settings.base import Changes, changed
 from .arguments import NO_FOLDER, Model, Place
 from .trained import Trained, continuing
@@ -86,6 +88,6 @@ def planned(
     given = {path: value for path, value in given.items() if value is not None}
     changes = [*given.items(), *(settings.items() if isinstance(settings, Mapping) else settings)]
     new = FineTune(model="", data=LabelledData(source=""))
-    folder = Path(out).expanduser() if out else default_out(changed(new, changes))
+    folder = user_path(out) if out else default_out(changed(new, changes))
     start = saved_settings(FineTune, folder / FineTuning.settings_file) if resume else new
     return changed(start, changes), folder

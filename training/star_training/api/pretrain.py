@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from star_catalog.files import user_path
 from star_catalog.objectives import check
 
 from .. import recipes
@@ -101,7 +102,7 @@ def planned(
     if resume and not recipe:
         return change(_saved(Path(out or "").expanduser())), Path(out or "").expanduser()
     named = change(recipes.find(recipe or "folder"))
-    folder = Path(out).expanduser() if out else Path("runs") / f"{named.name}-{named.objective}"
+    folder = user_path(out) if out else Path("runs") / f"{named.name}-{named.objective}"
     if not resume:
         return named, folder
     before = _saved(folder)

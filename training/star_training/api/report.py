@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from star_catalog.files import user_path
+
 from .arguments import Data, Model, Place, listed
 
 
@@ -38,5 +40,5 @@ def report(models: Model | Sequence[Model], *, data: Data = None, out: Place = "
     from ..reports import page
 
     names = [models] if isinstance(models, str | os.PathLike) else list(models)
-    path = Path(out).expanduser()
+    path = user_path(out)
     return Report(path, page.report([os.fspath(name) for name in names], path, listed(data)))

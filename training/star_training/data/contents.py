@@ -9,7 +9,6 @@ inode, size, modification time and change time. The change time can't be set bac
 that changed in the last two seconds are hashed again each time, because two changes within one clock tick look alike.
 """
 
-import contextlib
 import hashlib
 import os
 import sys
@@ -71,8 +70,8 @@ def kept(key: str) -> str | None:
 
 
 def keep(key: str, text: str) -> None:
-    """Caches one line of text under a key; does nothing if the file can't be written."""
-    with contextlib.suppress(OSError):
+    """Caches one line of text under a key; does nothing but a note if the file can't be written."""
+    with store.keeping():
         with replacing(_file(key)) as part:
             part.write_text(f"{text}\n{digest((key, text))}\n", encoding="ascii")
         entries = list(_file(key).parent.iterdir())

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from star_catalog.files import replacing_folder
 
 from . import results
@@ -45,7 +43,7 @@ class Best:
         try:
             with replacing_folder(self.folder) as part:
                 self._export(part, {"metric": self.metric, "value": value, "step": step, "epoch": epoch})
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise OSError(f"could not write {self.folder}: {error}; make room, then go on with --resume") from error
         return f"the best {self.metric} so far: the weights are kept in {self.folder}"
 

@@ -1,5 +1,7 @@
 """A run's folder: it holds the settings of one run, which alone may resume there, in one process at a time."""
 
+import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -7,8 +9,10 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from star_catalog.reading import json_object, refusing
+from star_zoo import hub
 
 from ..settings.base import Settings, differences
+from . import results
 from .best import FOLDER
 
 S = TypeVar("S", bound=Settings)
@@ -50,6 +54,18 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
             f"pass the same, or start anew with {anew}"
         )
     return before
+
+
+def try_export(out: Path, save: Callable[[Path], object]) -> None:
+    """Saves a model that is not trained yet, loads it, and removes it: what fails would fail after the training.
+
+    Raises ValueError or OSError.
+    """
+    results.check(out / "export" / "results.json")
+    with tempfile.TemporaryDirectory(dir=out, prefix=".trial-") as folder:
+        with refusing("the model could be trained, but not saved"):
+            save(Path(folder))
+        hub.check(Path(folder))
 
 
 def lock_folder(folder: Path) -> AbstractContextManager[object]:

@@ -46,7 +46,7 @@ class StopRequest:
         self._terminal: list[int] = []  # file descriptors
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
+        if _is_main_thread():
             hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
             self._before = {s: signal.signal(s, self._asked) for s in (signal.SIGINT, signal.SIGTERM, *hangup)}
             self._terminal = [output for output in (1, 2) if os.isatty(output)]
@@ -90,8 +90,7 @@ def stopping_imports() -> Iterator[None]:
     A KeyboardInterrupt may get lost there: torch clears every error of its import of NumPy, and goes on without it. A
     handler that isn't Python's own is kept, e.g. that of a background job, which ignores SIGINT.
     """
-    ours = threading.current_thread() is threading.main_thread()  # others can't set handlers
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if not _is_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, _interrupt)
@@ -99,6 +98,10 @@ def stopping_imports() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -100,6 +100,8 @@ class Loop(abc.ABC, Generic[S]):
             if self._resuming:  # otherwise the folder may hold other files
                 for folder in (self.out, self.out / "checkpoints", self.out / "export"):
                     sweep(folder)  # removes partial files of killed processes
+            if self.step == 0:
+                self.try_export()
             write_json(self.out / self.settings_file, self.settings.to_dict())
             print_details(self.settings, self.processes)
         self.logbook = Logbook(self.accelerator, self.out / "log.jsonl", self.step, steps, name)
@@ -136,6 +138,9 @@ class Loop(abc.ABC, Generic[S]):
     @abc.abstractmethod
     def cause(self) -> Cause:
         """What may be the cause of a loss that is not finite, as the names of settings to change."""
+
+    def try_export(self) -> None:
+        """Called before the first step. Raises ValueError or OSError if the model can't be exported after the last."""
 
     def updated(self) -> None:
         """Called after each update of the weights."""

@@ -3,17 +3,16 @@
 Letters: N images, D features.
 """
 
-import contextlib
 import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from star_catalog.files import replacing
+from star_catalog import store
+from star_zoo.weights_file import write_tensors
 
 _PREPARED = 2  # increased when images are decoded or resized in another way
 _COMPUTE = ("torch", "torchvision", "timm", "pillow")  # packages that decode, resize and compute
@@ -39,9 +38,9 @@ class FeatureCache:
         return features if fits and checksum == _checksum(key, features) else None
 
     def write(self, key: str, features: Tensor) -> None:
-        """Writes features; does nothing if the folder can't be written."""
-        with contextlib.suppress(OSError, SafetensorError), replacing(self._path(key)) as part:
-            save_file({"features": features}, part, {"checksum": _checksum(key, features)})
+        """Writes features; does nothing but a note if the folder can't be written."""
+        with store.keeping():
+            write_tensors(self._path(key), {"features": features}, {"checksum": _checksum(key, features)})
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}-{self._computed_by}.safetensors"

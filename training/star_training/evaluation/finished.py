@@ -39,8 +39,8 @@ def read(key: str) -> Record | None:
 
 
 def write(key: str, record: Record) -> None:
-    """Stores a result, and removes the oldest ones of many; does nothing if the store can't be written."""
-    with contextlib.suppress(OSError):
+    """Stores a result, and removes the oldest ones of many; does nothing but a note if the store can't be written."""
+    with store.keeping():
         write_json(_file(key), record.to_dict())
         entries = sorted(_file(key).parent.iterdir(), key=os.path.getmtime)
         for entry in entries[: max(0, len(entries) - _MOST_KEPT)]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from star_catalog.files import write_json
 from star_catalog.names import slugify
+from star_catalog.reading import one_line
 from star_zoo import save_pretrained
 from star_zoo.wrappers.canonical import Canonical
 
@@ -27,6 +27,7 @@ from ..engine.environment import versions
 from ..engine.logging import read
 from ..engine.optim import learning_rate
 from ..engine.results.cost import cost_of
+from ..engine.run_dir import try_export
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite, evaluating, extract, timm_view
 from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Metric, by_slug, share
@@ -57,7 +58,7 @@ class FineTuning(Loop[FineTune]):
     def __init__(self, settings: FineTune, out: Path, *, resume: bool = False, tracker: str | None = None):
         super().__init__(settings, settings.run, out, resume, tracker)
         if self.main and not resume and (models_own := results_file(settings.model)):
-            results.check(models_own)
+            self._check_start(models_own)
         self.batch_size, self.clip = settings.batch_size, settings.optimizer.clip
         self.eval_every = settings.run.eval_every or settings.epochs  # the last epoch is always evaluated
         metric = settings.run.keep_best
@@ -200,10 +201,9 @@ class FineTuning(Loop[FineTune]):
             export = self.out / "export"
             try:
                 self._save(export)
-                if path := results_file(self.settings.model):  # a model's own folder holds all its evaluations
-                    record(path, made, self.splits.spec)
+                self._record_at_start(made)
                 record(export / "results.json", made)  # last, because it marks the run as finished
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
         return made
@@ -226,6 +226,24 @@ class FineTuning(Loop[FineTune]):
         write_json(folder / "finetune.json", self.settings.published())
         with results.changing(folder / "results.json") as held:
             held.update(self.origin, training=cost_of(self, self.images.fingerprint))
+
+    def try_export(self) -> None:
+        try_export(self.out, self._save)
+
+    def _check_start(self, models_own: Path) -> None:
+        """Notes that the start's results.json can't be written. Raises ValueError if it can't be read."""
+        try:
+            results.check(models_own)
+        except OSError as error:
+            self.notes.append(f"the test accuracy won't be added to {models_own}: {one_line(error)}")
+
+    def _record_at_start(self, made: Record) -> None:
+        """Adds the record to the start's results.json, which holds all evaluations of a model, if it can be written."""
+        if path := results_file(self.settings.model):
+            try:
+                record(path, made, self.splits.spec)
+            except (OSError, ValueError) as error:
+                self.logbook.say(f"not added to {path}: {one_line(error)}")
 
     @property
     def _protocol(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import timm
 import torch
 
-from star_catalog.reading import refusing
+from star_catalog.reading import one_line, refusing
 from star_zoo import Objective, Policy, hub, wrappers
 from star_zoo.augmentations.presets import of_config
 
@@ -35,9 +35,12 @@ def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
     if leaf == Leaf("pixels"):
         raise ValueError("pixels are no model: they can be evaluated alone, but not be wrapped or trained")
     known_as = hub.timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
-    with refusing(f"{what} {str(leaf)!r} can't be loaded"):
-        read = not leaf.untrained and arguments.get("device") != "meta"
-        return hub.create(known_as, pretrained=read, **arguments)
+    read, failed = not leaf.untrained and arguments.get("device") != "meta", f"{what} {str(leaf)!r} can't be loaded"
+    try:
+        with refusing(failed):
+            return hub.create(known_as, pretrained=read, **arguments)
+    except OSError as error:
+        raise ValueError(f"{failed}: {one_line(error)}") from error
 
 
 def _wrapped(model: Model, what: str, arguments: dict[str, Any]) -> Any:

@@ -53,7 +53,7 @@ Model = Leaf | Wrapped
 def parse(text: str) -> Model:
     """Returns what a name means by the grammar. Raises ValueError for wrong settings and for missing models."""
     if names_path(text):
-        return Leaf(text)
+        return Leaf(expanded(text))
     if not text:
         raise ValueError("a model's name is empty; pass a run, a saved folder, a zoo tag or any timm name")
     if text.startswith(_UNTRAINED):
@@ -95,8 +95,14 @@ def leaves(model: Model) -> Iterator[Leaf]:
 
 def names_path(text: str) -> bool:
     """Whether a name is a path that exists, with or without local-dir:."""
-    path = text.removeprefix("local-dir:")
+    path = expanded(text.removeprefix("local-dir:"))
     return bool(path) and os.path.exists(path)  # not Path.exists, which raises for a name that is too long
+
+
+def expanded(text: str) -> str:
+    """Returns a path with its `~` expanded, and with local-dir: if it has it."""
+    prefix = "local-dir:" if text.startswith("local-dir:") else ""
+    return prefix + os.path.expanduser(text.removeprefix(prefix))
 
 
 def _split(text: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from star_catalog.files import write_json
-from star_catalog.store import home
+from star_catalog.store import home, keeping
 
 from . import processor, trial
 
@@ -45,7 +45,8 @@ def fault(convolutions: list[trial.Convolution], precision: str) -> str | None:
     dtype = "bfloat16" if precision == "bf16" else "float32"
     asked = {"threads": torch.get_num_threads(), "dtype": dtype, "convolutions": convolutions}
     path = home() / "layouts" / f"{_key(asked)}.json"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # no verdict yet, or a damaged one
+    # no verdict yet, or a damaged one
+    with contextlib.suppress(OSError, LookupError, RecursionError, TypeError, ValueError):
         cached = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(cached["fault"], str | None):
             return cached["fault"]
@@ -56,7 +57,7 @@ def fault(convolutions: list[trial.Convolution], precision: str) -> str | None:
     if code:
         how = {trial.WRONG: "computes wrong numbers", trial.HANGS: "hangs"}.get(code, "crashes")
         verdict = f"{_named(convolutions[int(printed.split()[-1])])} {how} in channels_last on this CPU"
-    with contextlib.suppress(OSError):  # then the next run repeats the trial
+    with keeping():  # otherwise the next run repeats the trial
         write_json(path, {"fault": verdict, **asked})
     return verdict
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from star_catalog import store
@@ -22,6 +21,7 @@ from ..engine.divergence import Cause
 from ..engine.logging import evaluations_of, read
 from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.results.cost import cost_of
+from ..engine.run_dir import try_export
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
 from ..models.lineage import start_of
@@ -193,13 +193,16 @@ class Run(Loop[Recipe]):
         found = results.read(export / "results.json")  # raises for a damaged file, before any step
         return found if is_whole(export) else None
 
+    def try_export(self) -> None:
+        try_export(self.out, self._save_model)
+
     def _export(self) -> dict[str, Any]:
         made = self._results()
         if self.main:
             export = self.out / "export"
             try:
                 self._save(export, made)
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
         return made
@@ -208,15 +211,13 @@ class Run(Loop[Recipe]):
         self._save(folder, {**self._results(), "best": best})
 
     def _save(self, folder: Path, made: dict[str, Any]) -> None:
-        save_pretrained(
-            folder,
-            self.pretrainer.backbone,
-            self.pretrainer.objective,
-            model_args=self.recipe.backbone_args,
-            recipe=self.recipe.published(),
-        )
+        self._save_model(folder)
         with results.changing(folder / "results.json") as held:  # keeps earlier evaluations of these weights
             held.update(made)
+
+    def _save_model(self, folder: Path) -> None:
+        model, args = self.pretrainer, self.recipe.backbone_args
+        save_pretrained(folder, model.backbone, model.objective, model_args=args, recipe=self.recipe.published())
 
     def _results(self) -> dict[str, Any]:
         """Returns the cost so far, start and pretrained models, and the first and the newest online evaluation."""

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from star_catalog import store, zoo
 from star_catalog.files import replacing
 from star_zoo import hub, star_backbones
+from star_zoo.weights_file import read_tensors, write_tensors
 
 from .license import state
 
@@ -28,10 +28,10 @@ def embed(folder: Path, tag: str) -> Path:
     for name in store.FILES:
         if not (folder / name).is_file():
             continue
-        with replacing(target / name) as part:
-            if name.endswith(".safetensors"):
-                save_file({k: _half(v, k) for k, v in load_file(folder / name).items()}, part, {"format": "pt"})
-            else:
+        if name.endswith(".safetensors"):
+            write_tensors(target / name, {k: _half(v, k) for k, v in read_tensors(folder / name).items()})
+        else:
+            with replacing(target / name) as part:
                 shutil.copyfile(folder / name, part)
     state(target / "config.json", row.license)
     return target

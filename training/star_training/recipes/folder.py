@@ -14,7 +14,7 @@ def folder() -> Recipe:
         name="folder",
         backbone="star_resnet18",
         policy=default_policy(96, IMAGENET, Blur(9)),
-        data=DataConfig(source="images", hold_out=0.05),
+        data=DataConfig(source="", hold_out=0.05),
         objective_args={"num_experts": 8},
         optimizer=OptimizerConfig(lr=0.06, warmup_epochs=1),
         epochs=100,

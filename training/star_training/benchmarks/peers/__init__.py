@@ -8,8 +8,9 @@ over the rounds of the ratio within a round. lightly is installed by the user: p
 
 import argparse
 import importlib.util
-from pathlib import Path
 from typing import Any
+
+from star_catalog.files import user_path
 
 from .sizes import SIZES
 
@@ -24,7 +25,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, help=f"images per step (default: {batches})")
     add("--precision", choices=("no", "bf16"), default="no", help="of all three (default: no, i.e. float32)")
     add("--workers", type=int, default=0, help="processes of each that load images (default: %(default)s)")
-    add("--images", type=Path, help="folder of images to make the JPEGs from (default: generated images)")
+    add("--images", type=user_path, help="folder of images to make the JPEGs from (default: generated images)")
     add("--channels-last", action="store_true", help="the other two in channels-last memory format too, as ours is")
 
 

@@ -13,8 +13,9 @@ an algorithm that skips these, or Winograd's, could pass the bound.
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from star_catalog.files import user_path
 
 from .sizes import SIZES
 
@@ -34,7 +35,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     # a worker would prefetch images during the others' turns, and take processors from them
     add("--workers", type=int, default=0, help="processes that load images (default: %(default)s, the best on a CPU)")
-    add("--picture", type=Path, help="PNG to write: the time of each part of a step")
+    add("--picture", type=user_path, help="PNG to write: the time of each part of a step")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """run a benchmark of speed and memory"""
 
 import argparse
-from pathlib import Path
+
+from star_catalog.files import user_path
 
 from ... import benchmarks
 
@@ -15,7 +16,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         line = benchmark.__doc__.splitlines()[0]
         command = subparsers.add_parser(name, help=line, description=line)
         benchmark.declare(command)
-        command.add_argument("--out", type=Path, help="JSON file to write")
+        command.add_argument("--out", type=user_path, help="JSON file to write")
         command.set_defaults(benchmark=benchmark)
 
 

@@ -1,8 +1,9 @@
 """compare two models on the same test images"""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from star_catalog.files import user_path
 
 from ...api.compare import compare
 from ...models import LEAVES, WRAPPERS
@@ -21,7 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--protocol", nargs="+", help="protocols that classify test images one by one (default: all that do)")
     add("--seed", type=int, default=0, help="seed of random splits (default: %(default)s)")
     add("--workers", type=int, default=EVALUATION_WORKERS, help="processes that load images (default: %(default)s)")
-    add("--out", type=Path, help="results.json to add to (default: the first model's own, if it is a folder)")
+    add("--out", type=user_path, help="results.json to add to (default: the first model's own, if it is a folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from star_catalog.files import user_path
+
 from ...api.evaluate import evaluate
 from ...evaluation import protocols
 from ...models import LEAVES, WRAPPERS
@@ -30,7 +32,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--protocols", help="protocols that `all` runs instead, e.g. knn,invariance")
     add("--seed", type=int, default=0, help="seed of random splits and random weights (default: %(default)s)")
     add("--workers", type=int, default=EVALUATION_WORKERS, help="processes that load images (default: %(default)s)")
-    add("--out", type=Path, help="results.json to add to (default: the model's own, if it is a folder)")
+    add("--out", type=user_path, help="results.json to add to (default: the model's own, if it is a folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:

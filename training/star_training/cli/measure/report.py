@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from star_catalog.files import user_path
+
 from ...api.report import report
 
 
@@ -12,7 +14,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", nargs="+", default=[], help="data sets whose images are shown: neighbours, reconstructions"
     )
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
+    parser.add_argument("--out", type=user_path, default=Path("report.html"), help="the page (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from star_catalog.files import user_path
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
@@ -14,7 +16,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--private", action="store_true", help="create a private repository")
     add("--tag", help="Git tag of this version, e.g. v1.0")
     add("--dry-run", action="store_true", help="write the folder to upload, without uploading it")
-    add("--out", type=Path, help="folder of --dry-run (default: NAME-to-publish beside the model's folder)")
+    add("--out", type=user_path, help="folder of --dry-run (default: NAME-to-publish beside the model's folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from star_catalog.files import user_path
+
 from ...api.arguments import NO_FOLDER
 from ...detection import recipes
 from ...models import LEAVES
@@ -25,7 +27,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("model", nargs="?", help=LEAVES)
     add("--recipe", help=f"name of a recipe (default: {_DEFAULT})")
     add("--data", help="images with boxes: *.parquet, a VOC folder, a VOCdevkit, or a COCO folder")
-    add("--out", type=Path, help="the run's folder")
+    add("--out", type=user_path, help="the run's folder")
     shared.declare(parser, "head=c4, data.test=test2017, precision=bf16")
 
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from star_catalog.files import user_path
+
 from ... import recipes
 from ...api.pretrain import planned, pretrain
 from ...settings import registry
@@ -30,7 +32,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add(
         "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
     )
-    add("--out", type=Path, help="the run's folder (default: runs/RECIPE-OBJECTIVE)")
+    add("--out", type=user_path, help="the run's folder (default: runs/RECIPE-OBJECTIVE)")
     shared.declare(parser, f"optimizer.lr=0.06, policy=dorsal, policy.augmentations+=Solarize; {PRECISION_HELP}")
     add("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME, a zoo tag or hf-hub:ORG/NAME")
     add("--max-bad", type=float, help="share of images that may fail to decode (default: 0.01)")

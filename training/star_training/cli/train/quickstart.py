@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from star_catalog.files import user_path
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--out", type=Path, default=Path("star-zoo-quickstart"), help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=user_path, default="star-zoo-quickstart", help="folder (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from star_catalog.files import user_path
+
 from ... import studies
 from ...engine.signals import end_with_parent
 from ...settings import registry
@@ -15,8 +17,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("study", help="name of a study")
-    add("--data", type=Path, help="the folder with its data sets (default: $STAR_ZOO_DATA)")
-    add("--out", type=Path, help="the study's folder (default: runs/STUDY)")
+    add("--data", type=user_path, help="the folder with its data sets (default: $STAR_ZOO_DATA)")
+    add("--out", type=user_path, help="the study's folder (default: runs/STUDY)")
     add("--methods", nargs="+", metavar="METHOD", help="run and show these methods only (default: all of the study)")
     add("--seeds", type=int, help="number of seeds of every method (default: set by the study)")
     add("--fast", action="store_true", help="train for minutes only, to test the setup; the numbers mean nothing")

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from star_catalog.reading import one_line
+
 from ...data.sources.base import DataError, NoSuchSplit
 from ...data.split_names import split_names
 from .base import Box, DetectionSet, Picture, make
@@ -31,8 +33,8 @@ def read(root: Path, split: str) -> DetectionSet:
         raise
     except KeyError as error:
         raise DataError(f"{file} is no COCO annotation: {error} is missing or unknown.") from error
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"can't read the annotations {file}: {error}.") from error
+    except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise DataError(f"can't read the annotations {file}: {one_line(error)}.") from error
     name = f"{root.name} {full}"
     return make(name, names, settle(name, pictures))
 

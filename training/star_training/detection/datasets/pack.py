@@ -54,7 +54,7 @@ def _boxes(path: Path) -> tuple[list[Any], dict[int, str]]:
         pairs = enumerate(names) if isinstance(names, list) else names.items()
         # labels below 0 mark images without objects
         return boxes, {int(label): str(name) for label, name in pairs if int(label) >= 0}
-    except (ValueError, AttributeError) as error:
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         rule = "expected a JSON list of names or an object from label to name"
         raise DataError(f"can't read the class names in the metadata of {path} ({error}); {rule}.") from error
 

@@ -42,6 +42,7 @@ _ROW = (
     {"first": float, "second": float, "difference": dict[str, Any]},
 )
 _DIFFERENCE = ({"value": float}, {"low": _OPTIONAL, "high": _OPTIONAL})
+_BEST: tuple[dict[str, Any], dict[str, Any]] = ({"metric": str, "value": float}, {})
 _FILE: tuple[dict[str, Any], dict[str, Any]] = (
     {},
     {
@@ -52,6 +53,7 @@ _FILE: tuple[dict[str, Any], dict[str, Any]] = (
         "start": dict[str, Any],
         "pretrained": dict[str, dict[str, Any]],
         "released": dict[str, Any],
+        "best": dict[str, Any],
     },
 )
 
@@ -59,6 +61,8 @@ _FILE: tuple[dict[str, Any], dict[str, Any]] = (
 def check_lists(content: dict[str, Any]) -> None:
     """Raises ValueError unless the parts of a results.json have their types, and records the fields of all versions."""
     _check(content, _FILE, "the file")
+    if "best" in content:
+        _check(content["best"], _BEST, "its best")
     for kind, (needed, _) in (("evaluations", _EVALUATION), ("comparisons", _COMPARISON)):
         for number, record in enumerate(content.get(kind, [])):
             _check(record, (needed, {}), f"number {number} of its {kind}")
@@ -75,6 +79,7 @@ def check_records(content: dict[str, Any]) -> None:
             _check(row, _ROW, f"a row of {where}")
             if "difference" in row:
                 _check(row["difference"], _DIFFERENCE, f"a difference of {where}")
+                _check_interval(row["difference"], f"a difference of {where}")
 
 
 def check_evaluation(record: dict[str, Any], where: str) -> None:
@@ -82,6 +87,7 @@ def check_evaluation(record: dict[str, Any], where: str) -> None:
     _check(record, _EVALUATION, where)
     for slug, metric in record.get("metrics", {}).items():
         _check(metric, _METRIC, f"metric {slug!r} of {where}")
+        _check_interval(metric, f"metric {slug!r} of {where}")
 
 
 def _check(found: dict[str, Any], fields: tuple[dict[str, Any], dict[str, Any]], where: str) -> None:
@@ -91,6 +97,11 @@ def _check(found: dict[str, Any], fields: tuple[dict[str, Any], dict[str, Any]],
     for name, hint in (needed | more).items():
         if name in found and not _fits(found[name], hint):
             raise ValueError(f"{where} has {name} {str(found[name])[:80]!r}; it must be {_in_words(hint)}")
+
+
+def _check_interval(found: dict[str, Any], where: str) -> None:
+    if (found.get("low") is None) != (found.get("high") is None):
+        raise ValueError(f"{where} has one bound of an interval; it must have both or none")
 
 
 def _fits(value: Any, hint: Any) -> bool:

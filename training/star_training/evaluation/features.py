@@ -129,6 +129,8 @@ def _transformed(
     transform: Any, kept: tuple[int, int, int] | None, longest: int | None, image: Tensor
 ) -> tuple[Tensor]:
     """Applies timm's transform; an image of the size `kept` is neither resized nor cropped."""
+    if len(image) != 3:
+        raise ValueError("spirographs are rendered by a pretraining policy; evaluate this model on images")
     if image.shape == kept:
         return (transform.transforms[-1](image.float() / 255),)
     from torchvision.transforms.v2.functional import to_pil_image

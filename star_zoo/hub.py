@@ -29,7 +29,7 @@ from . import bounds, objectives, star_backbones
 from .augmentations import Policy
 from .backbone import Backbone
 from .objectives import Objective
-from .weights_file import read_shapes, read_tensors, write_tensors
+from .weights_file import check_finite, read_shapes, read_tensors, write_tensors
 
 FORMAT_VERSION = 1  # of heads.json; increased when an older star_zoo can't read the new format
 
@@ -188,7 +188,7 @@ def install(folder: str | Path, tag: str) -> Path:
 
 
 def check(folder: Path) -> None:
-    """Raises FileNotFoundError or ValueError unless a saved model is complete, intact and loadable by timm."""
+    """Raises FileNotFoundError or ValueError unless a saved model is complete, intact, finite and loadable by timm."""
     for name in ("config.json", "model.safetensors"):
         zoo.fetch(folder, name)
     with refusing(f"{folder} holds no model that timm can load"):
@@ -196,8 +196,10 @@ def check(folder: Path) -> None:
         model = create(str(folder), pretrained=False, device="meta")
         expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     _compare(folder / "model.safetensors", "config.json", expected, shapes)
+    check_finite(folder / "model.safetensors")
     if any((folder / name).exists() for name in ("heads.json", "heads.safetensors")):
         load_objective(folder)
+        check_finite(folder / "heads.safetensors")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -39,5 +39,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         raise OSError(f"could not write {path}: {error}") from error
 
 
+def check_finite(path: Path) -> None:
+    """Raises ValueError, naming a tensor, if a file holds numbers that are not finite."""
+    with _intact(path), safe_open(path, framework="pt") as file:
+        wrong = [name for name in file.keys() if not file.get_tensor(name).isfinite().all()]  # noqa: SIM118
+    if wrong:
+        more = f" and {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"{path} holds NaN or infinite numbers, in {wrong[0]}{more}; such a model computes nothing: train it again "
+            "from a checkpoint before, e.g. with a lower learning rate"
+        )
+
+
 def _intact(path: Path) -> AbstractContextManager[None]:
     return refusing(f"{path} is not an intact safetensors file")

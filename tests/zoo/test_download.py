@@ -179,21 +179,39 @@ def test_plain_timm_loads_the_repository(hub: LoopbackHub, tmp_path: Path, saved
     assert run(hub, tmp_path, code, saved) == [[3, 96, 96], [0.43, 0.42, 0.39], []]
 
 
-def test_transformers_loads_the_repository(hub: LoopbackHub, tmp_path: Path, saved: Path):
+def test_transformers_loads_the_repository_and_the_folder(hub: LoopbackHub, tmp_path: Path, saved: Path):
     pytest.importorskip("transformers")
     code = """
     import warnings
     warnings.simplefilter("ignore")  # transformers' own
+    import timm
+    from PIL import Image
     from safetensors.torch import load_file
-    from transformers import AutoModel
-    model = AutoModel.from_pretrained("star-zoo/star_resnet18.stl10", dtype=torch.float32).eval()
-    expected = load_file(Path(sys.argv[1]) / "expected")
-    with torch.no_grad():
-        found = model(expected["images"]).pooler_output
-    torch.testing.assert_close(found, expected["features"])
-    print(json.dumps([type(model).__name__, [name for name in sys.modules if "star_zoo" in name]]))
+    from transformers import AutoImageProcessor, AutoModel, TimmBackbone, pipeline
+
+    folder, repository, stages = sys.argv[1], "star-zoo/star_resnet18.stl10", (1, 2, 3, 4)
+    expected = load_file(Path(folder) / "expected")
+    image = Image.effect_noise((150, 120), 60).convert("RGB")
+    kinds = []
+    for name, of_timm in ((repository, f"hf-hub:{repository}"), (folder, f"local-dir:{folder}")):
+        model = AutoModel.from_pretrained(name, dtype=torch.float32).eval()
+        by_timm = timm.create_model(of_timm, pretrained=True).eval()
+        maps = timm.create_model(of_timm, pretrained=True, features_only=True, out_indices=stages).eval()
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(by_timm))
+        pixels = AutoImageProcessor.from_pretrained(name)(image, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(pixels[0], transform(image))
+        backbone = TimmBackbone.from_pretrained(of_timm, out_indices=stages).eval()
+        extract = pipeline("image-feature-extraction", model=name, dtype=torch.float32, pool=True)
+        with torch.no_grad():
+            torch.testing.assert_close(model(expected["images"]).pooler_output, expected["features"])
+            torch.testing.assert_close(torch.tensor(extract(image)), by_timm(pixels))
+            for found, wanted in zip(backbone(pixels).feature_maps, maps(pixels), strict=True):
+                torch.testing.assert_close(found, wanted)
+        kinds.append([type(model).__name__, list(backbone.channels)])
+    print(json.dumps([*kinds, [name for name in sys.modules if "star_zoo" in name]]))
     """
-    assert run(hub, tmp_path, code, saved) == ["TimmWrapperModel", []]
+    kind = ["TimmWrapperModel", [64, 128, 256, 512]]
+    assert run(hub, tmp_path, code, saved) == [kind, kind, []]
 
 
 # --- what can't be had

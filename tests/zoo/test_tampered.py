@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
 import star_catalog
 import star_training
@@ -78,6 +78,16 @@ class Trap:
 
 
 # --- weights
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("file", ["model.safetensors", "heads.safetensors"])
+def test_weights_that_are_not_finite_are_refused(file: str, number: float, folder: Path, capsys):
+    tensors = load_file(folder / file)
+    name = next(name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point())
+    tensors[name].view(-1)[-1] = number
+    save_file(tensors, folder / file, {"format": "pt"})
+    assert f"{folder / file} holds NaN or infinite numbers, in {name}; " in refused(folder, capsys)
 
 
 def header(tensors: dict[str, Any], data: bytes = b"", length: int | None = None) -> bytes:

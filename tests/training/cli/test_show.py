@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from star_training import recipes
+from star_training import recipes, studies
 from star_training.cli.main import main
 from star_training.finetuning.config import FineTune, LabelledData
 from star_training.settings import show
@@ -96,3 +96,16 @@ def test_other_trainings_need_neither_model_nor_images_to_show_their_settings(co
     cells = {line.split()[0]: line.split() for line in shown(capsys, command, "--set", "seed=3")}
     assert cells["model"][1] == "MODEL" and cells["seed"][1:4] == ["3", "0", "int"]
     assert "data.source" in cells and "run.checkpoint_every" in cells
+
+
+def test_a_study_shows_its_recipe_its_methods_and_its_measurements(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study = studies.find("cifar10_small").seeds(2)
+    lines = shown(capsys, "reproduce", "cifar10_small", "--seeds", "2")
+    cells = {line.split()[0]: line.split() for line in lines if line}
+    assert cells["epochs"][1] == str(study.recipe.epochs)
+    assert [line for line in lines if line.startswith("  star_8: star") and line.endswith("; 2")]
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == {
+        f"{method.name}:" for method in study.methods
+    } | {measure.protocol for measure in study.measures}
+    assert list(tmp_path.iterdir()) == []

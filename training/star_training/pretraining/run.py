@@ -1,5 +1,6 @@
 """Pretraining: a recipe, its views, its losses in the common loop, online evaluation, export."""
 
+import shlex
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
@@ -99,7 +100,7 @@ class Run(Loop[Recipe]):
 
     @property
     def anew(self) -> str:
-        return f"--init-from {self.out}"
+        return f"--init-from {shlex.quote(str(self.out))}"
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, exports, and returns the results. Raises Diverged, Stopped, OSError, DataError."""

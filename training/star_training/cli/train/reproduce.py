@@ -3,12 +3,17 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from star_catalog.files import user_path
 
 from ... import studies
 from ...engine.signals import end_with_parent
 from ...settings import registry
+from . import arguments as shared
+
+if TYPE_CHECKING:
+    from ...studies.study import Study
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +30,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, help="runs at a time (default: the number of processors, or 1 with an accelerator)")
     add("--processes", type=int, default=1, help="processes of each run, e.g. one per GPU (default: %(default)s)")
     add("--only", metavar="METHOD-SEED", help="execute this run alone, in this process, without the table")
+    add("--show", action="store_true", help="print the settings of the recipe, the methods and measurements, only")
     add("--with-parent", action="store_true", help=argparse.SUPPRESS)  # end with the process that started this one
     add("--tables", action="store_true", help="execute no run; make tables and page from existing results")
 
@@ -34,13 +40,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.with_parent:
         end_with_parent()
     study = studies.find(arguments.study)  # first, because the other imports take seconds
+    study = study.only(arguments.methods).seeds(arguments.seeds)
+    study = study.in_haste() if arguments.fast else study
+    if arguments.show:
+        _show(study)
+        return
 
     from ...data.eval_sets.local import home
     from ...reports.tables import markdown
     from ...studies import run
 
-    study = study.only(arguments.methods).seeds(arguments.seeds)
-    study = study.in_haste() if arguments.fast else study
     folder = arguments.data or home()
     out = arguments.out or Path("runs") / (study.name + ("-fast" if arguments.fast else ""))
     if arguments.only:
@@ -61,6 +70,20 @@ def run(arguments: argparse.Namespace) -> None:
 def go_on(arguments: argparse.Namespace, words: list[str], folder: Path | None) -> list[str]:
     """Returns the words of the command that continues a stopped one: the same."""
     return words
+
+
+def _show(study: "Study") -> None:
+    """Prints the settings that all methods share, each method with its changes, and the measurements."""
+    shared.show(study.recipe, {})
+    print("\nmethods, with their changes and numbers of seeds:")
+    for method in study.methods:
+        changes = ", ".join([method.objective, *method.changes])
+        print(f"  {method.name}: {changes}; {method.seeds}")
+    for fusion in study.fusions:
+        print(f"  {fusion.name}: {fusion.wrapper} of {', '.join(fusion.methods)}; {fusion.seeds}")
+    print("\nmeasurements:")
+    for protocol, data in study.measures:
+        print(f"  {protocol} on {', '.join(data)}")
 
 
 def at_once(jobs: int | None) -> int:

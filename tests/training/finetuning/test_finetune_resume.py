@@ -102,6 +102,26 @@ def test_killed_it_goes_on_from_its_last_intact_checkpoint(images: Path, whole: 
     assert [e["step"] for e in entries(tmp_path / "parted")] == [*range(1, STEPS + 1)]
 
 
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("untrained:test_resnet", ("canonicalize=c4",)),
+        ("concat:untrained:test_resnet+untrained:test_resnet", ()),
+    ],
+)
+def test_a_killed_wrapper_goes_on_to_the_same_bits(
+    model: str, changes: tuple[str, ...], images: Path, tmp_path: Path, monkeypatch
+):
+    made = tiny(images, *NOISY, "optimizer.layer_decay=null", *changes, model=model)
+    FineTuning(made, tmp_path / "whole").train()
+    ended_at(monkeypatch, made, tmp_path / "parted", 2 * EVERY + 1, MemoryError())
+    again = FineTuning(made, tmp_path / "parted", resume=True)
+    assert again.step == 2 * EVERY
+    again.train()
+    assert_equal(exported(tmp_path / "parted"), exported(tmp_path / "whole"))
+    assert record(tmp_path / "parted") == record(tmp_path / "whole")
+
+
 def test_killed_before_its_first_checkpoint_it_starts_again(images: Path, whole: Path, tmp_path: Path, monkeypatch):
     made = tiny(images, *NOISY)
     ended_at(monkeypatch, made, tmp_path / "parted", 2, MemoryError())

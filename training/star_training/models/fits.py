@@ -112,12 +112,11 @@ def _output(model: Any, size: int, what: str) -> Any:
 
 def _reason(error: BaseException) -> str:
     """Returns an error's message; one without is named by its place, e.g. "AssertionError in halo_attn.py:208"."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        one_line(error).rstrip(".")
-        if str(error).strip()
-        else f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
-    )
+    if str(error).strip():
+        return one_line(error).rstrip(".")
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next(frame for frame in reversed(frames) if "torch" not in Path(frame.filename).parts)
+    return f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
 
 
 def _shape(output: Any) -> str:

@@ -71,7 +71,8 @@ def test_fine_tuning_numbers_the_classes_and_keeps_the_ids_as_names(tmp_path: Pa
     names = config.get("label_names") or config["pretrained_cfg"]["label_names"]
     assert config["num_classes"] == 3 and names == list(train.classes)
     noted = f"12 images of 3 classes in train, 6 in test; its labels are ids up to {2**62:,}, numbered 0 to 2 in their"
-    assert noted in capsys.readouterr().out + summary(train, test)
+    assert noted in capsys.readouterr().out and noted in summary(train, test)
+    assert summary(open_source(data)).endswith("numbered 0 to 2 in their order")  # as for an evaluation
 
 
 def test_splits_are_numbered_alike(tmp_path: Path):
@@ -82,7 +83,7 @@ def test_splits_are_numbered_alike(tmp_path: Path):
     assert train.targets is not None and train.targets.tolist() == [0, 1, 2] * 4
     assert held_out.targets is not None and held_out.targets.tolist() == [1] * 4
     with at_most(2**30):
-        assert set(Monitor(POLICY, bank, held_out)(backbone())) == {"knn1"}
+        assert set(Monitor(POLICY, bank, held_out)(backbone())) == {"knn1_top1", "linear_top1", "rankme"}
 
 
 def test_an_unlabelled_split_stays_as_it_is():

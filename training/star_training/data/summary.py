@@ -5,6 +5,7 @@ from typing import TextIO
 from ..messages import quiet
 from .eval_sets.dataset import Splits
 from .sources.base import NoSuchSplit, Source
+from .sources.subset import note_of_ids
 from .split_names import kind_of
 
 
@@ -24,7 +25,7 @@ def summary(source: Source, *others: Source | None) -> str:
     images = "images" if number is None else "1 image" if number == 1 else f"{number:,} images"
     parts = [f"{images} {_labelled(source)} in {first}"]
     parts += [f"{'more' if count is None else f'{count:,}'} in {name}" for name, count in rest]
-    line = [f"{source.name}: {', '.join(parts)}", *found.notes]
+    line = [f"{source.name}: {', '.join(parts)}", *found.notes, *note_of_ids(source)]
     if found.left_out:
         line.append(f"left out: {', '.join(found.left_out)}")
     return one_line("; ".join(line))

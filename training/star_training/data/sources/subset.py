@@ -62,8 +62,19 @@ class Numbered(Part):
         self.targets = torch.searchsorted(ids, source.targets)
         self.classes = tuple(names[label] if label < len(names) else str(label) for label in ids.tolist())
         self.fingerprint = source.fingerprint
-        note = f"its labels are ids up to {ids[-1]:,}, numbered 0 to {len(ids) - 1:,} in their order"
-        self.inventory = replace(source.inventory, notes=(*source.inventory.notes, note))
+        self.inventory = replace(source.inventory, notes=(*source.inventory.notes, *_note(ids)))
+
+
+def _note(ids: Tensor) -> tuple[str, ...]:
+    return (f"its labels are ids up to {ids[-1]:,}, numbered 0 to {len(ids) - 1:,} in their order",)
+
+
+def note_of_ids(source: Source) -> tuple[str, ...]:
+    """Returns a note if the labels of a source are sparse ids, which every evaluation numbers, else nothing."""
+    if not _has_classes(source) or source.targets is None:
+        return ()
+    ids = source.targets.unique()
+    return _note(ids) if len(ids) and are_ids(int(ids[-1]), len(ids), len(source.classes or ())) else ()
 
 
 def numbered(*sources: Source) -> tuple[Source, ...]:

@@ -20,6 +20,7 @@ MISSING = (
     "pyarrow",
     "sklearn",
     "scipy",
+    "uniplot",
     "pycocotools",
 )  # torchvision has the rest
 MODEL = zoo.EMBEDDED / "star_resnet10t.cifar10"
@@ -39,6 +40,7 @@ OTHERS = {  # that find another fault before they need anything
     "convert nowhere --to-released new.pth": "nowhere has no heads.json",
     "publish nowhere me/star --dry-run": "'nowhere' doesn't exist",
     "bench imports --rounds 0": "--rounds",
+    "curves nowhere": "nowhere holds no log.jsonl",
 }
 PROGRAM = """
 import contextlib, importlib.machinery, io, json, sys

@@ -17,6 +17,7 @@ from star_training.evaluation.features import Labelled, Preprocess
 from star_training.evaluation.frozen_model import FrozenModel
 from star_training.evaluation.protocols import projection
 from star_training.reports.details import projection as figure
+from star_training.reports.drawing import looks_of
 from star_zoo.groups import C4, D4
 from star_zoo.symmetry.projections import Projection
 from twins import generator, randn
@@ -95,7 +96,7 @@ def test_digits_in_random_poses():
     expected = projection.plane(moved.detach().flatten(1))
     same = torch.tensor(found.details["maps"]["raw"], dtype=torch.float64)
     assert torch.allclose(same.abs(), expected.abs(), atol=1e-2)
-    drawn = figure.draw({"small": found.details})
+    drawn = figure.draw({"small": found.details}, looks_of(["small"]))
     assert drawn.png.startswith(b"\x89PNG") and len(drawn.numbers.rows) == 4
     between = {tuple(row[1:3]): float(row[4]) for row in drawn.numbers.rows}
     assert between["sort", "poses"] < 0.1 and between["sort", "classes"] > between["raw", "classes"]
@@ -122,4 +123,4 @@ def test_objects_and_numbers_are_refused():
 
 
 def test_a_figure_without_records_is_none():
-    assert figure.draw({}) is None
+    assert figure.draw({}, {}) is None

@@ -1,5 +1,8 @@
 """The page about runs: what it shows are the records' numbers, with words for every picture, and no link elsewhere."""
 
+import datetime
+import importlib
+import io
 import json
 import re
 import shutil
@@ -12,12 +15,20 @@ import numpy as np
 import pytest
 import timm
 import torch
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
+import star_zoo
 from runs import pictures
 from star_training.cli.main import main
 from star_training.data.eval_sets.dataset import Splits
-from star_training.reports.loading import gather
+from star_training.engine.results.old import upgrade
+from star_training.evaluation.record import Record
+from star_training.reports import details, figures
+from star_training.reports.details import equivariance
+from star_training.reports.drawing import looks_of
+from star_training.reports.loading import Shown, gather
 from star_zoo import objectives, save_pretrained
 from twins import POLICY, backbone
 
@@ -191,7 +202,65 @@ def test_what_was_not_measured_is_said(tmp_path: Path, runs: list[Path], data: S
     other = [{**r, "data": "elsewhere"} for r in records(data, 0.75) if r["protocol"] == "linear"]
     path.write_text(json.dumps({"evaluations": other}))
     page = write(tmp_path, *runs)
-    assert page.cells.count("not measured") == 2
+    assert page.cells.count("not measured") == 1  # by 20-NN, on elsewhere
+    text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert "The figure of routing for sim&lt;clr&gt;: not measured; `star-zoo eval routing MODEL` does it." in text
+    assert "The figure of projection for all models: not measured" in text
+    assert "Nearest neighbours and reconstructions: they need the images" in text
+
+
+def test_a_page_names_its_date_its_version_and_the_training_of_its_models(tmp_path: Path, runs: list[Path]):
+    recipe = {"backbone": "resnet18", "objective": "star", "epochs": 200, "data": {"source": "stl10"}}
+    (runs[0] / "export" / "recipe.json").write_text(json.dumps(recipe))
+    path = runs[0] / "export" / "results.json"
+    rows = [{"metric": "knn20_top1", "name": "20-NN top-1", "data": "pets", "first": 0.5, "second": 0.375,
+             "difference": number(0.125, 0.1, 0.15)}]  # fmt: skip
+    compared = {"model": "star", "other": "simclr", "seed": 0, "rows": rows}
+    path.write_text(json.dumps({"training": {"steps": 78_000}, "comparisons": [compared]}))
+    page = write(tmp_path, *runs)
+    row = page.cells.index("star")
+    assert page.cells[row : row + 6] == ["star", "resnet18", "star", "stl10", "200", "78,000"]
+    row = page.cells.index("pets")
+    assert page.cells[row : row + 5] == ["pets", "20-NN top-1", "star: 50.0", "simclr: 37.5", "12.5 [10.0, 15.0]"]
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"<p>{datetime.date.today():%d %B %Y}, star-zoo {star_zoo.__version__}. " in text
+
+
+def test_a_model_has_one_colour_and_no_legend_covers_a_plot(data: Splits, monkeypatch: pytest.MonkeyPatch):
+    """Also where the model before it has no such figure; text is readable where the figure is 358 pixels wide."""
+    colours: dict[str, set[str]] = {}
+    drawn = []
+
+    def look(figure: Any, legend: bool = True) -> bytes:
+        for axis in figure.axes:
+            assert axis.get_legend() is None and (axis.get_xlabel() or figure._supxlabel)
+            assert axis.get_ylabel() or figure._supylabel or axis.images
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                colour = handle.get_color() if hasattr(handle, "get_color") else handle.patches[0].get_facecolor()[:3]
+                colours.setdefault(label, set()).add(to_hex(colour))
+            texts = [t for t in axis.findobj(Text) if t.get_text()]
+            assert min(t.get_fontsize() for t in texts) * 358 / (72 * figure.get_figwidth()) > 9
+        drawn.append(figure)
+        return b""
+
+    for module in (figures, *(importlib.import_module(f"{details.__name__}.{name}") for name in details.known())):
+        monkeypatch.setattr(module, "finish", look)
+    log = [{"step": s, "loss": 1.0} for s in (1, 2)]
+    routers = [{"step": s, "router": [[0.25] * 4, [0.25] * 4]} for s in (0, 2)]
+    known = [Record.from_dict(upgraded) for upgraded in upgrade({"evaluations": records(data, 0.5)})["evaluations"]]
+    figures.draw([Shown("a", None, routers, []), Shown("b", None, log, known), Shown("c", None, log, known)])
+    assert len(drawn) == 7 and colours.keys() == {"b", "c", *(f"expert {k}" for k in (1, 2, 3, 4))}
+    assert all(len(found) == 1 for found in colours.values())
+    assert len(set.union(*colours.values())) == len(colours)
+
+
+def test_a_bar_of_zero_can_be_seen():
+    known = {"m": {"params": [*"abcdef"], "R2": {"pair, features": [0.0] * 6}}}
+    figure = equivariance.draw(known, looks_of(["m"]))
+    assert figure is not None
+    pixels = np.asarray(Image.open(io.BytesIO(figure.png)).convert("RGB")).astype(int)
+    ink = (np.abs(pixels - np.array([0, 114, 178])).sum(2) < 120)[pixels.shape[0] // 3 :]  # below the legend
+    assert ink.any(1).sum() > 60 and ink.any(0).sum() < 30  # stubs that are high and narrow
 
 
 def test_images_that_are_others_are_refused(tmp_path: Path, runs: list[Path], data: Splits, capsys):

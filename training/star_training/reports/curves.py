@@ -23,12 +23,12 @@ def over_steps(entries: list[dict[str, Any]]) -> dict[str, Curve]:
 
 def text(run: Path) -> Iterator[str]:
     """Yields a plot for each curve of a run, which may be running. Raises ValueError if nothing was logged yet."""
-    from uniplot import plot_to_string
-
     path = (run.parent if run.name in ("export", "export_best") else run) / "log.jsonl"
     curves = over_steps(read(path)) if path.is_file() else {}
     if not curves:
         raise ValueError(f"{run} holds no log.jsonl with a loss; pass the folder of a run that has begun to train")
+    from uniplot import plot_to_string
+
     for name, (steps, values) in curves.items():
         title = f"{name}: {values[0]:.4g} at step {steps[0]}, {values[-1]:.4g} at step {steps[-1]}"
         margin = 0.05 * (max(values) - min(values) or max(abs(values[0]), 1))

@@ -1,20 +1,39 @@
 """The parts of a figure that all figures share.
 
-Lines and bars differ not only in colour but also in dashes, markers and hatches.
+One colour has one meaning: a model has the same colour, dashes, marker and hatch in every figure of a page, experts are
+grey, and classes and poses have colours that no model has. A figure is as wide as a phone, so that its text stays
+readable there; its panels are below each other, and its legend is outside of them.
 """
 
 import io
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import matplotlib
 import matplotlib.figure
 
 from .tables import Table
 
-STYLES = [
-    {"linestyle": line, "marker": mark} for line, mark in zip(("-", "--", "-.", ":") * 2, "os^Dv<>P", strict=True)
-]
-HATCHES = ("", "//", "xx", "..", "\\\\", "++")
+WIDTH = 4.2  # inches
+_DPI = 220
+_TEXT: Any = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8}
+# Okabe and Ito's colours without yellow, which is too pale for lines; distinct for most colour-blind readers
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES, _MARKERS, _HATCHES = ("-", "--", "-.", ":"), "os^Dv<>P", ("", "//", "xx", "..", "\\\\", "++")
+
+
+class Look(NamedTuple):
+    """The style of a model, or of an expert: it differs not only in colour."""
+
+    color: str
+    linestyle: str
+    marker: str
+    hatch: str
+
+
+Looks = Mapping[str, Look]  # by label
 
 
 class Figure(NamedTuple):
@@ -27,24 +46,51 @@ class Figure(NamedTuple):
     numbers: Table
 
 
-def finish(figure: Any) -> bytes:
-    """Returns a drawn figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=110)
-    return stream.getvalue()
+def looks_of(labels: Iterable[str], colors: Sequence[str] = _COLORS) -> Looks:
+    """Returns a look for each label in order; colours repeat after the last, with other dashes, markers and hatches."""
+    parts = zip(*map(itertools.cycle, (colors, _DASHES, _MARKERS, _HATCHES)), strict=True)
+    return {label: Look(*part) for label, part in zip(labels, parts, strict=False)}
 
 
-def axes_of(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 4.0) -> tuple[Any, Any]:
-    """Returns a figure and its (rows, columns) axes; sizes are in inches.
+def experts(count: int) -> Looks:
+    """Returns the looks of experts, which are counted from 1."""
+    greys = [str(round(0.7 * k / max(count - 1, 1), 2)) for k in range(count)]
+    return looks_of((f"expert {k + 1}" for k in range(count)), greys)
+
+
+def sized() -> AbstractContextManager[None]:
+    """Returns a context in which text has the size of these figures."""
+    return matplotlib.rc_context(_TEXT)
+
+
+def axes_of(rows: int = 1, columns: int = 1, height: float = 2.8) -> tuple[Any, Any]:
+    """Returns a figure and its (rows, columns) axes; `height` is that of a row in inches.
 
     pyplot isn't used, because a notebook has settings of its own for it.
     """
-    figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(WIDTH, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def draw_lines(axes: Any, series: dict[str, tuple[list[float], list[float]]]) -> None:
+def draw_lines(axes: Any, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], looks: Looks) -> None:
     """Draws one line per label, from its x and y."""
-    for (label, (x, y)), style in zip(series.items(), itertools.cycle(STYLES), strict=False):
-        axes.plot(x, y, label=label, markevery=max(1, len(x) // 8), markersize=5, **style)
-    axes.legend(fontsize=8)
+    for label, (x, y) in series.items():
+        look = looks[label]
+        every = max(1, len(x) // 8)
+        style = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker}
+        axes.plot(x, y, label=label, markevery=every, markersize=4, linewidth=1.3, **style)
+    axes.grid(color="0.9")
+
+
+def finish(figure: Any, legend: bool = True) -> bytes:
+    """Returns a drawn figure as PNG with one legend of all its labels above it."""
+    known: dict[str, Any] = {}
+    for axes in figure.axes if legend else ():
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            known.setdefault(label, handle)
+    if known:
+        columns = 1 if max(map(len, known)) > 30 else 2 if max(map(len, known)) > 12 else 3
+        figure.legend(known.values(), known, loc="outside upper left", ncols=columns, fontsize=8, frameon=False)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=_DPI)
+    return stream.getvalue()

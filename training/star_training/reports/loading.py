@@ -1,9 +1,12 @@
 """The models of a page, with their logs and evaluation records."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from star_catalog.reading import json_object
+
+from ..engine.best import FOLDER
 from ..engine.logging import read
 from ..engine.results import read as read_results
 from ..evaluation.record import Record
@@ -18,6 +21,9 @@ class Shown:
     folder: Path | None  # holds its weights and its card
     log: list[dict[str, Any]]  # entries of its training log; empty if it has none
     evaluations: list[Record]
+    comparisons: list[dict[str, Any]] = field(default_factory=list)  # of `star-zoo compare`, with this model first
+    settings: dict[str, Any] = field(default_factory=dict)  # recipe.json or finetune.json; empty if it has none
+    steps: int | None = None  # of its training
 
     def details(self, protocol: str) -> dict[str, Any] | None:
         """Returns the details of the first record of a protocol; None if it was not run."""
@@ -35,16 +41,32 @@ def gather(names: list[str]) -> list[Shown]:
 
 def _of(name: str) -> Shown:
     folder = saved_folder(name)
-    run = folder.parent if folder.name == "export" else folder
-    log = run / "log.jsonl"
-    return Shown(called(str(run)), folder, read(log) if log.is_file() else [], _evaluations(folder / "results.json"))
+    log = (folder.parent if folder.name in ("export", FOLDER) else folder) / "log.jsonl"
+    results = read_results(folder / "results.json")
+    files = (folder / "finetune.json", folder / "recipe.json")
+    settings = next((json_object(path, path.name) for path in files if path.is_file()), {})
+    return Shown(
+        called(str(folder)),
+        folder,
+        read(log) if log.is_file() else [],
+        _evaluations(folder / "results.json"),
+        results.get("comparisons", []),
+        settings,
+        results.get("training", {}).get("steps"),
+    )
 
 
 def _from_file(path: Path) -> list[Shown]:
     by_model: dict[str, list[Record]] = {}
     for record in _evaluations(path):
         by_model.setdefault(record.model, []).append(record)
-    return [Shown(label(model), None, [], records) for model, records in by_model.items()]
+    compared: dict[str, list[dict[str, Any]]] = {}
+    for comparison in read_results(path).get("comparisons", []):
+        compared.setdefault(comparison["model"], []).append(comparison)
+    return [
+        Shown(label(model), None, [], by_model.get(model, []), compared.get(model, []))
+        for model in dict.fromkeys([*by_model, *compared])
+    ]
 
 
 def _evaluations(path: Path) -> list[Record]:

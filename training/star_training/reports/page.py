@@ -7,7 +7,7 @@ from star_catalog.reading import refusing
 
 from ..data.eval_sets.dataset import Splits
 from ..publishing import card
-from . import figures, html, neighbours, reconstructions, tables
+from . import figures, html, neighbours, omissions, reconstructions, tables
 from .loading import gather
 
 _SHEETS = (neighbours.draw, reconstructions.draw)  # of images
@@ -24,14 +24,16 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     with refusing(f"{', '.join(names)}: the log or the details of an evaluation can't be drawn"):
         found = figures.draw(models)
     found += [figure for spec in data for sheet in _SHEETS for figure in sheet(models, Splits(spec))]
-    transfer = tables.transfer(models)
-    if not (found or transfer):
+    measured = tables.accuracies(models) + tables.comparisons(models)
+    if not (found or measured):
         raise ValueError(f"{', '.join(names)}: no log and no evaluation to show; run `star-zoo eval all` first")
     note = "Brackets are the 95 % interval over the test images or tasks of one pretraining run."
-    write_text(out, html.render(", ".join(model.label for model in models), note, transfer, found))
+    shown = [tables.summary(models), *measured]
+    title = ", ".join(model.label for model in models)
+    write_text(out, html.render(title, note, shown, found, omissions.of(models, data)))
     if len(models) == 1 and (folder := models[0].folder):
         for figure in found:
             with replacing(folder / f"{figure.name}.png") as part:
                 part.write_bytes(figure.png)
         card.write(folder)
-    return [table.title for table in transfer] + [figure.title for figure in found]
+    return [table.title for table in shown] + [figure.title for figure in found]

@@ -26,19 +26,59 @@ class Table(NamedTuple):
         return markdown(self)
 
 
-def transfer(models: list[Shown]) -> list[Table]:
-    """Returns one table per accuracy: models by data sets, shares in per cent, with 95 % intervals."""
-    cells: dict[str, dict[tuple[str, str], str]] = {}
+def accuracies(models: list[Shown]) -> list[Table]:
+    """Returns one table: a row for each data set and model, a column for each accuracy, shares in per cent, with 95 %
+    intervals; no table without any.
+    """
+    columns: dict[str, str] = {}  # title by slug
+    cells: dict[tuple[str, str], dict[str, str]] = {}
     for model in models:
         for record in model.evaluations:
             for metric in filter(lambda metric: metric.is_accuracy, record.metrics.values()):
-                cells.setdefault(title(metric), {})[model.label, record.data] = cell(metric)
-    tables = []
-    for name, known in sorted(cells.items()):
-        sets = sorted({data for _, data in known})
-        rows = [[m.label, *(known.get((m.label, data), "not measured") for data in sets)] for m in models]
-        tables.append(Table(name, ["model", *sets], [row for row in rows if set(row[1:]) != {"not measured"}]))
-    return tables
+                columns[metric.slug] = title(metric)
+                cells.setdefault((record.data, model.label), {})[metric.slug] = cell(metric)
+    order = [model.label for model in models]
+    rows = [
+        [data, label, *(cells[data, label].get(slug, "not measured") for slug in columns)]
+        for data, label in sorted(cells, key=lambda row: (row[0], order.index(row[1])))
+    ]
+    return [Table("Accuracy by data set", ["data", "model", *columns.values()], rows)] if rows else []
+
+
+def comparisons(models: list[Shown]) -> list[Table]:
+    """Returns one table of what `star-zoo compare` recorded, in per cent; no table without any."""
+    rows = [
+        [
+            row["data"],
+            row["name"],
+            f"{model.label}: {100 * row['first']:.1f}",
+            f"{compared['other']}: {100 * row['second']:.1f}",
+            per_cent(Estimate(**row["difference"])),
+        ]
+        for model in models
+        for compared in model.comparisons
+        for row in compared["rows"]
+    ]
+    head = ["data", "metric, %", "first", "second", "first minus second"]
+    return [Table("Comparisons on the same test images", head, rows)] if rows else []
+
+
+def summary(models: list[Shown]) -> Table:
+    """Returns the models with their backbones and their training, "-" where nothing is recorded."""
+    head = ["model", "backbone or start", "objective", "images", "epochs", "steps"]
+    return Table("Models", head, [[model.label, *_training(model)] for model in models])
+
+
+def _training(model: Shown) -> list[str]:
+    settings = model.settings
+    tuned = "model" in settings  # fine-tuned from this one
+    objective = "fine-tuning" if tuned else settings.get("objective", "-")
+    found = [
+        settings.get("model" if tuned else "backbone", "-"),
+        objective,
+        settings.get("data", {}).get("source", "-"),
+    ]
+    return [*map(str, found), str(settings.get("epochs", "-")), "-" if model.steps is None else f"{model.steps:,}"]
 
 
 def compare(models: list[Shown], slugs: Sequence[str]) -> Table:

@@ -1,10 +1,9 @@
 """Curves over training steps that show when methods diverge, each the mean over the seeds of a method."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..reports.drawing import STYLES, Figure, axes_of, finish
+from ..reports.drawing import Figure, axes_of, draw_lines, finish, looks_of, sized
 from ..reports.tables import Table
 from .outcome import Outcome
 from .study import Study
@@ -51,21 +50,14 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
     panels = {title: lines for title, lines in panels.items() if lines}
     if not panels:
         return None
-    columns = 2
-    rows = -(-len(panels) // columns)
-    figure, axes = axes_of(columns, rows, 10, 3.0 * rows)
-    numbered = enumerate(zip(study.methods, itertools.cycle(STYLES), strict=False))
-    known: dict[str, Any] = {m.name: {"color": f"C{k}", **style} for k, (m, style) in numbered}  # the same in all plots
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
-        for method, curve in lines.items():
-            x, y = zip(*curve, strict=True)
-            axis.plot(x, y, label=method, markevery=max(1, len(x) // 8), markersize=4, **known[method])
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, fontsize=9)
+    looks = looks_of(method.name for method in study.methods)  # the same in all plots
+    with sized():
+        figure, axes = axes_of(len(panels), height=1.9)
+        for axis, (title, lines) in zip(axes[:, 0], panels.items(), strict=True):
+            series = {method: ([x for x, _ in curve], [y for _, y in curve]) for method, curve in lines.items()}
+            draw_lines(axis, series, looks)
+            axis.set(title=title, xlabel="step")
+        png = finish(figure)
     cells = [
         [title, method, f"{curve[0][1]:.3f}", f"{curve[len(curve) // 2][1]:.3f}", f"{curve[-1][1]:.3f}"]
         for title, lines in panels.items()
@@ -73,7 +65,7 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
     ]
     caption = f"Curves over steps, each the mean over a method's seeds: {', '.join(panels)}; the table has the numbers."
     numbers = Table("over steps", ["quantity", "method", "first", "halfway", "last"], cells)
-    return Figure("curves", "When the methods diverge", caption, finish(figure), numbers)
+    return Figure("curves", "When the methods diverge", caption, png, numbers)
 
 
 def _by_method(study: Study, outcomes: Sequence[Outcome], read: Callable[[Outcome], Curve]) -> dict[str, Curve]:

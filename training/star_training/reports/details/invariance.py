@@ -1,37 +1,35 @@
 """Invariance: cosine of whitened features before and after transformations."""
 
-import itertools
 from typing import Any
 
 import numpy as np
 
-from ..drawing import STYLES, Figure, axes_of, finish
+from ..drawing import Figure, Looks, axes_of, draw_lines, finish
 from ..tables import Table
 
 
-def draw(known: dict[str, dict[str, Any]]) -> Figure | None:
+def draw(known: dict[str, dict[str, Any]], looks: Looks) -> Figure | None:
     """Returns one small plot per transformation, over its strengths."""
     by_model = {label: details["curves"] for label, details in known.items()}
     if not by_model:
         return None
     names = [name for name in next(iter(by_model.values())) if all(name in curves for curves in by_model.values())]
-    columns = 3
-    figure, axes = axes_of(columns, -(-len(names) // columns), 9, 2.4 * -(-len(names) // columns))
+    columns = 2
+    figure, axes = axes_of(-(-len(names) // columns), columns, 1.5)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     for name, axis in zip(names, axes.flat, strict=False):
-        for (label, curves), style in zip(by_model.items(), itertools.cycle(STYLES), strict=False):
-            curve = curves[name]
-            axis.plot(range(len(curve["strengths"])), curve["cosine"], label=label, markersize=4, **style)
-            axis.set_xticks(
-                range(len(curve["strengths"])),
-                [f"{s:g}" if isinstance(s, float | int) else str(s) for s in curve["strengths"]],
-                fontsize=6,
-                rotation=45,
-            )
-        axis.set_title(name, fontsize=9)
-        axis.set_ylim(-0.05, 1.05)
-    axes[0, 0].legend(fontsize=7)
+        strengths = next(iter(by_model.values()))[name]["strengths"]
+        draw_lines(
+            axis,
+            {label: (range(len(curves[name]["cosine"])), curves[name]["cosine"]) for label, curves in by_model.items()},
+            looks,
+        )
+        ends = sorted({0, len(strengths) - 1})
+        axis.set_xticks(ends, [_shown(strengths[k]) for k in ends])
+        axis.set(title=name, ylim=(-0.05, 1.05))
+    figure.supylabel("cosine of whitened features", fontsize=9)
+    figure.supxlabel("strength", fontsize=9)
     rows = [
         [label, *(f"{np.mean(curves[name]['cosine']):.3f}" for name in names)] for label, curves in by_model.items()
     ]
@@ -43,3 +41,7 @@ def draw(known: dict[str, dict[str, Any]]) -> Figure | None:
         finish(figure),
         Table("mean cosine", ["model", *names], rows),
     )
+
+
+def _shown(strength: Any) -> str:
+    return f"{strength:g}" if isinstance(strength, float | int) else str(strength)

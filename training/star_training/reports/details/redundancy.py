@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from ..drawing import Figure, axes_of, draw_lines, finish
+from ..drawing import Figure, Looks, axes_of, draw_lines, finish
 from ..tables import Table
 
 
-def draw(known: dict[str, dict[str, Any]]) -> Figure | None:
+def draw(known: dict[str, dict[str, Any]], looks: Looks) -> Figure | None:
     """Returns one curve per model, largest correlation first."""
     series = {}
     for label, details in known.items():
@@ -15,7 +15,7 @@ def draw(known: dict[str, dict[str, Any]]) -> Figure | None:
     if not series:
         return None
     figure, axes = axes_of()
-    draw_lines(axes[0, 0], series)
+    draw_lines(axes[0, 0], series, looks)
     axes[0, 0].set(xlabel="canonical dimension", ylabel="correlation of z_inv and z_eq", ylim=(0, 1.02))
     rows = [[label, f"{sum(y) / len(y):.3f}", f"{y[0]:.3f}", f"{y[-1]:.3f}"] for label, (_, y) in series.items()]
     alt = "; ".join(f"{label} {average} on average" for label, average, *_ in rows)

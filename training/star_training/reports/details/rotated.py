@@ -2,21 +2,22 @@
 
 from typing import Any
 
-from ..drawing import Figure, axes_of, draw_lines, finish
+from ..drawing import Figure, Looks, axes_of, draw_lines, finish
 from ..tables import Table
 
 
-def draw(known: dict[str, dict[str, Any]]) -> Figure | None:
+def draw(known: dict[str, dict[str, Any]], looks: Looks) -> Figure | None:
     """Returns one small plot per classifier, a curve for each model over the angles of discs."""
     if not known:
         return None
     names = sorted({name for details in known.values() for name in details["discs"]})
-    figure, axes = axes_of(len(names), 1, 4.5 * len(names), 3.5)
+    figure, axes = axes_of(len(names), height=2.3)
     rows = []
-    for name, axis in zip(names, axes[0], strict=True):
+    for name, axis in zip(names, axes[:, 0], strict=True):
         by_model = {label: details for label, details in known.items() if name in details["discs"]}
-        draw_lines(axis, {label: (of["degrees"]["discs"], of["discs"][name]) for label, of in by_model.items()})
-        axis.set(title=name, xlabel="angle, degrees", ylabel="accuracy", xticks=range(0, 361, 90), ylim=(0, 1))
+        series = {label: (of["degrees"]["discs"], of["discs"][name]) for label, of in by_model.items()}
+        draw_lines(axis, series, looks)
+        axis.set(title=name, xlabel="angle, degrees", ylabel="top-1", xticks=range(0, 361, 90), ylim=(0, 1))
         rows += [
             [label, name, *(f"{value:.3f}" for value in of["quarter turns"][name])] for label, of in by_model.items()
         ]

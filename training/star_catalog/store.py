@@ -8,7 +8,6 @@ A file can be replaced in one step, a folder can't. Therefore a new version is c
 """
 
 import contextlib
-import functools
 import os
 import re
 import secrets
@@ -28,6 +27,7 @@ FILES = (
 _TAG = re.compile(r"star_[a-z0-9_]+\.[a-z0-9_]+")
 _CURRENT = "current"
 _VERSION = re.compile(r"version-[0-9a-f]{8}")
+_noted: set[Path] = set()
 _GRACE = 600  # seconds for which a replaced version is kept; loading a model takes less
 
 
@@ -42,12 +42,10 @@ def keeping() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _note(one_line(error))
-
-
-@functools.cache
-def _note(reason: str) -> None:
-    print(f"star-zoo: nothing is cached in {home()}, because it can't be written: {reason}", file=sys.stderr)
+        if (where := home()) not in _noted:
+            _noted.add(where)
+            reason = one_line(error)
+            print(f"star-zoo: nothing is cached in {where}, because it can't be written: {reason}", file=sys.stderr)
 
 
 def place(tag: str) -> Path:

@@ -11,6 +11,7 @@ _PACKAGES = [Path(folder) for package in ("star_catalog", "star_training", "star
 _OF_EXTRAS = {
     "train": ("accelerate", "jinja2", "matplotlib", "numpy", "PIL", "pyarrow", "sklearn", "scipy", "tqdm", "uniplot"),
     "detect": ("pycocotools",),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
 }
 
 

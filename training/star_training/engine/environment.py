@@ -6,15 +6,17 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import accelerate
 import torch
 
 from ..messages import detail
 from ..settings.base import Settings
 from ..settings.show import rows
 from ..version import version
+
+if TYPE_CHECKING:
+    import accelerate  # which evaluations don't need
 
 
 def versions() -> dict[str, str]:
@@ -40,7 +42,7 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def computed_with(processes: accelerate.PartialState) -> dict[str, Any]:
+def computed_with(processes: "accelerate.PartialState") -> dict[str, Any]:
     """Returns the device, and the numbers of processes and threads, on which the bits of a training depend."""
     found = {"device": processes.device.type, "processes": processes.num_processes}
     return found | ({"threads": torch.get_num_threads()} if processes.device.type == "cpu" else {})
@@ -60,7 +62,7 @@ def other_bits(before: dict[str, Any] | None, now: dict[str, Any], step: int) ->
     )
 
 
-def print_details(settings: Settings, processes: accelerate.PartialState) -> None:
+def print_details(settings: Settings, processes: "accelerate.PartialState") -> None:
     """Prints, if details are wanted, what a training computes with, and its settings that aren't the defaults."""
     detail(", ".join(f"{name} {value}" for name, value in (versions() | computed_with(processes)).items()))
     for row in rows(settings, {}):

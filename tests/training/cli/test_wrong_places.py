@@ -1,0 +1,131 @@
+"""Names, folders and networks that aren't there: one line with the way out, and nothing is left behind."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from huggingface_hub import constants
+
+from runs import command, exported, pictures
+from star_catalog import zoo
+from star_catalog.files import user_path
+from star_training.cli.main import main
+from star_training.pretraining.run import Run
+from star_zoo import load_objective
+
+MODEL = zoo.EMBEDDED / "star_resnet10t.cifar10"
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a refused command says, without its beginning."""
+    assert main([str(argument) for argument in arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("star-zoo: ") and "unexpected" not in line
+    return line.removeprefix("star-zoo: ")
+
+
+@pytest.mark.parametrize("name", ["runs/nowhere", "./nowhere", "~/nowhere", "a/b/c", "local-dir:nowhere"])
+def test_a_path_to_nothing_is_not_looked_up_on_the_hub(name: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (["card", name], ["eval", "knn", name, "--data", "x"], ["finetune", name, "--data", "x"]):
+        assert f"{name!r} doesn't exist; pass a run" in refusal(capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_tag_lists_the_known_ones_of_its_architecture(capsys):
+    said = (
+        "tag 'star_resnet10t.cifar11' not found; did you mean 'star_resnet10t.cifar10'? known: star_resnet10t.cifar10, "
+    )
+    assert said in refusal(capsys, "card", "star_resnet10t.cifar11")
+    for make in (load_objective, lambda name: timm.create_model(name, pretrained=True)):
+        with pytest.raises(ValueError, match="did you mean 'star_resnet10t.cifar10'"):
+            make("star_resnet10t.cifar11")
+
+
+def test_the_hub_is_tried_twice(monkeypatch: pytest.MonkeyPatch):
+    tried = []
+
+    class Session:
+        def head(self, url: str, **_: object) -> None:
+            tried.append(url)
+            raise RuntimeError("no route\nto host")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    said = "is not in the cache, and the Hub can't be reached .no route to host.$"
+    with pytest.raises(zoo.NotAvailable, match=said):
+        zoo.fetch(zoo.Repository("owner/name"), "model.safetensors")
+    assert tried == [constants.ENDPOINT] * 2
+
+
+def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert user_path("~/a") == tmp_path / "a" and user_path("~nobody-here/a") == Path("~nobody-here/a")
+    shutil.copytree(MODEL, tmp_path / "model")
+    assert main(["publish", "~/model", "me/star", "--dry-run", "--out", "~/staged"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "staged"]
+
+
+def test_the_recipe_for_own_images_asks_for_them(tmp_path: Path, capsys):
+    line = refusal(capsys, "pretrain", "folder", "--out", tmp_path / "run")
+    assert line == "the recipe folder has no images of its own; pass yours with --data path/to/images"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_new_classifier_may_be_asked_for_in_the_overlay():
+    """As by the argument: the weights have none."""
+    made = [
+        timm.create_model("star_resnet10t", pretrained=True, **given).state_dict()
+        for given in ({"pretrained_cfg_overlay": {"num_classes": 7}}, {"num_classes": 7})
+    ]
+    assert made[0]["fc.weight"].shape == (7, 512)
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0] if not name.startswith("fc."))
+
+
+@pytest.mark.parametrize("size", [0, 100, 10_000])
+def test_weights_cut_short(size: int, tmp_path: Path, capsys):
+    folder = Path(shutil.copytree(MODEL, tmp_path / "model"))
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:size])
+    data = pictures(tmp_path / "images", 8)
+    for words in (["eval", "knn", folder], ["compare", folder, "pixels"]):
+        refusal(capsys, *words, "--data", data)
+    refusal(capsys, "convert", folder, "--to-released", tmp_path / "new.pth")
+    refusal(capsys, "install", folder, "star_resnet10t.mine")
+    assert not (tmp_path / "new.pth").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_noted_once(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "file"))
+    data = pictures(tmp_path / "images", 20)
+    words = ["eval", "all", "pixels", "--protocols", "knn", "--data", str(data), "--out", str(tmp_path / "r.json")]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert "1-NN top-1" in out and (tmp_path / "r.json").is_file()
+    assert err.count(f"nothing is cached in {tmp_path / 'file'}, because it can't be written") == 1
+
+
+def test_a_run_in_another_thread(tmp_path: Path):
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(main(command(tmp_path / "run", settings=("epochs=1",)))))
+    thread.start()
+    thread.join()
+    assert codes == [0] and exported(tmp_path / "run")
+
+
+def test_a_model_that_cannot_be_saved_is_found_before_the_first_step(tmp_path: Path, monkeypatch, capsys):
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("not saved")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("star_training.pretraining.run.save_pretrained", broken)
+        patch.setattr(Run, "_train_step", broken)
+        line = refusal(capsys, *command(tmp_path / "run"))
+        assert line == "the model could be trained, but not saved: not saved"
+    assert not (tmp_path / "run" / "recipe.json").exists()  # which would keep the next try out

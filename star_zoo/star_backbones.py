@@ -70,7 +70,7 @@ def star_name(saved: str) -> str:
     return saved if saved in group_resnet.ARCHITECTURES else _PREFIX + saved
 
 
-def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
+def _cfg(name: str, size: int, channels: int = 3, **row: Any) -> PretrainedCfg:
     """Returns the timm cfg of a row: structure from the cfg of its network, everything else from the row.
 
     Raises ValueError if the architecture is unknown.
@@ -78,7 +78,7 @@ def _cfg(name: str, size: int, **row: Any) -> PretrainedCfg:
     base = _network(name.partition(".")[0]).structure
     # The rest of timm's cfg (statistics, test size, custom_load) describes timm's weights.
     return PretrainedCfg(
-        input_size=(3, size, size),
+        input_size=(channels, size, size),
         fixed_input_size=base.fixed_input_size,
         min_input_size=base.min_input_size,
         pool_size=base.pool_size and 2 * (math.ceil(size / 32),),  # None for a ViT; timm's suite checks the 32

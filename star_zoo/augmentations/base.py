@@ -1,6 +1,6 @@
 """The interface of an augmentation: named parameters that are drawn first and applied second.
 
-Letters: B images, S view size in pixels, P parameters of one view.
+Letters: B images, C channels, S view size in pixels, P parameters of one view.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,12 @@ class Augmentation:
         raise NotImplementedError
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """Applies the operation to a batch: (B, 3, S, S) float in [0, 1], (B, len(fields)) -> (B, 3, S, S)."""
+        """Applies the operation to a batch: (B, C, S, S) float in [0, 1], (B, len(fields)) -> (B, C, S, S)."""
         raise NotImplementedError
+
+    def without_color(self) -> "Augmentation | None":
+        """Returns the part of the operation that acts on images of any number of channels; None if there is none."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class Framing(Augmentation):
     size: int  # S, pixels
 
     def crop(self, image: Tensor, params: Tensor) -> Tensor:
-        """Returns one view of one image, in a worker: (3, height, width), (len(fields),) -> (3, S, S) uint8."""
+        """Returns one view of one image, in a worker: (C, height, width), (len(fields),) -> (C, S, S).
+
+        Pixels are uint8, or float32 from 0 to 255 for images of more than 8 bits, before and after.
+        """
         raise NotImplementedError
 
     def shrink(self, params: Tensor, height: int, width: int) -> int:
@@ -61,7 +68,7 @@ class Framing(Augmentation):
         return self.crop(image, params)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """Converts a batch of `crop`'s results to images in [0, 1]: (B, 3, S, S) uint8 -> (B, 3, S, S) float."""
+        """Converts a batch of `crop`'s results to images in [0, 1]: (B, C, S, S) -> (B, C, S, S) float."""
         return images.contiguous().float() / 255  # views arrive channels last; the operations work plane by plane
 
 

@@ -1,12 +1,12 @@
 """Colour jitter in two styles, grayscale, solarize and inversion.
 
-Images are (B, 3, S, S) float in [0, 1]. Sources: `torchvision` follows torchvision's functional colour operations on
-float tensors; `released` follows kornia 0.4.1, which the authors pin: brightness is added, contrast multiplies without
-a mean, saturation and hue act in HSV.
+Images are (B, C, S, S) float in [0, 1]; hue, saturation and grayscale exist for three channels. Sources:
+`torchvision` follows torchvision's functional colour operations on float tensors; `released` follows kornia 0.4.1,
+which the authors pin: brightness is added, contrast multiplies without a mean, saturation and hue act in HSV.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +18,9 @@ _LUMA = {"released": (0.299, 0.587, 0.114), "torchvision": (0.2989, 0.587, 0.114
 
 
 def luma(images: Tensor, style: str) -> Tensor:
-    """Returns the grey value of each pixel: (B, 3, S, S) -> (B, 1, S, S)."""
+    """Returns the grey value of each pixel, the mean unless there are three channels: (B, C, S, S) -> (B, 1, S, S)."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
     r, g, b = _LUMA[style]
     return r * images[:, 0:1] + g * images[:, 1:2] + b * images[:, 2:3]
 
@@ -50,6 +52,8 @@ def jitter_torchvision(images: Tensor, brightness: Tensor, contrast: Tensor, sat
     """Applies torchvision's adjust_brightness, _contrast, _saturation and _hue, in this order; factors (B,)."""
     images = (per_image(brightness) * images).clamp(0, 1)
     images = _blend(images, luma(images, "torchvision").mean((1, 2, 3), keepdim=True), per_image(contrast))
+    if images.shape[1] != 3:
+        return images
     images = _blend(images, luma(images, "torchvision"), per_image(saturation))
     h, s, v = rgb_to_hsv(images)
     return hsv_to_rgb(h + hue[:, None, None], s, v)
@@ -59,6 +63,8 @@ def jitter_released(images: Tensor, brightness: Tensor, contrast: Tensor, satura
     """Applies kornia 0.4.1's brightness, contrast, saturation and hue, in this order; factors (B,)."""
     images = (images + per_image(brightness - 1)).clamp(0, 1)
     images = (images * per_image(contrast)).clamp(0, 1)
+    if images.shape[1] != 3:
+        return images
     h, s, v = rgb_to_hsv(images)  # one conversion for both; kornia converts to RGB and back between the two
     return hsv_to_rgb(h + hue[:, None, None], (s * saturation[:, None, None]).clamp(0, 1), v)
 
@@ -72,7 +78,8 @@ class ColorJitter(Augmentation):
 
     The order is fixed, so that equal parameters produce equal images; the released code shuffles it once per batch and
     does not encode it for its heads. Factors are uniform in [1 - x, 1 + x], not below 0; the hue shift is uniform in
-    [-hue, hue]. Raises ValueError for an unknown style or a hue outside [0, 0.5].
+    [-hue, hue]. Images of another number of channels than three change in brightness and contrast alone. Raises
+    ValueError for an unknown style or a hue outside [0, 0.5].
     """
 
     fields: ClassVar = ("brightness", "contrast", "saturation", "hue")
@@ -102,6 +109,9 @@ class ColorJitter(Augmentation):
         factors = (between(max(0.0, 1 - x), 1 + x, share) for x, share in zip(spans, u[1:4], strict=True))
         return *factors, between(-self.hue, self.hue, u[4])
 
+    def without_color(self) -> "ColorJitter":
+        return replace(self, saturation=0.0, hue=0.0)
+
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         jittered = _STYLES[self.style](images, *params.unbind(1))
         untouched = (params == constants(params, self.base(0, 0))).all(1)
@@ -129,6 +139,9 @@ class Grayscale(Augmentation):
 
     def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
         return (float(u[0] < self.p),)
+
+    def without_color(self) -> None:
+        return None
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
         return torch.where(per_image(params[:, 0] > 0.5), luma(images, self.style), images)

@@ -1,6 +1,6 @@
 """A policy: a sequence of augmentations whose parameters are the columns of one row.
 
-Letters: B images, S view size in pixels, P parameters of one view.
+Letters: B images, C channels, S view size in pixels, P parameters of one view.
 """
 
 import functools
@@ -26,6 +26,7 @@ _KINDS = (
 )  # fmt: skip
 KNOWN: dict[str, type[Augmentation]] = {kind.__name__: kind for kind in _KINDS}
 _IN_CACHE = 1_000_000  # pixel values processed together, 4 MB of float32
+AUTO = "auto"  # of pixel statistics in plain data: to be estimated from the images
 _SAMPLE = 4096  # draws for an estimated mean, whose standard error is 1.6 % of a standard deviation
 
 
@@ -36,13 +37,13 @@ class Policy:
     The first augmentation makes the view from the image, e.g. `Crop`; the others transform the batch of views.
     `statistics` are the mean and standard deviation of each field over the training set if they are known, e.g. the
     authors' constants; otherwise `field_statistics` estimates them. Raises ValueError unless the first augmentation,
-    and no other, makes the view, if it is larger than 4096 pixels, if a field is repeated, or if the statistics have
-    the wrong length.
+    and no other, makes the view, if it is larger than 4096 pixels, if a field is repeated, if the statistics have the
+    wrong length, or if a colour operation meets images that have neither one nor three channels.
     """
 
     augmentations: tuple[Augmentation, ...]
-    mean: tuple[float, float, float]  # statistics of pixels in [0, 1], per channel
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # statistics of pixels in [0, 1], per channel; empty if they are still to be estimated
+    std: tuple[float, ...]
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +60,50 @@ class Policy:
                 f"statistics must be {len(self.fields)} means and as many standard deviations, one for each of "
                 f"{', '.join(self.fields)}"
             )
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"the policy has {len(self.mean)} pixel means and {len(self.std)} standard deviations; pass one of "
+                "each for each channel"
+            )
+        if self.mean:
+            self._check_color(self.channels)
+
+    def _check_color(self, channels: int) -> None:
+        """Raises ValueError for an operation that images of so many channels lack the colours for."""
+        if channels in (1, 3):  # on grey images, hue, saturation and grayscale change nothing
+            return
+        if colored := [k for k, a in enumerate(self.augmentations) if a.without_color() != a]:
+            names = " and ".join(f"{type(self.augmentations[k]).__name__} (policy.augmentations.{k})" for k in colored)
+            raise ValueError(
+                f"{names} of the policy needs images of three channels, not {channels}; take a policy without colour "
+                "operations, e.g. --set policy=ventral (crops and flips), or set the hue and the saturation of "
+                "ColorJitter to 0"
+            )
+
+    @property
+    def channels(self) -> int:
+        """C, the number of channels of the images. Raises ValueError if the pixel statistics aren't known yet."""
+        if not self.mean:
+            raise ValueError("the policy has no pixel statistics yet: give mean and std, one number for each channel")
+        return len(self.mean)
+
+    def of_channels(self, channels: int) -> "Policy":
+        """Returns the policy for images of so many channels.
+
+        Pixel statistics for three channels are dropped where there is another number, so that they are estimated. For
+        grey images, the operations keep only the parts that act on any number of channels. Raises ValueError for
+        other statistics of a wrong length, and for colour operations on two channels or on four and more.
+        """
+        policy = self
+        if channels == 1:
+            kept = tuple(part for a in self.augmentations if (part := a.without_color()) is not None)
+            policy = self if kept == self.augmentations else replace(self, augmentations=kept, statistics=None)
+        if len(self.mean) not in (0, 3, channels):
+            raise ValueError(f"policy.mean has {len(self.mean)} values, but the images have {channels} channels")
+        if len(self.mean) not in (0, channels):
+            policy = replace(policy, mean=(), std=())
+        policy._check_color(channels)
+        return policy
 
     @functools.cached_property
     def fields(self) -> tuple[str, ...]:
@@ -130,8 +175,9 @@ class Policy:
         return sum(a.uniforms for a in self.augmentations)
 
     def crop(self, image: Tensor, params: Tensor, extent: tuple[float, float] | None = None) -> Tensor:
-        """Returns one view of one image, before the other operations: (3, height, width), (P,) -> (3, S, S) uint8.
+        """Returns one view of one image, before the other operations: (C, height, width), (P,) -> (C, S, S).
 
+        Pixels are uint8, or float32 from 0 to 255 for images of more than 8 bits, before and after.
         `extent` is the height and width of the image's content in the image's pixels, its size by default. It is
         smaller if a decoder downscaled the image and the last row or column covers fewer source pixels than the others.
         """
@@ -143,10 +189,10 @@ class Policy:
         return self._framing.shrink(params[: len(self._framing.fields)], height, width)
 
     def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        """Applies the other operations to views: (B, 3, S, S) uint8, (B, P) -> (B, 3, S, S) float32, normalised.
+        """Applies the other operations to views: (B, C, S, S), (B, P) -> (B, C, S, S) float32, normalised.
 
         The views are results of `crop`. The result is differentiable in the params wherever the augmentations are.
-        Raises ValueError if the params have another shape.
+        Raises ValueError if the params have another shape, and without pixel statistics.
         """
         if params.shape != (len(images), len(self.fields)):
             raise ValueError(
@@ -156,7 +202,7 @@ class Policy:
         if images.device.type != "cpu":
             return self._apply(images, params)
         # in parts that stay in the processor's cache from one operation to the next
-        few = max(1, _IN_CACHE // max(images.shape[1:].numel(), 3 * self.size**2))
+        few = max(1, _IN_CACHE // max(images.shape[1:].numel(), self.channels * self.size**2))
         parts = zip(torch.split(images, few), torch.split(params, few), strict=True)
         return torch.cat([self._apply(*part) for part in parts])
 
@@ -177,7 +223,8 @@ class Policy:
     def to_dict(self) -> dict[str, Any]:
         """Returns the policy as plain data for JSON; `from_dict` is the inverse."""
         named = [{"name": type(a).__name__, **asdict(a)} for a in self.augmentations]
-        return {"augmentations": named, "mean": self.mean, "std": self.std, "statistics": self.statistics}
+        pixels = {"mean": self.mean or AUTO, "std": self.std or AUTO}
+        return {"augmentations": named, **pixels, "statistics": self.statistics}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Policy":
@@ -187,7 +234,9 @@ class Policy:
         """
         try:
             made = tuple(augmentation(one) for one in data["augmentations"])
-            return Policy(made, _tuples(data["mean"]), _tuples(data["std"]), _tuples(data.get("statistics")))
+            pixels = data["mean"], data["std"]
+            mean, std = ((), ()) if AUTO in pixels else map(_tuples, pixels)
+            return Policy(made, mean, std, _tuples(data.get("statistics")))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the data is not a policy: {error!r} in {str(data)[:200]}") from error
 

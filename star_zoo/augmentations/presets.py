@@ -66,4 +66,8 @@ def preset(name: str, policy: Policy) -> Policy:
 def of_config(config: dict[str, Any]) -> Policy:
     """Returns our policy for models without one, at the size and pixel statistics of timm's data config."""
     augmentations = Crop(config["input_size"][-1]), Flip(), ColorJitter(), Grayscale()
-    return Policy(augmentations, config["mean"], config["std"])
+    mean, std = (tuple(config[name]) for name in ("mean", "std"))
+    if len(mean) == 3:
+        return Policy(augmentations, mean, std)
+    plain = tuple(part for a in augmentations if (part := a.without_color()) is not None)
+    return Policy(plain, mean, std)

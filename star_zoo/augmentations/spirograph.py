@@ -65,6 +65,9 @@ class Spirograph(Framing):
     def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
         return tuple(between(low, high, share) for (low, high), share in zip(SEEN.values(), u, strict=True))
 
+    def without_color(self) -> None:
+        return None
+
     def crop(self, image: Tensor, params: Tensor) -> Tensor:
         return image  # the object; there is no image to crop before `apply` renders it
 

@@ -39,6 +39,11 @@ class Teacher(nn.Module):
         self._model = (model,)  # a tuple, so that it is not a submodule
         self.num_features: int = model.head_hidden_size
         self.size: int = size or config["input_size"][-1]
+        if len(config["mean"]) != policy.channels:
+            raise ValueError(
+                f"teacher {name!r} takes images of {len(config['mean'])} channels, but these have {policy.channels}; "
+                "pass a teacher of as many channels"
+            )
         ours, theirs = ((policy.mean, policy.std), (config["mean"], config["std"]))
         (mean, std), (their_mean, their_std) = (map(_per_channel, statistics) for statistics in (ours, theirs))
         self.register_buffer("scale", std / their_std, persistent=False)

@@ -30,7 +30,7 @@ class Canonicalization(Objective):
         kind: str = "direct",  # or optimised; see `star_zoo.symmetry.canonicalizer`
     ):
         super().__init__(policy)
-        self.canonicalizer = Canonicalizer(groups.find(group), kind)
+        self.canonicalizer = Canonicalizer(groups.find(group), kind, channels=policy.channels)
 
     def attach(self, encoder: Encoder) -> None:
         """Freezes the backbone, because no term has a gradient with respect to it."""

@@ -58,7 +58,7 @@ class GIAE(GroupObjective):
         self.pose = pose
         self.code = nn.Linear(num_features, code_dim)
         self.pose_map = nn.Linear(num_features, 1, bias=False)  # a map with one channel, from which the pose is read
-        self.decoder = decoder(code_dim, hidden, policy.size)
+        self.decoder = decoder(code_dim, hidden, policy.channels, policy.size)
 
     def attach(self, encoder: Encoder) -> None:
         """Takes the backbone's group. Raises ValueError without one, and for angles with another group than C4."""
@@ -95,8 +95,8 @@ class GIAE(GroupObjective):
         return Reconstruction(turn(canonical, pose, group), canonical, pose)
 
 
-def decoder(code_dim: int, hidden: int, size: int) -> nn.Sequential:
-    """Returns a network that doubles the size of maps until they are images: (B, E) -> (B, 3, S, S)."""
+def decoder(code_dim: int, hidden: int, channels: int, size: int) -> nn.Sequential:
+    """Returns a network that doubles the size of maps until they are images: (B, E) -> (B, C, S, S)."""
     sizes = [size]
     while sizes[0] > _SMALLEST:
         sizes.insert(0, math.ceil(sizes[0] / 2))
@@ -105,7 +105,8 @@ def decoder(code_dim: int, hidden: int, size: int) -> nn.Sequential:
     for side in sizes[1:]:
         layers += [nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Upsample(side)]
         layers.append(nn.Conv2d(hidden, hidden, 3, padding=1, bias=False))
-    return nn.Sequential(*layers, nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, 3, 3, padding=1))
+    layers += [nn.BatchNorm2d(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 3, padding=1)]
+    return nn.Sequential(*layers)
 
 
 def direction(scores: Tensor) -> Tensor:

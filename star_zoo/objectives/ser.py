@@ -58,7 +58,7 @@ class SER(Objective):
             return
         training, size = encoder.training, self.policy.size
         with torch.no_grad():
-            ((seen,),) = encoder.eval().maps([torch.zeros(1, 3, size, size)], [self.layer])
+            ((seen,),) = encoder.eval().maps([torch.zeros(1, self.policy.channels, size, size)], [self.layer])
         encoder.train(training)
         first, second = (nn.Conv2d(c, self.width, 1, bias=False) for c in (seen.shape[1], self.width))
         self.projector = nn.Sequential(first, nn.GELU(), second)

@@ -24,7 +24,7 @@ _SPREAD = 1e-4  # weight of the penalty on similar vectors
 
 
 class Canonicalizer(nn.Module):
-    """Activations of each element of the group, (B, 3, S, S) -> (B, G); turning the images by g moves them by g.
+    """Activations of each element of the group, (B, C, S, S) -> (B, G); turning the images by g moves them by g.
 
     An image is in the pose of its largest activation. In the direct form, an equivariant network computes all
     activations at once. In the optimised form, a_g = cos(r, h(g^-1 x)) with any network h and a fixed random vector r.
@@ -33,13 +33,13 @@ class Canonicalizer(nn.Module):
 
     target: Tensor  # r, (R,)
 
-    def __init__(self, group: Group, kind: str = "direct", device: Any = None, dtype: Any = None):
+    def __init__(self, group: Group, kind: str = "direct", device: Any = None, dtype: Any = None, *, channels: int = 3):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(not_found("kind of canonicalizer", kind, KINDS))
         self.group, self.kind, dd = group, kind, {"device": device, "dtype": dtype}
         self.pool = AveragePool()
-        self.net = _direct(group, dd) if kind == "direct" else _plain(dd)
+        self.net = _direct(group, channels, dd) if kind == "direct" else _plain(channels, dd)
         if kind == "optimised":
             self.register_buffer("target", torch.randn(_VECTOR, **dd))
 
@@ -99,9 +99,10 @@ def check_square(x: Tensor) -> None:
         raise ValueError(f"images are {x.shape[-2]} x {x.shape[-1]}; a canonicalizer takes square ones: resize or crop")
 
 
-def _direct(group: Group, dd: dict[str, Any]) -> nn.Sequential:
-    """Returns an equivariant network: (B, 3, S, S) -> (B, 1, G, 1, 1)."""
-    layers: list[nn.Module] = [LiftConv(group, 3, _FIELDS, 5, **dd), FieldNorm(_FIELDS, **dd), nn.ReLU(inplace=True)]
+def _direct(group: Group, channels: int, dd: dict[str, Any]) -> nn.Sequential:
+    """Returns an equivariant network: (B, C, S, S) -> (B, 1, G, 1, 1)."""
+    lift = LiftConv(group, channels, _FIELDS, 5, **dd)
+    layers: list[nn.Module] = [lift, FieldNorm(_FIELDS, **dd), nn.ReLU(inplace=True)]
     for _ in range(2):
         layers += [AveragePool(), GroupConv(group, _FIELDS, _FIELDS, **dd), FieldNorm(_FIELDS, **dd)]
         layers += [nn.ReLU(inplace=True)]
@@ -115,10 +116,10 @@ class _Mean(nn.Module):
         return x.mean((3, 4), keepdim=True)
 
 
-def _plain(dd: dict[str, Any]) -> nn.Sequential:
-    """Returns a network without symmetry: (B, 3, S, S) -> (B, R)."""
+def _plain(channels: int, dd: dict[str, Any]) -> nn.Sequential:
+    """Returns a network without symmetry: (B, C, S, S) -> (B, R)."""
     layers: list[nn.Module] = []
-    for channels, size in ((3, 5), (_CHANNELS, 3), (_CHANNELS, 3)):
-        layers += [nn.Conv2d(channels, _CHANNELS, size, padding=size // 2, bias=False, **dd)]
+    for width, size in ((channels, 5), (_CHANNELS, 3), (_CHANNELS, 3)):
+        layers += [nn.Conv2d(width, _CHANNELS, size, padding=size // 2, bias=False, **dd)]
         layers += [nn.BatchNorm2d(_CHANNELS, **dd), nn.ReLU(inplace=True), nn.AvgPool2d(2, ceil_mode=True)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(_CHANNELS, _VECTOR, **dd))

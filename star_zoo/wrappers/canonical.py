@@ -43,7 +43,7 @@ class Canonical(Wrapper):
             device = next((p.device for p in backbones[0].parameters()), torch.device("cpu"))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                saved = Canonicalizer(groups.find(group or "c4"), kind or KINDS[0], device=device)
+                saved = Canonicalizer(groups.find(group or "c4"), kind or KINDS[0], device, channels=policy.channels)
         for name, given, own in (("group", group, saved.group.name), ("kind", kind, saved.kind)):
             if given not in (None, own):
                 raise ValueError(f"{name} is {given}; the saved canonicalizer's is {own}: leave {name} out")

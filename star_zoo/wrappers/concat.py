@@ -31,6 +31,8 @@ class Concat(Wrapper):
             raise ValueError("Concat takes models of one kind of input; some of these take images, others objects")
         configs = [_data.resolve_model_data_config(backbone) for backbone in backbones]
         self.sizes = [tuple(config["input_size"][1:]) for config in configs]
+        if len({len(config["mean"]) for config in configs}) > 1:
+            raise ValueError("Concat takes models of images with the same number of channels; these differ")
         mean, std = (torch.tensor([config[key] for config in configs], device="cpu") for key in ("mean", "std"))
         self.register_buffer("scale", (std[0] / std)[..., None, None], persistent=False)
         self.register_buffer("shift", ((mean[0] - mean) / std)[..., None, None], persistent=False)

@@ -87,7 +87,11 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         saved = config["pretrained_cfg"]
         row: dict[str, Any] = {name: tuple(map(float, saved[name])) for name in ("mean", "std") if name in saved}
         row |= {name: saved[name] for name in ("crop_pct", "crop_mode", "interpolation") if name in saved}
-        row |= {"size": int(saved["input_size"][-1]), "num_classes": int(config.get("num_classes", 0))}
+        row |= {
+            "channels": int(saved["input_size"][0]),
+            "size": int(saved["input_size"][-1]),
+            "num_classes": int(config.get("num_classes", 0)),
+        }
         if names := config.get("label_names"):
             row["label_names"] = tuple(map(str, names))
         row["license"] = saved.get("license")  # if missing, it must not become the license of our rows

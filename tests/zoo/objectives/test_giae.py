@@ -138,7 +138,7 @@ def test_the_term_is_the_mean_squared_error_and_trains_everything(pose: str):
 
 @pytest.mark.parametrize("size", [3, 4, 16, 28, 33])
 def test_a_decoder_makes_images_of_any_size(size: int):
-    network = decoder(6, 4, size)
+    network = decoder(6, 4, 3, size)
     sides = [layer.size for layer in network if isinstance(layer, nn.Upsample)]
     assert network(randn(2, 6)).shape == (2, 3, size, size)
     assert all(b in (2 * a, 2 * a - 1) for a, b in itertools.pairwise(sides))

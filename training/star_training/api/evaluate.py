@@ -103,7 +103,7 @@ def _of_one(
     from ..messages import busy, detail
 
     summaries = Summaries(messages())
-    for splits in data:
+    for splits in (each.reading(model.channels) for each in data):
         place = splits.name, splits.spec, protocol
         try:
             summaries.print(splits)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from .sources.raw import Raw, Subset, load
 from .threads import in_threads
 from .tried import note_decoded_bytes, note_undecodable, undecodable
 
+_ALIGNED = 4  # bytes; a float32 must begin at a multiple
 _BLOCK = 32  # images decoded per task: submitting small images one by one costs more than decoding them
 _TASK = 2**24  # decoded bytes per task if the images are as large as expected, and four times that at most
 _LARGE = 3 * 2**20  # bytes of a decoded image: larger ones are decoded on access, mostly at a smaller size
@@ -29,7 +31,7 @@ def fits(decoded_bytes: int, count: int, most: int) -> bool:
 
 
 class CachedSource:
-    """The decodable images of `raw` in one uint8 buffer, whose pages forked workers share.
+    """The decodable images of `raw` in one buffer of bytes, whose pages forked workers share.
 
     Undecodable images are left out with one `BadImageWarning`. Raises DataError if their fraction exceeds `max_bad`.
     `expected` is the expected size of the buffer in bytes, which avoids growing it, and `most` is its limit. The images
@@ -121,16 +123,18 @@ class CachedSource:
 
 @dataclass(frozen=True)
 class _Images:
-    """Images one after another in memory, each (H, W, 3)."""
+    """Images one after another in memory, each (H, W, C), of uint8 or float32."""
 
     buffer: Tensor  # (bytes,) uint8
-    offsets: Tensor  # (N,) int64
-    sizes: Tensor  # (N, 2) int64: height and width
+    offsets: Tensor  # (N,) int64, multiples of 4
+    sizes: Tensor  # (N, 4) int64: height, width, channels and bytes of a value
 
     def __getitem__(self, index: int) -> Tensor:
         offset = int(self.offsets[index])
-        height, width = self.sizes[index].tolist()
-        return self.buffer[offset : offset + 3 * height * width].view(height, width, 3).permute(2, 0, 1)
+        height, width, channels, each = self.sizes[index].tolist()
+        values = self.buffer[offset : offset + channels * height * width * each]
+        values = values.view(torch.float32) if each == 4 else values
+        return values.view(height, width, channels).permute(2, 0, 1)
 
 
 def _decoded(raw: Raw, reasons: dict[int, str], block: int) -> Iterator[Tensor]:
@@ -153,7 +157,7 @@ def _load_block(raw: Raw, indices: range) -> list[tuple[int, Tensor | str]]:
         except UndecodableImage as error:
             block.append((index, str(error)))
             continue
-        size += image.numel()
+        size += image.nbytes
         if size > 4 * _TASK:
             raise TooLarge
         block.append((index, image))
@@ -164,12 +168,14 @@ def _packed(images: Iterable[Tensor], expected_bytes: int, most: int) -> _Images
     buffer = torch.empty(expected_bytes, dtype=torch.uint8)
     offsets, sizes, end = [], [], 0
     for image in images:
-        start, end = end, end + image.numel()
+        start = end if image.dtype == torch.uint8 else -(-end // _ALIGNED) * _ALIGNED
+        end = start + image.nbytes
         if end > most:
             raise TooLarge
         if end > len(buffer):
-            buffer = torch.cat([buffer, torch.empty(max(end // 4, image.numel()), dtype=torch.uint8)])
-        buffer.numpy()[start:end] = image.permute(1, 2, 0).numpy().ravel()  # as decoded, without threads
+            buffer = torch.cat([buffer, torch.empty(max(end // 4, end - start + _ALIGNED), dtype=torch.uint8)])
+        pixels = image.permute(1, 2, 0).numpy()
+        buffer.numpy()[start:end] = pixels.ravel().view(np.uint8)  # as decoded, without threads
         offsets.append(start)
-        sizes.append(image.shape[1:])
+        sizes.append((*pixels.shape, pixels.itemsize))
     return _Images(buffer, torch.tensor(offsets), torch.tensor(sizes))

@@ -1,8 +1,10 @@
 """Batches of views of images; the order of the images and the views' parameters are pure functions of the seed.
 
-Letters: B images on this process, V views of an image, S_v size of view v, P parameters, N images of the data set.
+Letters: B images on this process, C channels, V views of an image, S_v size of view v, P parameters, N images of the
+data set.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +37,7 @@ class Packed(NamedTuple):
     axes are permuted once, on the device.
     """
 
-    views: list[Tensor]  # runs of R views of one size: (R, S_v, S_v, 3) uint8
+    views: list[Tensor]  # runs of R views of one size: (R, S_v, S_v, C) uint8, or float32 from 0 to 255
     params: Tensor  # (V, P) float32
     index: Tensor  # type: ignore[assignment] # () int64
     size: Tensor  # (2,) int64
@@ -66,7 +68,8 @@ def concatenate(batches: Sequence[Packed], pin: bool = False) -> Packed:
 
     def joined(parts: list[Tensor]) -> Tensor:
         rows = sum(map(len, parts))
-        return torch.cat(parts, out=torch.empty(rows, *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin))
+        kind = functools.reduce(torch.promote_types, {part.dtype for part in parts})  # images may differ in depth
+        return torch.cat(parts, out=torch.empty(rows, *parts[0].shape[1:], dtype=kind, pin_memory=pin))
 
     return _each(batches, joined)
 
@@ -117,7 +120,7 @@ class MultiViewDataset(Dataset[Packed]):
 
 
 def _runs(crops: list[Tensor]) -> list[Tensor]:
-    """Stacks consecutive views of one size: V of (3, S_v, S_v) -> runs of (R, S_v, S_v, 3)."""
+    """Stacks consecutive views of one size: V of (C, S_v, S_v) -> runs of (R, S_v, S_v, C)."""
     runs: list[list[Tensor]] = []
     for crop in (c.permute(1, 2, 0) for c in crops):
         if runs and runs[-1][0].shape == crop.shape:

@@ -128,18 +128,24 @@ def _shrink(resized: int, height: int, width: int) -> int:
 def _transformed(
     transform: Any, kept: tuple[int, int, int] | None, longest: int | None, image: Tensor
 ) -> tuple[Tensor]:
-    """Applies timm's transform; an image of the size `kept` is neither resized nor cropped."""
-    if len(image) != 3:
+    """Applies timm's transform; an image of the size `kept` is neither resized nor cropped.
+
+    Images of 8 bits in grey or RGB are resized by Pillow, others as tensors, because Pillow has no mode for them.
+    """
+    if len(image) != len(transform.transforms[-1].mean):
         raise ValueError("spirographs are rendered by a pretraining policy; evaluate this model on images")
     if image.shape == kept:
         return (transform.transforms[-1](image.float() / 255),)
+    image = image if longest is None else _middle(image, longest)
+    if image.dtype != torch.uint8 or len(image) not in (1, 3):
+        return (transform(image.float() / 255),)
     from torchvision.transforms.v2.functional import to_pil_image
 
-    return (transform(to_pil_image(image if longest is None else _middle(image, longest))),)
+    return (transform(to_pil_image(image)),)
 
 
 def _middle(image: Tensor, longest: int) -> Tensor:
-    """Returns the part around the centre of an image (3, H, W) that is `longest` times as long as wide, if it is more.
+    """Returns the part around the centre of an image (C, H, W) that is `longest` times as long as wide, if it is more.
 
     That is within a pixel, because as many pixels are cut from both ends, so that the centre stays where it is.
     """

@@ -65,6 +65,13 @@ class FrozenModel:
         return sha.hexdigest()[:16]
 
     @functools.cached_property
+    def channels(self) -> int:
+        """The number of channels of the images that the model takes; 3 for objects, which aren't images."""
+        if getattr(self.backbone, "takes_objects", False):
+            return 3
+        return int(getattr(self.backbone, "pretrained_cfg", {}).get("input_size", (3,))[0])
+
+    @functools.cached_property
     def policy(self) -> "Policy":
         """The objective's policy, else a wrapper's, else our default one at the backbone's size and statistics."""
         import timm
@@ -130,11 +137,13 @@ def evaluation_device() -> torch.device:
 class Recognised(FrozenModel):
     """A model whose fingerprint an earlier process has computed; the network is created when it is needed.
 
-    Features in the cache are therefore read without it. `make` creates the model.
+    Features in the cache are therefore read without it. `known` is the fingerprint and the number of channels; `make`
+    creates the model.
     """
 
-    def __init__(self, name: str, fingerprint: str, make: Callable[[], FrozenModel], cache: Path | None, workers: int):
-        self.name, self.fingerprint, self.workers = name, fingerprint, workers
+    def __init__(self, name: str, known: str, make: Callable[[], FrozenModel], cache: Path | None, workers: int):
+        self.fingerprint, channels = known.split()
+        self.name, self.channels, self.workers = name, int(channels), workers
         self.cache = FeatureCache(cache) if cache else None
         self._make = make
         self._features = {}
@@ -162,11 +171,11 @@ def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = EVA
         return FrozenModel(name, nn.Flatten(), pixels(_PIXELS), cache=cache, workers=workers)
     make = functools.partial(_create, name, model, seed, cache, workers)
     key = identity(model)
-    if key and (fingerprint := kept(key)):
-        return Recognised(called(name), fingerprint, make, cache, workers)
+    if key and (known := kept(key)):
+        return Recognised(called(name), known, make, cache, workers)
     made = make()
     if key and identity(model) == key:
-        keep(key, made.fingerprint)
+        keep(key, f"{made.fingerprint} {made.channels}")
     return made
 
 

@@ -50,7 +50,7 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Yields the outcome of each protocol on each data set; removes data sets from the list, to free their images."""
     while data:
-        splits = data.pop(0)
+        splits = data.pop(0).reading(model.channels)
         images = splits.expected_images or _UNKNOWN
         extracted = 0
 

@@ -64,7 +64,7 @@ def compare(
     for protocol in protocols:
         run = find(protocol)
         for splits in data:
-            a, b = run(first, splits, seed), run(second, splits, seed)
+            a, b = (run(model, splits.reading(model.channels), seed) for model in (first, second))
             if not a.hits:
                 known = " or ".join(classifying())
                 raise ValueError(f"{protocol} doesn't classify test images one by one; pass {known}")

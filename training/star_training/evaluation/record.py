@@ -61,7 +61,7 @@ class Record:
 
 def evaluate(protocol: str, model: FrozenModel, splits: Splits, seed: int = 0) -> Record:
     """Runs a protocol and returns its record. Raises ValueError if the model can't be evaluated."""
-    run = protocols.find(protocol)
+    run, splits = protocols.find(protocol), splits.reading(model.channels)
     start = time.perf_counter()
     found = run(model, splits, seed)
     return Record(

@@ -71,16 +71,15 @@ def stratified(source: Source, fraction: float, seed: int) -> Source:
     return Part(source, torch.cat(kept).sort().values)
 
 
-def training_policy(
-    views: Views, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Policy:
+def training_policy(views: Views, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Policy:
     """Returns the policy of the training views."""
     augmentations: list[Augmentation] = [Crop(size, scale=views.scale, ratio=views.ratio)]
     if views.flip:
         augmentations.append(Flip(views.flip))
     if views.jitter:
-        augmentations.append(ColorJitter(views.jitter, views.jitter, views.jitter, 0.0, p=1.0))
-    return Policy(tuple(augmentations), mean, std)
+        jitter = ColorJitter(views.jitter, views.jitter, views.jitter, 0.0, p=1.0)
+        augmentations.append(jitter if len(mean) == 3 else jitter.without_color())
+    return Policy(tuple(augmentations), tuple(mean), tuple(std))
 
 
 def one_view(policy: Policy) -> Plan:

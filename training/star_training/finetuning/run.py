@@ -38,7 +38,7 @@ from .config import FineTune
 from .data import class_names, one_view, open_labelled, training_policy
 from .model import Learner, build, build_optimizer
 from .setup import steps_per_epoch
-from .start import check
+from .start import channels, check
 
 
 def in_words(made: Record) -> str:
@@ -64,7 +64,7 @@ class FineTuning(Loop[FineTune]):
         metric = settings.run.keep_best
         self.best = Best(metric, ["top1"], out, self._export_best) if metric else None
         check(settings)  # before the data are read
-        self.splits = Splits(settings.data.source)
+        self.splits = Splits(settings.data.source, channels(settings))
         self.images, self.test, self.classes = open_labelled(settings, self.splits)
         per_epoch = steps_per_epoch(settings, len(self.images), self.processes.num_processes)
 
@@ -87,7 +87,7 @@ class FineTuning(Loop[FineTune]):
         if self.processes.num_processes > 1 and device.type == "cuda":
             convert_sync_batchnorm(self.net)  # in place; on CUDA only, it has no CPU kernel
         with evaluating(self.net), Convolutions() as seen:
-            self.net(torch.zeros(2, 3, self.policy.size, self.policy.size))
+            self.net(torch.zeros(2, self.policy.channels, self.policy.size, self.policy.size))
         self.learner = Learner(self.net, self.policy, self.settings, self.classes).to(device)
         self.choose(self.learner, self._trial, seen.found)
         self.ema = ModelEmaV3(self.net, decay=ema, use_warmup=True) if ema else None

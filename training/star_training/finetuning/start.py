@@ -6,7 +6,7 @@ from typing import Any
 from timm.models import get_model_input_config
 
 from ..models import fits
-from ..models.create import create
+from ..models.create import create, input_channels
 from ..models.names import Leaf, leaves, parse
 from .config import FineTune
 
@@ -30,6 +30,12 @@ def check(settings: FineTune) -> None:
         )
 
 
+def channels(settings: FineTune) -> int:
+    """Returns the number of channels of the images that the model takes, the first one of a wrapper."""
+    size: tuple[int, ...] = _input(str(next(leaves(parse(settings.model)))), settings)["input_size"]
+    return size[0]
+
+
 def create_start(settings: FineTune) -> Any:
     """Returns the model with its weights, without classifier. Raises ValueError as `check` does."""
     return _create(settings.model, settings, settings.views.size, fixed=_is_fixed(settings))
@@ -39,7 +45,7 @@ def _create(name: str, settings: FineTune, size: int | None, *, fixed: bool, dev
     """Creates a model for images of a size; `fixed`: its network is made for one size, as most transformers."""
     arguments = settings.backbone_args
     if size is not None:
-        arguments = {"pretrained_cfg_overlay": {"input_size": (3, size, size), "pool_size": None}} | arguments
+        arguments = {"pretrained_cfg_overlay": {"input_size": (input_channels(name), size, size), "pool_size": None}} | arguments
     if size is not None and fixed:
         arguments = {"img_size": size} | arguments
     return create(name, seed=settings.seed, device=device, **arguments)

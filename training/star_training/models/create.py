@@ -1,10 +1,12 @@
 """The module that a model's name means, and the policy of its views."""
 
+import json
 from typing import Any
 
 import timm
 import torch
 
+from star_catalog import zoo
 from star_catalog.reading import one_line, refusing
 from star_zoo import Objective, Policy, hub, wrappers
 from star_zoo.augmentations.presets import of_config
@@ -30,6 +32,30 @@ def create(name: str, *, num_classes: int | None = 0, seed: int = 0, what: str =
     return made
 
 
+def input_channels(name: str) -> int:
+    """Returns the number of channels of the images that a model takes by itself; 3 if it isn't known."""
+    leaf = next(leaves(parse(name)))
+    try:
+        if leaf.name.startswith(zoo.HUB_PREFIX) or zoo.exported(leaf.name):
+            where = zoo.exported(leaf.name) or hub.place(leaf.name)
+            config = json.loads(zoo.fetch(where, "config.json").read_text(encoding="utf-8"))
+            return int(config["pretrained_cfg"]["input_size"][0])
+        found = timm.get_pretrained_cfg(leaf.name.removeprefix("timm:"), allow_unregistered=True)
+        return found.input_size[0] if found is not None else 3
+    except (AttributeError, LookupError, OSError, TypeError, ValueError, zoo.NotAvailable):  # `create` gives the reason
+        return 3
+
+
+def _adapted(made: Any, channels: int) -> None:
+    """Describes images of another number of channels in a model's cfg: they have the mean of timm's statistics."""
+    config = made.pretrained_cfg  # of this model alone: timm copies it
+    if config["input_size"][0] == channels:
+        return
+    config["input_size"] = (channels, *config["input_size"][1:])
+    for name in ("mean", "std"):
+        config[name] = (sum(config[name]) / len(config[name]),) * channels
+
+
 def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
     check_scheme(leaf)
     if leaf == Leaf("pixels"):
@@ -38,9 +64,12 @@ def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
     read, failed = not leaf.untrained and arguments.get("device") != "meta", f"{what} {str(leaf)!r} can't be loaded"
     try:
         with refusing(failed):
-            return hub.create(known_as, pretrained=read, **arguments)
+            made = hub.create(known_as, pretrained=read, **arguments)
     except OSError as error:
         raise ValueError(f"{failed}: {one_line(error)}") from error
+    if "in_chans" in arguments:
+        _adapted(made, arguments["in_chans"])
+    return made
 
 
 def _wrapped(model: Model, what: str, arguments: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from star_catalog.reading import one_line, refusing
 from star_zoo import Batch, Encoder, Objective, Policy, bounds, hub, objectives
 
 from ..models import fits
-from ..models.create import create
+from ..models.create import create, input_channels
 from ..models.lineage import OF_WEIGHTS
 from ..models.resolve import saved_objective, single
 from .recipe import Recipe
@@ -105,7 +105,7 @@ def build_backbone(recipe: Recipe, size: int | None = None, device: str | None =
     _check_name(recipe.backbone)
     policy = recipe.policy if size is None else recipe.policy.resized(size)
     with refusing(f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"):
-        overlay = _overlay(policy, timm.get_pretrained_cfg(recipe.backbone))
+        overlay = _overlay(policy, recipe.channels, timm.get_pretrained_cfg(recipe.backbone))
         backbone = hub.create(
             recipe.backbone,
             pretrained=False,
@@ -132,12 +132,15 @@ def _check_name(name: str) -> None:
         raise ValueError(f"backbone {name!r} is no timm model; {hint}timm.list_models() lists all")
 
 
-def _overlay(policy: Policy, base: Any) -> dict[str, Any]:
-    """Returns cfg entries that describe the pretraining, not timm's weights; `base` is timm's cfg, if any."""
+def _overlay(policy: Policy, channels: int, base: Any) -> dict[str, Any]:
+    """Returns cfg entries that describe the pretraining, not timm's weights; `base` is timm's cfg, if any.
+
+    Pixel statistics that are still to be estimated are those of pixels that aren't normalised.
+    """
     overlay: dict[str, Any] = {
-        "input_size": (3, policy.size, policy.size),
-        "mean": policy.mean,
-        "std": policy.std,
+        "input_size": (channels, policy.size, policy.size),
+        "mean": policy.mean or (0.0,) * channels,
+        "std": policy.std or (1.0,) * channels,
         "crop_pct": 1.0,  # the base view is the largest centred square
         "crop_mode": "center",
         "num_classes": 0,
@@ -154,7 +157,8 @@ def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
     assert recipe.init_from is not None
     if single(recipe.init_from, "--init-from takes the weights of a single model; pass that one").untrained:
         raise ValueError(f"--init-from {recipe.init_from!r} has no weights to start from; leave it out")
-    size = {"input_size": backbone.pretrained_cfg["input_size"]}  # timm resamples a transformer's position embeddings
+    # timm resamples a transformer's position embeddings, and the first layer for other channels than the start's
+    size = {"input_size": (input_channels(recipe.init_from), *backbone.pretrained_cfg["input_size"][1:])}
     arguments = _arguments(recipe, recipe.policy.size)
     start = create(recipe.init_from, what="--init-from", pretrained_cfg_overlay=size, **arguments)
     try:

@@ -71,6 +71,22 @@ class Recipe(Settings):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 <= self.data.hold_out < 1:
             raise ValueError(f"data.hold_out is {self.data.hold_out}; it must be a share of the images, from 0 to 1")
+        channels = self.backbone_args.get("in_chans", 3)
+        if not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"backbone_args.in_chans is {channels!r}; it must be a number of channels, at least 1")
+        object.__setattr__(self, "policy", self.policy.of_channels(channels))
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the images."""
+        return self.backbone_args.get("in_chans", 3)
+
+    def completed(self, before: "Recipe") -> "Recipe":
+        if self.policy.mean or self.channels != before.channels:
+            return self
+        return dataclasses.replace(
+            self, policy=dataclasses.replace(self.policy, mean=before.policy.mean, std=before.policy.std)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON; `from_dict` is the inverse."""
@@ -123,7 +139,8 @@ def _policy(data: Any) -> Policy:
         for number, settings in enumerate(data["augmentations"]):
             _check_types(settings, f"policy.augmentations.{number}")
         for name in ("mean", "std"):
-            typed(data[name], tuple[float, float, float], f"policy.{name}")
+            if data[name] != AUTO:
+                typed(data[name], tuple[float, ...], f"policy.{name}")
     return Policy.from_dict(data)
 
 

@@ -1,5 +1,6 @@
 """Pretraining: a recipe, its views, its losses in the common loop, online evaluation, export."""
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -28,6 +29,7 @@ from ..evaluation.features import NotFinite
 from ..models.lineage import start_of
 from .module import build, check_backbone
 from .online_eval import Monitor, watch_heads
+from .pixel_statistics import estimated
 from .recipe import Recipe
 from .setup import check_classes, check_share, count_steps, open_data, open_lanes, try_out
 
@@ -49,6 +51,11 @@ class Run(Loop[Recipe]):
         self.eval_every = recipe.run.eval_every
         check_backbone(recipe)  # before the data are read
         self.source, bank, held_out = open_data(recipe)
+        if not self.recipe.policy.mean:
+            found = estimated(self.recipe.policy, self.source, recipe.channels)
+            self.complete(dataclasses.replace(self.recipe, policy=found))
+            self.notes.append(f"pixels of these images: mean {list(found.mean)}, standard deviation {list(found.std)}")
+        recipe = self.recipe
         per_epoch, steps = count_steps(recipe, self.source, self.processes.num_processes)
 
         self.lanes = open_lanes(recipe, self.source, self.processes) if isinstance(self.source, Stream) else None
@@ -121,7 +128,7 @@ class Run(Loop[Recipe]):
         pin = a.device.type == "cuda"
         views = objective.policy, objective.plan, recipe.seed, objective.sizes
         if self.lanes:
-            dataset = MultiViewDataset(cast(Source, HeldImage()), *views)
+            dataset = MultiViewDataset(cast(Source, HeldImage(recipe.channels)), *views)
             yield from self.lanes.batches(len(steps) * recipe.accumulate, dataset, self.workers, pin, objective.share)
             return
         dataset = MultiViewDataset(self.source, *views)

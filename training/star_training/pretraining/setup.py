@@ -1,5 +1,7 @@
 """Preparation of a run: images, number of steps, and a trial of the settings."""
 
+import functools
+
 import accelerate
 import torch
 
@@ -36,17 +38,18 @@ def _opened(recipe: Recipe) -> tuple[Source, Source, Source | None]:
         raise ValueError(f"the recipe {recipe.name} has no images of its own; pass yours with --data path/to/images")
     if config.source.startswith(PREFIX):
         _check_stream(config)
-        stream = open_stream(config.source)
+        stream = open_stream(config.source, recipe.channels)
         return stream, stream, None
     if config.images is not None:
         raise ValueError(f"data.images={config.images} is for streams, but {config.source} isn't one; use data.limit")
-    train = open_source(config.source, "train", max_bad=config.max_bad, limit=config.limit)
-    bank = train if config.bank == "train" else open_source(config.source, config.bank, max_bad=config.max_bad)
+    opened = functools.partial(open_source, config.source, max_bad=config.max_bad, channels=recipe.channels)
+    train = opened("train", limit=config.limit)
+    bank = train if config.bank == "train" else opened(config.bank)
     if bank.targets is None:
         return train, bank, None
     for split in ("test", "val"):
         try:
-            held_out = open_source(config.source, split, max_bad=config.max_bad)
+            held_out = opened(split)
         except NoSuchSplit:
             continue
         if bank is not train and held_out.fingerprint == bank.fingerprint:

@@ -39,6 +39,10 @@ class Settings:
             raise ValueError(f"--set {path}{sign}=: this setting takes no {sign}=; write {path}=VALUE")
         return path, value
 
+    def completed(self: S, before: S) -> S:
+        """Returns the settings with values that the start of a run found in its data, as in the settings `before`."""
+        return self
+
 
 # paths with their values, e.g. {"optimizer.lr": 0.06, "policy.augmentations+": "Solarize"}
 Changes = Mapping[str, Any] | Iterable[tuple[str, Any]]
@@ -96,7 +100,7 @@ def differences(a: Settings, b: Settings) -> list[str]:
 def adopted(asked: S, before: S) -> S:
     """Returns the settings of a resumed run: those asked for, and where they say "auto", those it was started with."""
     chosen = {name for name in CHOSEN if getattr(asked, name, None) == "auto"}
-    return dataclasses.replace(asked, **{name: getattr(before, name) for name in chosen})
+    return dataclasses.replace(asked, **{name: getattr(before, name) for name in chosen}).completed(before)
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

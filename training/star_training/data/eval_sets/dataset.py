@@ -30,12 +30,14 @@ class Splits:
     Without a test split, the validation split becomes the test split, and validation images are held out of the
     training images. In a data set without splits, a fifth of each class's images is held out as the test images,
     always the same ones. NAME@ROOT must have its test split, because the protocol's numbers are defined on it.
+    Images are decoded to so many `channels`, as in `open_source`.
     """
 
-    def __init__(self, spec: str):
+    def __init__(self, spec: str, channels: int = 3):
         path = resolved(spec)
         named = spec in transfer.SETS and path != spec  # one of the paper's data sets in the folder of data sets
         self.spec = f"{spec}@{path}" if named else path
+        self.channels = channels
         self.test_images = _OWN  # the origin of the test images, known once they are opened
 
     @property
@@ -60,6 +62,10 @@ class Splits:
     def held_out(self, seed: int) -> transfer.HeldOut:
         """Returns the rule to draw `val` from `train`: the data set's own, or else a tenth drawn with `seed`."""
         return self._conventions.held_out or transfer.HeldOut(9, 1, seed)
+
+    def reading(self, channels: int) -> "Splits":
+        """Returns this data set with images of so many channels."""
+        return self if channels == self.channels else Splits(self.spec, channels)
 
     @functools.cached_property
     def train(self) -> Source:
@@ -135,7 +141,12 @@ class Splits:
     def _open(self, split: str) -> Source:
         name, at, root = self.spec.partition("@")
         if self._in_table:
+            if self.channels != 3:
+                raise DataError(
+                    f"{self.spec} holds photos in RGB, but the model takes images of {self.channels} channels: pass "
+                    "them as a folder of images, a Parquet file or torchvision:NAME."
+                )
             return transfer.open_set(name, os.path.expanduser(root), split)
         if at and name.isalnum() and not os.path.exists(self.spec):
             raise DataError(not_found("transfer data set", name, transfer.SETS))
-        return intact(open_undecoded(self.spec, split))
+        return intact(open_undecoded(self.spec, split, channels=self.channels))

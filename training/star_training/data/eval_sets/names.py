@@ -12,13 +12,16 @@ from .dataset import Splits
 class Named(Splits):
     """A data set under a longer name than its folder's."""
 
-    def __init__(self, spec: str, name: str):
-        super().__init__(spec)
+    def __init__(self, spec: str, name: str, channels: int = 3):
+        super().__init__(spec, channels)
         self._name = name
 
     @property
     def name(self) -> str:
         return self._name
+
+    def reading(self, channels: int) -> Splits:
+        return self if channels == self.channels else Named(self.spec, self._name, channels)
 
     @property
     def _conventions(self) -> transfer.Conventions:

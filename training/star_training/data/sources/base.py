@@ -68,7 +68,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Tensor:
-        """Returns image `index`, uint8 (3, H, W), of any size. Don't write to it: it may be a view of shared memory."""
+        """Returns image `index`, (C, H, W), of any size: uint8, or float32 from 0 to 255 for more than 8 bits.
+
+        Don't write to it: it may be a view of shared memory.
+        """
 
     def describe(self, index: int) -> str:
         """Returns the origin of image `index`, for messages: a path, or 'row 17 of cifar10.parquet'."""

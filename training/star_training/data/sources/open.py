@@ -21,7 +21,7 @@ from .folder import open_folder
 from .huggingface import SAVED_FILES, open_hub, open_saved
 from .layout import named
 from .parquet import ParquetImages, open_parquet
-from .raw import Raw, Subset, evenly_spaced
+from .raw import Raw, Subset, evenly_spaced, in_channels
 from .tar import TarImages, expand_braces, open_tar
 from .torchvision import open_torchvision
 
@@ -40,6 +40,7 @@ def open_source(
     max_bad: float = 0.01,
     cache_bytes: int = 2 * 1024**3,
     limit: int | None = None,
+    channels: int = 3,
 ) -> Source:
     """Opens one split of a data set; its images are decoded in advance if they fit in `cache_bytes`.
 
@@ -53,10 +54,12 @@ def open_source(
         cache_bytes: a data set is decoded on access if its decoded images need more, first estimated from up to 256
             headers, or if they have more than a megapixel on average.
         limit: the largest number of images, chosen evenly spaced over the split before any is decoded.
+        channels: of the decoded images; 3 is RGB and 1 grey, to which any image is converted, others must be the
+            images' own.
 
     Raises `DataError` if the data can't be used; warns `BadImageWarning` about bad images.
     """
-    source = open_undecoded(spec, split, max_bad=max_bad, cache_bytes=cache_bytes, limit=limit)
+    source = open_undecoded(spec, split, max_bad=max_bad, cache_bytes=cache_bytes, limit=limit, channels=channels)
     if isinstance(source, CachedSource):
         source.decode()
     return source
@@ -69,6 +72,7 @@ def open_undecoded(
     max_bad: float = 0.01,
     cache_bytes: int = 2 * 1024**3,
     limit: int | None = None,
+    channels: int = 3,
 ) -> Source:
     """Opens one split as `open_source` does; its images are decoded by the first access to one.
 
@@ -78,9 +82,11 @@ def open_undecoded(
         raise DataError(f"max_bad = {max_bad:g} is not a fraction of the images: pass 0 to 1.")
     if limit is not None and limit < 1:
         raise DataError(f"limit = {limit} leaves no image: pass 1 or more, or None for all.")
+    if channels < 1:
+        raise DataError(f"images of {channels} channels don't exist: pass 1 or more.")
     if re.fullmatch(r"spirograph(:.*)?", spec):
         return _spirographs(spec, split, limit)
-    reopen = functools.partial(_open_limited, spec, split, limit)
+    reopen = functools.partial(_open_limited, spec, split, limit, channels)
     raw = reopen()
     expected = _expected_bytes(spec, raw)
     if fits(expected, len(raw), cache_bytes):
@@ -111,8 +117,8 @@ def _spirographs(spec: str, split: str, limit: int | None) -> Source:
     return Spirographs(count if limit is None else min(limit, count), split)
 
 
-def _open_limited(spec: str, split: str, limit: int | None) -> Raw:
-    raw = _open_raw(spec, split)
+def _open_limited(spec: str, split: str, limit: int | None, channels: int) -> Raw:
+    raw = in_channels(_open_raw(spec, split), channels)
     return raw if limit is None or limit >= len(raw) else Subset(raw, evenly_spaced(len(raw), limit))
 
 

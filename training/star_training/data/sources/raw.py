@@ -1,4 +1,4 @@
-"""The interface of each kind of data set, `Raw`, and the rules that all kinds share: labels, subsets."""
+"""The interface of each kind of data set, `Raw`, and the rules that all kinds share: labels, subsets, channels."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..decode import Encoded, Picture, opened, undecodable
+from ..decode import As, Encoded, Picture, opened, undecodable
 from .base import DataError, Inventory
 
 _FEW, _GAPS = 1000, 10  # up to so many numbers, or so many for each class in use, labels are numbers of classes
@@ -46,7 +46,7 @@ def picture(raw: Raw, index: int) -> Picture:
 
 
 def load(raw: Raw, index: int) -> Tensor:
-    """Returns image `index` decoded, uint8 (3, H, W); raises as `picture` does."""
+    """Returns image `index` decoded, (C, H, W); raises as `picture` does."""
     return picture(raw, index).shrunk(1)[0]
 
 
@@ -81,6 +81,30 @@ def inside(path: str, *folders: Path) -> Path | None:
         return found if found.is_file() and any(map(found.is_relative_to, allowed)) else None
     except (OSError, RuntimeError, ValueError):  # too long, a cycle of links, a null byte
         return None
+
+
+class InChannels:
+    """The images of `raw`, to be decoded to another number of channels than three, as a `Raw`."""
+
+    def __init__(self, raw: Raw, channels: int):
+        self._raw, self._channels = raw, channels
+        self.fingerprint = digest([raw.fingerprint, "channels", channels])
+        self.classes, self.targets, self.inventory = raw.classes, raw.targets, raw.inventory
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def encoded(self, index: int) -> Encoded:
+        encoded = self._raw.encoded(index)
+        return encoded if isinstance(encoded, As) else As(encoded, self._channels)
+
+    def describe(self, index: int) -> str:
+        return self._raw.describe(index)
+
+
+def in_channels(raw: Raw, channels: int) -> Raw:
+    """Returns the images of `raw`, decoded to so many channels; their fingerprint is that of `raw` for three."""
+    return raw if channels == 3 else InChannels(raw, channels)
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..decode import Picture, UndecodableImage, opened
+from ..decode import As, Picture, UndecodableImage, opened
 from ..sources.base import DataError, Opens, report_bad
 from ..views import MultiViewDataset, Packed, concatenate, stack
 from ..workers import Failure, batches
@@ -142,9 +142,12 @@ class HeldImage(Opens):
     where = ""  # for messages, while it is decoded
     targets = None
 
+    def __init__(self, channels: int = 3):
+        self._channels = channels
+
     def open(self, index: int, use: Callable[[Picture], T]) -> T:
         """Returns `use(picture)` of the held image. Raises UndecodableImage."""
-        return use(opened(self.data))
+        return use(opened(As(self.data, self._channels)))
 
 
 class _Reader:

@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 from ..lazy import StreamedSource
 from ..sources.base import DataError, Inventory
-from ..sources.raw import digest
+from ..sources.raw import digest, in_channels
 from ..sources.tar import expand_braces
 from .hub_shards import open_hub_shards
 from .shards import Shards, TarShards, is_remote
@@ -22,8 +22,8 @@ class Stream(StreamedSource):
     shards under the same names are not detected. Raises DataError if there is no image.
     """
 
-    def __init__(self, name: str, shards: Shards):
-        super().__init__(name, _First(name, shards), max_bad=1.0)
+    def __init__(self, name: str, shards: Shards, channels: int):
+        super().__init__(name, in_channels(_First(name, shards), channels), max_bad=1.0)
         self.shards = shards
 
 
@@ -50,21 +50,22 @@ class _First:
         return self._images[index].where
 
 
-def open_stream(spec: str) -> Stream:
+def open_stream(spec: str, channels: int = 3) -> Stream:
     """Opens the stream that `spec` names; it has no labels.
 
     Args:
         spec: `stream:shard-{0000..0003}.tar` or the same behind http(s)://; `stream:hf:NAME[:CONFIG]`.
+        channels: of the decoded images; see `open_source`.
 
     Raises DataError if the data can't be used.
     """
     rest = spec.removeprefix(PREFIX)
     if rest.startswith("hf:"):
-        return Stream(spec, open_hub_shards(rest.removeprefix("hf:")))
+        return Stream(spec, open_hub_shards(rest.removeprefix("hf:")), channels)
     if not is_remote(rest) and (re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", rest) or rest.startswith("pipe:")):
         raise DataError(f"{spec!r}: streams are read from files, http://, https:// and hf:NAME; pass one of these.")
     names = expand_braces(rest if is_remote(rest) else os.path.expanduser(rest))
     for name in names:
         if not is_remote(name) and not os.path.isfile(name):
             raise DataError(f"the shard {name!r} of {spec!r} is not a file; pass a range of shards that all exist.")
-    return Stream(spec, TarShards(tuple(names)))
+    return Stream(spec, TarShards(tuple(names)), channels)

@@ -1,4 +1,6 @@
-"""Decodes image files to uint8 RGB tensors (3, H, W) with channels last in memory.
+"""Decodes image files to tensors (C, H, W) with channels last in memory: RGB, C = 3, unless the model takes others.
+
+Pixels are uint8. Images of more than 8 bits keep their depth: their pixels are float32 from 0 to 255, the same scale.
 
 A JPEG can be decoded 2, 4 or 8 times smaller: the decoder then skips fine detail and takes much less time.
 Decoding drops transparency (without blending), all frames of an animation but the first, and the EXIF orientation.
@@ -10,15 +12,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import DataError
+from ..errors import DataError
+from . import deep
+from .errors import UndecodableImage
 
-Encoded = bytes | Path | Image.Image
+
+class As(NamedTuple):
+    """An encoded image that is to be decoded to another number of channels than three."""
+
+    encoded: "bytes | Path | Image.Image"
+    channels: int
+
+
+Encoded = bytes | Path | Image.Image | As
 MOST_ENCODED = 2**30  # bytes of an encoded image; the most pixels that are decoded take less in any usual format
 
 Image.init()  # loads every plugin now, because decoding threads would race to load them
@@ -32,10 +45,6 @@ _OTHER_PICTURES = """
     .dng .raw .cr2 .cr3 .nef .arw .orf .rw2 .raf .srw .pef
 """
 UNREADABLE_SUFFIXES = frozenset(_OTHER_PICTURES.split()) - IMAGE_SUFFIXES
-
-
-class UndecodableImage(Exception):
-    """An image can't be decoded; the message is the reason. Sources count these errors and never let one escape."""
 
 
 @contextmanager
@@ -58,7 +67,7 @@ def undecodable() -> Iterator[None]:
 class Decoded:
     """An image that is already decoded, at full size."""
 
-    pixels: Tensor  # (3, H, W) uint8
+    pixels: Tensor  # (C, H, W)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,8 +82,8 @@ class Decoded:
 class Jpeg:
     """A JPEG of which only the header has been read; it can be decoded once."""
 
-    def __init__(self, image: Image.Image):
-        self._image = image
+    def __init__(self, image: Image.Image, channels: int = 3):
+        self._image, self._channels = image, channels
         self.size = image.height, image.width  # in pixels, at full size
 
     def shrunk(self, times: int) -> tuple[Tensor, int]:
@@ -88,7 +97,7 @@ class Jpeg:
         with undecodable():
             if factor > 1:
                 self._image.draft(None, (width // factor, height // factor))
-            return _pixels(self._image), factor
+            return _pixels(self._image, self._channels), factor
 
 
 Picture = Decoded | Jpeg
@@ -96,30 +105,37 @@ Picture = Decoded | Jpeg
 
 def opened(encoded: Encoded) -> Picture:
     """Returns the image with its size known; the pixels of a JPEG aren't decoded yet. Raises `UndecodableImage`."""
+    encoded, channels = encoded if isinstance(encoded, As) else (encoded, 3)
     with undecodable():
         image = _opened(encoded)
+        if isinstance(image, deep.Values):
+            return Decoded(_as_tensor(deep.pixels(image, channels)))
         # other formats can't be decoded at a smaller size, and some only know their size after decoding
         fresh = image is not encoded and image.format in ("JPEG", "MPO")
-        return Jpeg(image) if fresh else Decoded(_pixels(image))
+        return Jpeg(image, channels) if fresh else Decoded(_pixels(image, channels))
 
 
 def decode(encoded: Encoded) -> Tensor:
-    """Returns the image as a uint8 RGB tensor (3, H, W).
+    """Returns the image as a tensor (C, H, W), uint8, or float32 from 0 to 255 if it has more than 8 bits.
 
-    Integer and float greyscale images of more than 8 bits are scaled, not clipped; see `_scaled_to_bytes`.
+    Values of more than 8 bits are scaled; see `deep.scaled`.
     Raises `UndecodableImage`, and no other error, if the image can't be decoded completely.
     """
     return opened(encoded).shrunk(1)[0]
 
 
 def decoded_size(encoded: Encoded) -> int:
-    """Returns the size of the decoded image in bytes, from its header alone. Raises `UndecodableImage`."""
+    """Returns the size of the decoded image in bytes, mostly from its header alone. Raises `UndecodableImage`."""
+    encoded, channels = encoded if isinstance(encoded, As) else (encoded, 3)
     with undecodable():
         image = _opened(encoded)
-        return 3 * image.height * image.width
+        if isinstance(image, deep.Values):
+            return deep.pixels(image, channels).nbytes
+        bytes_each = 4 if image.mode in ("I", "F") or image.mode.startswith("I;16") else 1
+        return channels * image.height * image.width * bytes_each
 
 
-def _opened(encoded: Encoded) -> Image.Image:
+def _opened(encoded: bytes | Path | Image.Image) -> Image.Image | deep.Values:
     if isinstance(encoded, Image.Image):
         return encoded
     count = encoded.stat().st_size if isinstance(encoded, Path) else len(encoded)
@@ -128,39 +144,44 @@ def _opened(encoded: Encoded) -> Image.Image:
     data = encoded.read_bytes() if isinstance(encoded, Path) else encoded
     if not data:
         raise UndecodableImage("zero bytes")
-    image = Image.open(BytesIO(data), formats=FORMATS)
+    if (values := deep.read(data)) is not None:
+        return values
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        if (values := deep.read_tiff(data, None)) is None:
+            raise
+        return values
     # PIL only warns above its limit; it refuses images above twice the limit
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         size = f"{image.width} x {image.height} pixels"
         raise UndecodableImage(f"{size}, more than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}")
-    return image
+    return deep.read_tiff(data, image) or image
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    """Returns (3, H, W) uint8 with channels last, PIL's memory layout, from which crops resize several times faster."""
-    return torch.from_numpy(np.array(_as_rgb(image))).permute(2, 0, 1)
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _pixels(image: Image.Image, channels: int) -> Tensor:
+    """Returns (C, H, W) with channels last, PIL's memory layout, from which crops resize several times faster."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_scaled_to_bytes(np.asarray(image, dtype=np.float32), image.mode))
-    elif image.mode == "P" and "transparency" in image.info:
+        kind = np.uint16 if image.mode.startswith("I;16") else np.int32 if image.mode == "I" else np.float32
+        return _as_tensor(deep.pixels(deep.Values(np.asarray(image).astype(kind)[..., None], 1), channels))
+    array = np.array(_in_channels(image, channels))
+    return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+
+
+def _in_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Returns an image of 8 bits with so many channels; only one and three are made from another number."""
+    if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # PIL warns if such a palette is converted to RGB directly
+    elif image.mode == "P" and channels not in (1, 3):
+        image = image.convert("RGB")
     image.load()
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _scaled_to_bytes(grey: np.ndarray, mode: str) -> np.ndarray:
-    """Returns a greyscale image (H, W) of more than 8 bits as uint8, scaled by the range of its mode or its values.
-
-    16-bit modes span 0..65535. The 32-bit modes I and F define no range: an image with values above 255 is read as
-    0..65535, floats that never exceed 1 as 0..1, and everything else as 0..255. Values outside the range are clipped.
-    """
-    grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
-    if mode.startswith("I;16") or grey.max() > 255:
-        top = 65535
-    elif mode == "F" and grey.max() <= 1:
-        top = 1
-    else:
-        top = 255
-    return np.clip(np.rint(grey * (255 / top)), 0, 255).astype(np.uint8)
+    if channels in (1, 3):
+        mode = "RGB" if channels == 3 else "L"
+        return image if image.mode == mode else image.convert(mode)
+    if (found := len(image.getbands())) != channels:
+        raise UndecodableImage(deep.wrong_channels(found, channels))
+    return image

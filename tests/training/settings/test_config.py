@@ -215,7 +215,7 @@ def test_no_setting_changes_nothing():
         ("policy.augmentations.0.size=31.5", "policy.augmentations.0.size is 31.5; it must be int"),
         ("policy.augmentations.0.scale=[0.2]", "policy.augmentations.0.scale is [0.2]; it must be a list of 2"),
         ("policy.augmentations.1.p=often", "policy.augmentations.1.p is 'often'; it must be float"),
-        ("policy.mean=[1, 2]", "policy.mean is [1, 2]; it must be a list of 3"),
+        ("policy.mean=[1, 2]", "the policy has 2 pixel means and 3 standard deviations"),
         ("policy.augmentations.0.name=Crob", "did you mean 'Crop'?"),
         ("precision=fp8", "precision is 'fp8'; known: 'auto', 'no', 'bf16', 'fp16'"),
         ("channels_last=maybe", "channels_last is 'maybe'; known: 'auto', true, false"),

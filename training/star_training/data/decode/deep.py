@@ -128,7 +128,7 @@ def pixels(values: Values, channels: int) -> np.ndarray:
 
 def wrong_channels(found: int, wanted: int) -> str:
     """Returns the reason why an image can't be used."""
-    return f"it has {found} channels, but the model takes {wanted} (backbone_args.in_chans)"
+    return f"number of channels: {found}, but the model takes {wanted} (backbone_args.in_chans)"
 
 
 def scaled(array: np.ndarray) -> np.ndarray:

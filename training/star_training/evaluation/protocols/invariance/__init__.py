@@ -45,7 +45,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
 
     by_image: dict[str, dict[str, Tensor]] = {"cosine": {}, "Mahalanobis": {}}  # means over strengths, (M,)
     curves: dict[str, Any] = {}
-    for name, transformation in TRANSFORMATIONS.items():
+    for name, transformation in of_channels(model.channels).items():
         moved = (transformation.apply(images, strength) for strength in transformation.strengths)
         compared = [compare(before, whiten(extract_views(model, x, params))) for x in moved]
         cosine, distance = (torch.stack(parts, 1) for parts in zip(*compared, strict=True))  # (M, strengths)
@@ -57,7 +57,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
             "mahalanobis": distance.mean(0).tolist(),
         }
     for found in by_image.values():
-        found |= {group: torch.stack([found[name] for name in members(group)]).mean(0) for group in GROUPS}
+        found |= {g: torch.stack([found[name] for name in members(g) if name in found]).mean(0) for g in GROUPS}
     others = compare(before, before.roll(1, 0))
     settings = {
         "images": {"transformed": len(chosen), "covariance": len(clean)},
@@ -93,10 +93,11 @@ def difference(first: dict[str, Any], second: dict[str, Any], name: str) -> Esti
 
 
 def _base_views(model: FrozenModel, source: Source, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the chosen images cropped as base views (M, 3, S, S) uint8, and their params (M, P)."""
+    """Returns the chosen images cropped as base views (M, C, S, S) uint8, and their params (M, P)."""
     images = [source[index] for index in chosen.tolist()]
     params = torch.stack([model.policy.base(*image.shape[-2:]) for image in images])
-    return torch.stack([model.policy.crop(image, row) for image, row in zip(images, params, strict=True)]), params
+    views = torch.stack([model.policy.crop(image, row) for image, row in zip(images, params, strict=True)])
+    return (views.round().to(torch.uint8) if views.is_floating_point() else views), params
 
 
 def compare(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:

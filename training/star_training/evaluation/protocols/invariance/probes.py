@@ -1,6 +1,6 @@
 """Image transformations at a few strengths each, for the measurement of invariance.
 
-Letters: N images, S side in pixels. A transformation maps (N, 3, S, S) uint8 images and a strength to
+Letters: N images, C channels, S side in pixels. A transformation maps (N, C, S, S) uint8 images and a strength to
 images of the same shape.
 Source: the families of Ericsson, Gouk & Hospedales (arXiv 2111.11398) with fewer strengths; lengths are shares of the
 side, so that they are comparable between image sizes. Ours are the crop, the flip, grayscale and noise, the smaller
@@ -105,6 +105,14 @@ def _affine(images: Tensor, pixels: int = 0, factor: float = 1.0, degrees: float
     )  # fmt: skip
 
 
+def of_channels(channels: int) -> dict[str, Transformation]:
+    """Returns the transformations that images of so many channels have."""
+    lacking = {1: _OF_COLORS, 3: ()}.get(channels, (*_OF_COLORS, *_OF_PHOTOS))
+    return {name: found for name, found in TRANSFORMATIONS.items() if name not in lacking}
+
+
+_OF_COLORS = ("saturation", "hue", "grayscale")
+_OF_PHOTOS = ("brightness", "contrast", "sharpness")  # which torchvision defines for one and three channels
 GROUPS = ("spatial", "colour", "detail")
 _FACTORS = (0.25, 0.5, 0.75, 1.5, 2.0)
 TRANSFORMATIONS = {

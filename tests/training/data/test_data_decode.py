@@ -26,7 +26,7 @@ def test_every_kind_of_file_comes_out_as_rgb(name):
     data, expected = FILES[name]
     image = decode(data)
     deep = name.startswith(("16 bits", "32 bits", "float"))
-    assert image.dtype == (torch.float32 if deep else torch.uint8) and image.permute(1, 2, 0).is_contiguous()  # what resizing is fast on
+    assert image.dtype == (torch.float32 if deep else torch.uint8) and image.permute(1, 2, 0).is_contiguous()
     np.testing.assert_allclose(image.permute(1, 2, 0).double(), expected, atol=1)
 
 

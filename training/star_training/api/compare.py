@@ -57,7 +57,8 @@ def compare(
     if file:
         check(file)
     one, other = frozen_model(first, seed, workers), frozen_model(second, seed, workers)
-    splits, summaries = told_apart(listed(data) or found()), Summaries(messages())
+    splits = [of_set.reading(one.channels) for of_set in told_apart(listed(data) or found())]
+    summaries = Summaries(messages())
     for each_set in splits:
         summaries.print(each_set)
     names = names or list(protocols.classifying())

@@ -3,6 +3,7 @@
 Letters: H, W size in pixels, C channels.
 """
 
+import importlib
 import math
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -48,10 +49,7 @@ def read_tiff(data: bytes, image: Image.Image | None) -> Values | None:
         channels, bits = tags.get(277, 1), tags.get(258, (1,))
         if channels == 1 or (channels == len(image.getbands()) and max(bits) <= 8):
             return None
-    try:
-        import tifffile
-    except ImportError as error:
-        raise UndecodableImage("TIFF of many channels or bits, which needs tifffile: pip install tifffile") from error
+    tifffile = _imported("tifffile", "TIFF of many channels or bits")
     with tifffile.TiffFile(BytesIO(data)) as file:
         page: Any = file.pages[0]
         _check_shape(page.shape)
@@ -68,20 +66,25 @@ def _npy(data: bytes) -> Values:
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, kind = header(file)
-    if math.prod(shape) * kind.itemsize > len(data):  # before memory is allocated for it
+    if math.prod(shape) * kind.itemsize > len(data) - file.tell():  # before memory is allocated for it
         raise UndecodableImage(f"truncated: an array of shape {shape} in {len(data)} bytes")
     return _as_image(np.load(BytesIO(data), allow_pickle=False))
 
 
 def _png(data: bytes) -> Values:
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
-
+    codecs = _imported("imagecodecs", "PNG of 16 bits in colour or with alpha")
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     channels = _PNG_CHANNELS[data[25]]
     _check_shape((height, width, channels))
-    found = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    return Values(found.permute(1, 2, 0).numpy(), 3 if channels > 2 else 1)
+    return Values(codecs.png_decode(data), 3 if channels > 2 else 1)
+
+
+def _imported(library: str, kind: str) -> Any:
+    """Returns an optional library. Raises UndecodableImage with the kind of image that needs it."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise UndecodableImage(f"{kind}, which needs {library}: pip install 'star-zoo[deep]'") from error
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from ..decode import IMAGE_SUFFIXES
+from ..decode import ARRAY_SUFFIX, IMAGE_SUFFIXES
 from ..places import home
 from ..sources.base import DataError
 from ..sources.layout import FORKS
@@ -46,7 +46,7 @@ def _inside(folder: Path) -> list[str]:
 
 
 def _holds_images(folder: Path) -> bool:
-    suffixes = {".parquet", ".tar", ".arrow", *IMAGE_SUFFIXES}
+    suffixes = {".parquet", ".tar", ".arrow", ARRAY_SUFFIX, *IMAGE_SUFFIXES}
     if folder.name in SETS or folder.name == FORKS:
         return folder.name != FORKS
     return any(path.suffix.lower() in suffixes for path in folder.rglob("*"))

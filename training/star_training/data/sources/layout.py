@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..decode import IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
+from ..decode import ARRAY_SUFFIX, IMAGE_SUFFIXES, UNREADABLE_SUFFIXES
 from ..split_names import by_kind, kind_of, refuse_pairs
 from .base import DataError
 
@@ -24,13 +24,19 @@ class Tree:
 
 
 def walk(folder: Path) -> Tree:
-    """Returns all files below a folder, without hidden ones; follows links, but no cycles. Raises OSError."""
+    """Returns all files below a folder, without hidden ones; follows links, but no cycles. Raises OSError.
+
+    Arrays in .npy files are images if there are no others, because beside others they hold labels or features.
+    """
     tree = Tree()
-    _walk(folder, "", (), tree)
+    _walk(folder, "", (), tree, IMAGE_SUFFIXES)
+    if not tree.images and tree.others[ARRAY_SUFFIX]:
+        tree = Tree()
+        _walk(folder, "", (), tree, frozenset([ARRAY_SUFFIX]))
     return tree
 
 
-def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: Tree) -> None:
+def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: Tree, suffixes: frozenset[str]) -> None:
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:  # a link back to a folder that leads here
@@ -44,15 +50,15 @@ def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: T
                 tree.skipped.append(path)
                 continue
             images, bare = len(tree.images), len(tree.bare)
-            _walk(folder / entry.name, f"{path}/", (*above, here), tree)
+            _walk(folder / entry.name, f"{path}/", (*above, here), tree, suffixes)
             if len(tree.images) == images:
                 tree.bare[bare:] = [path]  # in place of the empty ones below it
         elif entry.name.startswith("."):
             continue
         # a dangling link counts as a bad image, so that data that were not fetched are reported
-        elif suffix in IMAGE_SUFFIXES and (entry.is_file() or not os.path.exists(entry.path)):
+        elif suffix in suffixes and (entry.is_file() or not os.path.exists(entry.path)):
             tree.images.append(path)
-        elif suffix not in IMAGE_SUFFIXES:
+        elif suffix not in suffixes:
             tree.others[suffix] += 1
 
 

@@ -20,7 +20,7 @@ from ...embeddings import base, extract_views, view
 from ...frozen_model import FrozenModel
 from ...metrics import Estimate, Measurement, Metric, by_slug, mean
 from ...solvers.whitening import whitening
-from .probes import GROUPS, TRANSFORMATIONS
+from .probes import GROUPS, TRANSFORMATIONS, of_channels
 
 PAIRED = ("crop", *GROUPS)  # whose cosines are kept by image
 _CLEAN = 10_000  # images for the covariance

@@ -73,11 +73,11 @@ class Policy:
         if channels in (1, 3):  # on grey images, hue, saturation and grayscale change nothing
             return
         if colored := [k for k, a in enumerate(self.augmentations) if a.without_color() != a]:
-            names = " and ".join(f"{type(self.augmentations[k]).__name__} (policy.augmentations.{k})" for k in colored)
+            names = [type(self.augmentations[k]).__name__ for k in colored]
+            removed = " ".join(f"--set policy.augmentations-={name}" for name in names)
             raise ValueError(
-                f"{names} of the policy needs images of three channels, not {channels}; take a policy without colour "
-                "operations, e.g. --set policy=ventral (crops and flips), or set the hue and the saturation of "
-                "ColorJitter to 0"
+                f"{' and '.join(names)} of the policy change colours, but the images have {channels} channels: remove "
+                f"them with {removed}, or give ColorJitter a saturation and a hue of 0"
             )
 
     @property

@@ -19,6 +19,7 @@ from star_training.data.sources.folder import open_folder
 from star_training.data.sources.raw import in_channels
 from star_training.data.summary import summary
 from star_training.data.views import MultiViewDataset, concatenate, stack
+from star_training.evaluation.protocols.invariance.probes import GROUPS, TRANSFORMATIONS, of_channels
 from star_training.pretraining.pixel_statistics import estimated
 from star_zoo import Policy
 from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, Solarize
@@ -193,7 +194,7 @@ def test_a_policy_for_grey_images_keeps_what_acts_on_them():
 def test_colour_operations_on_other_channels_are_refused_with_the_way_out():
     for make in (lambda: FULL.of_channels(4), lambda: Policy(FULL.augmentations, (0.5,) * 4, (0.2,) * 4)):
         with pytest.raises(
-            ValueError, match=r"ColorJitter \(policy\.augmentations\.2\) and Grayscale .*policy=ventral"
+            ValueError, match="ColorJitter and Grayscale of .*--set policy.augmentations-=ColorJitter --set policy"
         ):
             make()
     plain = Policy((Crop(8), ColorJitter(saturation=0.0, hue=0.0)), (0.5,) * 3, (0.2,) * 3)
@@ -226,3 +227,12 @@ def test_pixel_statistics_are_those_of_the_images(tmp_path):
     write_folder(tmp_path, {f"{k}.npy": npy(np.dstack([one[..., 0], 0 * one[..., 0]])) for k, one in enumerate(values)})
     with pytest.raises(ValueError, match="channel 2 of .* has one value in all images"):
         estimated(policy, open_source(str(tmp_path), channels=2), 2)
+
+
+@pytest.mark.parametrize(("channels", "lacking"), [(1, 3), (2, 6), (3, 0), (4, 6)])
+def test_invariance_is_measured_by_what_images_of_so_many_channels_have(channels, lacking):
+    images = torch.from_numpy(np.repeat(BYTES[None, ..., :1], channels, 3)).permute(0, 3, 1, 2)
+    found = of_channels(channels)
+    assert len(found) == len(TRANSFORMATIONS) - lacking and {found[name].group for name in found} == set(GROUPS)
+    for each in found.values():
+        assert each.apply(images, each.strengths[0]).shape == images.shape

@@ -62,10 +62,6 @@ class Loop(abc.ABC, Generic[S]):
         """The advice, for messages, on how to start again with other settings or data."""
         return "another --out"
 
-    def complete(self, settings: S) -> None:
-        """Replaces the settings by those with the values that were found in the data."""
-        self.settings = self._choices.settings = settings
-
     def choose(self, module: nn.Module, trial: Trial, convolutions: Convolved = None, share: int = 1) -> None:
         """Chooses precision and memory layout by `Choices.make`, then makes the Accelerator."""
         images, found = self.batch_size // self.processes.num_processes, self._newest if self._resuming else None

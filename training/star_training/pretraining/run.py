@@ -53,7 +53,7 @@ class Run(Loop[Recipe]):
         self.source, bank, held_out = open_data(recipe)
         if not self.recipe.policy.mean:
             found = estimated(self.recipe.policy, self.source, recipe.channels)
-            self.complete(dataclasses.replace(self.recipe, policy=found))
+            self.settings = self._choices.settings = dataclasses.replace(self.recipe, policy=found)
             self.notes.append(f"pixels of these images: mean {list(found.mean)}, standard deviation {list(found.std)}")
         recipe = self.recipe
         per_epoch, steps = count_steps(recipe, self.source, self.processes.num_processes)

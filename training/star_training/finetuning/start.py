@@ -45,7 +45,9 @@ def _create(name: str, settings: FineTune, size: int | None, *, fixed: bool, dev
     """Creates a model for images of a size; `fixed`: its network is made for one size, as most transformers."""
     arguments = settings.backbone_args
     if size is not None:
-        arguments = {"pretrained_cfg_overlay": {"input_size": (input_channels(name), size, size), "pool_size": None}} | arguments
+        arguments = {
+            "pretrained_cfg_overlay": {"input_size": (input_channels(name), size, size), "pool_size": None}
+        } | arguments
     if size is not None and fixed:
         arguments = {"img_size": size} | arguments
     return create(name, seed=settings.seed, device=device, **arguments)

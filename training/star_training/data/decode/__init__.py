@@ -4,6 +4,7 @@ from .deep import ARRAY_SUFFIX as ARRAY_SUFFIX
 from .errors import UndecodableImage as UndecodableImage
 from .images import FORMATS as FORMATS
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .images import MOST_ENCODED as MOST_ENCODED
 from .images import UNREADABLE_SUFFIXES as UNREADABLE_SUFFIXES
 from .images import As as As
 from .images import Decoded as Decoded

@@ -91,7 +91,7 @@ def put_in(place: str, act: str, moment: Path) -> None:
     elif place == "load":
         cached.load = failing(cached.load, do, 2, moment)
     elif place == "decode":
-        decode = sys.modules["star_training.data.decode"]  # a function has this name in the package
+        decode = sys.modules["star_training.data.decode.images"]
         decode._pixels = failing(decode._pixels, do, 3, moment)
 
 

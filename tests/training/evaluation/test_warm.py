@@ -29,7 +29,7 @@ from star_training.models import identity
 from star_zoo import save_pretrained
 from twins import backbone
 
-DECODE = importlib.import_module("star_training.data.decode")  # whose name in the package is a function
+DECODE = importlib.import_module("star_training.data.decode.images")
 
 
 @pytest.fixture(autouse=True)

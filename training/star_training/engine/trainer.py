@@ -3,11 +3,10 @@
 The bits depend on the number of threads and processes, see `environment.other_bits`.
 """
 
-import abc
 import contextlib
 import functools
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,13 +21,14 @@ from ..messages import busy, quiet
 from ..numerics.allocator import keep_large_blocks
 from ..numerics.choice import Trial
 from ..settings.base import Settings
-from ..settings.common import PRECISIONS, LoopConfig
+from ..settings.common import LoopConfig
 from .accelerator import make_accelerator, start_processes
 from .background import Background
 from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .choices import Choices, Convolved
-from .divergence import Cause, explained, loss_found
+from .divergence import explained, loss_found
 from .environment import computed_with, other_bits, print_details
+from .hooks import Hooks
 from .logging import Logbook
 from .run_dir import lock_folder
 from .run_state import capture, restore
@@ -37,11 +37,11 @@ from .signals import Stopped, StopRequest
 S = TypeVar("S", bound=Settings)
 
 
-class Loop(abc.ABC, Generic[S]):
+class Loop(Hooks, Generic[S]):
     """A training run in a folder with its settings, log.jsonl and checkpoints/.
 
-    A subclass opens the data, calls `choose` and `prepare` with its module, then `begin`, and defines the loss of a
-    batch. Raises ValueError if the folder holds another run, or the same run with settings that change the weights.
+    A subclass implements `Hooks`, opens the data, and calls `choose` and `prepare` with its module, then `begin`.
+    Raises ValueError if the folder holds another run, or the same run with settings that change the weights.
     """
 
     settings_file = "recipe.json"
@@ -105,58 +105,6 @@ class Loop(abc.ABC, Generic[S]):
             write_json(self.out / self.settings_file, self.settings.to_dict())
             print_details(self.settings, self.processes)
         self.logbook = Logbook(self.accelerator, self.out / "log.jsonl", self.step, steps, name)
-
-    # Defined by a subclass
-
-    precisions: Sequence[str] = PRECISIONS  # that may be chosen
-    accumulate = 1  # batches per step, whose gradients are averaged
-    batch_size = 1  # images per batch, over all processes
-    clip: float | None = None  # maximum gradient norm
-    eval_every = 0  # epochs between calls of `evaluate`; 0: never
-
-    @abc.abstractmethod
-    def batches(self, steps: range) -> Generator[Any, None, None]:
-        """Yields the batches of the given steps, `accumulate` per step."""
-
-    @abc.abstractmethod
-    def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Returns a batch's scalar "loss" as the first entry, then terms to log."""
-
-    @abc.abstractmethod
-    def learning_rate(self, step: int) -> float:
-        """Returns the learning rate of step `step`, counted from 0."""
-
-    @abc.abstractmethod
-    def fingerprints(self) -> dict[str, tuple[str, str]]:
-        """Returns the fingerprints that must match on resume: name in the checkpoint -> fingerprint, description."""
-
-    @abc.abstractmethod
-    def outcome(self) -> Any:
-        """Returns the results of `train` from the files that a finished run writes last; None if any is missing."""
-
-    @property
-    @abc.abstractmethod
-    def cause(self) -> Cause:
-        """What may be the cause of a loss that is not finite, as the names of settings to change."""
-
-    def try_export(self) -> None:
-        """Called before the first step. Raises ValueError or OSError if the model can't be exported after the last."""
-
-    def updated(self) -> None:
-        """Called after each update of the weights."""
-
-    def evaluate(self) -> None:
-        """Evaluates the current weights and logs the results. Every process calls it."""
-
-    def check_data(self) -> None:
-        """Warns of bad images, and raises DataError if there are too many."""
-
-    def more_state(self) -> dict[str, Tensor]:
-        """Returns the tensors to checkpoint beside module, optimiser and random states."""
-        return {}
-
-    def take_more_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restores the tensors of `more_state`."""
 
     # The loop
 

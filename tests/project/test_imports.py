@@ -16,7 +16,7 @@ import star_zoo
 
 TRAINING, ZOO, CATALOG = (Path(package.__file__).parent for package in (star_training, star_zoo, star_catalog))
 ORDER = (  # each imports those before it alone
-    "errors", "version", "settings", "numerics", "data", "models", "engine", "evaluation", "pretraining",
+    "errors", "messages", "settings", "numerics", "data", "models", "engine", "evaluation", "pretraining",
     "finetuning", "detection", "recipes", "publishing", "exporting", "reports", "studies", "benchmarks", "quickstart",
     "api", "cli", "__main__", "__init__",
 )  # fmt: skip

@@ -134,7 +134,7 @@ BASE = {
     "tqdm",
 }
 RUNS = {  # beside what timm imports itself
-    "card star_resnet10t.cifar10": set(),
+    "card star_resnet10t.cifar10": {"jinja2"},
     "install nowhere star_resnet10t.mine": set(),
     "convert nowhere --to-released new.pth": set(),
     "eval knn star_resnet10t.cifar10 --data nowhere": set(),

@@ -21,7 +21,7 @@ from star_training.data.streaming.loader import HeldImage, Lanes, count_lanes
 from star_training.data.streaming.shard_order import Deal, Drawn, Place, shuffled
 from star_training.data.streaming.shards import Encoded
 from star_training.data.views import MultiViewDataset, Packed, concatenate, seeded
-from star_training.engine.checkpoint import Checkpoints
+from star_training.engine.saving.checkpoint import Checkpoints
 from star_training.pretraining.run import Run
 from star_training.settings.base import override
 from star_zoo import Policy

@@ -20,7 +20,7 @@ from star_training.data.sources.base import DataError
 from star_training.detection import recipes
 from star_training.detection.recipe import DetectionRecipe
 from star_training.detection.run import DetectionRun
-from star_training.engine.checkpoint import Checkpoints
+from star_training.engine.saving.checkpoint import Checkpoints
 from star_training.engine.signals import Stopped
 from star_training.errors import Diverged
 from star_training.settings.base import override

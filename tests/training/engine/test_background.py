@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from runs import STEPS, assert_equal, at_step, exported, tiny
-from star_training.engine.background import Background
-from star_training.engine.checkpoint import Checkpoints, Snapshot
+from star_training.engine.saving.background import Background
+from star_training.engine.saving.checkpoint import Checkpoints, Snapshot
 from star_training.pretraining.run import Run
 
 

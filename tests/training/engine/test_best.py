@@ -14,8 +14,8 @@ from finetune_cases import coloured
 from finetune_cases import tiny as tiny_tuning
 from runs import EPOCH, assert_equal, command, entries, tiny
 from star_training.cli.main import main
-from star_training.engine.best import Best
 from star_training.engine.logging import mean_loss
+from star_training.engine.saving.best import Best
 from star_training.finetuning.run import FineTuning
 from star_training.models.resolve import called
 from star_training.pretraining.recipe import Recipe

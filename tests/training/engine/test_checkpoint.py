@@ -19,8 +19,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from star_training.engine.checkpoint import Checkpoint, Checkpoints, CheckpointWarning, pack_optimizer, unpack_optimizer
 from star_training.engine.optim import build_optimizer, check_optimizer
+from star_training.engine.saving.checkpoint import (
+    Checkpoint,
+    Checkpoints,
+    CheckpointWarning,
+    pack_optimizer,
+    unpack_optimizer,
+)
 from star_training.settings.common import OptimizerConfig
 
 STATE = {"optimizer": {"lr": 0.03}, "data": "abc", "seconds": 1.5}

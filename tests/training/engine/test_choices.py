@@ -17,7 +17,7 @@ from runs import NOISY, TWO, assert_equal, command, exported, finish, start, sto
 from star_catalog.files import write_json
 from star_training import studies
 from star_training.data import workers
-from star_training.engine.checkpoint import Checkpoints
+from star_training.engine.saving.checkpoint import Checkpoints
 from star_training.finetuning.config import FineTune
 from star_training.finetuning.run import FineTuning
 from star_training.numerics import choice, layout, precision, processor

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from runs import NOISY, assert_equal, command, entries, exported, finish, start
 from star_training.cli.main import main
-from star_training.engine.checkpoint import Checkpoints
+from star_training.engine.saving.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from runs import EPOCH, NOISY, STEPS, TWO, assert_equal, command, entries, exported, finish, start, tiny
 from star_training.data.sources.spirograph import Spirographs
-from star_training.engine.checkpoint import Checkpoints
+from star_training.engine.saving.checkpoint import Checkpoints
 from star_training.pretraining.run import Run
 from star_training.pretraining.setup import count_steps
 from star_zoo import load_objective

@@ -32,7 +32,7 @@ from runs import (
     tiny,
 )
 from star_training.cli.main import main
-from star_training.engine.checkpoint import Checkpoints, CheckpointWarning
+from star_training.engine.saving.checkpoint import Checkpoints, CheckpointWarning
 from star_training.engine.signals import StopRequest
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run

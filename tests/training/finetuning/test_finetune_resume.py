@@ -17,7 +17,7 @@ from torch import Tensor
 from finetune_cases import coloured, tiny
 from runs import assert_equal, entries, finish, start
 from star_training.cli.main import main
-from star_training.engine.checkpoint import CheckpointWarning
+from star_training.engine.saving.checkpoint import CheckpointWarning
 from star_training.engine.signals import Stopped
 from star_training.finetuning.config import FineTune
 from star_training.finetuning.run import FineTuning

@@ -18,7 +18,7 @@ from torch import Tensor
 from runs import EPOCH, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny, tiny_with
 from star_training.cli.main import main
 from star_training.data.views import MultiViewDataset, StepBatches, loader
-from star_training.engine.checkpoint import Checkpoints
+from star_training.engine.saving.checkpoint import Checkpoints
 from star_training.errors import Diverged
 from star_training.pretraining.module import Pretrainer, build
 from star_training.pretraining.run import Run

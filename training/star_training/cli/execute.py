@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from star_catalog.version import version
 from star_catalog.zoo import NotAvailable
 
 from ..engine.signals import Stopped
 from ..errors import Diverged, LoadingError, not_installed, unexpected
 from ..messages import NORMAL, QUIET, VERBOSE, detail, duration, verbosity
-from ..version import version
 from . import COMMANDS
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from star_catalog.version import version
+
 from ..messages import detail
 from ..settings.base import Settings
 from ..settings.show import rows
-from ..version import version
 
 if TYPE_CHECKING:
     import accelerate  # which evaluations don't need

@@ -9,7 +9,7 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from ..settings.common import OptimizerConfig
-from .checkpoint import pack_optimizer
+from .saving.checkpoint import pack_optimizer
 
 _FUSED = ("adam", "adamw", "momentum", "nesterov", "sgd")  # torch's optimisers with a fused kernel
 

@@ -13,7 +13,7 @@ from star_zoo import hub
 
 from ..settings.base import Settings, differences
 from . import results
-from .best import FOLDER
+from .saving.best import FOLDER
 
 S = TypeVar("S", bound=Settings)
 

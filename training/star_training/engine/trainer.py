@@ -23,15 +23,15 @@ from ..numerics.choice import Trial
 from ..settings.base import Settings
 from ..settings.common import LoopConfig
 from .accelerator import make_accelerator, start_processes
-from .background import Background
-from .checkpoint import Checkpoint, Checkpoints, Snapshot
 from .choices import Choices, Convolved
 from .divergence import explained, loss_found
 from .environment import computed_with, other_bits, print_details
 from .hooks import Hooks
 from .logging import Logbook
 from .run_dir import lock_folder
-from .run_state import capture, restore
+from .saving.background import Background
+from .saving.checkpoint import Checkpoint, Checkpoints, Snapshot
+from .saving.run_state import capture, restore
 from .signals import Stopped, StopRequest
 
 S = TypeVar("S", bound=Settings)

@@ -21,13 +21,13 @@ from ..data.intact import check_intact
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
-from ..engine.best import Best
 from ..engine.divergence import Cause
 from ..engine.environment import versions
 from ..engine.logging import read
 from ..engine.optim import learning_rate
 from ..engine.results.cost import cost_of
 from ..engine.run_dir import try_export
+from ..engine.saving.best import Best
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite, evaluating, extract, timm_view
 from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Metric, by_slug, share

@@ -18,12 +18,12 @@ from ..data.streaming.stream import Stream
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
-from ..engine.best import Best
 from ..engine.divergence import Cause
 from ..engine.logging import evaluations_of, read
 from ..engine.optim import build_optimizer, check_optimizer, learning_rate
 from ..engine.results.cost import cost_of
 from ..engine.run_dir import try_export
+from ..engine.saving.best import Best
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
 from ..models.lineage import start_of

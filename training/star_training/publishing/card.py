@@ -18,8 +18,8 @@ from star_catalog.reading import json_object, refusing
 from star_zoo import hub, objectives, star_backbones, wrapped_model
 from star_zoo.groups import equivariance_error
 
-from ..engine.best import FOLDER
 from ..engine.results import read as read_results
+from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
 from . import card_metadata, dataset_terms, markdown
 from .card_results import measured

@@ -4,7 +4,8 @@ import base64
 import datetime
 from collections.abc import Sequence
 
-from ..version import version
+from star_catalog.version import version
+
 from .drawing import Figure
 from .tables import Table
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from star_catalog.reading import json_object
 
-from ..engine.best import FOLDER
 from ..engine.logging import read
 from ..engine.results import read as read_results
+from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
 from ..models.resolve import called, label, saved_folder
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from star_catalog.files import replacing_folder
 
-from . import results
-from .logging import evaluations_of, mean_loss, read
+from .. import results
+from ..logging import evaluations_of, mean_loss, read
 
 LOSS = "loss"  # the only metric that is better if it is smaller
 FOLDER = "export_best"

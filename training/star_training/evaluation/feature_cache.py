@@ -12,7 +12,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from star_catalog import store
-from star_zoo.weights_file import write_tensors
 
 _PREPARED = 2  # increased when images are decoded or resized in another way
 _COMPUTE = ("torch", "torchvision", "timm", "pillow")  # packages that decode, resize and compute
@@ -39,6 +38,8 @@ class FeatureCache:
 
     def write(self, key: str, features: Tensor) -> None:
         """Writes features; does nothing but a note if the folder can't be written."""
+        from star_zoo.weights_file import write_tensors  # imports timm, which reading doesn't need
+
         with store.keeping():
             write_tensors(self._path(key), {"features": features}, {"checksum": _checksum(key, features)})
 

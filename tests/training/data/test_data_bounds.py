@@ -11,7 +11,8 @@ from memory import at_most
 from star_catalog import machine
 from star_training.data import DataError, open_source
 from star_training.data.decode import MOST_ENCODED, UndecodableImage, decode
-from star_training.data.sources import parquet_rows, tar
+from star_training.data.sources import parquet_rows
+from star_training.data.sources.tar import images as tar
 from star_training.data.streaming import shards
 from star_training.data.streaming.hub_shards import _bytes
 

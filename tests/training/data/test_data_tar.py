@@ -1,6 +1,5 @@
 """WebDataset shards, read in place."""
 
-import re
 import subprocess
 import tarfile
 import tempfile
@@ -62,9 +61,13 @@ def test_shard_keys_and_labels(tmp_path):
     assert source.describe(2).startswith("folder.v2/c in ")
     assert source.targets is None  # only one has a .cls
     assert "2 of 3 images have no .cls, the first is b" in summary(source)
+    assert summary(source).endswith(
+        "; left out: b.png, a.seg.png (further images of samples that have one), b.txt (texts that aren't labels)"
+    )
     with pytest.raises(DataError, match=r"a.cls in .* holds b'cat'"):
         open_source(str(write_tar(tmp_path / "y.tar", {"a.png": png(1), "a.cls": b"cat"})))
-    with pytest.raises(DataError, match=r"no images found in .*Left out: 1 .heic file \(not readable here\)"):
+    reasons = r"a.heic \(not readable here\); a.png/notes.txt \(labels of no image\)"
+    with pytest.raises(DataError, match=rf"no images found in .*Left out: {reasons}"):
         open_source(str(write_tar(tmp_path / "z.tar", {"a.heic": b"x", "a.png/notes.txt": b"x"})))
 
 
@@ -80,8 +83,8 @@ def test_dots_in_names_cost_no_image(tmp_path):
     assert source.describe(2).startswith("c.left in ")
     assert summary(source) == (
         f"{tmp_path / 'x.tar'}: 7 images of 6 classes in train; 2 images share their name up to its first dot, e.g. "
-        "c.left and c.right: each counts as an image; left out: 3 further images (of samples that have one), e.g. "
-        "d.jpg"
+        "c.left and c.right: each counts as an image; left out: d.jpg, d.seg.png, e.v1.mask.png (further images of "
+        "samples that have one), ._d.png, __MACOSX/d.png (hidden files)"
     )
 
 
@@ -102,7 +105,7 @@ def test_links_are_followed_within_a_shard_and_counted_where_they_leave_it(tmp_p
             add_link(tar, f"{name}.png", target)
     source = open_source(str(path))
     assert numbers(source) == [1, 2, 1, 1] and source.targets.tolist() == [3, 1, 1, 1]
-    assert "left out: 4 links (to no file in the shard), e.g. e.png" in summary(source)
+    assert "left out: e.png, f.png, g.png and 1 more (links to no file in the shard)" in summary(source)
 
 
 def test_links_that_tar_itself_wrote(tmp_path):
@@ -124,12 +127,98 @@ def test_a_missing_label_is_said(tmp_path, capsys):
     assert f"has no labels to evaluate with: {why}" in capsys.readouterr().err.splitlines()[-1]
 
 
+# Names of classes in .txt members
+
+
+def texts(path: Path, **given: str | bytes) -> Path:
+    """A shard of images with a text each."""
+    members = {}
+    for k, (key, text) in enumerate(given.items()):
+        members |= {f"{key}.png": png(k), f"{key}.txt": text.encode() if isinstance(text, str) else text}
+    return write_tar(path, members)
+
+
+def test_texts_name_classes_over_all_splits(tmp_path):
+    texts(tmp_path / "train-0.tar", a="wolf\n", b="cat", c="  wolf", d="\ufeffgreat white shark, white shark")
+    texts(tmp_path / "test-0.tar", a="cat", b="bear", c="wolf", d="élan")
+    classes = ("bear", "cat", "great white shark, white shark", "wolf", "élan")
+    for split, labels in (("train", [3, 1, 3, 2]), ("test", [1, 0, 3, 4])):
+        source = open_source(str(tmp_path), split)
+        assert source.classes == classes and source.targets.tolist() == labels
+    assert summary(source) == f"{tmp_path}: images of 5 classes in train, 4 in test"
+    before = source.fingerprint
+    texts(tmp_path / "train-0.tar", a="ant", b="ant")
+    assert open_source(str(tmp_path), "test").fingerprint != before  # other numbers
+
+
+def test_numbers_come_before_texts(tmp_path):
+    members = {f"{k}.{kind}": data for k in range(3) for kind, data in (("png", png(k)), ("txt", b"cat"))}
+    path = write_tar(tmp_path / "x.tar", members | {f"{k}.cls": b"%d" % (2 - k) for k in range(3)})
+    source = open_source(str(path))
+    assert source.targets.tolist() == [2, 1, 0] and source.classes is None
+    assert "; left out: 0.txt, 1.txt, 2.txt (texts that aren't labels)" in summary(source)
+    texts(tmp_path / "y" / "test-0.tar", a="cat", b="cat")
+    path.rename(tmp_path / "y" / "train-0.tar")
+    source = open_source(str(tmp_path / "y"), "test")
+    assert source.targets is None and "(another split has .cls members" in summary(source)
+
+
+MANY = {f"k{k}": f"a dog number {k}" for k in range(150)} | {f"m{k}": "a dog" for k in range(100)}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"a": "a dog", "b": "a cat", "c": "a fish"}, "captions, not classes: there are 3 different ones for 3 images"),
+        (MANY, "captions, not classes: there are 151 different ones for 250 images"),
+        ({"a": "dog", "b": "dog", "c": "x" * 201}, "captions, not classes: c.txt has 201 bytes"),
+        ({"a": "dog", "b": "dog\ncat", "c": "dog"}, "captions, not classes: b.txt has several lines"),
+        ({"a": "dog", "b": "dog", "c": b"\xff"}, "captions, not classes: c.txt isn't UTF-8"),
+        ({"a": "dog", "b": "dog", "c": " \n"}, "1 of 3 images have no text in a .txt, the first is c"),
+    ],
+)
+def test_texts_that_are_not_classes_leave_images_without_labels(tmp_path, given, why: str):
+    source = open_source(str(texts(tmp_path / "x.tar", **given)))
+    assert source.targets is None and source.classes is None and len(source) == len(given)
+    first = ", ".join(f"{key}.txt" for key in list(given)[:3])
+    assert why in summary(source) and f"left out: {first}" in summary(source)
+
+
+def test_one_class_may_have_fewer_images_than_there_are_classes(tmp_path):
+    source = open_source(str(texts(tmp_path / "x.tar", **{f"k{k}": f"class {k % 99:02d}" for k in range(100)})))
+    assert source.targets.tolist() == [k % 99 for k in range(100)] and source.classes[98] == "class 98"
+
+
+def test_the_texts_of_captions_are_not_read(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    path = texts(tmp_path / "x.tar", a="dog", b="y" * 300, **{f"k{k}": "dog" for k in range(50)})
+    read: list[str] = []
+    extract = tarfile.TarFile.extractfile
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda tar, m: (read.append(m.name), extract(tar, m))[1])
+    assert open_source(str(path)).targets is None and read == ["a.txt"]
+
+
 PARTS = st.lists(st.sampled_from(["a", "b", "seg", "0001", "v1"]), min_size=1, max_size=3).map(".".join)
 MEMBERS = st.lists(
     st.tuples(st.sampled_from(["", "d/", "d.1/"]), PARTS, st.sampled_from([".png", ".jpg", ".cls", ".heic", ""])),
     unique=True,
     max_size=12,
 )
+
+
+NEITHER = {"a", "b", "seg", "0001", "v1", ""}  # what remains of a name without a suffix of ours
+
+
+def extension(name: str) -> str:
+    """The text after the last dot of a file's name."""
+    return name.rpartition("/")[2].rpartition(".")[2] if "." in name.rpartition("/")[2] else ""
+
+
+def listed(source, why: str) -> int:
+    """The number of members that the summary line lists with a reason."""
+    (found,) = [part for part in source.inventory.left_out if part.endswith(f" ({why})")] or [""]
+    names, _, more = found.removesuffix(f" ({why})").partition(" and ")
+    assert found in summary(source)
+    return len(names.split(", ")) + int(more.split()[0] if more else 0) if found else 0
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
@@ -147,8 +236,10 @@ def test_any_names_give_the_same_images_in_a_stream_and_none_is_lost_unseen(memb
             return
         source = open_source(str(path))
         assert numbers(source) == numbers(open_stream(f"stream:{path}"))
-        further = re.search(r"(\d+) further images?", summary(source))
-        assert len(source) + int(further[1] if further else 0) == len(pictures)
+        assert len(source) + listed(source, "further images of samples that have one") == len(pictures)
+        unreadable = [name for name in names if name.endswith(".heic")]
+        assert listed(source, "not readable here") == len(unreadable)
+        assert listed(source, "neither images nor labels") == sum(extension(name) in NEITHER for name in names)
         # a name without a dot before its suffix is a sample's own
         plain = {name.rpartition(".")[0] for name in pictures if name.rpartition("/")[2].count(".") == 1}
         assert plain <= {source.describe(k).partition(" in ")[0] for k in range(len(source))}

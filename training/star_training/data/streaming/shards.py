@@ -18,7 +18,7 @@ from ..contents import of_files
 from ..decode import IMAGE_SUFFIXES, MOST_ENCODED
 from ..sources.base import DataError
 from ..sources.raw import digest
-from ..sources.tar import belongs_to, is_hidden, key_and_extension, webdataset_key
+from ..sources.tar.members import belongs_to, is_hidden, key_and_extension, webdataset_key
 
 PAUSES = (1.0, 10.0, 60.0)  # seconds before each retry of a shard whose reading was interrupted
 _SILENCE = 60.0  # timeout in seconds for a server that sends nothing

@@ -144,7 +144,9 @@ def test_train_and_test_splits_are_told_apart(tmp_path: Path, capsys):
     assert main(arguments(tmp_path / "images", tmp_path / "run")) == 0
     first, *others = capsys.readouterr().out.splitlines()
     counts = "24 images of 2 classes in Training, 8 in Test"
-    assert first == f"{tmp_path / 'images'}: {counts}; left out: 1 .heic file (not readable here), Test/0 (no images)"
+    assert (
+        first == f"{tmp_path / 'images'}: {counts}; left out: Test/0/photo.heic (not readable here), Test/0 (no images)"
+    )
     assert not [line for line in others if "images of" in line]
     assert [e["step"] for e in entries(tmp_path / "run", "knn20_top1")] == [0, 3]
 

@@ -164,7 +164,7 @@ def test_arrays_are_images_where_there_are_no_others(tmp_path):
     source = open_source(str(folder), channels=1)
     assert source.targets.tolist() == [0, 1] and torch.equal(source[1][0], torch.from_numpy(BYTES[..., 1]))
     write_folder(tmp_path / "photos", {"0.png": png(1), "embeddings.npy": npy(BYTES[..., 0])})
-    assert "left out: 1 other file (.npy)" in summary(open_source(str(tmp_path / "photos")))
+    assert "left out: embeddings.npy (not images)" in summary(open_source(str(tmp_path / "photos")))
 
 
 def test_a_data_set_of_other_channels_says_so(tmp_path):

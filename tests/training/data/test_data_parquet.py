@@ -222,9 +222,13 @@ def test_parquet_of_two_columns_that_could_be_meant_the_first_is_named(tmp_path)
 
 def test_parquet_rows_without_a_split_are_counted(tmp_path):
     path = write_parquet(tmp_path / "x.parquet", image=[png(k) for k in range(3)], split=["train", None, "extra"])
+    write_parquet(tmp_path / "y.parquet", image=[png(0)] * 5, split=[None, None, "train", "train", None])
     assert (
-        "1 image without labels (there is no column 'label') in train, 1 in extra; left out: 1 row without a split"
-        in (summary(open_source(str(path))))
+        "1 image without labels (there is no column 'label') in train, 1 in extra; left out: row 1 of x.parquet "
+        "(without a split)"
+    ) in summary(open_source(str(path)))
+    assert "left out: row 1 of x.parquet, row 0 of y.parquet, row 1 of y.parquet and 1 more (without a split)" in (
+        summary(open_source(str(tmp_path)))
     )
     assert numbers(open_source(str(path), "extra")) == [2]
 

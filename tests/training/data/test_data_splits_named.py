@@ -1,6 +1,7 @@
 """Names of splits and folders: the usual spellings are understood, what is doubtful is refused, nothing goes unseen."""
 
 import io
+import os
 import tempfile
 from pathlib import Path
 
@@ -200,8 +201,8 @@ def test_everything_that_is_left_out_is_named(tmp_path: Path):
                 {
                     **{f"train/{k}/{k}.png": png(k) for k in range(3)},
                     "test/0/0.png": png(3),
-                    **{f"train/0/{k}.HEIC": b"x" for k in range(3)},
-                    **dict.fromkeys(("README", "train/0/notes.txt"), b"x"),
+                    **{f"train/0/{k}.HEIC": b"x" for k in range(4)},
+                    **dict.fromkeys(("README", ".DS_Store", "train/0/._a.png", "train/0/notes.txt"), b"x"),
                     **{f"{name}/a.png": png(9) for name in ("train/__MACOSX", ".cache", "unlabeled")},
                     "b.png": png(9),
                 },
@@ -209,11 +210,13 @@ def test_everything_that_is_left_out_is_named(tmp_path: Path):
         )
     )
     (tmp_path / "train" / "empty" / "inside").mkdir(parents=True)
+    os.mkfifo(tmp_path / "train" / "0" / "fifo.png")
     source = open_source(str(tmp_path))
     assert source.classes == ("0", "1", "2") and numbers(source) == [0, 1, 2]
     assert summary(source) == (
-        f"{tmp_path}: 3 images of 3 classes in train, 1 in test, 1 in unlabeled; left out: 3 .heic files (not readable "
-        "here), 2 other files (no suffix, .txt), unlabeled (no usual name of a split), 1 image beside the splits, "
+        f"{tmp_path}: 3 images of 3 classes in train, 1 in test, 1 in unlabeled; left out: train/0/0.HEIC, "
+        "train/0/1.HEIC, train/0/2.HEIC and 1 more (not readable here), README, train/0/fifo.png, train/0/notes.txt "
+        "(not images), train/0/._a.png (hidden), unlabeled (no usual name of a split), b.png (beside the splits), "
         ".cache, train/__MACOSX (hidden or system folder), train/empty (no images)"
     )
 
@@ -225,18 +228,19 @@ def test_why_images_have_no_labels_is_said(tmp_path: Path):
 
 def test_folders_of_unreadable_images_alone_name_them(tmp_path: Path):
     write_folder(tmp_path, {"a/1.heic": b"x", "a/2.cr2": b"x", "a/3": b"x"})
-    with pytest.raises(DataError, match=r"found only files of other kinds \(no suffix, .cr2, .heic\)"):
+    with pytest.raises(DataError, match=r"found only other files: a/1.heic, a/2.cr2, a/3\. For"):
         open_source(str(tmp_path))
     write_folder(tmp_path / "b", {"train/1.png": png(1), "test/1.heic": b"x"})
-    with pytest.raises(NoSuchSplit, match=r"it has 'train'. Left out: 1 .heic file \(not readable here\)"):
+    with pytest.raises(NoSuchSplit, match=r"it has 'train'. Left out: test/1.heic \(not readable here\)"):
         open_source(str(tmp_path / "b"), "test")
 
 
 def test_what_lies_beside_packs_is_named(tmp_path: Path):
-    folder(tmp_path, "photos/a.png", "b.png")
+    folder(tmp_path, "photos/a.png", "b.png", "README.md")
     write_parquet(tmp_path / "a.parquet", image=[png(0)])
     write_tar(tmp_path / "c.tar", {"a.png": png(0)})
-    assert "left out: b.png, c.tar, photos (beside the .parquet files)" in summary(open_source(str(tmp_path)))
+    others = "left out: README.md, b.png, c.tar and 1 more (beside the .parquet files)"
+    assert others in summary(open_source(str(tmp_path)))
 
 
 NAMES = st.sampled_from(
@@ -278,7 +282,7 @@ def test_in_any_folder_each_image_is_in_one_split_or_named_as_left_out(folders: 
             assert "\n" not in str(error)
             return
         found = [Path(source.describe(k)) for source in sources for k in range(len(source))]
-        loose = () in visible and "1 image beside the splits" in summary(sources[0])
+        loose = () in visible and "(beside the splits)" in summary(sources[0])
         assert sorted(found) == sorted(root.joinpath(*p, "x.png") for p in visible if p or not loose)
         assert summary(sources[0]).isprintable()
         for split, source in zip(splits, sources, strict=True):

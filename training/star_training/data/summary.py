@@ -15,7 +15,7 @@ def summary(source: Source, *others: Source | None) -> str:
     `others` are further open splits. They supply their counts, because a source may only know its own split's count if
     counting takes a pass over the data. Example:
 
-    "photos: 1,250 images of 12 classes in train, 300 in test; left out: 3 .heic files (not readable here)"
+    "photos: 1,250 images of 12 classes in train, 300 in test; left out: a.heic, b.heic (not readable here)"
     """
     found = source.inventory
     counts = dict(found.images or {"all": len(source)})

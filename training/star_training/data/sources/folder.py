@@ -10,7 +10,7 @@ from ..contents import fingerprint, of_files
 from ..decode import IMAGE_SUFFIXES
 from ..split_names import choose_split, kind_of
 from .base import NOT_TAKEN, DataError, Inventory, NoSuchSplit
-from .layout import children, layout, left_out, walk
+from .layout import children, layout, left_out, named, walk
 from .raw import number_names
 
 
@@ -45,16 +45,17 @@ def open_folder(folder: Path, split: str) -> FolderImages:
 
     Sub-folders named as splits are splits (see `layout`); without them, all images are "train". Inside a split, the
     sub-folders that hold images are classes, numbered by their sorted names over all splits. Images beside the
-    sub-folders leave the split unlabelled. Hidden entries and `__MACOSX` are ignored; links are followed.
+    sub-folders leave the split unlabelled. Hidden entries and `__MACOSX` are not read; links are followed.
     """
     try:
         tree = walk(folder)
     except OSError as error:
         raise DataError(f"can't read the folder {folder}: {error}.") from error
     if not tree.images:
+        found = f", found only other files: {named(tree.others)}" if tree.others else ""
         raise DataError(
             f"no images found in {folder}; expected class sub-folders or images "
-            f"({', '.join(sorted(IMAGE_SUFFIXES))}){_instead(tree.others)}. "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}){found}. "
             "For Parquet files or tar shards, pass the folder that holds them directly."
         )
     splits = layout(tree.images, folder)
@@ -81,8 +82,3 @@ def open_folder(folder: Path, split: str) -> FolderImages:
 
 def _below(images: list[str], prefix: str) -> list[str]:
     return [path[len(prefix) :] for path in images if path.startswith(prefix)]
-
-
-def _instead(others: dict[str, int]) -> str:
-    suffixes = ", ".join(suffix or "no suffix" for suffix in sorted(others)[:5])
-    return f", found only files of other kinds ({suffixes})" if suffixes else ""

@@ -1,7 +1,7 @@
 """The roles of the sub-folders of a folder of images: splits, classes, or a wrapper around them."""
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,8 @@ class Tree:
     images: list[str] = field(default_factory=list)  # sorted, folder by folder
     skipped: list[str] = field(default_factory=list)  # folders that were not searched
     bare: list[str] = field(default_factory=list)  # folders without any image in them or below
-    others: Counter[str] = field(default_factory=Counter)  # numbers of files that are not read, by suffix
+    others: list[str] = field(default_factory=list)  # files that are not read
+    hidden: list[str] = field(default_factory=list)  # hidden files with the suffix of an image
 
 
 def walk(folder: Path) -> Tree:
@@ -30,7 +31,7 @@ def walk(folder: Path) -> Tree:
     """
     tree = Tree()
     _walk(folder, "", (), tree, IMAGE_SUFFIXES)
-    if not tree.images and tree.others[ARRAY_SUFFIX]:
+    if not tree.images and ARRAY_SUFFIX in map(suffix_of, tree.others):
         tree = Tree()
         _walk(folder, "", (), tree, frozenset([ARRAY_SUFFIX]))
     return tree
@@ -44,7 +45,7 @@ def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: T
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
-        path, suffix = within + entry.name, os.path.splitext(entry.name)[1].lower()
+        path, suffix = within + entry.name, suffix_of(entry.name)
         if entry.is_dir():
             if entry.name.startswith(".") or entry.name == FORKS:
                 tree.skipped.append(path)
@@ -54,12 +55,12 @@ def _walk(folder: Path, within: str, above: tuple[tuple[int, int], ...], tree: T
             if len(tree.images) == images:
                 tree.bare[bare:] = [path]  # in place of the empty ones below it
         elif entry.name.startswith("."):
-            continue
+            tree.hidden += [path] if suffix in suffixes else []
         # a dangling link counts as a bad image, so that data that were not fetched are reported
         elif suffix in suffixes and (entry.is_file() or not os.path.exists(entry.path)):
             tree.images.append(path)
-        elif suffix not in suffixes:
-            tree.others[suffix] += 1
+        else:
+            tree.others.append(path)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Layout:
     splits: dict[str, str]
     notes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()  # splits without a usual name, which only their exact name selects
-    loose: int = 0  # images beside the folders of splits, in none of them
+    loose: tuple[str, ...] = ()  # images beside the folders of splits, in none of them
 
 
 def layout(images: Sequence[str], folder: Path) -> Layout:
@@ -100,10 +101,12 @@ def layout(images: Sequence[str], folder: Path) -> Layout:
     return Layout(splits, notes, others, loose)
 
 
-def children(images: Sequence[str], prefix: str) -> tuple[list[str], int]:
-    """Returns the folders right below `prefix` that lead to images, in order, and the number of images beside them."""
-    below = [path[len(prefix) :].split("/", 1) for path in images if path.startswith(prefix)]
-    return list(dict.fromkeys(parts[0] for parts in below if len(parts) > 1)), sum(len(p) == 1 for p in below)
+def children(images: Sequence[str], prefix: str) -> tuple[list[str], tuple[str, ...]]:
+    """Returns the folders right below `prefix` that lead to images, in order, and the images beside them."""
+    below = [path for path in images if path.startswith(prefix)]
+    parts = [path[len(prefix) :].split("/", 1) for path in below]
+    folders = list(dict.fromkeys(first for first, *rest in parts if rest))
+    return folders, tuple(path for path, part in zip(below, parts, strict=True) if len(part) == 1)
 
 
 def _wrapper(images: Sequence[str]) -> str:
@@ -147,26 +150,30 @@ def _refuse_splits_below(images: Sequence[str], folder: Path) -> None:
 
 def left_out(tree: Tree, found: Layout) -> Iterator[str]:
     """Yields everything below a folder that is in none of its splits, with the reason."""
-    for suffix in sorted(UNREADABLE_SUFFIXES & tree.others.keys()):
-        yield f"{_count(tree.others[suffix], f'{suffix} file')} (not readable here)"
-    other = sorted(tree.others.keys() - UNREADABLE_SUFFIXES)
-    if other:
-        count = sum(tree.others[suffix] for suffix in other)
-        yield f"{_count(count, 'other file')} ({named([suffix or 'no suffix' for suffix in other])})"
+    unreadable = [path for path in tree.others if suffix_of(path) in UNREADABLE_SUFFIXES]
+    others = [path for path in tree.others if suffix_of(path) not in UNREADABLE_SUFFIXES]
+    if unreadable:
+        yield f"{named(unreadable)} (not readable here)"
+    if others:
+        yield f"{named(others)} (not images)"
+    if tree.hidden:
+        yield f"{named(tree.hidden)} (hidden)"
     if found.beside:
         yield f"{named(found.beside)} (no usual name of a split)"
     if found.loose:
-        yield f"{_count(found.loose, 'image')} beside the splits"
+        yield f"{named(found.loose)} (beside the splits)"
     if tree.skipped:
         yield f"{named(tree.skipped)} (hidden or system folder)"
     if tree.bare:
         yield f"{named(tree.bare)} (no images)"
 
 
-def named(names: Sequence[str]) -> str:
-    """Returns up to three names and the number of the rest."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+def named(names: Sequence[str], total: int | None = None) -> str:
+    """Returns up to three names and the number of the rest; of `total` names if not all are given."""
+    more = (len(names) if total is None else total) - 3
+    return ", ".join(names[:3]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def suffix_of(path: str) -> str:
+    """Returns the suffix of a file in lower case, with its dot; "" without one."""
+    return os.path.splitext(path)[1].lower()

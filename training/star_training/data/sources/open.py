@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..cached import CachedSource, TooLarge, fits
-from ..decode import IMAGE_SUFFIXES, UndecodableImage, decoded_size, undecodable
+from ..decode import UndecodableImage, decoded_size, undecodable
 from ..lazy import StreamedSource
 from ..places import home, names_at_home, resolved, split_columns
 from ..split_names import files_by_split
@@ -19,7 +19,7 @@ from ..tried import decoded_bytes, note_decoded_bytes
 from .base import DataError, Source
 from .folder import open_folder
 from .huggingface import SAVED_FILES, open_hub, open_saved
-from .layout import named
+from .layout import named, suffix_of
 from .parquet import ParquetImages, open_parquet
 from .raw import Raw, Subset, evenly_spaced, in_channels
 from .tar import TarImages, expand_braces, open_tar
@@ -188,13 +188,9 @@ def _files(folder: Path, suffix: str) -> list[Path]:
 
 
 def _beside(raw: _Files, folder: Path, suffix: str) -> _Files:
-    """Returns the same images, with an inventory that lists everything else in the folder that could hold images."""
-    names = [
-        name
-        for name in sorted(os.listdir(folder))
-        if not name.startswith((".", "__MACOSX"))
-        if (folder / name).is_dir() or os.path.splitext(name)[1].lower() in {".tar", *IMAGE_SUFFIXES} - {suffix}
-    ]
+    """Returns the same images, with an inventory that lists everything else in the folder."""
+    entries = [entry for entry in sorted(os.scandir(folder), key=lambda entry: entry.name) if entry.name[0] != "."]
+    names = [entry.name for entry in entries if entry.is_dir() or suffix_of(entry.name) != suffix]
     if not names:
         return raw
     others = f"{named(names)} (beside the {suffix} files)"

@@ -19,6 +19,7 @@ from ..contents import fingerprint, of_files
 from ..split_names import choose_split
 from .base import DataError, Inventory
 from .columns import IMAGES, LABELS, PATHS, check_given, choose
+from .layout import named as listed
 from .parquet_rows import Encoded, beside, check_images, holds_images, named, read_rows, readable
 from .raw import are_ids, as_targets, number_names, whole_floats
 
@@ -45,8 +46,7 @@ class ParquetImages:
         return beside(self.files[self.places[index, 0]], path) if path else data or b""
 
     def describe(self, index: int) -> str:
-        file, row = self.places[index]
-        return f"row {row} of {self.files[file].name}"
+        return _row(self.files, self.places[index])
 
 
 def open_parquet(groups: Mapping[str, Sequence[Path]], split: str, given: Mapping[str, str]) -> ParquetImages:
@@ -67,11 +67,11 @@ def _read(
     columns, notes = _columns(files, given)
     left_out: tuple[str, ...] = ()
     if "split" in columns:
-        counts = _counts(files, columns["split"])
-        rows = choose_split(split, [name for name in counts if name is not None], named(files))
-        used = files
-        if missing := counts.pop(None, 0):
-            left_out = (f"{missing:,} row{'s' * (missing > 1)} without a split",)
+        counts, without = _splits(files, columns["split"])
+        rows, used = choose_split(split, counts, named(files)), files
+        if len(without):
+            first = [_row(files, place) for place in without[:3]]
+            left_out = (f"{listed(first, len(without))} (without a split)",)
     else:
         counts = Counter({name: sum(map(_length, group)) for name, group in groups.items()})
         used, rows = groups[choose_split(split, groups, named(files))], None
@@ -127,16 +127,21 @@ def _roles(schema: Any, given: Mapping[str, str]) -> tuple[dict[str, str], tuple
     return chosen, tuple(found[role][1] for role in ("image", "label") if found[role][1] and role not in given)
 
 
-def _counts(files: Sequence[Path], column: str) -> Counter[str | None]:
-    """Returns the sorted values of a text column over the rows of all splits, with the count of each."""
-    counts: Counter[str | None] = Counter()
-    for entry in read_rows(files, {"value": column}, None)[0]["value"].cast("string").value_counts().to_pylist():
-        counts[entry["values"]] += entry["counts"]
-    return Counter({name: counts[name] for name in sorted(counts, key=lambda name: (name is None, name))})
+def _splits(files: Sequence[Path], column: str) -> tuple[Counter[str], np.ndarray]:
+    """Returns the sorted values of a text column over all rows with the count of each, and the places of the rest."""
+    table, places = read_rows(files, {"value": column}, None)
+    values = table["value"].cast("string")
+    counts = {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}
+    counts.pop(None, None)
+    return Counter({name: counts[name] for name in sorted(counts)}), places[values.is_null().to_numpy()]
+
+
+def _row(files: Sequence[Path], place: np.ndarray) -> str:
+    return f"row {place[1]} of {files[place[0]].name}"
 
 
 def _distinct(files: Sequence[Path], column: str) -> tuple[str, ...]:
-    return tuple(name for name in _counts(files, column) if name is not None)
+    return tuple(_splits(files, column)[0])
 
 
 def _length(file: Path) -> int:

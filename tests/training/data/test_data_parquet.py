@@ -304,3 +304,18 @@ def test_real_packs(pack, classes, label):
     table = pyarrow.parquet.read_table(path, columns=["image", "label", "split"])
     assert table["split"][row].as_py() == "test" and table["label"][row].as_py() == source.targets[11]
     assert torch.equal(decode(table["image"][row].as_py()), source[11])
+
+
+def test_labels_beyond_float32_leave_images_without_labels(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", image=[png(0), png(1)], label=[0.5, 1e300])
+    source = open_source(str(path))
+    assert source.targets is None
+    assert "1 of 2 images have a label beyond the range of float32, the first is image 1" in summary(source)
+
+
+@pytest.mark.parametrize("names", ["3", '{"info": {"features": {"label": 3}}}', '{"info": []}', '[["a"], 2'])
+def test_metadata_that_names_no_classes_is_refused(tmp_path, names: str):
+    key = "huggingface" if names.startswith("{") else "classes"
+    path = write_parquet(tmp_path / "x.parquet", {key: names}, image=[png(0)], label=[0])
+    with pytest.raises(DataError, match=r"can't read the class names in the metadata of .*x\.parquet"):
+        open_source(str(path))

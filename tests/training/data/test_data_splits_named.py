@@ -235,6 +235,12 @@ def test_folders_of_unreadable_images_alone_name_them(tmp_path: Path):
         open_source(str(tmp_path / "b"), "test")
 
 
+def test_errors_are_one_line_whatever_the_names(tmp_path: Path):
+    write_folder(tmp_path, {"a\nb/1.heic": b"x"})
+    with pytest.raises(DataError, match=r"found only other files: a\\nb/1.heic\. For"):
+        open_source(str(tmp_path))
+
+
 def test_what_lies_beside_packs_is_named(tmp_path: Path):
     folder(tmp_path, "photos/a.png", "b.png", "README.md")
     write_parquet(tmp_path / "a.parquet", image=[png(0)])

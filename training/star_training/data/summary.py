@@ -3,6 +3,7 @@
 from typing import TextIO
 
 from ..messages import quiet
+from .errors import printable
 from .eval_sets.dataset import Splits
 from .sources.base import NoSuchSplit, Source
 from .sources.subset import note_of_ids
@@ -28,7 +29,7 @@ def summary(source: Source, *others: Source | None) -> str:
     line = [f"{source.name}: {', '.join(parts)}", *found.notes, *note_of_ids(source)]
     if found.left_out:
         line.append(f"left out: {', '.join(found.left_out)}")
-    return one_line("; ".join(line))
+    return printable("; ".join(line))
 
 
 def _order(split: tuple[str, int | None]) -> tuple[int, str]:
@@ -64,10 +65,5 @@ class Summaries:
             source, note = splits.test, splits.note  # all protocols open the test split anyway
         except NoSuchSplit:
             source, note = splits.train, ""
-        print("\n".join(filter(None, (summary(source), one_line(note)))), file=self._file, flush=True)
+        print("\n".join(filter(None, (summary(source), printable(note)))), file=self._file, flush=True)
         self._printed.add(splits.spec)
-
-
-def one_line(text: str) -> str:
-    """Returns the text with non-printable characters escaped, because file names may contain any character."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -219,7 +219,7 @@ def _stated_names(file: Path, label: str) -> dict[int, str] | None:
             return None
         pairs = enumerate(names) if isinstance(names, list) else names.items()
         return {int(number): str(name) for number, name in pairs}
-    except (ValueError, KeyError, AttributeError) as error:
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         rule = "expected a JSON list of names or object from label to name"
         raise DataError(f"can't read the class names in the metadata of {file} ({error}); {rule}.") from error
 

@@ -17,6 +17,7 @@ from .columns import plain
 from .raw import inside
 
 _ROWS = 512  # read at once
+_BUFFER = 2**16  # bytes read at once where a few rows of a row group are read
 
 
 class Encoded:
@@ -104,16 +105,24 @@ def _bytes_and_paths(column: Any, files: Sequence[Path]) -> tuple[Any, Any]:
 
 def _holds_all_bytes(file: Path, column: str) -> bool:
     """Returns whether every row of a file has its image's bytes in it, according to the file's statistics."""
-    from pyarrow.parquet import read_metadata, read_schema
+    from pyarrow.parquet import ParquetFile
 
-    if not holds_images(read_schema(file).field(column).type):
-        return False  # paths
-
-    found = read_metadata(file)
-    groups = [found.row_group(number) for number in range(found.num_row_groups)]
-    chunks = [group.column(k) for group in groups for k in range(group.num_columns)]
-    stored = [chunk.statistics for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")]
-    return len(stored) == len(groups) and all(s and s.has_null_count and not s.null_count for s in stored)
+    with ParquetFile(file, buffer_size=_BUFFER) as opened:
+        if not holds_images(opened.schema_arrow.field(column).type):
+            return False  # paths
+        names = [opened.schema.column(k).path for k in range(len(opened.schema))]
+        leaves = [k for k, name in enumerate(names) if name in (column, f"{column}.bytes")]
+        for group in range(opened.num_row_groups):
+            # Arrow ends the process if the description of a column is damaged, but raises if a row is read first
+            if not next(opened.iter_batches(1, row_groups=[group], columns=[column]), None):
+                return False
+            chunks = [opened.metadata.row_group(group).column(k) for k in leaves]
+            if any(chunk.physical_type != "BYTE_ARRAY" for chunk in chunks):  # its statistics would end the process
+                return False
+            stored = [chunk.statistics for chunk in chunks]
+            if not all(s and s.has_null_count and not s.null_count for s in stored):
+                return False
+    return len(leaves) == 1
 
 
 def read_rows(

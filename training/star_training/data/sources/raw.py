@@ -125,8 +125,8 @@ def as_targets(labels: Any) -> tuple[Tensor | None, str]:
     """Returns numeric labels as `Source.targets`, or None and the reason why there are none.
 
     Integers are classes, and so are decimals (`decimal.Decimal`) if all are integral. Floats and rows of numbers are
-    regression targets, even if integral. One label that is missing (None, NaN, a negative class) or not a number
-    leaves the whole data set unlabelled. Raises DataError if a class exceeds int64.
+    regression targets, even if integral. One label that is missing (None, NaN, a negative class), infinite or not
+    a number leaves the whole data set unlabelled. Raises DataError if a class exceeds int64.
     """
     try:
         values = np.asarray(labels)
@@ -144,10 +144,18 @@ def as_targets(labels: Any) -> tuple[Tensor | None, str]:
             raise DataError(f"the largest label is {values.max()}: number the classes from 0, without gaps.")
         return torch.from_numpy(values.astype(np.int64)), ""
     if values.dtype.kind in "iuf" and values.ndim in (1, 2):
-        rows = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
-        missing = rows.isnan().any(1).nonzero().flatten().tolist()
-        return (None, _lacking(len(missing), len(rows), missing[0], "have no label")) if missing else (rows, "")
+        return _numbers(values)
     return None, "the labels are neither classes nor numbers"
+
+
+def _numbers(values: np.ndarray) -> tuple[Tensor | None, str]:
+    """Returns regression targets (N, K) float32 as `as_targets` does."""
+    with np.errstate(over="ignore"):
+        rows = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
+    for found, how in ((rows.isnan(), "have no label"), (rows.isinf(), "have a label beyond the range of float32")):
+        if wrong := found.any(1).nonzero().flatten().tolist():
+            return None, _lacking(len(wrong), len(rows), wrong[0], how)
+    return rows, ""
 
 
 def are_ids(largest: int, distinct: int, named: int) -> bool:

@@ -101,7 +101,7 @@ def test_compare_returns_the_rows_that_it_stores(images: Path, tmp_path: Path, c
 def test_report_returns_its_page(images: Path, tmp_path: Path):
     star_training.evaluate("pixels", "knn", data=images, out=tmp_path / "results.json")
     found = star_training.report(tmp_path / "results.json", out=tmp_path / "page.html")
-    assert "1-NN top-1, %" in found.titles and str(found).splitlines()[-1] == str(tmp_path / "page.html")
+    assert "Accuracy by data set" in found.titles and str(found).splitlines()[-1] == str(tmp_path / "page.html")
     frame = found._repr_html_()
     assert frame.startswith('<iframe srcdoc="') and "&lt;table" in frame and "<table" not in frame
 

@@ -58,7 +58,7 @@ def test_a_run_in_python_is_that_of_the_command(trained: Trained, tmp_path: Path
 
 def test_a_trained_run_holds_its_metrics_its_log_and_its_model(trained: Trained):
     held = json.loads((trained.export / "results.json").read_text())
-    assert trained.metrics == {"r2": held["online"][-1]["r2"]}
+    assert trained.metrics == {name: held["online"][-1][name] for name in ("r2", "rankme")}
     lines = (trained.folder / "log.jsonl").read_text().splitlines()
     assert trained.log == [json.loads(line) for line in lines] and len(lines) > 8
     assert timm.create_model(f"local-dir:{trained.export}", pretrained=True).num_features == 96

@@ -199,7 +199,7 @@ def test_results(folder: Path):
         for found in results.read(path).get("evaluations", []):
             str(Record.from_dict(found))
         models = gather([str(path)])
-        tables.transfer(models)
+        tables.accuracies(models), tables.comparisons(models), tables.summary(models)
         if next(number) % 10 == 0:
             card.render(folder)
         if next(number) % 100 == 1:

@@ -202,7 +202,8 @@ def test_a_comparison_gives_way_to_one_of_the_same_data_alone(tmp_path: Path):
 
     def comparison(content: str, **changes: object) -> dict:
         prints = {"images": {"test": content}, "other": {"test": "other"}}
-        rows = [{"metric": "20-NN top-1", "data": name} for name in (*prints, "mean of all")]
+        numbers = {"first": 0.5, "second": 0.4, "difference": {"value": 0.1, "low": 0.0, "high": 0.2}}
+        rows = [{"metric": "20-NN top-1", "data": name, **numbers} for name in (*prints, "mean of all")]
         return {
             "model": "m",
             "other": "o",

@@ -48,7 +48,7 @@ def _beside(comparison: dict[str, Any]) -> dict[str, Any]:
             row["name"],
             row["data"],
             *(f"{row[which]:.4g}" for which in ("first", "second")),
-            _value(Estimate(**row["difference"])),
+            _value(Estimate(*map(row["difference"].get, Estimate._fields))),
         )
         for row in comparison["rows"]
     ]

@@ -53,7 +53,7 @@ def comparisons(models: list[Shown]) -> list[Table]:
             row["name"],
             f"{model.label}: {100 * row['first']:.1f}",
             f"{compared['other']}: {100 * row['second']:.1f}",
-            per_cent(Estimate(**row["difference"])),
+            per_cent(Estimate(*map(row["difference"].get, Estimate._fields))),
         ]
         for model in models
         for compared in model.comparisons

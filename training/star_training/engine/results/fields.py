@@ -23,13 +23,12 @@ _EVALUATION = (
     },
 )
 _COMPARISON = (
-    {"other": str, "seed": int},
+    {"other": str, "seed": int, "rows": list[dict[str, Any]]},
     {
         "model": str,
         "protocols": list[str],
         "data_fingerprints": dict[str, _DATA],
         "interval": str,
-        "rows": list[dict[str, Any]],
         "versions": dict[str, Any],
     },
 )
@@ -37,9 +36,9 @@ _METRIC = (
     {"name": str, "unit": str, "kind": str, "value": float},
     {"low": _OPTIONAL, "high": _OPTIONAL, "averaged_as": list[str] | None},
 )
-_ROW = (
-    {"metric": str, "name": str, "data": str},
-    {"first": float, "second": float, "difference": dict[str, Any]},
+_ROW: tuple[dict[str, Any], dict[str, Any]] = (
+    {"metric": str, "name": str, "data": str, "first": float, "second": float, "difference": dict[str, Any]},
+    {},
 )
 _DIFFERENCE = ({"value": float}, {"low": _OPTIONAL, "high": _OPTIONAL})
 _BEST: tuple[dict[str, Any], dict[str, Any]] = ({"metric": str, "value": float}, {})
@@ -75,11 +74,10 @@ def check_records(content: dict[str, Any]) -> None:
     for number, record in enumerate(content.get("comparisons", [])):
         where = f"number {number} of its comparisons"
         _check(record, _COMPARISON, where)
-        for row in record.get("rows", []):
+        for row in record["rows"]:
             _check(row, _ROW, f"a row of {where}")
-            if "difference" in row:
-                _check(row["difference"], _DIFFERENCE, f"a difference of {where}")
-                _check_interval(row["difference"], f"a difference of {where}")
+            _check(row["difference"], _DIFFERENCE, f"a difference of {where}")
+            _check_interval(row["difference"], f"a difference of {where}")
 
 
 def check_evaluation(record: dict[str, Any], where: str) -> None:

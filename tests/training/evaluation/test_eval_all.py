@@ -1,7 +1,9 @@
 """`eval all`: each image passes once, finished results outlast a stop, a failure loses nothing else, one table."""
 
 import io
+import os
 import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +127,29 @@ def test_what_is_finished_is_not_computed_again(folder: Path, monkeypatch: pytes
     del made[:]
     monkeypatch.setattr(finished, "code", lambda *packages: f"other code of {packages}")
     assert main(arguments) == 1 and "knn on many" in made
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_in_the_command_that_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys, number: int):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    child: list[int] = []
+
+    def stopping(count: int) -> None:
+        if count == 2:
+            if (process := os.fork()) == 0:
+                os.kill(os.getpid(), signal.SIGTERM)  # a worker that is ended
+                os._exit(0)
+            child.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+            os.kill(os.getpid(), number)
+
+    evaluated(monkeypatch, stopping)
+    data = str(folder / "many.parquet")
+    assert main(["eval", "all", "pixels", "--data", data]) == 128 + number
+    line = capsys.readouterr().err.splitlines()[-1]
+    told = f"stopped by {signal.Signals(number).name}; 2 of 4 evaluations are finished"
+    assert line == f"{told}; go on with: star-zoo eval all pixels --data {data}"
+    assert child == [143]
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
 def test_an_unexpected_error_is_one_failure(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys):

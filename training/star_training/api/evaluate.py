@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from star_catalog.files import user_path
 
-from ..engine.signals import Stopped
+from ..engine.signals import Stopped, interrupting
 from ..evaluation import protocols
 from ..settings.common import EVALUATION_WORKERS
 from .arguments import Data, Model, Place, listed
@@ -46,7 +46,8 @@ def evaluate(
         each: called with each record before it is stored, e.g. to print it.
 
     Features are cached. One protocol ends with the first error. Several go on with the rest, and raise SomeFailed, a
-    ValueError with the other results, at the end; after an interrupt, which raises Stopped, the same call continues.
+    ValueError with the other results, at the end. An interrupt, SIGTERM and SIGHUP raise Stopped; the same call then
+    continues.
     """
     several = protocol == "all" or not isinstance(protocol, str)
     given = [] if protocol == "all" else [protocol] if isinstance(protocol, str) else list(protocol)
@@ -133,12 +134,14 @@ def _of_several(
 
 @contextlib.contextmanager
 def _counting(finished: "list[Outcome]", total: int) -> Iterator[None]:
-    """Turns an interrupt into Stopped, with the number of finished evaluations."""
+    """Turns an interrupt, SIGTERM and SIGHUP into Stopped, with the number of finished evaluations."""
     with continuing("the same call goes on with the rest"):
         try:
-            yield
-        except KeyboardInterrupt:
-            raise Stopped(signal.SIGINT, f"; {len(finished)} of {total} evaluations are finished") from None
+            with interrupting():
+                yield
+        except KeyboardInterrupt as stop:
+            number = stop.args[0] if stop.args else signal.SIGINT
+            raise Stopped(number, f"; {len(finished)} of {total} evaluations are finished") from None
 
 
 def _stored(outcome: "Outcome", file: Path | None, each: "Callable[[Record], None]") -> "Outcome":

@@ -58,14 +58,48 @@ class StopRequest:
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        # the default effect, not the previous handlers, because a background job ignores SIGINT
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        if number == signal.SIGHUP:  # the terminal is closed, and writing to it would be an error
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for output in self._terminal:
-                os.dup2(nowhere, output)
+        _by_default(number, self._terminal)
+
+
+@contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+    """While entered, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, with their number.
+
+    Further ones, ignored ones and other threads are treated as by `StopRequest`. A forked process ends at once.
+    """
+    if not _is_main_thread():
+        yield
+        return
+    process, terminal = os.getpid(), [output for output in (1, 2) if os.isatty(output)]
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            os._exit(128 + number)
+        _by_default(number, terminal)
+        raise KeyboardInterrupt(number)
+
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, *hangup)}
+    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _by_default(number: int, terminal: list[int]) -> None:
+    """Gives signals their default effect once `number` came; `terminal` are the file descriptors of one.
+
+    Not the previous handlers, because a background job ignores SIGINT.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if number == signal.SIGHUP:  # the terminal is closed, and writing to it would be an error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for output in terminal:
+            os.dup2(nowhere, output)
 
 
 def end_with_parent() -> None:

@@ -16,11 +16,17 @@ class Augmentation:
     """One operation: its parameters are a pure function of uniform numbers, its result of images and parameters.
 
     `p` is the probability of acting; an operation that doesn't act draws its `base` values, which change nothing.
+    Raises ValueError for a `p` outside [0, 1].
     """
 
     fields: ClassVar[tuple[str, ...]]  # the names of its columns of params
     uniforms: ClassVar[int]  # the number of uniform numbers in [0, 1) that one draw uses
     differentiable: ClassVar[bool] = False  # whether `apply` is differentiable in the params
+
+    def __post_init__(self) -> None:
+        p = getattr(self, "p", 1.0)  # not every operation has one
+        if not 0 <= p <= 1:
+            raise ValueError(f"{type(self).__name__}'s p is {p}; it must be a probability, from 0 to 1")
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         """Returns the parameters of the un-augmented view of an image of this size in pixels."""

@@ -1,5 +1,6 @@
 """Gaussian blur with one sigma per image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +23,8 @@ def gaussian_kernels(sigma: Tensor, size: int) -> Tensor:
 class Blur(Augmentation):
     """Blurs with standard deviation `blur_sigma` in pixels, 0 if it doesn't act; borders are reflected.
 
-    `blur_sigma` is uniform in the range `sigma`, or one of `levels` if there are any.
+    `blur_sigma` is uniform in the range `sigma`, or one of `levels` if there are any. Raises ValueError for settings
+    out of range.
     """
 
     fields: ClassVar = ("blur_sigma",)
@@ -35,8 +37,13 @@ class Blur(Augmentation):
     levels: tuple[float, ...] = ()  # standard deviations, all equally likely
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"blur kernel is {self.kernel} pixels; it must be positive and odd")
+        if not 0 <= self.sigma[0] <= self.sigma[1] < math.inf:
+            raise ValueError(f"blur sigma is {self.sigma}; it must be 0 <= low <= high, in pixels")
+        if not all(0 <= level < math.inf for level in self.levels):
+            raise ValueError(f"blur levels are {self.levels}; each must be at least 0 pixels")
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return (0.0,)

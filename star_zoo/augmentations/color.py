@@ -5,6 +5,7 @@ Images are (B, C, S, S) float in [0, 1]; hue, saturation and grayscale exist for
 which the authors pin: brightness is added, contrast multiplies without a mean, saturation and hue act in HSV.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -79,7 +80,7 @@ class ColorJitter(Augmentation):
     The order is fixed, so that equal parameters produce equal images; the released code shuffles it once per batch and
     does not encode it for its heads. Factors are uniform in [1 - x, 1 + x], not below 0; the hue shift is uniform in
     [-hue, hue]. Images of another number of channels than three change in brightness and contrast alone. Raises
-    ValueError for an unknown style or a hue outside [0, 0.5].
+    ValueError for an unknown style and for settings out of range.
     """
 
     fields: ClassVar = ("brightness", "contrast", "saturation", "hue")
@@ -94,10 +95,14 @@ class ColorJitter(Augmentation):
     style: str = "torchvision"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.style not in _STYLES:
             raise ValueError(f"colour jitter style is {self.style!r}; known: {', '.join(_STYLES)}")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"colour jitter hue is {self.hue}; it must be between 0 and 0.5 turns")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"colour jitter {name} is {getattr(self, name)}; it must be at least 0")
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return 1.0, 1.0, 1.0, 0.0
@@ -131,6 +136,7 @@ class Grayscale(Augmentation):
     style: str = "torchvision"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.style not in _LUMA:
             raise ValueError(f"grayscale style is {self.style!r}; known: {', '.join(_LUMA)}")
 
@@ -149,13 +155,18 @@ class Grayscale(Augmentation):
 
 @dataclass(frozen=True)
 class Solarize(Augmentation):
-    """Inverts values of at least `threshold`; `solarize` is 1 if it acts."""
+    """Inverts values of at least `threshold`, from 0 to 1; `solarize` is 1 if it acts."""
 
     fields: ClassVar = ("solarize",)
     uniforms: ClassVar = 1
 
     threshold: float = 0.5
     p: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"solarize threshold is {self.threshold}; it must be from 0 to 1, as the values of images")
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return (0.0,)

@@ -32,6 +32,7 @@ class Crop(Framing):
     unit: str = "fraction"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.unit not in ("fraction", "pixel"):
             raise ValueError(f"crop unit is {self.unit!r}; known: fraction, pixel")
         if self.size < 1:

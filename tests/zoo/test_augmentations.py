@@ -226,6 +226,43 @@ def test_apply_refuses_params_of_another_shape():
             policy.apply(photos(2, 16, 16), wrong)
 
 
+# --- settings out of range
+
+
+@pytest.mark.parametrize("p", [-3.0, -1e-9, 1 + 1e-9, 2, float("nan")])
+@pytest.mark.parametrize("name", CHANCES)
+def test_a_probability_outside_0_to_1_is_refused(name: str, p: float):
+    with pytest.raises(ValueError, match=f"^{name}'s p is {p}; it must be a probability, from 0 to 1$"):
+        KNOWN[name](p=p)
+
+
+@pytest.mark.parametrize("name", CHANCES)
+def test_both_ends_of_the_probabilities_are_accepted(name: str):
+    assert [KNOWN[name](p=p).p for p in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("Blur", {"sigma": (-0.1, 2.0)}),
+        ("Blur", {"sigma": (2.0, 0.1)}),
+        ("Blur", {"sigma": (0.1, float("inf"))}),
+        ("Blur", {"levels": (0.5, -1.0)}),
+        ("ColorJitter", {"brightness": -0.1}),
+        ("ColorJitter", {"contrast": float("nan")}),
+        ("ColorJitter", {"saturation": float("inf")}),
+        ("ColorJitter", {"hue": 0.6}),
+        ("Solarize", {"threshold": -0.1}),
+        ("Solarize", {"threshold": 1.5}),
+        ("Crop", {"size": 16, "scale": (0.0, 1.0)}),
+        ("Crop", {"size": 16, "scale": (0.5, 1.1)}),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_its_name(name: str, settings: dict[str, Any]):
+    with pytest.raises(ValueError, match=f"{list(settings)[-1]} (is|are) "):
+        KNOWN[name](**settings)
+
+
 # --- flips and turns
 
 

@@ -234,6 +234,7 @@ def test_a_batch_that_fits_two_processes_is_even():
         ("policy.augmentations.4.kernel=99", "blur kernel is 99 pixels, but views are"),
         ("data.limit=0", "limit = 0 leaves no image"),
         ("data.max_bad=7", "max_bad = 7 is not a fraction"),
+        ("policy.augmentations.Flip.p=-3", "Flip's p is -3; it must be a probability, from 0 to 1"),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused_before_anything_is_written(tmp_path, capsys, setting, message):

@@ -31,7 +31,7 @@ def test_no_model_of_timm_keeps_how_its_weights_are_tested():
     """Also with `use_test_size`, as timm's validate.py reads it."""
     policy = folder().policy
     for name, cfg in CFGS.items():
-        made = dataclasses.replace(cfg, **module._overlay(policy, cfg)).to_dict()
+        made = dataclasses.replace(cfg, **module._overlay(policy, 3, cfg)).to_dict()
         assert resolve_data_config(pretrained_cfg=made, use_test_size=True) == {
             "input_size": (3, 96, 96), "interpolation": cfg.interpolation, "mean": policy.mean, "std": policy.std,
             "crop_pct": 1.0, "crop_mode": "center",

@@ -404,7 +404,7 @@ def test_a_changed_value_is_a_changed_card(finished: Path, tmp_path: Path):
 
     walk(results)
     when = [(key, found[key]) for found in results["online"] for key in ("step", "epoch")]
-    assert sorted(untold) == sorted([*when, ("epochs", 77), ("seconds", 55.5)])  # of an evaluation
+    assert sorted(untold) == sorted([*when, ("epochs", 77), ("seconds", 55.5), ("threads", 1)])  # of an evaluation
 
 
 # --- broken files

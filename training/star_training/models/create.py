@@ -42,7 +42,8 @@ def input_channels(name: str) -> int:
             return int(config["pretrained_cfg"]["input_size"][0])
         found = timm.get_pretrained_cfg(leaf.name.removeprefix("timm:"), allow_unregistered=True)
         return found.input_size[0] if found is not None else 3
-    except (AttributeError, LookupError, OSError, TypeError, ValueError, zoo.NotAvailable):  # `create` gives the reason
+    # an unknown tag of timm is a RuntimeError; `create` gives the reasons
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, zoo.NotAvailable):
         return 3
 
 

@@ -183,7 +183,8 @@ def test_a_process_that_gets_a_signal_says_how_to_go_on(tmp_path: Path):
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130, err
-    (line,) = err.split("\n")[1:-1]
+    notice, _, line = err.splitlines()
+    assert notice.startswith("stopping as soon as a checkpoint is written; ")
     step = log(tmp_path / "run")[-1]["step"]
     assert line.startswith(f"stopped by SIGINT after step {step}")
     command, _, again = line.rpartition(" -m star_training ")

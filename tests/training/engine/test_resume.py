@@ -34,6 +34,7 @@ from runs import (
 from star_training.cli.main import main
 from star_training.engine.saving.checkpoint import Checkpoints, CheckpointWarning
 from star_training.engine.signals import StopRequest
+from star_training.messages import QUIET, verbosity
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
 
@@ -65,12 +66,24 @@ def test_a_run_may_go_on_with_other_settings_of_run(tmp_path: Path, monkeypatch)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_leaves_a_checkpoint_of_the_very_step(tmp_path: Path, monkeypatch, number: int):
+def test_a_signal_leaves_a_checkpoint_of_the_very_step(tmp_path: Path, monkeypatch, capfd, number: int):
     stopped = stopped_at(monkeypatch, tiny("run.log_every=10"), tmp_path, 2, number)
     assert stopped.exit_code == 128 + number
     assert str(stopped).startswith(f"stopped by {signal.Signals(number).name} after step 2")
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000000002.safetensors"]
     assert [e["step"] for e in entries(tmp_path)] == [2]
+    notice = "stopping as soon as a checkpoint is written; a second signal ends the run at once, without one\n"
+    assert capfd.readouterr().err.count(notice) == (number != signal.SIGHUP)  # its terminal is closed
+
+
+def test_a_run_without_a_checkpoint_begins_again_and_says_so(tmp_path: Path, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 1, lambda run: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+        Run(tiny("epochs=1"), tmp_path).train()
+    capsys.readouterr()
+    Run(tiny("epochs=1"), tmp_path, resume=True).train()
+    assert f"no checkpoint in {tmp_path}, so the run starts at step 0\n" in capsys.readouterr().out
+    assert [e["step"] for e in entries(tmp_path)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -97,6 +110,16 @@ def test_a_second_signal_insists():
         signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
+
+
+def test_the_first_signal_alone_prints_its_notice(capfd):
+    with pytest.raises(KeyboardInterrupt), StopRequest("stopping"):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err == "stopping\n"
+    with verbosity(QUIET), StopRequest("stopping"):
+        signal.raise_signal(signal.SIGTERM)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_second_hangup_changes_nothing():
@@ -197,7 +220,8 @@ def test_a_process_that_gets_a_signal_stops_cleanly_and_goes_on(whole, tmp_path,
     send(process.pid, number)
     code, _, err = finish(process)
     assert code == 128 + number, err
-    (line,) = err.split("\n")[1:-1]  # after an empty one, for a progress bar may stand there
+    notice, _, line = err.splitlines()  # an empty one, because a progress bar may stand there
+    assert notice.startswith("stopping as soon as a checkpoint is written; ")
     step = entries(out)[-1]["step"]
     assert 1 <= step < STEPS
     assert line.startswith(f"stopped by {signal.Signals(number).name} after step {step}") and "--resume" in line

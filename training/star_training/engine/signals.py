@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..messages import quiet
+
 
 class Stopped(Exception):
     """A signal requested a stop, and the progress so far is saved; `how` completes `reason`."""
@@ -38,10 +40,13 @@ class StopRequest:
 
     SIGHUP, which a closed terminal sends more than once, is ignored from the second one on, and always where it was
     ignored before, as nohup does. In a thread other than the main one, which can't handle signals, none is stored.
+
+    `notice` is a line that the first signal prints to standard error at once, unless it is SIGHUP.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notice: str = "") -> None:
         self.signal: int | None = None
+        self._notice = "" if quiet() else notice
         self._before: dict[int, Any] = {}
         self._terminal: list[int] = []  # file descriptors
 
@@ -59,6 +64,10 @@ class StopRequest:
     def _asked(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         _by_default(number, self._terminal)
+        if self._notice and number != signal.SIGHUP:
+            line = f"{self._notice}\n"
+            with contextlib.suppress(OSError):  # not print, which fails if the signal interrupted another print
+                os.write(2, (f"\n{line}" if 2 in self._terminal else line).encode())
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from .saving.run_state import capture, restore
 from .signals import Stopped, StopRequest
 
 S = TypeVar("S", bound=Settings)
+_STOPPING = "stopping as soon as a checkpoint is written; a second signal ends the run at once, without one"
 
 
 class Loop(Hooks, Generic[S]):
@@ -122,7 +123,7 @@ class Loop(Hooks, Generic[S]):
         todo = range(self.step, self.steps)
         with (
             self._lock,
-            StopRequest() as stop,
+            StopRequest(_STOPPING if self.main else "") as stop,
             self._writer,
             loading(self.batches(todo)) as batches,
             busy(self.logbook.line),
@@ -255,8 +256,9 @@ class Loop(Hooks, Generic[S]):
 
     def _resume(self) -> None:
         found = self._newest
-        if found is None:
-            return  # the run ended before its first checkpoint, so it starts anew
+        if found is None:  # the run ended before its first checkpoint
+            self.notes.append(f"no checkpoint in {self.out}, so the run starts at step 0")
+            return
         for name, (given, noun) in self.fingerprints().items():
             if found.state[name] != given:
                 raise ValueError(

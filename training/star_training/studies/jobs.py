@@ -15,6 +15,7 @@ from ..engine.signals import Stopped, StopRequest
 from ..messages import busy, quiet
 
 _PAUSE = 0.2  # seconds between polls
+_STOPPING = "stopping the running jobs, each once it has saved its progress; a second signal ends them at once"
 _SHOWN = 5  # last output lines of a failed job that its error shows
 
 
@@ -38,7 +39,7 @@ def run(jobs: Sequence[Job], at_once: int) -> None:
     """
     waiting, running = list(jobs), _Running(max(1, (os.cpu_count() or 1) // at_once))
     failed: list[tuple[Job, int]] = []
-    with StopRequest() as stop, running, busy(lambda: running.line(len(jobs), len(waiting))):
+    with StopRequest(_STOPPING) as stop, running, busy(lambda: running.line(len(jobs), len(waiting))):
         while len(running) or (waiting and not failed and not stop.signal):
             if stop.signal:
                 running.signal(stop.signal)

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 QUIET, NORMAL, VERBOSE = range(3)
@@ -21,6 +22,29 @@ def verbosity(level: int) -> Iterator[None]:
         yield
     finally:
         _levels.pop()
+
+
+class Note(UserWarning):
+    """A warning for whoever uses a command: one line, to be read without the place in the code that it comes from."""
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[None]:
+    """While entered, Python prints a `Note` as "note: MESSAGE", and any other warning as before."""
+    before = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, Note):
+            return f"note: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted  # not showwarning, because catch_warnings(record=True) would record nothing
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def quiet() -> bool:

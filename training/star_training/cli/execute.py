@@ -15,7 +15,7 @@ from star_catalog.zoo import NotAvailable
 
 from ..engine.signals import Stopped
 from ..errors import Diverged, LoadingError, not_installed, unexpected
-from ..messages import NORMAL, QUIET, VERBOSE, detail, duration, verbosity
+from ..messages import NORMAL, QUIET, VERBOSE, detail, duration, noted, verbosity
 from . import COMMANDS
 
 
@@ -25,7 +25,7 @@ def execute(argv: Sequence[str] | None = None) -> int:
     arguments, began = argparse.Namespace(), time.monotonic()
     try:
         parser().parse_args(words, arguments)
-        with verbosity(arguments.verbosity):
+        with verbosity(arguments.verbosity), noted():
             arguments.module.run(arguments)
             detail(f"took {duration(time.monotonic() - began)}")
     except Stopped as stopped:

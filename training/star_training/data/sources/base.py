@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from ...messages import Note
 from ..decode import Decoded, Picture
 from ..errors import DataError
 from ..places import split_columns, with_columns
@@ -25,7 +26,7 @@ class OneSplit(NoSuchSplit):
     """The data set has no splits: all of it is "train", and another split was requested."""
 
 
-class BadImageWarning(UserWarning):
+class BadImageWarning(Note):
     """Some images of a data set don't decode; they are left out, or replaced in training."""
 
 

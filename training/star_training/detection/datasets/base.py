@@ -17,11 +17,12 @@ from ...data.contents import of_files
 from ...data.decode import UndecodableImage, decode
 from ...data.sources.base import DataError
 from ...data.sources.raw import digest
+from ...messages import Note
 
 _THINNEST = 1e-3  # pixels; the smallest side of a box, because the logarithm of its side is regressed
 
 
-class BoxWarning(UserWarning):
+class BoxWarning(Note):
     """Warns of boxes that are left out because they are empty or outside their image, or that may be misplaced."""
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from star_catalog.files import replacing
 
+from ...messages import Note
+
 
 class Checkpoint(NamedTuple):
     """The state of a run after `step` optimiser steps."""
@@ -44,7 +46,7 @@ class Snapshot:
         return dict(self._held)
 
 
-class CheckpointWarning(UserWarning):
+class CheckpointWarning(Note):
     """A damaged checkpoint was skipped."""
 
 

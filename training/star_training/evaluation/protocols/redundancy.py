@@ -14,6 +14,7 @@ from star_catalog.names import slugify
 
 from ...data.eval_sets.dataset import Splits
 from ...data.sources.subset import spread
+from ...messages import Note
 from ..embeddings import base, embed, view
 from ..frozen_model import FrozenModel
 from ..metrics import Estimate, Measurement, Metric, by_slug
@@ -25,7 +26,7 @@ _ENOUGH = 10  # images per dimension
 _CORRELATIONS = {"cca": ("canonical correlation", 1.0), "svcca": ("SVCCA correlation", _KEPT)}  # name, variance kept
 
 
-class FewImagesWarning(UserWarning):
+class FewImagesWarning(Note):
     """Warns of so few images that canonical correlations are high for any embeddings."""
 
 

@@ -72,3 +72,28 @@ def test_there_must_be_a_run(tmp_path: Path, capsys):
     told = refusal(capsys, "--resume", "--out", str(tmp_path))
     assert told.startswith(f"star-zoo: {tmp_path} holds no run to resume")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "held", "holder", "asked"),
+    [
+        ("finetune.json", "{}", "finetune", "pretrain"),
+        ("recipe.json", '{"objective": "star"}', "pretrain", "finetune"),
+        ("recipe.json", '{"head": "fpn"}', "detect", "finetune"),
+        ("finetune.json", "{}", "finetune", "detect"),
+    ],
+)
+def test_a_run_of_another_command_is_named_with_the_command_that_continues_it(
+    file: str, held: str, holder: str, asked: str, tmp_path: Path, capsys
+):
+    out = tmp_path / "my run"
+    out.mkdir()
+    (out / file).write_text(held)
+    assert main([asked, "--resume", "--out", str(out)]) == 1
+    way = f"star-zoo {holder} --resume --out '{out}'"
+    assert capsys.readouterr().err == f"star-zoo: {out} holds a run of {holder}; go on with: {way}\n"
+
+
+def test_a_folder_in_place_of_the_recipe_is_answered_with_the_option(tmp_path: Path, capsys):
+    told = refusal(capsys, "--resume", str(tmp_path))
+    assert told == f"star-zoo: {tmp_path} is a folder, not a recipe; to continue its run: --resume --out {tmp_path}"

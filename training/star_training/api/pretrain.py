@@ -1,6 +1,7 @@
 """`pretrain`: trains a backbone with a recipe."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +102,10 @@ def planned(
 
     if resume and not recipe:
         return change(_saved(Path(out or "").expanduser())), Path(out or "").expanduser()
+    if resume and recipe and recipe not in recipes.known() and Path(recipe).is_dir():
+        raise ValueError(
+            f"{recipe} is a folder, not a recipe; to continue its run: {shlex.join(['--resume', '--out', recipe])}"
+        )
     named = change(recipes.find(recipe or "folder"))
     folder = user_path(out) if out else Path("runs") / f"{named.name}-{named.objective}"
     if not resume:

@@ -1,5 +1,6 @@
 """A run's folder: it holds the settings of one run, which alone may resume there, in one process at a time."""
 
+import shlex
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -24,12 +25,24 @@ def saved_settings(kind: type[S], path: Path) -> S:
     `path` is the file with the settings.
     """
     if not path.exists():
+        if command := _command(path.parent):
+            words = shlex.join(["star-zoo", command, "--resume", "--out", str(path.parent)])
+            raise ValueError(f"{path.parent} holds a run of {command}; go on with: {words}")
         raise ValueError(
             f"{path.parent} holds no run to resume; leave --resume out, or pass the run's folder with --out"
         )
     data = json_object(path, path.name)
     with refusing(f"{path} is not a valid {path.name}"):
         return kind.from_dict(data)
+
+
+def _command(folder: Path) -> str | None:
+    """Returns the command whose run a folder holds; None if it holds no run."""
+    if (folder / "finetune.json").exists():
+        return "finetune"
+    if not (recipe := folder / "recipe.json").exists():
+        return None
+    return "pretrain" if "objective" in json_object(recipe, recipe.name) else "detect"
 
 
 def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:

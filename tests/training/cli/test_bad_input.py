@@ -1,6 +1,7 @@
 """Images and settings as people have them: what can be used trains, what can't ends in one line that helps."""
 
 import functools
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_cases import BROKEN, FILES, png, write_folder
+from finetune_cases import coloured
 from runs import entries, exported, finish, pictures, start, tiny
 from star_training.cli.main import main
 from star_training.data import BadImageWarning, open_source
@@ -203,6 +205,45 @@ def test_broken_images_that_turn_up_while_training_are_told(tmp_path: Path, monk
     assert main(arguments(folder, tmp_path / "other", settings=settings)) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("star-zoo: ") and "max_bad = 0.01" in line and "000.png" in line
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 training images, one of them broken, and 24 test images of three classes."""
+    folder = coloured(tmp_path_factory.mktemp("labelled"))
+    (folder / "train" / "blue" / "000.png").write_bytes(BROKEN)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval", "knn", "pixels"],
+        ["eval", "all", "pixels", "--protocols", "knn"],
+        ["compare", "pixels", "untrained:test_resnet", "--protocol", "knn"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_measuring_refuses_broken_images_unless_allowed(labelled: Path, tmp_path: Path, capsys, command: list[str]):
+    given = [*command, "--data", str(labelled), "--out", str(tmp_path / "results.json"), "--workers", "0"]
+    assert main([*given, "--max-bad", "0.02"]) == 1  # 1 of 48 is more
+    printed = "".join(capsys.readouterr())
+    assert re.search(r"1 of the 48 images .* max_bad = 0\.02 .* \(--max-bad of .*eval and compare\)", printed)
+    with pytest.warns(BadImageWarning, match="1 of the 48 images"):
+        assert main([*given, "--max-bad", "0.03"]) == 0
+
+
+def test_fine_tuning_refuses_broken_images_unless_allowed(labelled: Path, tmp_path: Path, capsys):
+    out = tmp_path / "tuned"
+    given = ["finetune", "untrained:test_resnet", "--data", str(labelled), "--out", str(out)]
+    for setting in ("views.size=32", "epochs=1", "batch_size=47", "run.workers=0", "precision=no"):
+        given += ["--set", setting]
+    assert re.search(r"1 of the 48 images .* max_bad = 0\.01 .* \(--max-bad of .*finetune", refusal(capsys, given))
+    with pytest.warns(BadImageWarning, match="1 of the 48 images"):
+        assert main([*given, "--max-bad", "0.03"]) == 0
+    assert json.loads((out / "finetune.json").read_text())["data"]["max_bad"] == 0.03
+    (made,) = json.loads((out / "export" / "results.json").read_text())["evaluations"]
+    assert made["images"] == {"train": 47, "test": 24}
 
 
 @pytest.fixture

@@ -176,10 +176,9 @@ def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path:
     for name in ("train/blue/000.png", "test/blue/000.png", "test/red/005.png"):
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
-    for setting, value in (("cache_bytes", 0), ("max_bad", 0.5)):
-        monkeypatch.setitem(open_undecoded.__kwdefaults__, setting, value)
+    monkeypatch.setitem(open_undecoded.__kwdefaults__, "cache_bytes", 0)
     with pytest.warns(BadImageWarning) as told:
-        tuning = FineTuning(tiny(folder), tmp_path / "out")
+        tuning = FineTuning(tiny(folder, "data.max_bad=0.5"), tmp_path / "out")
     assert len(told) == 2 and (len(tuning.images), len(tuning.test)) == (23, 10)
     assert tuning._accuracy() == metric.share(
         extract(tuning._kept, tuning.test, tuning.view).argmax(1) == tuning.test.targets

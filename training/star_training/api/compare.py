@@ -21,6 +21,7 @@ def compare(
     *,
     data: Data = None,
     protocol: str | Sequence[str] | None = None,
+    max_bad: float = 0.01,
     seed: int = 0,
     workers: int = EVALUATION_WORKERS,
     out: Place | None = None,
@@ -33,6 +34,7 @@ def compare(
         second: another one; differences are first minus second.
         data: data sets with train and test splits, as in `--data`; None: all in $STAR_ZOO_DATA.
         protocol: one or several that classify test images one by one; None: all that do.
+        max_bad: share of each split's images that may fail to decode.
         seed: seed of random splits.
         workers: processes that load images.
         out: the results.json to add to; None: the first model's own, if it is a folder.
@@ -57,7 +59,7 @@ def compare(
     if file:
         check(file)
     one, other = frozen_model(first, seed, workers), frozen_model(second, seed, workers)
-    splits = [of_set.reading(one.channels) for of_set in told_apart(listed(data) or found())]
+    splits = [of_set.reading(one.channels) for of_set in told_apart(listed(data) or found(), max_bad)]
     summaries = Summaries(messages())
     for each_set in splits:
         summaries.print(each_set)

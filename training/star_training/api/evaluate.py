@@ -28,6 +28,7 @@ def evaluate(
     protocol: str | Sequence[str] = "all",
     *,
     data: Data = None,
+    max_bad: float = 0.01,
     seed: int = 0,
     workers: int = EVALUATION_WORKERS,
     out: Place | None = None,
@@ -40,6 +41,7 @@ def evaluate(
         protocol: the name of a protocol, a list of several, or "all": knn, linear, few_shot, regression.
         data: data sets with train and test splits, as in `--data`; None: all in $STAR_ZOO_DATA. For several protocols,
             also a folder of data sets.
+        max_bad: share of each split's images that may fail to decode.
         seed: seed of random splits and random weights.
         workers: processes that load images.
         out: the results.json to add to; None: the model's own, if it is a folder.
@@ -62,7 +64,7 @@ def evaluate(
     from .evaluations import Evaluations, SomeFailed
 
     specs = listed(data) or found()
-    splits = told_apart([one for spec in specs for one in expanded(spec)] if several else specs)
+    splits = told_apart([one for spec in specs for one in expanded(spec)] if several else specs, max_bad)
     file = results_file(os.fspath(model)) if out is None else user_path(out)
     if file:
         check(file)

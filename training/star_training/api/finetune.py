@@ -20,6 +20,7 @@ def finetune(
     *,
     data: Place | None = None,
     fraction: float | None = None,
+    max_bad: float | None = None,
     out: Place | None = None,
     epochs: int | None = None,
     settings: Changes = (),
@@ -32,6 +33,7 @@ def finetune(
         model: a run, a saved folder, a zoo tag, any timm name, "hf-hub:OWNER/NAME", "untrained:NAME".
         data: labelled images with train and test splits, as in `--data`. Only a resumed training needs neither.
         fraction: share of each class's training labels; None: all.
+        max_bad: share of each split's images that may fail to decode; None: 0.01.
         out: the folder to write; None: runs/finetune-MODEL-DATA.
         epochs: passes over the training images.
         settings: any other settings by path, as in `--set`, e.g. {"optimizer.lr": 1e-3, "ema": 0.999}.
@@ -40,7 +42,7 @@ def finetune(
 
     Raises as `pretrain`.
     """
-    made, folder = planned(model, data, fraction, epochs, settings, out=out, resume=resume)
+    made, folder = planned(model, data, fraction, epochs, settings, max_bad=max_bad, out=out, resume=resume)
 
     from ..finetuning.run import FineTuning
     from ..publishing import card
@@ -61,6 +63,7 @@ def planned(
     epochs: int | None = None,
     settings: Changes = (),
     *,
+    max_bad: float | None = None,
     out: Place | None = None,
     resume: bool = False,
 ) -> "tuple[FineTune, Path]":
@@ -83,6 +86,7 @@ def planned(
         "model": None if model is None else os.fspath(model),
         "data.source": None if data is None else os.fspath(data),
         "data.fraction": fraction,
+        "data.max_bad": max_bad,
         "epochs": epochs,
     }
     given = {path: value for path, value in given.items() if value is not None}

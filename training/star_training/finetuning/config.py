@@ -15,6 +15,7 @@ class LabelledData:
 
     source: str  # as --data
     fraction: float = 1.0  # of each class's training images, at least one; the protocol uses 0.01 and 0.1
+    max_bad: float = 0.01  # share of each split's images that may fail to decode; more is an error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ class FineTuning(Loop[FineTune]):
         metric = settings.run.keep_best
         self.best = Best(metric, ["top1"], out, self._export_best) if metric else None
         check(settings)  # before the data are read
-        self.splits = Splits(settings.data.source, channels(settings))
+        self.splits = Splits(settings.data.source, channels(settings), settings.data.max_bad)
         self.images, self.test, self.classes = open_labelled(settings, self.splits)
         per_epoch = steps_per_epoch(settings, len(self.images), self.processes.num_processes)
 

@@ -20,6 +20,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("second", help="another model; differences are first minus second")
     add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
     add("--protocol", nargs="+", help="protocols that classify test images one by one (default: all that do)")
+    add(
+        "--max-bad",
+        type=float,
+        default=0.01,
+        help="share of images that may fail to decode (default: %(default)s)",
+    )
     add("--seed", type=int, default=0, help="seed of random splits (default: %(default)s)")
     add("--workers", type=int, default=EVALUATION_WORKERS, help="processes that load images (default: %(default)s)")
     add("--out", type=user_path, help="results.json to add to (default: the first model's own, if it is a folder)")
@@ -27,7 +33,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    same = {name: getattr(arguments, name) for name in ("data", "protocol", "seed", "workers", "out")}
+    same = {name: getattr(arguments, name) for name in ("data", "protocol", "max_bad", "seed", "workers", "out")}
     compare(arguments.first, arguments.second, **same, each=_print)
 
 

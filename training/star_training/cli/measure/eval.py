@@ -30,6 +30,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="data sets with train and test splits; for all, also a folder of them (default: all in $STAR_ZOO_DATA)",
     )
     add("--protocols", help="protocols that `all` runs instead, e.g. knn,invariance")
+    add(
+        "--max-bad",
+        type=float,
+        default=0.01,
+        help="share of images that may fail to decode (default: %(default)s)",
+    )
     add("--seed", type=int, default=0, help="seed of random splits and random weights (default: %(default)s)")
     add("--workers", type=int, default=EVALUATION_WORKERS, help="processes that load images (default: %(default)s)")
     add("--out", type=user_path, help="results.json to add to (default: the model's own, if it is a folder)")
@@ -41,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.protocols and not every:
         raise ValueError(f"--protocols is for eval all; eval {arguments.protocol} runs one protocol")
     protocol = arguments.protocols.split(",") if arguments.protocols else arguments.protocol
-    same = {name: getattr(arguments, name) for name in ("data", "seed", "workers", "out")}
+    same = {name: getattr(arguments, name) for name in ("data", "max_bad", "seed", "workers", "out")}
     shown: list[Record] = []
     try:
         found = evaluate(arguments.model, protocol, **same, each=functools.partial(_show, shown))

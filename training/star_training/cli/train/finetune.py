@@ -22,6 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("model", nargs="?", help=LEAVES)
     add("--data", help="labelled images with train and test splits")
     add("--fraction", type=float, help="share of each class's training labels, e.g. 0.01 or 0.1 (default: all)")
+    add("--max-bad", type=float, help="share of images that may fail to decode (default: 0.01)")
     add("--out", type=user_path, help="the folder to write (default: runs/finetune-MODEL-DATA)")
     shared.declare(parser, f"epochs=10, ema=0.999; {PRECISION_HELP}")
     add("--tracker", help="tensorboard, wandb or another tracker that Accelerate supports")
@@ -54,5 +55,5 @@ def settings_of(arguments: argparse.Namespace) -> "FineTune":
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("model", "data", "fraction", "out", "resume")
+    names = ("model", "data", "fraction", "max_bad", "out", "resume")
     return {name: getattr(arguments, name) for name in names} | {"settings": parse_changes(arguments.set)}

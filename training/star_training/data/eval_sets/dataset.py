@@ -12,7 +12,7 @@ from star_catalog.names import not_found
 from ..intact import intact
 from ..places import resolved, split_columns
 from ..sources.base import DataError, NoSuchSplit, OneSplit, Source
-from ..sources.open import count_images, open_undecoded
+from ..sources.open import MAX_BAD, count_images, open_undecoded
 from ..sources.subset import hold_out_by_class
 from . import transfer
 
@@ -30,14 +30,14 @@ class Splits:
     Without a test split, the validation split becomes the test split, and validation images are held out of the
     training images. In a data set without splits, a fifth of each class's images is held out as the test images,
     always the same ones. NAME@ROOT must have its test split, because the protocol's numbers are defined on it.
-    Images are decoded to so many `channels`, as in `open_source`.
+    Images are decoded to so many `channels`, and a share `max_bad` of a split may fail to decode, as in `open_source`.
     """
 
-    def __init__(self, spec: str, channels: int = 3):
+    def __init__(self, spec: str, channels: int = 3, max_bad: float = MAX_BAD):
         path = resolved(spec)
         named = spec in transfer.SETS and path != spec  # one of the paper's data sets in the folder of data sets
         self.spec = f"{spec}@{path}" if named else path
-        self.channels = channels
+        self.channels, self.max_bad = channels, max_bad
         self.test_images = _OWN  # the origin of the test images, known once they are opened
 
     @property
@@ -65,7 +65,7 @@ class Splits:
 
     def reading(self, channels: int) -> "Splits":
         """Returns this data set with images of so many channels."""
-        return self if channels == self.channels else Splits(self.spec, channels)
+        return self if channels == self.channels else Splits(self.spec, channels, self.max_bad)
 
     @functools.cached_property
     def train(self) -> Source:
@@ -146,7 +146,7 @@ class Splits:
                     f"{self.spec} holds photos in RGB, but the model takes images of {self.channels} channels: pass "
                     "them as a folder of images, a Parquet file or torchvision:NAME."
                 )
-            return transfer.open_set(name, os.path.expanduser(root), split)
+            return transfer.open_set(name, os.path.expanduser(root), split, self.max_bad)
         if at and name.isalnum() and not os.path.exists(self.spec):
             raise DataError(not_found("transfer data set", name, transfer.SETS))
-        return intact(open_undecoded(self.spec, split, channels=self.channels))
+        return intact(open_undecoded(self.spec, split, max_bad=self.max_bad, channels=self.channels))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..places import split_columns
+from ..sources.open import MAX_BAD
 from . import transfer
 from .dataset import Splits
 
@@ -12,8 +13,8 @@ from .dataset import Splits
 class Named(Splits):
     """A data set under a longer name than its folder's."""
 
-    def __init__(self, spec: str, name: str, channels: int = 3):
-        super().__init__(spec, channels)
+    def __init__(self, spec: str, name: str, channels: int = 3, max_bad: float = MAX_BAD):
+        super().__init__(spec, channels, max_bad)
         self._name = name
 
     @property
@@ -21,7 +22,7 @@ class Named(Splits):
         return self._name
 
     def reading(self, channels: int) -> Splits:
-        return self if channels == self.channels else Named(self.spec, self._name, channels)
+        return self if channels == self.channels else Named(self.spec, self._name, channels, self.max_bad)
 
     @property
     def _conventions(self) -> transfer.Conventions:
@@ -46,10 +47,10 @@ def ends(spec: str) -> list[str]:
     return ["/".join((*around[len(around) - count :], name)) for count in range(len(around) + 1)]
 
 
-def told_apart(specs: Sequence[str]) -> list[Splits]:
+def told_apart(specs: Sequence[str], max_bad: float = MAX_BAD) -> list[Splits]:
     """Returns the data sets of one command, each named by the shortest end of its path that is unique among them.
 
-    A path given twice is one data set.
+    A path given twice is one data set. The share `max_bad` of each split's images may fail to decode.
     """
     whole = [Splits(spec).spec for spec in specs]
     places = {os.path.abspath(spec) if os.path.exists(spec) else spec: spec for spec in whole}
@@ -58,5 +59,6 @@ def told_apart(specs: Sequence[str]) -> list[Splits]:
     for spec, names in known.items():
         taken = {name for other, theirs in known.items() if other != spec for name in theirs}
         name = next((name for name in names if name not in taken), spec)
-        named.append(Splits(spec) if name == names[0] else Named(spec, name))
+        own = name == names[0]
+        named.append(Splits(spec, max_bad=max_bad) if own else Named(spec, name, max_bad=max_bad))
     return named

@@ -21,7 +21,7 @@ from ..intact import intact
 from ..lazy import StreamedSource
 from ..sources.base import DataError, NoSuchSplit, Source
 from ..sources.folder import FolderImages, open_folder
-from ..sources.open import open_undecoded
+from ..sources.open import MAX_BAD, open_undecoded
 from ..sources.raw import number_names
 from ..sources.subset import Part
 
@@ -51,9 +51,9 @@ class Conventions(NamedTuple):
 
 
 class TransferSet(NamedTuple):
-    """A data set of the table: `open(root, split)` returns the images of "train", "val" or "test"."""
+    """A data set of the table: `open(root, split, max_bad)` returns the images of "train", "val" or "test"."""
 
-    open: Callable[[str, str], Source]
+    open: Callable[[str, str, float], Source]
     conventions: Conventions = Conventions()
 
 
@@ -62,7 +62,7 @@ def conventions(name: str) -> Conventions:
     return SETS[name].conventions if name in SETS else _PACKS.get(name, Conventions())
 
 
-def open_set(name: str, root: str, split: str) -> Source:
+def open_set(name: str, root: str, split: str, max_bad: float = MAX_BAD) -> Source:
     """Opens a split of a data set of the table; `root` is as in torchvision. Raises DataError, NoSuchSplit.
 
     If validation images are drawn from the training images, "train" holds both. Their number must be the paper's,
@@ -70,7 +70,7 @@ def open_set(name: str, root: str, split: str) -> Source:
     """
     of_set = SETS[name]
     rule = of_set.conventions.held_out
-    source = intact(of_set.open(root, split))
+    source = intact(of_set.open(root, split, max_bad))
     if rule is not None and split == "train" and len(source) != rule.train + rule.val:
         raise DataError(
             f"{name} under {root} has {len(source)} training images, but the paper's split is of "
@@ -80,35 +80,39 @@ def open_set(name: str, root: str, split: str) -> Source:
     return source
 
 
-def _torchvision(name: str, **splits: str) -> Callable[[str, str], Source]:
+def _torchvision(name: str, **splits: str) -> Callable[[str, str, float], Source]:
     """Opens a torchvision class; `splits` maps our names of splits to the class's where they differ."""
-    return lambda root, split: open_undecoded(f"torchvision:{name}@{root}", splits.get(split, split))
+    return lambda root, split, max_bad: open_undecoded(
+        f"torchvision:{name}@{root}", splits.get(split, split), max_bad=max_bad
+    )
 
 
-def _folder(name: str, **splits: str) -> Callable[[str, str], Source]:
+def _folder(name: str, **splits: str) -> Callable[[str, str, float], Source]:
     """Opens a folder of images with sub-folders for splits and classes: ROOT/NAME, or else ROOT itself."""
-    return lambda root, split: open_undecoded(str(_inside(root, name)), splits.get(split, split))
+    return lambda root, split, max_bad: open_undecoded(
+        str(_inside(root, name)), splits.get(split, split), max_bad=max_bad
+    )
 
 
 def _inside(root: str, name: str) -> Path:
     return Path(root, name) if Path(root, name).is_dir() else Path(root)
 
 
-def _food101(root: str, split: str) -> Source:
+def _food101(root: str, split: str, max_bad: float) -> Source:
     """Sorts by class, because AugSelf follows classes.txt, which is sorted, and torchvision follows train.json."""
-    source = open_undecoded(f"torchvision:Food101@{root}", split)
+    source = open_undecoded(f"torchvision:Food101@{root}", split, max_bad=max_bad)
     assert source.targets is not None
     return Part(source, source.targets.argsort(stable=True))
 
 
-def _caltech101(root: str, split: str) -> Source:
+def _caltech101(root: str, split: str, max_bad: float) -> Source:
     """Splits by AugSelf's file lists, which number the images class by class as torchvision, without background."""
     raw = open_folder(_inside(root, "caltech101") / "101_ObjectCategories", "train")
     classes = tuple(name for name in raw.classes or () if name != "BACKGROUND_Google")
-    return _listed(_streamed("caltech101", root, _of_classes(raw, classes)), _lists(root, "caltech101"), split)
+    return _listed(_streamed("caltech101", root, _of_classes(raw, classes), max_bad), _lists(root, "caltech101"), split)
 
 
-def _sun397(root: str, split: str) -> Source:
+def _sun397(root: str, split: str, max_bad: float) -> Source:
     """Opens the first official partition, Training_01.txt and Testing_01.txt; AugSelf's lists divide the former.
 
     The images are in ROOT/SUN397 or in ROOT; ClassName.txt and the partitions are in either folder.
@@ -123,7 +127,7 @@ def _sun397(root: str, split: str) -> Source:
     except KeyError as error:
         raise DataError(f"{partition} of {root} has images of {error}, which ClassName.txt lacks.") from error
     raw = FolderImages(folder, tuple(files), names, targets)
-    whole = _streamed("sun397", root, raw)
+    whole = _streamed("sun397", root, raw, max_bad)
     return whole if split == "test" else _listed(whole, _lists(root, "sun397"), split)
 
 
@@ -134,7 +138,7 @@ def _lines(root: str, folder: Path, name: str) -> list[str]:
     raise DataError(f"sun397 needs {name} in {root}; it comes with the official partitions (Partitions.zip).")
 
 
-def _imagenet100(root: str, split: str) -> Source:
+def _imagenet100(root: str, split: str, max_bad: float) -> Source:
     """Opens folders train and val of 100 classes, or of more if imagenet100.txt lists those to use, one per line."""
     folder = _inside(root, "imagenet100")
     raw, kept = open_folder(folder, "val" if split == "test" else split), folder / "imagenet100.txt"
@@ -144,7 +148,7 @@ def _imagenet100(root: str, split: str) -> Source:
     classes = tuple(kept.read_text(encoding="utf-8").split()) if kept.is_file() else names
     if missing := sorted(set(classes) - set(names)):
         raise DataError(f"{folder} lacks {len(missing)} of the classes of imagenet100.txt, e.g. {missing[0]}.")
-    return _streamed("imagenet100", root, _of_classes(raw, classes))
+    return _streamed("imagenet100", root, _of_classes(raw, classes), max_bad)
 
 
 def _of_classes(raw: FolderImages, classes: tuple[str, ...]) -> FolderImages:
@@ -155,8 +159,8 @@ def _of_classes(raw: FolderImages, classes: tuple[str, ...]) -> FolderImages:
     return FolderImages(raw.root, files, classes, targets)
 
 
-def _streamed(name: str, root: str, raw: FolderImages) -> Source:
-    return StreamedSource(f"{name}@{root}", raw, max_bad=0.01)
+def _streamed(name: str, root: str, raw: FolderImages, max_bad: float) -> Source:
+    return StreamedSource(f"{name}@{root}", raw, max_bad)
 
 
 def _lists(root: str, name: str) -> dict[str, list[int]]:

@@ -30,6 +30,7 @@ KINDS = (
     "'shard-{0000..0003}.tar'), 'torchvision:NAME', 'hf:NAME' or 'spirograph'"
 )
 _Files = TypeVar("_Files", ParquetImages, TarImages)
+MAX_BAD = 0.01  # fraction of the images that may fail to decode, by default
 _SAMPLE = 256  # images whose headers are read to estimate the memory of the whole data set
 
 
@@ -37,7 +38,7 @@ def open_source(
     spec: str,
     split: str = "train",
     *,
-    max_bad: float = 0.01,
+    max_bad: float = MAX_BAD,
     cache_bytes: int = 2 * 1024**3,
     limit: int | None = None,
     channels: int = 3,
@@ -69,7 +70,7 @@ def open_undecoded(
     spec: str,
     split: str = "train",
     *,
-    max_bad: float = 0.01,
+    max_bad: float = MAX_BAD,
     cache_bytes: int = 2 * 1024**3,
     limit: int | None = None,
     channels: int = 3,

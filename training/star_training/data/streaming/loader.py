@@ -195,5 +195,6 @@ class _Reader:
         if in_a_row > lanes.max_bad * lanes.images:
             raise DataError(
                 f"{in_a_row} images of {lanes.name} in a row don't decode, the last {self._bad[-1]}. max_bad = "
-                f"{lanes.max_bad:g} of the {lanes.images} of an epoch is allowed: repair or remove them, or raise it."
+                f"{lanes.max_bad:g} of the {lanes.images} of an epoch is allowed: repair or remove them, or raise it "
+                "(--max-bad)."
             )

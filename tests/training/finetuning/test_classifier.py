@@ -71,13 +71,16 @@ def test_the_card_is_that_of_a_classifier(where: Path):
     assert (data.pipeline_tag, data.license) == ("image-classification", "other")
     assert set(data.tags) == {"image-classification", "timm", "transformers", "star-zoo"}
     assert {r.task_type for r in data.eval_results} == {"image-classification"}
-    assert "# Model card for colours\n\ntimm's test_resnet, a classifier of 3 classes, fine-tuned on images.\n" in text
+    assert (
+        "# Model card for colours\n\ntimm's test_resnet, a classifier of 3 classes, fine-tuned on `images`.\n" in text
+    )
     assert "- **Classes:** blue, green, red\n" in text
     start = read(where, "results.json")["pretrained"]["start"]
     assert start["name"] == "start" and start["license"] == "cc-by-nc-4.0"
     assert (
-        "These weights were published without a licence. Training started from `start` (weights "
-        f"`{start['fingerprint']}`), which is published under cc-by-nc-4.0. The fine-tuning images are images." in text
+        "These weights have no licence. Training started from `start` (weights "
+        f"`{start['fingerprint']}`), which is published under cc-by-nc-4.0. The fine-tuning images are `images`."
+        in text
     )
     assert "Not recorded" not in text and "backbone\n" not in text and "pretrained without labels" not in text
     assert "144 images in 12 steps" not in text and "96 images in 12 steps, " in text

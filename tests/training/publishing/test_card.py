@@ -133,7 +133,9 @@ def test_two_protocols_on_one_data_set_stay_apart(finished: Path, tmp_path: Path
     assert metrics == {"Linear top-1": 0.87654321, "20-NN top-1": 0.7912345, "1-NN top-1": 0.5}
 
 
-@pytest.mark.parametrize(("source", "hub_id"), [("cifar10.parquet", "uoft-cs/cifar10"), ("pictures/cats", None)])
+@pytest.mark.parametrize(
+    ("source", "hub_id"), [("cifar10.parquet", "uoft-cs/cifar10"), ("pictures/cats", None), (".", None)]
+)
 def test_a_known_data_set_is_named_with_its_terms(source: str, hub_id: str | None, finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))
     recipe = json.loads((folder / "recipe.json").read_text())
@@ -141,12 +143,15 @@ def test_a_known_data_set_is_named_with_its_terms(source: str, hub_id: str | Non
     (folder / "recipe.json").write_text(json.dumps(recipe))
     text = card.render(folder)
     assert ModelCard(text).data.datasets == (hub_id and [hub_id])
-    assert f"The pretraining images are {dataset_terms.of(source).title}. {dataset_terms.of(source).terms}" in text
+    # the name of a folder isn't read as a word of the sentence
+    shown = {"pictures/cats": "`cats`", ".": "`.`"}.get(source, "CIFAR-10")
+    assert f"The pretraining images are {shown}. {dataset_terms.of(source).terms}" in text
+    assert f", pretrained without labels on {shown}. " in text
 
 
 def test_a_licence_is_said_where_there_is_one(finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))
-    assert "These weights were published without a licence." in card.render(folder)
+    assert "These weights have no licence." in card.render(folder)
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["license"] = "cc-by-nc-4.0"
     (folder / "config.json").write_text(json.dumps(config))
@@ -191,7 +196,7 @@ def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
     assert "without labels" not in bare and "star-zoo pretrain" not in bare
     assert "with a classifier of 7 classes" in texts["classifier"]
     assert "The heads and the augmentation policy" in texts["pairs"] and "experts" not in texts["pairs"].split("## ")[2]
-    assert "on cats.\n" in texts["photos"] and "are cats. Its terms are not known" in texts["photos"]
+    assert "on `cats`.\n" in texts["photos"] and "are `cats`. Its terms are not known" in texts["photos"]
     assert "pictures" not in texts["photos"]
     for text in texts.values():
         assert "$" not in text and "\n\n\n" not in text and ModelCard(text).data.eval_results is None

@@ -82,7 +82,7 @@ def _render(folder: Path, name: str) -> str:
         registered=_is_tag(name),
         own=own,
         network=_network(config),
-        images=data_sets[-1][1].title if made and made[-1].source else None,
+        images=data_sets[-1][1] if made and made[-1].source else None,
         classes=config["num_classes"],
         class_names=_class_names(config),
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 
 class DataSet(NamedTuple):
-    """A public data set; `terms` is a full sentence."""
+    """A data set; `terms` is a full sentence. The title of one that isn't known is the name of its folder or file."""
 
     title: str
     hub_id: str | None
     terms: str
+    known: bool = True
 
 
 _RESEARCH = "Its terms allow non-commercial research and education only (image-net.org)."
@@ -33,4 +34,5 @@ def of(source: str) -> DataSet:
     for known in sorted(_KNOWN, key=len, reverse=True):  # cifar100 before cifar10
         if plain.startswith(known):
             return _KNOWN[known]
-    return DataSet(name, None, "Its terms are not known to star-zoo; whoever publishes this model must state them.")
+    terms = "Its terms are not known to star-zoo; whoever publishes this model must state them."
+    return DataSet(name or source, None, terms, known=False)  # "." has no name

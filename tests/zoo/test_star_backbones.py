@@ -250,7 +250,7 @@ def test_pretrained_asks_the_hub_where_an_overlay_says_so(monkeypatch):
 
 
 def test_a_wrong_tag_is_an_error():
-    with pytest.raises(RuntimeError, match=r"Invalid pretrained tag \(badtag\) for star_resnet18"):
+    with pytest.raises(ValueError, match="tag 'star_resnet18.badtag' not found; did you mean 'star_resnet18.stl10'"):
         timm.create_model("star_resnet18.badtag")
 
 

@@ -134,7 +134,13 @@ def test_two_protocols_on_one_data_set_stay_apart(finished: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("source", "hub_id"), [("cifar10.parquet", "uoft-cs/cifar10"), ("pictures/cats", None), (".", None)]
+    ("source", "hub_id"),
+    [
+        ("cifar10.parquet", "uoft-cs/cifar10"),
+        ("cifar10.parquet:image=img,label=My label", "uoft-cs/cifar10"),
+        ("pictures/cats", None),
+        (".", None),
+    ],
 )
 def test_a_known_data_set_is_named_with_its_terms(source: str, hub_id: str | None, finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))

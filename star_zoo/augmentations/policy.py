@@ -77,14 +77,14 @@ class Policy:
             removed = " ".join(f"--set policy.augmentations-={name}" for name in names)
             raise ValueError(
                 f"{' and '.join(names)} of the policy change colours, but the images have {channels} channels: remove "
-                f"them with {removed}, or give ColorJitter a saturation and a hue of 0"
+                f"them with {removed}, or set ColorJitter's saturation and hue to 0"
             )
 
     @property
     def channels(self) -> int:
         """C, the number of channels of the images. Raises ValueError if the pixel statistics aren't known yet."""
         if not self.mean:
-            raise ValueError("the policy has no pixel statistics yet: give mean and std, one number for each channel")
+            raise ValueError("the policy has no pixel statistics yet; pass mean and std, one number for each channel")
         return len(self.mean)
 
     def of_channels(self, channels: int) -> "Policy":

@@ -1,6 +1,6 @@
 """Mutated inputs for loaders: valid documents with parts removed, replaced, added or moved, and with damaged bytes.
 
-The same seed gives the same inputs.
+Equal seeds produce equal inputs.
 """
 
 import copy
@@ -116,7 +116,7 @@ def texts(known: Iterable[str], alphabet: str, seed: int, count: int = COUNT) ->
 
 
 def refused_or_loaded(load: Callable[[Any], object], inputs: Iterable[Any]) -> int:
-    """Loads every input, and gives how many were refused; each of them in one line, by an error that a command shows.
+    """Loads every input and returns the number of refused ones, each by an error of one line that a command prints.
 
     Raises AssertionError with the others.
     """

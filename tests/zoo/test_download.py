@@ -278,8 +278,10 @@ def test_what_cannot_be_had_is_told_in_a_line_and_leaves_nothing(
             assert way_out in error
 
     assert not list(tmp_path.rglob("*.incomplete"))
-    cached = {path.parts[-4] for path in tmp_path.rglob("snapshots/*/*.safetensors")}
-    assert cached == {"models--star-zoo--star_resnet18.stl10"}
+    ours, cut, damaged = (f"models--{owner}--star_resnet18.stl10" for owner in ("star-zoo", "cut", "damaged"))
+    cached = {(path.parts[-4], path.name) for path in tmp_path.rglob("snapshots/*/*")}
+    assert {file for file in cached if file[0] != ours} == {(cut, "config.json"), (damaged, "config.json")}
+    assert (ours, "model.safetensors") in cached
     assert not [path for path in tmp_path.rglob("*") if path.is_symlink() and not path.exists()]
 
     hub.corrupt, hub.fail, hub.drop_always = set(), None, set()  # every other download still breaks off

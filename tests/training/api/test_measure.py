@@ -1,4 +1,4 @@
-"""`star_training.evaluate`, `compare` and `report` do what the commands do, and return what they print."""
+"""`star_training.evaluate`, `compare` and `report` measure as the commands do, and return the printed results."""
 
 import json
 import re

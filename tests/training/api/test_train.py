@@ -1,5 +1,6 @@
-"""`star_training.pretrain` and `finetune` do what the commands do, and return the finished training."""
+"""`star_training.pretrain` and `finetune` train as the commands do, and return the finished run."""
 
+import ast
 import json
 import os
 import signal
@@ -64,6 +65,13 @@ def test_a_trained_run_holds_its_metrics_its_log_and_its_model(trained: Trained)
     assert timm.create_model(f"local-dir:{trained.export}", pretrained=True).num_features == 96
     shown = trained._repr_markdown_()
     assert f"- r2: {trained.metrics['r2']:.4g}\n" in shown and f"local-dir:{trained.export}" in shown
+
+
+def test_the_printed_call_is_python_whatever_the_folder_is_called():
+    run = Trained(Path("""we"ird 'q' \\"""), {})
+    (line,) = ast.parse(str(run).partition(": ")[2]).body
+    assert isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)
+    assert ast.literal_eval(line.value.args[0]) == f"local-dir:{run.export}"
 
 
 def test_settings_are_those_of_the_command_line():

@@ -130,8 +130,8 @@ def test_a_signal_ends_in_one_line_that_says_how_to_go_on(tmp_path: Path, monkey
         assert main(command(tmp_path / "run")) == code
     empty, line = capsys.readouterr().err.splitlines()  # a progress bar may stand in the first
     assert empty == ""
-    told, _, again = line.partition("; go on with: star-zoo ")
-    assert told == f"stopped by {signal.Signals(number).name} after step 2, its checkpoint is written"
+    stopped, _, again = line.partition("; go on with: star-zoo ")
+    assert stopped == f"stopped by {signal.Signals(number).name} after step 2, its checkpoint is written"
     assert main(shlex.split(again)) == 0
     assert [e["step"] for e in entries(tmp_path / "run")] == [*range(1, STEPS + 1)]
 

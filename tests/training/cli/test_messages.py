@@ -1,5 +1,6 @@
 """-q prints results and errors only, -v details, and off a terminal the progress is a line now and then."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -67,3 +68,11 @@ def test_further_processes_are_silent(often, monkeypatch, capsys):
     with messages.busy(lambda: "work"):
         time.sleep(0.05)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_output_ends_no_command(name: str, tmp_path: Path, often, monkeypatch):
+    """Python has None in its place, e.g. after 2>&-."""
+    monkeypatch.setattr(sys, name, None)
+    assert main(command(tmp_path / "run")) == 0
+    getattr(sys, name).close()

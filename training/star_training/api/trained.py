@@ -1,6 +1,7 @@
 """`Trained`, a finished training, and how to continue one that was stopped."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Trained:
 
     @property
     def _load(self) -> str:
-        return f'timm.create_model("local-dir:{self.export}", pretrained=True)'
+        return f"timm.create_model({json.dumps(f'local-dir:{self.export}', ensure_ascii=False)}, pretrained=True)"
 
     def _repr_markdown_(self) -> str:
         """Returns the display in a notebook."""

@@ -104,7 +104,7 @@ def test_a_protocol_without_right_and_wrong_is_refused():
 def test_the_command_prints_and_writes_the_table(tmp_path: Path):
     pack = birds(tmp_path)
     out = tmp_path / "results.json"
-    out.write_text('{"comparisons": [{"model": "pixels", "other": "another", "seed": 0}], "kept": 1}')
+    out.write_text('{"comparisons": [{"model": "pixels", "other": "another", "seed": 0, "rows": []}], "kept": 1}')
     arguments = ["compare", "pixels", "untrained:test_resnet", "--data", str(pack), "--protocol", "knn"]
     for _ in range(2):  # the second takes the place of the first
         code, told, said = finish(start([*arguments, "--out", str(out)]))

@@ -19,6 +19,8 @@ from ..encoder import Encoder as Encoder
 from ._base import FeatureObjective as FeatureObjective
 from ._base import Objective as Objective
 from ._base import Pretrained as Pretrained
+from ._papers import SELF_SUPERVISED as SELF_SUPERVISED
+from ._papers import Paper as Paper
 
 
 def find(name: str) -> type[Objective]:

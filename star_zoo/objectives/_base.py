@@ -13,6 +13,7 @@ from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
 from ..momentum import MemoryBank, MomentumCopy, Queue
+from ._papers import SELF_SUPERVISED, Paper
 
 
 class Pretrained(NamedTuple):
@@ -34,6 +35,8 @@ class Objective(nn.Module):
     share: int = 1  # number of consecutive images of a batch that share one draw of params
     sizes: tuple[int, ...] = ()  # the size of each view in pixels; if empty, all views have the policy's size
     needs_group: ClassVar[bool] = False  # whether the backbone must have regular features, as star_c4_resnet10t has
+    papers: ClassVar[tuple[Paper, ...]] = ()  # where the method is published; cards cite them
+    tags: ClassVar[tuple[str, ...]] = ()  # of the method on the Hub
 
     def __init__(self, policy: Policy):
         super().__init__()
@@ -98,6 +101,8 @@ class Objective(nn.Module):
 
 class FeatureObjective(Objective):
     """An objective that needs only pooled features and params; a subclass implements `plan` and `terms`."""
+
+    tags = (SELF_SUPERVISED,)  # because it reads no labels
 
     def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
         """Returns the named terms of V views, given V features (B, D) and V raw params (B, P)."""

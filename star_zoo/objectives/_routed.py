@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, Experts, FixedRouter, Router, ShiftPredictor, Standardize, StarHeads
+from . import _papers
 from ._agreeing import Agreeing
 from ._agreements import agreement
 
@@ -25,6 +26,8 @@ class RoutedExperts(Agreeing):
     that stop the target's gradient take the prediction toward `z_eq` of the augmented view, never the other way round,
     which is our choice.
     """
+
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     heads: StarHeads
     shift_predictor: nn.Module  # (B, O), raw params (B, P) -> (B, O)

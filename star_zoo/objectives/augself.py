@@ -21,6 +21,7 @@ from ..augmentations.spirograph import SEEN
 from ..batch import Batch
 from ..encoder import Encoder
 from ..heads import mlp
+from . import _papers
 from .simclr import SimCLR
 
 
@@ -61,6 +62,9 @@ class AugSelf(SimCLR):
     `weights` maps names of augmentations to the weights of their terms; see `TASKS`. Both orders of the views count.
     Raises ValueError for an augmentation without a task or one that is not in the policy.
     """
+
+    papers = (_papers.AUGSELF, _papers.SIMCLR)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     def __init__(
         self,

@@ -10,12 +10,15 @@ import functools
 from ..augmentations import Policy
 from ..heads import mlp
 from ..losses import barlow_twins
+from . import _papers
 from ._agreeing import TwoViews
 from ._agreements import Mutual
 
 
 class BarlowTwins(TwoViews):
     """Barlow Twins: the cross-correlation matrix of two views' embeddings approaches the identity."""
+
+    papers = (_papers.BARLOW_TWINS,)
 
     def __init__(
         self,

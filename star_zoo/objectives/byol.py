@@ -7,12 +7,15 @@ of the paper's squared distance (eq. 2). Source: the paper from memory; its text
 
 from ..augmentations import Policy
 from ..heads import mlp
+from . import _papers
 from ._agreeing import TwoViews
 from ._agreements import PredictedCosine
 
 
 class BYOL(TwoViews):
     """BYOL: negative cosine, a predictor, and targets of a momentum copy of encoder and projector."""
+
+    papers = (_papers.BYOL,)
 
     def __init__(
         self,

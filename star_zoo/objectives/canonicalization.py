@@ -12,6 +12,7 @@ from ..augmentations import Flip, Policy, QuarterTurn, VerticalFlip
 from ..batch import Batch
 from ..encoder import Encoder
 from ..symmetry.canonicalizer import Canonicalizer, prior
+from . import _papers
 from ._base import Objective
 
 
@@ -20,6 +21,9 @@ class Canonicalization(Objective):
 
     Views aren't turned, and under D4 not flipped either. The backbone keeps its weights, e.g. those of `--init-from`.
     """
+
+    papers = (_papers.CANONICALIZATION,)
+    tags = (_papers.EQUIVARIANCE,)
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, mlp
 from ..losses import nt_xent
+from . import _papers
 from ._base import FeatureObjective
 
 
@@ -20,6 +21,9 @@ class CARE(FeatureObjective):
     The angles between all embeddings stay the same under an augmentation if and only if it acts on them as an
     orthogonal map. The term doesn't read the params.
     """
+
+    papers = (_papers.CARE,)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..augmentations import Policy
 from ..heads import mlp
+from . import _papers
 from .simclr import SimCLR
 
 
@@ -21,6 +22,9 @@ class Ciper(SimCLR):
 
     The target is standardised by the batch, so that the term is one minus the R2 of the prediction.
     """
+
+    papers = (_papers.CIPER,)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from star_catalog.names import not_found
 from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
-from . import build
+from . import _papers, build
 from ._base import Objective, Pretrained
 from ._teacher import Teacher
 
@@ -27,6 +27,9 @@ LOSSES = ("cosine", "mse")
 
 class Distill(Objective):
     """Features follow a teacher's through a linear map; `beside` adds the terms and heads of another objective."""
+
+    papers = (_papers.DISTILLATION, _papers.FITNETS)
+    tags = ("distillation",)
 
     def __init__(
         self,

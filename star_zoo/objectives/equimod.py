@@ -17,6 +17,7 @@ from star_catalog.names import not_found
 
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, PARAM_DIM, Experts, FixedRouter, Standardize, StarHeads, by_view
+from . import _papers
 from ._routed import RoutedExperts
 
 PREDICTORS = ("residual", "linear")
@@ -24,6 +25,8 @@ PREDICTORS = ("residual", "linear")
 
 class EquiMod(RoutedExperts):
     """EquiMod: two separate heads, the first for the invariant task and the second for the equivariant task."""
+
+    papers = (_papers.EQUIMOD, _papers.STAR)
 
     def __init__(
         self,

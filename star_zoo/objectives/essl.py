@@ -15,6 +15,7 @@ from ..batch import Batch
 from ..encoder import Encoder
 from ..heads import mlp
 from ..losses import info_nce
+from . import _papers
 from ._base import Objective
 
 
@@ -24,6 +25,9 @@ class Essl(Objective):
     Only the small view is rotated. Its four rotations pass the batch norms together, so that these can't
     distinguish them. Renderings, e.g. spirographs, keep their size.
     """
+
+    papers = (_papers.ESSL,)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     def __init__(
         self,

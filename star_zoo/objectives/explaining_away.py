@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..augmentations import Flip, Policy
+from . import _papers
 from ._transformation import TransformationObjective
 
 _SIGNS = {"normal": 0.0, "add": 1.0, "eliminate": -1.0}
@@ -22,6 +23,9 @@ class ExplainingAway(TransformationObjective):
     normal: not at all; add: as it is; eliminate: reversed, so that the features lose the classes. In each mode the
     classifier itself is trained to classify. Raises ValueError for an unknown mode.
     """
+
+    papers = (_papers.ROLE_OF_EQUIVARIANCE,)
+    tags = (_papers.EQUIVARIANCE,)
 
     kept = (Flip,)
 

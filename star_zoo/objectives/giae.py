@@ -21,6 +21,7 @@ from ..batch import Batch
 from ..encoder import Encoder
 from ..groups import C4, D4
 from ..symmetry.choice import straight_through, turn
+from . import _papers
 from ._group import GroupObjective, by_element
 
 POSES = ("group", "so2")
@@ -42,6 +43,9 @@ class GIAE(GroupObjective):
     keeps code and canonical image, and turns the reconstruction along: exactly with the pose "group", and for quarter
     turns to interpolation's rounding with "so2", which can describe other angles too.
     """
+
+    papers = (_papers.GIAE,)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     def __init__(
         self,

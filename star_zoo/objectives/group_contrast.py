@@ -20,6 +20,7 @@ from ..encoder import Encoder
 from ..groups import Group
 from ..heads import EMBED_DIM, mlp
 from ..losses import nt_xent
+from . import _papers
 from ._group import GroupObjective, by_element
 
 POOLS = ("max", "logsumexp")
@@ -30,6 +31,9 @@ class GroupContrast(GroupObjective):
 
     Unlike SimCLR on the invariant features, it compares the relation of the elements to one another.
     """
+
+    papers = (_papers.GROUPS,)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     def __init__(
         self,

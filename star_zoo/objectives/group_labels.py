@@ -18,6 +18,7 @@ from ..batch import Batch
 from ..encoder import Encoder
 from ..groups import Group
 from ..heads import mlp
+from . import _papers
 from ._group import GroupObjective, by_element
 from ._transformation import TRANSFORMATIONS
 
@@ -32,6 +33,9 @@ class GroupLabels(GroupObjective):
     turns, vertical flips and jigsaws from the policy. Because the logits are equivariant, the loss of a view stays the
     same when the view and its label are turned.
     """
+
+    papers = (_papers.GROUPS,)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     labels: Tensor
 

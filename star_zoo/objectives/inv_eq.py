@@ -18,6 +18,7 @@ from ..batch import Batch
 from ..encoder import Encoder
 from ..heads import mlp
 from ..momentum import FrozenCopy, MemoryBank
+from . import _papers
 from ._base import Objective
 from ._labels import LabelHead
 
@@ -47,6 +48,9 @@ class InvEq(Objective):
     a crop, e.g. in renderings, there are four views. Without labels the term of the classes is left out.
     With `distil`, a frozen copy of the weights at the start of the run, those of `init_from`, is the teacher.
     """
+
+    papers = (_papers.INV_EQ,)
+    tags = (_papers.EQUIVARIANCE,)
 
     def __init__(
         self,

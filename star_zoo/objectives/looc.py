@@ -21,6 +21,7 @@ from ..encoder import Encoder
 from ..heads import EMBED_DIM
 from ..losses import gather_with_grad
 from ..momentum import MomentumCopy, Queue
+from . import _papers
 from ._base import FeatureObjective
 
 Factors = dict[str, tuple[int, ...]]  # a factor's name -> its columns of params
@@ -35,6 +36,8 @@ class LooC(FeatureObjective):
     batch, or with `queue`, the fresh keys of earlier batches. The keys then come from momentum copies of the encoder
     and the heads.
     """
+
+    papers = (_papers.LOOC,)
 
     def __init__(
         self,

@@ -10,12 +10,15 @@ from torch import nn
 
 from ..augmentations import Policy
 from ..heads import EMBED_DIM
+from . import _papers
 from ._agreeing import TwoViews
 from ._agreements import QueuedContrast
 
 
 class MoCo(TwoViews):
     """MoCo v2: InfoNCE whose negatives are the last K embeddings of a momentum copy of encoder and head."""
+
+    papers = (_papers.MOCO, _papers.MOCO_V2)
 
     def __init__(
         self,

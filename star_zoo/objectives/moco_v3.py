@@ -9,12 +9,15 @@ Source: the paper from memory; its text could not be read.
 from ..augmentations import Policy
 from ..encoder import Encoder
 from ..heads import mlp
+from . import _papers
 from ._agreeing import TwoViews
 from ._agreements import PredictedContrast
 
 
 class MoCoV3(TwoViews):
     """MoCo v3: InfoNCE of predictions with a momentum copy's embeddings of the other view."""
+
+    papers = (_papers.MOCO_V3,)
 
     def __init__(
         self,

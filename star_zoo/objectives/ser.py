@@ -18,6 +18,7 @@ from ..batch import Batch
 from ..encoder import Encoder
 from ..heads import EMBED_DIM, mlp
 from ..losses import gather_with_grad, nt_xent
+from . import _papers
 from ._base import Objective
 
 
@@ -28,6 +29,9 @@ class SER(Objective):
     turned too, must find the same position of the second map among the positions of the other images. The two views
     also take part in the invariant term, so that `equivariant_weight=0` is a control with the same augmentations.
     """
+
+    papers = (_papers.SER, _papers.SIMCLR)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     def __init__(
         self,

@@ -8,12 +8,15 @@ import functools
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, mlp
 from ..losses import nt_xent
+from . import _papers
 from ._agreeing import TwoViews
 from ._agreements import Mutual
 
 
 class SimCLR(TwoViews):
     """SimCLR with the three-layer head of STAR's experts."""
+
+    papers = (_papers.SIMCLR,)
 
     def __init__(
         self,

@@ -17,12 +17,15 @@ from ..augmentations import Policy
 from ..batch import Batch
 from ..encoder import Encoder
 from ..losses import nt_xent
+from . import _papers
 from ._gradient import GradientRegularizer
 from .simclr import SimCLR
 
 
 class SimCLRGR(SimCLR):
     """SimCLR plus the regularizer of the first view's features; needs ColorJitter, Blur or Spirograph in the policy."""
+
+    papers = (_papers.SIMCLR_GR, _papers.SIMCLR)
 
     def __init__(
         self,

@@ -8,12 +8,15 @@ Source: the paper from memory; its text could not be read.
 
 from ..augmentations import Policy
 from ..heads import mlp
+from . import _papers
 from ._agreeing import TwoViews
 from ._agreements import PredictedCosine
 
 
 class SimSiam(TwoViews):
     """SimSiam: negative cosine, a predictor and a stopped gradient; neither negatives nor a momentum copy."""
+
+    papers = (_papers.SIMSIAM,)
 
     def __init__(
         self,

@@ -4,11 +4,14 @@ from typing import Any
 
 from ..augmentations import Policy
 from ..heads import Router
+from . import _papers
 from ._routed import RoutedExperts
 
 
 class Star(RoutedExperts):
     """STAR: `num_experts` experts mixed by two learned softmax routers, one per task."""
+
+    papers = (_papers.STAR,)
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, mlp
 from ..losses import nt_xent
+from . import _papers
 from ._base import FeatureObjective
 
 
@@ -23,6 +24,9 @@ class STL(FeatureObjective):
     the representation can't encode the image. The three terms are the agreement of the views, of each view with its
     prediction, and of the two partners' transformations.
     """
+
+    papers = (_papers.STL,)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     share = 2
 

@@ -8,11 +8,15 @@ study of transformations; with rotations it is RotNet (Gidaris et al., ICLR 2018
 from torch import Tensor
 
 from ..augmentations import Policy
+from . import _papers
 from ._transformation import TransformationObjective
 
 
 class TransformPrediction(TransformationObjective):
     """Transformation prediction with an online probe: a linear classifier of the labels on detached features."""
+
+    papers = (_papers.ROLE_OF_EQUIVARIANCE, _papers.ROTATIONS)
+    tags = (_papers.SELF_SUPERVISED, _papers.EQUIVARIANCE)
 
     def __init__(
         self,

@@ -9,12 +9,15 @@ import functools
 from ..augmentations import Policy
 from ..heads import mlp
 from ..losses import vicreg
+from . import _papers
 from ._agreeing import TwoViews
 from ._agreements import Mutual
 
 
 class VICReg(TwoViews):
     """VICReg: invariance of two views' embeddings, variance and covariance of each one's dimensions."""
+
+    papers = (_papers.VICREG,)
 
     def __init__(
         self,

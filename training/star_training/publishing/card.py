@@ -5,7 +5,6 @@ number none of them holds is omitted. Only the equivariance error of star-zoo's 
 """
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from markupsafe import Markup
 
 from star_catalog.files import sweep, write_text
 from star_catalog.reading import json_object, refusing
-from star_zoo import hub, objectives, star_backbones, wrapped_model
+from star_zoo import hub, star_backbones, wrapped_model
 from star_zoo.groups import equivariance_error
 
 from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
-from . import card_metadata, dataset_terms, markdown
+from . import card_metadata, card_method, dataset_terms, markdown
 from .card_results import measured
 from .card_training import Made, chain, described
 
@@ -69,10 +68,12 @@ def _render(folder: Path, name: str) -> str:
     records = [Record.from_dict(found) for found in results.get("evaluations", [])]
     model: Any = hub.create(str(folder), pretrained=False, device="meta")
     made = chain(Made(recipe, finetune, results))
+    methods = card_method.of(made, heads)
     data_sets = list(dict.fromkeys((step.kind, dataset_terms.of(step.source)) for step in made if step.source))
     own, licence = star_backbones.is_own(config["architecture"]), config["pretrained_cfg"].get("license")
     title = _title(config, recipe, finetune, heads, name)
     metadata = {"title": title, "own": own, "licence": licence, "is_classifier": bool(config["num_classes"])}
+    metadata |= {"tags": methods.tags}
     text = markdown.render(
         "card.md.jinja",
         front_matter=Markup(card_metadata.front_matter(**metadata, data_sets=data_sets, records=records)),
@@ -90,6 +91,8 @@ def _render(folder: Path, name: str) -> str:
         equivariance=_equivariance(folder, own),
         size=config["pretrained_cfg"]["input_size"][-1],
         heads=_heads(heads, recipe),
+        methods=methods,
+        citation=Markup("\n\n".join(paper.bibtex for paper in methods.papers)),
         results=measured(records, results, name),
         training=described(made),
         figures=sorted(path.name for path in folder.glob("*.png")),
@@ -150,9 +153,7 @@ def _title(
 
 
 def _heads(heads: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the first line of the objective's documentation, its number of experts, and the backbone's name."""
+    """Returns the number of experts and the backbone's name."""
     if not heads:
         return None
-    method = (sys.modules[objectives.find(heads["objective"]).__module__].__doc__ or "").partition("\n")[0]
-    backbone = str(recipe.get("backbone", "NAME"))
-    return {"method": method, "experts": heads["settings"].get("num_experts"), "backbone": backbone}
+    return {"experts": heads["settings"].get("num_experts"), "backbone": str(recipe.get("backbone", "NAME"))}

@@ -9,7 +9,6 @@ from .dataset_terms import DataSet
 from .markdown import plain
 
 _BACKBONE, _CLASSIFIER = "image-feature-extraction", "image-classification"  # the Hub's names of tasks
-_OF_BACKBONES = ("self-supervised-learning", "equivariance")
 
 
 def front_matter(
@@ -18,10 +17,14 @@ def front_matter(
     own: bool,
     licence: str | None,
     is_classifier: bool,
+    tags: Sequence[str],
     data_sets: Sequence[tuple[str, DataSet]],
     records: Sequence[Record],
 ) -> str:
-    """Returns the YAML; the Hub groups results by data set, so each metric carries its protocol as its type."""
+    """Returns the YAML; `tags` are those of the method.
+
+    The Hub groups results by data set, so each metric carries its protocol as its type.
+    """
     task = _CLASSIFIER if is_classifier else _BACKBONE
     transformers = () if own else ("transformers",)  # it uses timm alone
     evaluations = [
@@ -41,7 +44,7 @@ def front_matter(
     card = ModelCardData(
         library_name="star-zoo" if own else "timm",
         pipeline_tag=task,
-        tags=[task, "timm", *transformers, *(() if is_classifier else _OF_BACKBONES), "star-zoo"],
+        tags=[task, "timm", *transformers, *tags, "star-zoo"],
         license=plain(licence) if licence else "other",
         license_name=None if licence else "not-stated",
         datasets=list(known) or None,

@@ -173,13 +173,6 @@ def test_a_pil_image_of_the_caller_is_left_alone():
     assert theirs.size == (64, 40)
 
 
-def test_the_orientation_of_exif_stays_ignored():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    image = opened(smooth_jpeg(64, 40, exif=exif.tobytes()))
-    assert image.size == (40, 64) and image.shrunk(2)[0].shape == (3, 20, 32)
-
-
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_broken_jpeg_decodes_at_every_size_or_at_none(data):

@@ -5,14 +5,12 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import ExifTags, Image, ImageOps
 
 from detection_cases import xml
 from star_training.cli.main import main
-from star_training.data.decode import decode
 from star_training.data.sources.base import DataError
-from star_training.detection.datasets.base import Box, BoxWarning, DetectionSet, turn
+from star_training.detection.datasets.base import Box, BoxWarning, DetectionSet
 from star_training.detection.datasets.open import open_set
 
 UPRIGHT, STORED = "upright", "stored"
@@ -59,15 +57,6 @@ def on_the_object(images: DetectionSet) -> list[bool]:
         inside = bright[top:bottom, left:right]
         found.append(bool(inside.float().mean() > 0.95 and inside.sum() > 0.95 * bright.sum()))
     return found
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_turning_is_that_of_pillow(orientation: int):
-    stored = Image.fromarray(torch.randint(0, 256, (5, 7, 3), dtype=torch.uint8).numpy())
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    stored.info["exif"] = exif.tobytes()
-    assert torch.equal(turn(decode(stored), orientation), decode(ImageOps.exif_transpose(stored)))
 
 
 @pytest.mark.parametrize("annotated", [UPRIGHT, STORED])

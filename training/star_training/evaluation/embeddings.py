@@ -18,6 +18,7 @@ from ..data.views import MultiViewDataset, load_views
 from ..data.workers import loading, useful_workers
 from .features import NotFinite, evaluating
 from .frozen_model import FrozenModel
+from .metrics import NotApplicable
 
 PolicyPlan = Callable[[Policy, int, int, torch.Generator], Tensor]  # a view plan under any policy
 
@@ -37,7 +38,7 @@ def view(model: FrozenModel, source: Source, plan: PolicyPlan, seed: int, epoch:
     """Returns the plan's views of every image with their features, on the CPU.
 
     The draws are a pure function of seed, epoch and index, as in pretraining. Raises NotFinite if a feature is
-    infinite or NaN, ValueError if there are more than 4096 features.
+    infinite or NaN, NotApplicable if there are more than 4096 features.
     """
     dataset = MultiViewDataset(source, model.policy, functools.partial(plan, model.policy), seed)
     found = []
@@ -50,7 +51,7 @@ def view(model: FrozenModel, source: Source, plan: PolicyPlan, seed: int, epoch:
             features = extract_views(model, images, batch.params.flatten(0, 1))
             if features.shape[1] > _WIDEST:
                 width = features.shape[1]
-                raise ValueError(f"{model.name} has {width} features; this is measured for at most {_WIDEST}")
+                raise NotApplicable(f"{model.name} has {width} features; this is measured for at most {_WIDEST}")
             found.append(Viewed(batch.params, features.unflatten(0, batch.params.shape[:2])))
     viewed = Viewed(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     _check_finite(viewed.features, "features")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from star_catalog import store
 
-_PREPARED = 2  # increased when images are decoded or resized in another way
+_PREPARED = 3  # increased when images are decoded or resized in another way
 _COMPUTE = ("torch", "torchvision", "timm", "pillow")  # packages that decode, resize and compute
 
 

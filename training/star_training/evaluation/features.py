@@ -14,7 +14,7 @@ from ..data import Source
 from ..data.decode import Picture
 from ..data.sources.base import open_image, ready
 from ..data.workers import load_once, loading, useful_workers
-from .metrics import NotApplicable
+from .metrics import NotApplicable, TooFew
 
 if TYPE_CHECKING:  # features in the cache are read without creating a model, so without these packages
     from star_zoo import Policy
@@ -41,7 +41,7 @@ def check_classes(name: str, train: Tensor, *others: Tensor) -> None:
         raise NotApplicable(f"{name} has numbers for labels; classification needs classes")
     known = set(train.tolist())
     if len(known) < 2:
-        raise ValueError(
+        raise TooFew(
             f"{name}: the training images are all of one class; pass images of at least two classes, "
             "and enough of each to hold some out"
         )

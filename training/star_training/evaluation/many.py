@@ -13,7 +13,7 @@ from ..data.sources.base import NoSuchSplit
 from ..errors import unexpected
 from . import finished
 from .frozen_model import FrozenModel
-from .metrics import NotApplicable
+from .metrics import NotApplicable, TooFew
 from .progress import Progress
 from .record import Record, evaluate
 
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     protocol: str
     record: Record | None
     reason: str = ""
-    end: Literal["done", "not applicable", "left out", "failed"] = "done"  # left out: the data set lacks a split
+    end: Literal["done", "not applicable", "left out", "failed"] = "done"  # left out: no such split, too few images
 
 
 def work(splits: Splits, protocols: Sequence[str]) -> float:
@@ -79,7 +79,7 @@ def _outcome(model: FrozenModel, splits: Splits, protocol: str, seed: int) -> tu
         return Outcome(*place, record), False
     except NotApplicable as error:
         return Outcome(*place, None, " ".join(str(error).split()), "not applicable"), True
-    except NoSuchSplit as error:
+    except (NoSuchSplit, TooFew) as error:
         return Outcome(*place, None, " ".join(str(error).split()), "left out"), True
     except (ValueError, OSError) as error:
         return Outcome(*place, None, " ".join(str(error).split()), "failed"), True

@@ -85,6 +85,10 @@ class NotApplicable(ValueError):
     """Raised by a protocol that isn't meant for such a model or for such labels."""
 
 
+class TooFew(ValueError):
+    """Raised by a protocol for a data set that has too few images or classes for it."""
+
+
 class Measurement(NamedTuple):
     """The result of one protocol for one model and data set."""
 

@@ -63,7 +63,8 @@ def online(models: list[Shown], looks: Looks) -> Figure | None:
     rows = [[label, name, f"{y[0]:.3f}", f"{y[-1]:.3f}"] for label, name, y in curves]
     alt = "; ".join(f"{label}, {name}, from {first} to {last}" for label, name, first, last in rows)
     numbers = Table("online", ["model", "metric", "first", "last"], rows)
-    return Figure("online", "Frozen features during training", f"Over steps: {alt}.", finish(figure), numbers)
+    title = "Frozen features during training, on views of the policy"  # unlike those of `star-zoo eval`
+    return Figure("online", title, f"Over steps: {alt}.", finish(figure), numbers)
 
 
 def usage(models: list[Shown], looks: Looks) -> Figure | None:

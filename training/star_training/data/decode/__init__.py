@@ -12,6 +12,8 @@ from .images import Encoded as Encoded
 from .images import Jpeg as Jpeg
 from .images import Picture as Picture
 from .images import decode as decode
+from .images import decode_stored as decode_stored
 from .images import decoded_size as decoded_size
 from .images import opened as opened
 from .images import undecodable as undecodable
+from .orientation import orientation_of as orientation_of

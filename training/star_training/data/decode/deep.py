@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import UndecodableImage
+from .orientation import AS_STORED, orientation_of, turned
 
 ARRAY_SUFFIX = ".npy"
 _NPY, _PNG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n"
@@ -26,6 +27,7 @@ class Values(NamedTuple):
 
     array: np.ndarray
     colors: int
+    orientation: int = AS_STORED  # EXIF's
 
 
 def read(data: bytes) -> Values | None:
@@ -55,10 +57,11 @@ def read_tiff(data: bytes, image: Image.Image | None) -> Values | None:
         _check_shape(page.shape)
         array = page.asarray()
         array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
-        extra = len(page.extrasamples or ())
+        extra, orientation = len(page.extrasamples or ()), page.tags.valueof(274, AS_STORED)
     values = _as_image(array)
     colors = values.array.shape[-1] - extra
-    return Values(values.array, colors if extra == 1 and colors in (1, 3) else values.array.shape[-1])
+    upright = turned(values.array, orientation if orientation in range(1, 9) else AS_STORED)  # as Pillow does
+    return Values(upright, colors if extra == 1 and colors in (1, 3) else values.array.shape[-1])
 
 
 def _npy(data: bytes) -> Values:
@@ -76,7 +79,11 @@ def _png(data: bytes) -> Values:
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     channels = _PNG_CHANNELS[data[25]]
     _check_shape((height, width, channels))
-    return Values(codecs.png_decode(data), 3 if channels > 2 else 1)
+    orientation = AS_STORED
+    if b"eXIf" in data:  # anywhere in the file
+        with Image.open(BytesIO(data), formats=("PNG",)) as image:
+            orientation = orientation_of(image)
+    return Values(codecs.png_decode(data), 3 if channels > 2 else 1, orientation)
 
 
 def _imported(library: str, kind: str) -> Any:

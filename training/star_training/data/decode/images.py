@@ -3,8 +3,8 @@
 Pixels are uint8. Images of more than 8 bits keep their depth: their pixels are float32 from 0 to 255, the same scale.
 
 A JPEG can be decoded 2, 4 or 8 times smaller: the decoder then skips fine detail and takes much less time.
-Decoding drops transparency (without blending), all frames of an animation but the first, and the EXIF orientation.
-torchvision's and timm's loaders do the same.
+Decoding drops transparency (without blending) and all frames of an animation but the first, as torchvision's and timm's
+loaders do. Unlike these, it turns images upright by their EXIF orientation, as Hugging Face's datasets does.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import DataError
 from . import deep
 from .errors import UndecodableImage
+from .orientation import orientation_of, turned
 
 
 class As(NamedTuple):
@@ -83,21 +84,26 @@ class Jpeg:
     """A JPEG of which only the header has been read; it can be decoded once."""
 
     def __init__(self, image: Image.Image, channels: int = 3):
-        self._image, self._channels = image, channels
-        self.size = image.height, image.width  # in pixels, at full size
+        self._image, self._channels, self._orientation = image, channels, orientation_of(image)
+        height, width = (image.width, image.height) if self._orientation >= 5 else (image.height, image.width)
+        self.size = height, width  # in pixels, at full size and upright
 
     def shrunk(self, times: int) -> tuple[Tensor, int]:
         """Returns the image downscaled by the largest of 1, 2, 4, 8 that is at most `times`, and that factor.
 
         Pixel k of the result covers pixels k * factor to (k + 1) * factor of the full image; the last pixel covers
-        fewer if the size is no multiple of the factor. Raises `UndecodableImage`.
+        fewer if the size is no multiple of the factor. A turned image, in which that pixel may come first, is only
+        downscaled by factors of its size. Raises `UndecodableImage`.
         """
-        height, width = self.size
-        factor = max(n for n in (1, 2, 4, 8) if n <= max(1, min(times, height, width)))
+        width, height = self._image.size
+        factors = [n for n in (1, 2, 4, 8) if n <= max(1, min(times, height, width))]
+        if self._orientation > 1:
+            factors = [n for n in factors if height % n == width % n == 0]
+        factor = max(factors)
         with undecodable():
             if factor > 1:
                 self._image.draft(None, (width // factor, height // factor))
-            return _pixels(self._image, self._channels), factor
+            return _pixels(self._image, self._channels, self._orientation), factor
 
 
 Picture = Decoded | Jpeg
@@ -109,10 +115,22 @@ def opened(encoded: Encoded) -> Picture:
     with undecodable():
         image = _opened(encoded)
         if isinstance(image, deep.Values):
-            return Decoded(_as_tensor(deep.pixels(image, channels)))
+            return Decoded(_as_tensor(turned(deep.pixels(image, channels), image.orientation)))
         # other formats can't be decoded at a smaller size, and some only know their size after decoding
         fresh = image is not encoded and image.format in ("JPEG", "MPO")
         return Jpeg(image, channels) if fresh else Decoded(_pixels(image, channels))
+
+
+def decode_stored(encoded: bytes | Path, orientation: int) -> Tensor:
+    """Returns an image in RGB, turned by this EXIF orientation instead of its own; a TIFF is upright before.
+
+    Raises `UndecodableImage`.
+    """
+    with undecodable():
+        image = _opened(encoded)
+        if isinstance(image, deep.Values):
+            return _as_tensor(turned(deep.pixels(image, 3), orientation))
+        return _pixels(image, 3, orientation)
 
 
 def decode(encoded: Encoded) -> Tensor:
@@ -159,13 +177,22 @@ def _opened(encoded: bytes | Path | Image.Image) -> Image.Image | deep.Values:
     return deep.read_tiff(data, image) or image
 
 
-def _pixels(image: Image.Image, channels: int) -> Tensor:
-    """Returns (C, H, W) with channels last, PIL's memory layout, from which crops resize several times faster."""
+def _pixels(image: Image.Image, channels: int, orientation: int | None = None) -> Tensor:
+    """Returns (C, H, W) with channels last, PIL's memory layout, from which crops resize several times faster.
+
+    The image is turned by its own EXIF orientation, or by the given one.
+    """
+    array = _array(image, channels)
+    return _as_tensor(turned(array, orientation_of(image) if orientation is None else orientation))
+
+
+def _array(image: Image.Image, channels: int) -> np.ndarray:
+    """Returns the stored pixels, (H, W, C)."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         kind = np.uint16 if image.mode.startswith("I;16") else np.int32 if image.mode == "I" else np.float32
-        return _as_tensor(deep.pixels(deep.Values(np.asarray(image).astype(kind)[..., None], 1), channels))
+        return deep.pixels(deep.Values(np.asarray(image).astype(kind)[..., None], 1), channels)
     array = np.array(_in_channels(image, channels))
-    return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
+    return array if array.ndim == 3 else array[..., None]
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...data.contents import of_files
-from ...data.decode import UndecodableImage, decode
+from ...data.decode import UndecodableImage, decode_stored
 from ...data.sources.base import DataError
 from ...data.sources.raw import digest
 from ...messages import Note
@@ -91,7 +91,7 @@ class DetectionSet:
     def image(self, index: int) -> Tensor:
         """Returns image `index`, uint8 (3, H, W). Raises DataError if it doesn't decode or has the wrong size."""
         try:
-            image = turn(decode(self.encoded[index]), int(self.orientations[index]))
+            image = decode_stored(self.encoded[index], int(self.orientations[index]))
         except UndecodableImage as error:
             raise DataError(f"{self.where[index]} doesn't decode ({error}); repair it or take it out.") from error
         height, width = self.sizes[index].tolist()
@@ -144,18 +144,6 @@ def make(name: str, classes: Sequence[str], pictures: Iterable[Picture]) -> Dete
         ends=torch.tensor(ends),
         orientations=torch.tensor([p.orientation for p in pictures]),
     )
-
-
-def turn(image: Tensor, orientation: int) -> Tensor:
-    """Returns the upright image (3, h, w) of stored pixels (3, H, W), given the EXIF orientation, 1 to 8."""
-    if orientation >= 5:
-        image = image.transpose(1, 2)
-    # the number encodes which stored corner is shown top left
-    if orientation in (3, 4, 7, 8):
-        image = image.flip(1)
-    if orientation in (2, 3, 6, 7):
-        image = image.flip(2)
-    return image
 
 
 def join(sets: Sequence[DetectionSet]) -> DetectionSet:

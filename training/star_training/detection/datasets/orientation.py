@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from ...data.decode import FORMATS, UndecodableImage, undecodable
+from ...data.decode import FORMATS, UndecodableImage, orientation_of, undecodable
 from ...data.sources.base import DataError
 from .base import BoxWarning, Picture
 
@@ -65,14 +65,6 @@ def _header(path: Path, where: str) -> tuple[tuple[int, int], int]:
     """Returns height and width of the stored pixels, and the EXIF orientation, 1 if there is none."""
     try:
         with undecodable(), Image.open(path, formats=FORMATS) as image:
-            return (image.height, image.width), _orientation(image) if image.format in _ORIENTED else 1
+            return (image.height, image.width), orientation_of(image) if image.format in _ORIENTED else 1
     except UndecodableImage as error:
         raise DataError(f"{where} doesn't decode ({error}); repair it or take it out.") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken EXIF raises almost any built-in exception; the pixels are still usable
-        return 1
-    return int(value) if value in range(1, 9) else 1

@@ -1,10 +1,11 @@
 """Protocols that evaluate a frozen backbone, one per file, found by module name.
 
 A protocol is a module with `run(model, splits, seed) -> Measurement`; the first line of its docstring describes it.
-`run` raises ValueError, with the reason, for a model or data set that it can't evaluate. A protocol that returns `hits`
-sets `CLASSIFIES_IMAGES = True`, so that `compare` runs it by default; one that takes seconds once the features are
-extracted may set `IN_ALL = True`, so that `eval all` runs it by default. To add a protocol, add a file here; nothing
-else changes, because the unit and the kind of its metrics determine how they are displayed.
+`run` raises NotApplicable for a model or for labels that it isn't meant for, TooFew for a data set of too few images or
+classes, and ValueError for other reasons; only the last counts as a failure in `eval all`. A protocol that returns
+`hits` sets `CLASSIFIES_IMAGES = True`, so that `compare` runs it by default; one that takes seconds once the features
+are extracted may set `IN_ALL = True`, so that `eval all` runs it by default. To add a protocol, add a file here;
+nothing else changes, because the unit and the kind of its metrics determine how they are displayed.
 """
 
 import importlib

@@ -21,7 +21,7 @@ from ...data.eval_sets.dataset import Splits
 from ...data.views import seeded
 from ..features import Labelled
 from ..frozen_model import FrozenModel
-from ..metrics import ACCURACY, SHARE, Measurement, Metric, NotApplicable, by_slug, mean
+from ..metrics import ACCURACY, SHARE, Measurement, Metric, NotApplicable, TooFew, by_slug, mean
 
 IN_ALL = True
 WAYS, SHOTS, QUERIES, TASKS = 5, (1, 5), 16, 2000
@@ -82,18 +82,18 @@ def _both(model: FrozenModel, splits: Splits) -> Labelled:
 
 
 def accuracies(labelled: Labelled, shots: int, seed: int, name: str, tasks: int = TASKS) -> Tensor:
-    """Returns the share of hits among each task's queries, (tasks,) float64. Raises ValueError for too few classes."""
+    """Returns the share of hits among each task's queries, (tasks,) float64. Raises TooFew."""
     members, generator = usable(labelled.targets, shots, name), seeded(seed, shots)
     drawn = torch.stack([draw(members, shots, generator) for _ in range(tasks)])  # (tasks, W, K + Q)
     return torch.cat([hits(labelled.features[part], shots).double().mean((1, 2)) for part in drawn.split(_CHUNK)])
 
 
 def usable(targets: Tensor, shots: int, name: str) -> list[Tensor]:
-    """Returns the images of each class with more than K images. Raises ValueError for fewer than W such classes."""
+    """Returns the images of each class with more than K images. Raises TooFew for fewer than W such classes."""
     members = [(targets == label).nonzero().flatten() for label in targets.unique()]
     found = [images for images in members if len(images) > shots]
     if len(found) < WAYS:
-        raise ValueError(
+        raise TooFew(
             f"{name} has {len(found)} classes of more than {shots} images to test on; "
             f"{WAYS}-way {shots}-shot needs {WAYS} of them"
         )

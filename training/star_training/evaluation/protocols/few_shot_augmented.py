@@ -75,7 +75,7 @@ def copied(policy: Policy, height: int, width: int, generator: torch.Generator) 
 
 
 def accuracies(images: Copied, shots: int, seed: int, name: str, tasks: int = TASKS) -> Tensor:
-    """Returns the share of hits among each task's queries, (tasks,) float64. Raises ValueError for too few classes."""
+    """Returns the share of hits among each task's queries, (tasks,) float64. Raises TooFew."""
     members, generator = usable(images.targets, shots, name), seeded(seed, shots)
     found = []
     for _ in range(tasks):

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...data.eval_sets.dataset import Splits
 from ..features import Labelled, as_classes
 from ..frozen_model import FrozenModel
-from ..metrics import ACCURACY, SHARE, Estimate, Hits, Measurement, Metric, by_slug, class_mean, share
+from ..metrics import ACCURACY, SHARE, Estimate, Hits, Measurement, Metric, TooFew, by_slug, class_mean, share
 from ..solvers.logistic import Fit, Logistic, with_ones
 
 STRENGTHS: tuple[float, ...] = tuple(torch.logspace(-6, 5, 45).tolist())
@@ -117,7 +117,7 @@ def divide(model: FrozenModel, splits: Splits, seed: int) -> Divided:
         return Divided(train, model.labelled(splits.val), "the data set's own")
     rule, count = splits.held_out(seed), len(train.targets)
     if count < 2:
-        raise ValueError(f"{splits.name} has {count} training images; pass two or more, or a validation split")
+        raise TooFew(f"{splits.name} has {count} training images; pass two or more, or a validation split")
     rest, held = rule.draw(count)
     rest_of, held_of = (Labelled(train.features[part], train.targets[part]) for part in (rest, held))
     return Divided(rest_of, held_of, f"{len(held)} of {count} training images at random, seed {rule.seed}")

@@ -17,7 +17,7 @@ from ...data.sources.subset import spread
 from ...messages import Note
 from ..embeddings import base, embed, view
 from ..frozen_model import FrozenModel
-from ..metrics import Estimate, Measurement, Metric, by_slug
+from ..metrics import Estimate, Measurement, Metric, TooFew, by_slug
 from ..solvers.cca import correlations, jackknife, rank_me
 
 _IMAGES = 10_000
@@ -77,9 +77,9 @@ def _mean_correlation(a: Tensor, b: Tensor, kept: float, rows: Tensor) -> Tensor
 
 
 def _count_settings(name: str, images: int, *widths: int) -> dict[str, str]:
-    """Returns {} for enough images, a warning for few. Raises ValueError if correlations are 1 by construction."""
+    """Returns {} for enough images, a warning for few. Raises TooFew if correlations are 1 by construction."""
     if images <= sum(widths):
-        raise ValueError(
+        raise TooFew(
             f"{name} has {images} test images for embeddings of {widths[0]} and {widths[1]} dimensions: without "
             f"more images than dimensions, canonical correlations are 1 for any model; pass at least "
             f"{sum(widths) + 1}, better {_ENOUGH * max(widths)}"

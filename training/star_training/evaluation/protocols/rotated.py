@@ -23,7 +23,7 @@ from ...data.eval_sets.dataset import Splits
 from ...data.sources.subset import spread
 from ..features import Labelled, as_classes, check_classes
 from ..frozen_model import FrozenModel
-from ..metrics import ACCURACY, SHARE, Hits, Measurement, Metric, by_slug
+from ..metrics import ACCURACY, SHARE, Hits, Measurement, Metric, NotApplicable, by_slug
 from . import knn
 from .linear import PER_CLASS, TOP1, Accuracy, divide, evaluate
 
@@ -150,11 +150,11 @@ class Turning(nn.Module):
 def turns(images: Tensor) -> Iterator[Tensor]:
     """Yields the T turns of square images: the quarter turns, the upright disc, the discs turned by each angle.
 
-    (B, 3, S, S) float -> T of the same shape. Raises ValueError for images that aren't square.
+    (B, 3, S, S) float -> T of the same shape. Raises NotApplicable for images that aren't square.
     """
     height, width = images.shape[-2:]
     if height != width:
-        raise ValueError(f"the model's input is {height} x {width}; only square images can be turned by 90 degrees")
+        raise NotApplicable(f"the model's input is {height} x {width}; only square images can be turned by 90 degrees")
     for degrees in QUARTERS:
         yield images.rot90(degrees // 90, (-2, -1))
     inside = disc(height).to(images.device)

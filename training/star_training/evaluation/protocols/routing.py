@@ -18,7 +18,7 @@ from ...data.sources.subset import spread
 from ..embeddings import base, device, embed, view
 from ..features import evaluating
 from ..frozen_model import FrozenModel
-from ..metrics import Estimate, Measurement, Metric, NotApplicable, by_slug, mean
+from ..metrics import Estimate, Measurement, Metric, NotApplicable, TooFew, by_slug, mean
 
 TASKS = ("invariant", "equivariant")
 _IMAGES = 10_000
@@ -34,7 +34,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """
     source = spread(splits.test, _IMAGES)
     if len(source) <= _NEIGHBOURS:
-        raise ValueError(f"{source.name} has {len(source)} test images; routing needs at least {_NEIGHBOURS + 1}")
+        raise TooFew(f"{source.name} has {len(source)} test images; routing needs at least {_NEIGHBOURS + 1}")
     features = view(model, source, base, seed).features[:, 0]
     found_routing = None if model.objective is None else routed(model.objective, features)
     if found_routing is None:

@@ -21,7 +21,7 @@ from ....data.sources.base import Source
 from ....data.sources.subset import spread
 from ...embeddings import Viewed, base_all_and_each, base_and_drawn, columns, embed, view
 from ...frozen_model import FrozenModel
-from ...metrics import Estimate, Measurement, Metric, NotApplicable, by_slug, mean
+from ...metrics import Estimate, Measurement, Metric, NotApplicable, TooFew, by_slug, mean
 from . import displacement, retrieval
 from .params_r2 import fit_and_score
 
@@ -75,7 +75,7 @@ def _metric(name: str, found: Estimate, unit: str = "") -> Metric:
 
 def _enough(source: Source, which: str) -> Source:
     if len(source) < _FEWEST:
-        raise ValueError(f"{source.name} has {len(source)} {which} images; equivariance needs at least {_FEWEST}")
+        raise TooFew(f"{source.name} has {len(source)} {which} images; equivariance needs at least {_FEWEST}")
     return source
 
 

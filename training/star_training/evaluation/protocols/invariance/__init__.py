@@ -18,7 +18,7 @@ from ....data.sources.base import Source
 from ....data.sources.subset import spread
 from ...embeddings import base, extract_views, view
 from ...frozen_model import FrozenModel
-from ...metrics import Estimate, Measurement, Metric, by_slug, mean
+from ...metrics import Estimate, Measurement, Metric, TooFew, by_slug, mean
 from ...solvers.whitening import whitening
 from .probes import GROUPS, TRANSFORMATIONS, of_channels
 
@@ -36,7 +36,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     """
     source = spread(splits.test, _CLEAN)
     if len(source) < _FEWEST:
-        raise ValueError(f"{source.name} has {len(source)} test images; invariance needs at least {_FEWEST}")
+        raise TooFew(f"{source.name} has {len(source)} test images; invariance needs at least {_FEWEST}")
     clean = view(model, source, base, seed).features[:, 0]
     whiten = whitening(clean)
     chosen = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:_MOVED].sort().values

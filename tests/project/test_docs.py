@@ -112,6 +112,14 @@ def test_what_the_pages_name_of_star_zoo_is_there_after_its_import_alone(tmp_pat
     plain(code, cwd=tmp_path)  # nothing of ours is imported yet
 
 
+def test_lines_have_at_most_120_characters_outside_of_code_and_tables() -> None:
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", read(page), flags=re.M | re.S)
+        lines = [line for line in text.splitlines() if not line.startswith("|")]
+        # a link isn't broken
+        assert [line for line in lines if len(line) > 120 and not re.fullmatch(r"\s*!?\[[^]]+\]\(\S+\)\S?", line)] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", read(page)) if "://" not in link]

@@ -2,10 +2,12 @@
 
 A config.json may state any number, e.g. a billion layers. Therefore its numbers are bounded first, and the model is
 built on the meta device, which takes no memory, while the numbers in its parameters and buffers are counted. Building
-stops as soon as there are more of them than the file of the weights can hold.
+stops as soon as there are more of them than the file of the weights can hold. A saved model then computes one image on
+that device, because a few weights can make huge maps of a large image.
 """
 
 import contextlib
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from star_catalog import machine, zoo
 _data: Any = timm.data  # untyped
 
 SIDE = 4096  # pixels: the largest side of a model's input
+_IMAGE, _MAP = 2**28, 2**30  # numbers in one image, and in one map that is computed of it: 1 and 4 GiB in float32
 _LARGEST = 2**20  # of the numbers in arguments: larger ones are no widths, depths or classes
 _SPARE = 2**25  # numbers that no file holds: position tables, masks, queues of a momentum encoder
 _EACH = 4096  # numbers that a parameter counts at least, which bounds how many there are
@@ -45,6 +48,8 @@ def check_view(config: dict[str, Any], where: str) -> None:
     size, share = tuple(config["input_size"]), config["crop_pct"]
     if not all(isinstance(n, int) and 1 <= n <= SIDE for n in size):
         raise ValueError(f"{where} has input_size {size}; its numbers must be from 1 to {SIDE}")
+    if math.prod(size) > _IMAGE:
+        raise ValueError(f"{where} has input_size {size}, {math.prod(size):,} numbers; at most {_IMAGE:,} are taken")
     if not (isinstance(share, int | float) and _SHARE[0] <= share <= _SHARE[1]):
         raise ValueError(f"{where} has crop_pct {share}; it must be from {_SHARE[0]:g} to {_SHARE[1]:g}")
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in (*config["mean"], *config["std"])):
@@ -102,14 +107,53 @@ def in_memory() -> int:
 def check_model(known_as: str, where: str, weights: Path | None = None, **arguments: Any) -> Any:
     """Returns the model that timm creates by this name and arguments, on the meta device.
 
-    Raises ValueError for one that needs more than `held_by` or has an input larger than `SIDE`, and whatever timm
-    raises. The generator of random numbers keeps its state.
+    Raises ValueError for one that needs more than `held_by` or has an input larger than `SIDE`, for a saved one whose
+    maps of an image are too large, and whatever timm raises. The generator of random numbers keeps its state.
     """
     check_numbers(arguments, where)
     with torch.random.fork_rng(devices=[]), limited(held_by(weights), where):
         model = timm.create_model(known_as, **{**arguments, "pretrained": False, "device": "meta"})
-    check_view(_data.resolve_model_data_config(model), where)
+    config = _data.resolve_model_data_config(model)
+    check_view(config, where)
+    if weights is not None:
+        _check_maps(model, config["input_size"], where)
     return model
+
+
+def _check_maps(model: Any, size: tuple[int, ...], where: str) -> None:
+    """Raises ValueError if a module's output for one image has too many numbers.
+
+    It isn't computed for a model whose maps are small even if each pixel has the widest layer's channels. A model that
+    can't run on meta tensors passes.
+    """
+    if math.prod(size[1:]) * max((len(p) for p in model.parameters() if p.ndim), default=0) <= _MAP:
+        return
+    most = 0
+    with torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+        most = largest_map(copy.deepcopy(model).eval(), torch.empty(1, *size, device="meta"))
+    if most > _MAP:
+        raise ValueError(
+            f"{where} computes a map of {most:,} numbers of one image, more than {_MAP:,}; its input_size is "
+            f"{tuple(size)}: take a smaller one"
+        )
+
+
+def largest_map(model: Any, images: torch.Tensor) -> int:
+    """Returns the most numbers in an output of a module, in one forward pass without gradients."""
+    most = 0
+
+    def watch(module: Any, inputs: Any, output: Any) -> None:
+        nonlocal most
+        parts = output if isinstance(output, list | tuple) else [output]
+        most = max([most, *(part.numel() for part in parts if isinstance(part, torch.Tensor))])
+
+    handle = hooks.register_module_forward_hook(watch)
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        handle.remove()
+    return most
 
 
 def check_config(place: Path | zoo.Repository) -> Path | None:

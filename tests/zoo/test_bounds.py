@@ -49,6 +49,14 @@ def preprocessing(**given: Any) -> Callable[[Any], Any]:
 
 CONFIGS = {
     "input_size": (preprocessing(input_size=[3, 100_000, 100_000]), r"has input_size \(3, 100000, 100000\)"),
+    "image": (
+        lambda config: (arguments(in_chans=3000)(config), preprocessing(input_size=[3000, 4096, 4096])(config)),
+        "50,331,648,000 numbers; at most 268,435,456 are taken",
+    ),
+    "maps": (
+        lambda config: (arguments(stem_width=800)(config), preprocessing(input_size=[3, 2048, 2048])(config)),
+        r"computes a map of 1,677,721,600 numbers of one image.*\(3, 2048, 2048\): take a smaller one",
+    ),
     "crop_pct": (preprocessing(crop_pct=1e-9), "has crop_pct 1e-09; it must be from 0.1 to 10"),
     "layers": (arguments(layers=[MUCH, 1, 1, 1]), r"model_args.layers.0 is 1000000000; .* at most 1,048,576"),
     "loops": (arguments(layers=[1, 1, 1, 2**20]), r"asks for parameters and buffers of more than \d\d,\d{3},\d{3} num"),

@@ -12,6 +12,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from runs import pictures, tiny
 from star_training.data import open_source
 from star_training.data.sources.spirograph import Spirographs
+from star_training.evaluation import features
 from star_training.evaluation.features import NotFinite, base_view, drawn_view, evaluating, extract, pixels, timm_view
 from twins import every_operation
 
@@ -50,6 +51,26 @@ def test_features_do_not_depend_on_the_batch(size: int):
         singly = torch.cat([model(view([source[i]])) for i in range(12)])
     torch.testing.assert_close(found, singly, rtol=1e-4, atol=1e-5)
     assert found.shape == (12, 96) and found.dtype == torch.float32 and not found.requires_grad
+
+
+def test_the_largest_map_bounds_the_images_at_once(monkeypatch: pytest.MonkeyPatch):
+    class Wide(nn.Conv2d):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x).mean((2, 3))
+
+    sizes: list[int] = []
+    model, source, view = (
+        torch.nn.Sequential(torch.nn.Conv2d(3, 5, 1), Wide(5, 7, 1)),
+        Spirographs(7),
+        base_view(POLICY),
+    )
+    expected = extract(model, source, view)
+    assert sizes == [1, 7]
+    side = view([source[0]]).shape[-1]
+    monkeypatch.setattr(features, "_MAPS", 3 * 5 * side**2)  # the output of the first convolution
+    torch.testing.assert_close(extract(model, source, view), expected)
+    assert sizes[2:] == [1, 3, 3, 1]
 
 
 def test_features_that_are_not_finite_are_refused():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # features in the cache are read without creating a model, so
 _KEPT = 4  # decoded pixels for each pixel of a resized image, at least, along each side
 _LONGEST = 8  # times its width that the resized part of an image is long
 _VALUES = 256 * 3 * 512 * 512  # of pixels in a batch
+_MAPS = 2**29  # numbers in the largest map of a batch: 2 GiB in float32
 
 
 class Labelled(NamedTuple):
@@ -229,8 +230,11 @@ def feature_batches(
     """Yields pooled features of consecutive images, on the CPU: (B, D) float32. Raises DataError, LoadingError.
 
     The caller is within `evaluating`. `workers` processes load the images if they are many and decoded on access; their
-    number does not change the features. At most a few batches are in memory.
+    number does not change the features. At most a few batches are in memory, and one image is computed twice, to see
+    how many fit into memory at once.
     """
+    from star_zoo.bounds import largest_map
+
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     workers = 0 if preprocess.in_order else useful_workers(source, workers)
     batch_size = _fitting(backbone, batch_size)
@@ -238,10 +242,12 @@ def feature_batches(
         ready(source)
     keys = [range(start, min(start + batch_size, len(source))) for start in range(0, len(source), batch_size)]
     images = load_once(_Prepared(source, preprocess), _stacked, _concatenated, keys, workers)
+    at_once = 0
     with loading(images):
         for columns in images:
             batch = preprocess.join(*columns).to(device, memory_format=torch.channels_last)
-            yield backbone(batch).float().cpu()
+            at_once = at_once or max(1, _MAPS // largest_map(backbone, batch[:1]))
+            yield torch.cat([backbone(part).float().cpu() for part in batch.split(at_once)])
 
 
 def check_finite(features: Tensor, name: str) -> None:

@@ -102,7 +102,7 @@ class Objective(nn.Module):
 class FeatureObjective(Objective):
     """An objective that needs only pooled features and params; a subclass implements `plan` and `terms`."""
 
-    tags = (SELF_SUPERVISED,)  # because it reads no labels
+    tags: ClassVar[tuple[str, ...]] = (SELF_SUPERVISED,)  # because it reads no labels
 
     def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
         """Returns the named terms of V views, given V features (B, D) and V raw params (B, P)."""

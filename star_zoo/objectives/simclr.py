@@ -4,6 +4,7 @@ Letters: B images, D features, O embedding size, P augmentation parameters.
 """
 
 import functools
+from typing import ClassVar
 
 from ..augmentations import Policy
 from ..heads import EMBED_DIM, mlp
@@ -16,7 +17,7 @@ from ._agreements import Mutual
 class SimCLR(TwoViews):
     """SimCLR with the three-layer head of STAR's experts."""
 
-    papers = (_papers.SIMCLR,)
+    papers: ClassVar[tuple[_papers.Paper, ...]] = (_papers.SIMCLR,)
 
     def __init__(
         self,

@@ -5,7 +5,8 @@ package imports nothing else; a function imports what it needs when it is called
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # type checkers take it for that of typing, whose import takes most of the time of this one
 
 if TYPE_CHECKING:
     from .api.compare import compare as compare
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["compare", "embed", "evaluate", "finetune", "pretrain", "report"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.api.{name}"), name)

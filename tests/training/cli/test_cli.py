@@ -136,15 +136,17 @@ def test_a_signal_ends_in_one_line_that_says_how_to_go_on(tmp_path: Path, monkey
     assert [e["step"] for e in entries(tmp_path / "run")] == [*range(1, STEPS + 1)]
 
 
-def test_an_interrupt_before_training_ends_quietly(tmp_path: Path, monkeypatch, capsys):
+def test_an_interrupt_before_the_first_step_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys):
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "evaluate", interrupt)
     assert main(command(tmp_path / "run")) == 130
-    assert capsys.readouterr().err == "\nstopped\n"
+    stopped, _, again = capsys.readouterr().err.partition("; go on with: star-zoo ")
+    assert stopped == "\nstopped by SIGINT after step 0, there is no checkpoint"
     monkeypatch.undo()
-    assert main(command(tmp_path / "run", "--resume")) == 0
+    assert main(shlex.split(again)) == 0
+    assert f"no checkpoint in {tmp_path / 'run'}, so the run starts at step 0\n" in capsys.readouterr().out
 
 
 def test_an_error_of_our_own_names_its_place_and_has_a_traceback_in_development_mode(tmp_path, monkeypatch, capsys):
@@ -166,7 +168,7 @@ def test_an_error_of_our_own_names_its_place_and_has_a_traceback_in_development_
 
 def test_python_m_training_is_the_same_command(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["star_training"])
-    monkeypatch.setattr(cli, "main", lambda: 7)
+    monkeypatch.setattr(cli, "program", lambda: sys.exit(7))
     with pytest.raises(SystemExit) as ended:
         import star_training.__main__  # noqa: F401
     assert ended.value.code == 7

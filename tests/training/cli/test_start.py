@@ -1,4 +1,4 @@
-"""The command line starts at once: help, lists and wrong arguments import nothing heavy, and Ctrl-C is always one line.
+"""The command line starts at once: help, lists and wrong arguments import nothing heavy, and a signal is one line.
 
 Modules are counted in fresh interpreters, since a time says little on a busy machine.
 """
@@ -152,32 +152,54 @@ def test_a_command_imports_what_it_uses(home: Path):
         assert HEAVY & set(packages) <= allowed, (line, err)
 
 
-# Ctrl-C
+# Signals
 
-INTERRUPTED = """
-import importlib.abc, os, signal, sys
-from star_training.cli.main import main
+SIGNALLED = """
+import os, sys
+from star_training.cli.main import program
 
-class Interrupt(importlib.abc.MetaPathFinder):
-    # presses Ctrl-C once, when the module is about to be imported
+_, module, number = sys.argv
+sys.argv[1:] = ["install", "nowhere", "star_resnet10t.mine"]
+
+class Sends:
+    # the signal once, when the module is about to be imported
     def find_spec(self, name, path, target=None):
-        if name == sys.argv[1]:
+        if name == module:
             sys.meta_path.remove(self)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(number))
 
-sys.meta_path.insert(0, Interrupt())
-sys.exit(main(["install", "nowhere", "star_resnet10t.mine"]))
+sys.meta_path.insert(0, Sends())
+program()
 """
-MODULES = [
-    "star_training.engine.signals", "star_training.cli.execute", "argparse", "star_training.benchmarks", "torch",
-    "numpy",  # by torch, which clears all errors of this import
-]  # fmt: skip
+MODULES = {
+    "typing": signal.SIGINT,  # which most modules import
+    "star_training.engine.signals": signal.SIGINT,
+    "star_training.cli.execute": signal.SIGTERM,
+    "star_training.benchmarks": signal.SIGHUP,
+    "torch": signal.SIGTERM,
+    "numpy": signal.SIGINT,  # by torch, which clears all errors of this import
+}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_an_interrupt_while_python_imports_is_one_line(module: str, home: Path):
-    done = run("-c", INTERRUPTED, module, home=home)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nstopped\n")
+@pytest.mark.parametrize(("module", "number"), MODULES.items())
+def test_a_signal_while_python_imports_is_one_line(module: str, number: int, home: Path):
+    done = run("-c", SIGNALLED, module, str(int(number)), home=home)
+    line = f"\nstopped by {signal.Signals(number).name}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", line)
+
+
+LATE = """
+import atexit, os, signal
+from star_training.cli.main import program
+atexit.register(lambda: [os.kill(os.getpid(), n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)])
+program()
+"""
+
+
+def test_a_signal_after_the_end_of_a_command_changes_nothing(home: Path):
+    plain, late = run("-m", "star_training", "list", home=home), run("-c", LATE, "list", home=home)
+    assert plain.returncode == 0 and len(plain.stdout) > 100
+    assert (late.returncode, late.stdout, late.stderr) == (0, plain.stdout, "")
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])

@@ -33,7 +33,7 @@ from runs import (
 )
 from star_training.cli.main import main
 from star_training.engine.saving.checkpoint import Checkpoints, CheckpointWarning
-from star_training.engine.signals import StopRequest
+from star_training.engine.signals import Stopped, StopRequest
 from star_training.messages import QUIET, verbosity
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
@@ -76,13 +76,17 @@ def test_a_signal_leaves_a_checkpoint_of_the_very_step(tmp_path: Path, monkeypat
     assert capfd.readouterr().err.count(notice) == (number != signal.SIGHUP)  # its terminal is closed
 
 
-def test_a_run_without_a_checkpoint_begins_again_and_says_so(tmp_path: Path, monkeypatch, capsys):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+def test_a_run_without_an_intact_checkpoint_begins_again_and_says_so(tmp_path: Path, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="after step 1, there is no checkpoint"):
         at_step(patch, 1, lambda run: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
         Run(tiny("epochs=1"), tmp_path).train()
     capsys.readouterr()
-    Run(tiny("epochs=1"), tmp_path, resume=True).train()
-    assert f"no checkpoint in {tmp_path}, so the run starts at step 0\n" in capsys.readouterr().out
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-000000001.safetensors").write_bytes(b"damaged")
+    with pytest.warns(CheckpointWarning, match="skipped the damaged"):
+        run = Run(tiny("epochs=1"), tmp_path, resume=True)
+    run.train()
+    assert f"no intact checkpoint in {tmp_path}, so the run starts at step 0\n" in capsys.readouterr().out
     assert [e["step"] for e in entries(tmp_path)] == [1, 2, 3, 4]
 
 

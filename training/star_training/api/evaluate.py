@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,9 +140,8 @@ def _counting(finished: "list[Outcome]", total: int) -> Iterator[None]:
         try:
             with interrupting():
                 yield
-        except KeyboardInterrupt as stop:
-            number = stop.args[0] if stop.args else signal.SIGINT
-            raise Stopped(number, f"; {len(finished)} of {total} evaluations are finished") from None
+        except KeyboardInterrupt as interrupt:
+            raise Stopped.by(interrupt, f"; {len(finished)} of {total} evaluations are finished") from None
 
 
 def _stored(outcome: "Outcome", file: Path | None, each: "Callable[[Record], None]") -> "Outcome":

@@ -1,22 +1,37 @@
-"""The entry point of the command line, star-zoo COMMAND."""
+"""The entry point of the command line, star-zoo COMMAND.
+
+It imports next to nothing before it catches interrupts, so that Ctrl-C prints no traceback while modules are imported.
+"""
 
 import os
 import sys
-from collections.abc import Sequence
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code. Ctrl-C prints one line, also while modules are imported."""
+def program() -> None:
+    """Runs the command of this process, then exits. A signal after its end doesn't change the exit code."""
+    code = main()
+
+    from ..engine.signals import exiting
+
+    exiting(code)
+    sys.exit(code)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code. SIGINT, SIGTERM and SIGHUP end it with one line."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, as by 2>&-
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
-        from ..engine.signals import stopping_imports
+        from ..engine.signals import interrupting
 
-        with stopping_imports():
+        with interrupting():
             from .execute import execute
 
             return execute(argv)
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        from ..engine.signals import Stopped
+
+        stopped = Stopped.by(interrupt)
+        print(f"\n{stopped}", file=sys.stderr)
+        return stopped.exit_code

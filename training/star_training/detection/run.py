@@ -103,11 +103,9 @@ class DetectionRun(Loop[DetectionRecipe]):
         self.logbook.say(f"{self.images.name}: images with boxes of {len(self.images.classes):,} classes: {counts}")
         for note in self.notes:
             self.logbook.say(note)
-        try:
+        with self.training():
             self.run_steps()
             return self._test()
-        finally:
-            self.logbook.close()
 
     def _count_steps(self) -> int:
         """Returns the steps per epoch. Raises ValueError for too few images for one step."""

@@ -1,6 +1,7 @@
-"""Graceful stopping: the first SIGINT, SIGTERM or SIGHUP requests a stop, a second SIGINT or SIGTERM stops at once.
+"""Graceful stopping: the first SIGINT, SIGTERM or SIGHUP ends a command with one line, a second one at once.
 
-While modules are imported there is nothing to save, and SIGINT stops at once.
+While a training has something to save, the first one is a request (`StopRequest`); elsewhere it is an exception
+(`interrupting`), so that temporary files are removed.
 """
 
 import contextlib
@@ -27,6 +28,11 @@ class Stopped(Exception):
         self.reason = f"stopped by {signal.Signals(number).name}{how}"
         self.exit_code = 128 + number
 
+    @classmethod
+    def by(cls, interrupt: KeyboardInterrupt, how: str = "", folder: Path | None = None) -> "Stopped":
+        """Returns the stop that an interrupt requested, by SIGINT unless `interrupting` gave it another number."""
+        return cls(interrupt.args[0] if interrupt.args else signal.SIGINT, how, folder)
+
     def __str__(self) -> str:
         return f"{self.reason}; {self.how_in_python}" if self.how_in_python else self.reason
 
@@ -52,7 +58,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if _is_main_thread():
-            hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+            hangup = [] if _ignores_hangup() else [signal.SIGHUP]
             self._before = {s: signal.signal(s, self._asked) for s in (signal.SIGINT, signal.SIGTERM, *hangup)}
             self._terminal = [output for output in (1, 2) if os.isatty(output)]
         return self
@@ -72,9 +78,12 @@ class StopRequest:
 
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
-    """While entered, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, with their number.
+    """While entered, SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt with their number.
 
-    Further ones, ignored ones and other threads are treated as by `StopRequest`. A forked process ends at once.
+    During an import, they end the process with a line and their exit code instead: a KeyboardInterrupt may get lost
+    there, because torch clears every error of its import of NumPy, and goes on without it. A handler of SIGINT that
+    isn't Python's own is kept, e.g. that of a background job, which ignores SIGINT. Further signals, ignored ones and
+    other threads are treated as by `StopRequest`. A forked process ends at once.
     """
     if not _is_main_thread():
         yield
@@ -85,16 +94,33 @@ def interrupting() -> Iterator[None]:
         if os.getpid() != process:
             os._exit(128 + number)
         _by_default(number, terminal)
+        if _is_importing(frame):
+            print(f"\nstopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+            os._exit(128 + number)
         raise KeyboardInterrupt(number)
 
-    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
-    before = {number: signal.signal(number, asked) for number in (signal.SIGTERM, *hangup)}
-    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    kept = {signal.SIGINT: before[signal.SIGINT] is not signal.default_int_handler, signal.SIGHUP: _ignores_hangup()}
+    for number in before:
+        if not kept.get(number):
+            signal.signal(number, asked)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def exiting(code: int) -> None:
+    """Makes any further signal exit this process at once with `code`: its command is complete, only Python must end."""
+
+    def exit_now(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(Exception):  # e.g. a closed pipe, or a flush that the signal interrupted
+            sys.stdout.flush()
+        os._exit(code)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, exit_now)
 
 
 def _by_default(number: int, terminal: list[int]) -> None:
@@ -126,31 +152,18 @@ def end_with_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-@contextlib.contextmanager
-def stopping_imports() -> Iterator[None]:
-    """While entered, SIGINT ends the process with a line and exit code 130 if it comes during an import.
-
-    A KeyboardInterrupt may get lost there: torch clears every error of its import of NumPy, and goes on without it. A
-    handler that isn't Python's own is kept, e.g. that of a background job, which ignores SIGINT.
-    """
-    if not _is_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _ignores_hangup() -> bool:
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Returns whether a frame, or one that called it, is that of an import."""
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            print("\nstopped", file=sys.stderr, flush=True)
-            os._exit(128 + number)
+            return True
         frame = frame.f_back
-    raise KeyboardInterrupt
+    return False

@@ -6,7 +6,7 @@ The bits depend on the number of threads and processes, see `environment.other_b
 import contextlib
 import functools
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -116,6 +116,18 @@ class Loop(Hooks, Generic[S]):
         outcome = self.outcome()
         assert outcome is not None
         return outcome
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Closes the log at the end; turns an interrupt, e.g. of an evaluation or an export, into Stopped."""
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            saved = self.checkpoints.paths()
+            newest = f"the newest checkpoint is {saved[-1].name}" if saved else "there is no checkpoint"
+            raise Stopped.by(interrupt, f" after step {self.step}, {newest}", self.out) from None
+        finally:
+            self.logbook.close()
 
     def run_steps(self) -> None:
         """Trains to the end. Raises Diverged, Stopped, OSError, DataError, LoadingError."""
@@ -257,7 +269,8 @@ class Loop(Hooks, Generic[S]):
     def _resume(self) -> None:
         found = self._newest
         if found is None:  # the run ended before its first checkpoint
-            self.notes.append(f"no checkpoint in {self.out}, so the run starts at step 0")
+            intact = "intact " if self.checkpoints.paths() else ""
+            self.notes.append(f"no {intact}checkpoint in {self.out}, so the run starts at step 0")
             return
         for name, (given, noun) in self.fingerprints().items():
             if found.state[name] != given:

@@ -109,11 +109,9 @@ class FineTuning(Loop[FineTune]):
         self.logbook.say(summary(self.images, self.test))
         for note in filter(None, (self.splits.note, *self.notes)):
             self.logbook.say(note)
-        try:
+        with self.training():
             self.run_steps()
             return self._export()
-        finally:
-            self.logbook.close()
 
     def batches(self, steps: range) -> Generator[Packed, None, None]:
         a, s = self.accelerator, self.settings

@@ -115,13 +115,11 @@ class Run(Loop[Recipe]):
             return self.report_finished()
         for note in self.notes:
             self.logbook.say(note)
-        try:
+        with self.training():
             if self.step == 0 and self.eval_every:
                 self.evaluate()
             self.run_steps()
             return self._export()
-        finally:
-            self.logbook.close()
 
     def batches(self, steps: range) -> Generator[Packed, None, None]:
         a, recipe, objective = self.accelerator, self.recipe, self.pretrainer.objective

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from star_catalog.files import replacing, sweep, write_json, write_text
+from star_catalog.files import replacing, replacing_folder, sweep, write_json, write_text
 
 # the file alone, without the package around it: a process that only writes files needs no torch
 _LOAD = """
@@ -145,6 +145,22 @@ def test_json_is_readable_by_people_and_text_is_utf8(tmp_path: Path):
     assert (tmp_path / "file.json").read_text() == '{\n  "a": [\n    1,\n    2.5\n  ]\n}\n'
     write_text(tmp_path / "file.txt", "Ä")
     assert (tmp_path / "file.txt").read_bytes() == "Ä".encode()
+
+
+def test_a_folder_is_exchanged_for_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / "folder"
+    for text in "abc":
+        if text == "c":  # a system that can't exchange folders
+            monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+        with replacing_folder(target) as part:
+            (part / text).touch()
+            assert [path.name for path in target.glob("*")] == {"b": ["a"], "c": ["b"]}.get(text, [])
+        assert [path.name for path in target.iterdir()] == [text]
+        assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(ValueError), replacing_folder(target) as part:
+        (part / "d").touch()
+        raise ValueError
+    assert [path.name for path in target.iterdir()] == ["c"] and list(tmp_path.iterdir()) == [target]
 
 
 def test_only_unfinished_files_are_swept(tmp_path: Path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from runs import PACKAGES, pictures
+from star_catalog import store
 from star_zoo import install, save_pretrained
 from twins import backbone, build
 
@@ -161,3 +163,14 @@ def test_killed_or_hammered_a_tag_is_whole_at_any_moment(models: list[Path], hom
     install(models[0], TAG)  # takes away what killed ones had begun
     assert [path.name for path in (home / "models").iterdir()] == [TAG]
     assert list((home / "models").rglob(".*")) == []
+
+
+def test_a_write_to_the_caches_removes_what_killed_writers_left(home: Path):
+    (home / "features").mkdir(parents=True)
+    old, new = (home / "features" / name for name in (".a.safetensors.0123abcd.part", ".tmpAb3dEf"))
+    for age, path in ((700, old), (500, new)):  # seconds
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+    with store.keeping():
+        pass
+    assert list((home / "features").iterdir()) == [new]  # which may still be written

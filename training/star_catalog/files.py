@@ -45,19 +45,28 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder to fill; it replaces the folder `path` on success and is removed on any error.
 
-    No process sees files of both, but `path` is missing for a moment, and stays so if the process is killed in it.
+    No process sees files of both. On systems that can't exchange two folders in one step, `path` is missing for a
+    moment, and stays so if the process is killed in it.
     """
-    part, old = _temporary(path), _temporary(path)
+    part = _temporary(path)
     part.mkdir(parents=True)
     try:
         yield part
-        if path.exists():
-            path.rename(old)
+        _exchange(part, path) if path.exists() else part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # the old folder, after an exchange
+
+
+def _exchange(part: Path, path: Path) -> None:
+    """Exchanges two folders, in one step on systems that can."""
+    import ctypes  # whose import takes longer than that of most others here
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # of Linux; -100 is the working folder, 2 RENAME_EXCHANGE
+    if rename is None or rename(-100, os.fsencode(part), -100, os.fsencode(path), 2) != 0:
+        old = _temporary(path)
+        path.rename(old)
         part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        old.rename(part)
 
 
 def _temporary(path: Path) -> Path:

@@ -8,6 +8,7 @@ A file can be replaced in one step, a folder can't. Therefore a new version is c
 """
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -28,7 +29,7 @@ _TAG = re.compile(r"star_[a-z0-9_]+\.[a-z0-9_]+")
 _CURRENT = "current"
 _VERSION = re.compile(r"version-[0-9a-f]{8}")
 _noted: set[Path] = set()
-_GRACE = 600  # seconds for which a replaced version is kept; loading a model takes less
+_GRACE = 600  # seconds for which a replaced version or an unfinished file is kept; loading a model takes less
 
 
 def home() -> Path:
@@ -38,14 +39,28 @@ def home() -> Path:
 
 @contextlib.contextmanager
 def keeping() -> Iterator[None]:
-    """Goes on where the store can't be written, with one note in a process: nothing needs what it caches."""
+    """Goes on where the store can't be written, with one note in a process: nothing needs what it caches.
+
+    Once in a process, it also removes what killed processes left in the caches.
+    """
     try:
         yield
+        _sweep_caches(home())
     except OSError as error:
         if (where := home()) not in _noted:
             _noted.add(where)
             reason = one_line(error)
             print(f"star-zoo: nothing is cached in {where}, because it can't be written: {reason}", file=sys.stderr)
+
+
+@functools.cache
+def _sweep_caches(where: Path) -> None:
+    """Removes files that a killed writer left; one that changed in the last ten minutes may still be written."""
+    due = time.time() - _GRACE
+    for pattern in ("*/.*.????????.part", "*/.tmp??????"):  # the latter of safetensors
+        for path in where.glob(pattern):
+            if path.is_file() and path.stat().st_mtime < due:
+                path.unlink(missing_ok=True)
 
 
 def place(tag: str) -> Path:

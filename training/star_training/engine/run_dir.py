@@ -1,6 +1,7 @@
 """A run's folder: it holds the settings of one run, which alone may resume there, in one process at a time."""
 
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,17 +18,18 @@ from . import results
 from .saving.best import FOLDER
 
 S = TypeVar("S", bound=Settings)
+_TRIAL = ".trial-"
 
 
 def saved_settings(kind: type[S], path: Path) -> S:
     """Returns the settings that a run saved in its folder. Raises ValueError if there are none, or they can't be read.
 
-    `path` is the file with the settings.
+    `path` is the file with the settings. The error about a run of another command names it.
     """
+    if (command := _command(path.parent)) not in (None, kind.command):
+        words = shlex.join(["star-zoo", command, "--resume", "--out", str(path.parent)])
+        raise ValueError(f"{path.parent} holds a run of {command}; go on with: {words}")
     if not path.exists():
-        if command := _command(path.parent):
-            words = shlex.join(["star-zoo", command, "--resume", "--out", str(path.parent)])
-            raise ValueError(f"{path.parent} holds a run of {command}; go on with: {words}")
         raise ValueError(
             f"{path.parent} holds no run to resume; leave --resume out, or pass the run's folder with --out"
         )
@@ -37,12 +39,13 @@ def saved_settings(kind: type[S], path: Path) -> S:
 
 
 def _command(folder: Path) -> str | None:
-    """Returns the command whose run a folder holds; None if it holds no run."""
+    """Returns the command whose run a folder holds; None if it holds no run, or one whose settings are incomplete."""
     if (folder / "finetune.json").exists():
         return "finetune"
     if not (recipe := folder / "recipe.json").exists():
         return None
-    return "pretrain" if "objective" in json_object(recipe, recipe.name) else "detect"
+    held = json_object(recipe, recipe.name)
+    return "pretrain" if "objective" in held else "detect" if "head" in held else None
 
 
 def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
@@ -75,21 +78,24 @@ def try_export(out: Path, save: Callable[[Path], object]) -> None:
     Raises ValueError or OSError.
     """
     results.check(out / "export" / "results.json")
-    with tempfile.TemporaryDirectory(dir=out, prefix=".trial-") as folder:
+    for left in out.glob(f"{_TRIAL}*"):  # by a killed process, because only one process trains in the folder
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=_TRIAL) as folder:
         with refusing("the model could be trained, but not saved"):
             save(Path(folder))
         hub.check(Path(folder))
 
 
-def lock_folder(folder: Path) -> AbstractContextManager[object]:
+def lock_folder(folder: Path, patience: float = 0.0) -> AbstractContextManager[object]:
     """Creates a folder and locks it for this process until the context is left or the process ends.
 
-    Raises ValueError if the lock is held already. File systems without locks admit every process.
+    Raises ValueError if another process holds the lock for more than `patience` seconds. File systems without locks
+    admit every process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", thread_local=False)
     try:
-        return lock.acquire(blocking=False)
+        return lock.acquire(timeout=patience)
     except Timeout:
         raise ValueError(f"another process is using {folder}; let it end, or choose another --out") from None
     except (OSError, NotImplementedError):  # also a folder that can only be read: a finished run is reported from it

@@ -8,6 +8,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from star_catalog import store, zoo
+from star_catalog.files import replacing_folder, sweep
 from star_zoo import hub
 
 from . import card
@@ -28,12 +29,15 @@ def stage(folder: Path, repo_id: str, out: Path, licence: str | None = None) -> 
         raise ValueError(f"{folder} holds links, {', '.join(links[:3])}; only files are published, replace the links")
     files = [path for path in files if path.is_file()]
     hub.check(folder)
-    _make_empty(out, f"hf-hub:{repo_id}", folder)
-    for file in files:
-        shutil.copyfile(file, out / file.name)
-    if licence:
-        state(out / "config.json", licence)
-    card.write(out, f"hf-hub:{repo_id}")
+    out = out.resolve()  # a link is followed, not replaced
+    _check_replaceable(out, f"hf-hub:{repo_id}", folder)
+    sweep(out.parent, out.name)
+    with replacing_folder(out) as part:
+        for file in files:
+            shutil.copyfile(file, part / file.name)
+        if licence:
+            state(part / "config.json", licence)
+        card.write(part, f"hf-hub:{repo_id}")
     return out
 
 
@@ -41,16 +45,15 @@ def _is_ours(name: str) -> bool:
     return name in store.FILES or name == "README.md" or (name.endswith(".png") and "/" not in name)
 
 
-def _make_empty(out: Path, name: str, source: Path) -> None:
-    """Creates a folder, or empties it if it was staged for the same repository. Raises ValueError otherwise."""
-    out.mkdir(parents=True, exist_ok=True)
-    before = list(out.iterdir())
+def _check_replaceable(out: Path, name: str, source: Path) -> None:
+    """Raises ValueError if a folder holds anything but files that were staged for the same repository, or is in use."""
+    if out == Path.cwd():
+        raise ValueError(f"{out} is the working folder, which can't be replaced; pass another one")
+    before = list(out.iterdir()) if out.exists() else []
     readme = out / "README.md"
     staged = readme.is_file() and f'"{name}"' in readme.read_text(encoding="utf-8", errors="replace")
     if before and (not staged or out.samefile(source) or not all(_is_ours(path.name) for path in before)):
         raise ValueError(f"{out} holds files that were not staged for {name}; pass an empty folder")
-    for path in before:
-        path.unlink()
 
 
 def publish(staged: Path, repo_id: str, *, private: bool = False, tag: str | None = None) -> str:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from star_catalog.files import replacing
 from star_zoo import Policy
 
 from ..engine.logging import evaluations_of
@@ -21,7 +22,8 @@ def draw(path: Path, views: Tensor, policy: Policy, entries: list[dict[str, Any]
     _losses(axes[0, 1], [e for e in entries if "loss" in e])
     _evaluations(axes[1, 0], evaluations_of(entries))
     _routing(axes[1, 1], weights)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120, format="png")
 
 
 def _views(axes: Axes, views: Tensor, policy: Policy) -> None:

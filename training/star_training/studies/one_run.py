@@ -9,7 +9,7 @@ from safetensors import safe_open
 from ..data import DataError
 from ..data.eval_sets.dataset import Splits
 from ..engine.results import read
-from ..engine.run_dir import check_folder
+from ..engine.run_dir import check_folder, lock_folder
 from ..evaluation.features import NotFinite, timm_view
 from ..evaluation.frozen_model import FrozenModel, evaluation_device, load
 from ..evaluation.protocols import knn
@@ -21,6 +21,7 @@ from . import outcome
 from .study import Fusion, Method, Study, located
 
 _BACKBONE = "model.backbone."  # prefix of the names in a checkpoint
+_PATIENCE = 60.0  # seconds
 
 
 def name_of(column: Method | Fusion, seed: int) -> str:
@@ -32,6 +33,8 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
     """Trains, measures and writes `out/results/METHOD-SEED.json`. Errors of pretraining and protocols propagate."""
     recipe = study.recipe_of(method, seed, folder)
     place = out / name_of(method, seed)
+    with lock_folder(place, _PATIENCE):  # a run whose study was killed writes a checkpoint, then ends
+        pass
     begun = (place / "recipe.json").exists()
     whole = begun and is_whole(place / "export")
     if whole:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from star_catalog.files import write_text
+from star_catalog.files import replacing, write_text
 
 from ..pretraining.module import build
 from ..pretraining.recipe import Recipe
@@ -109,7 +109,8 @@ def report(study: Study, out: Path) -> list[Table]:
     drawn += figures.draw(models)
     write_text(out / "report.html", html.render(study.name, note, tables, drawn))
     for figure in drawn[:1]:
-        (out / f"{figure.name}.png").write_bytes(figure.png)
+        with replacing(out / f"{figure.name}.png") as part:
+            part.write_bytes(figure.png)
     return tables
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from star_catalog.files import locked, write_json
+from star_catalog.files import locked, sweep, write_json
 from star_catalog.reading import json_object, refusing
 
 from .fields import check_lists, check_records
@@ -51,6 +51,7 @@ def check(path: Path) -> None:
 def changing(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the contents of a results.json to change in place, then writes them; other processes wait meanwhile."""
     with locked(path.with_name(f".{path.name}.lock")):
+        sweep(path.parent, path.name)
         found = read(path)
         yield found
         write_json(path, found)

@@ -81,6 +81,8 @@ def test_there_must_be_a_run(tmp_path: Path, capsys):
         ("recipe.json", '{"objective": "star"}', "pretrain", "finetune"),
         ("recipe.json", '{"head": "fpn"}', "detect", "finetune"),
         ("finetune.json", "{}", "finetune", "detect"),
+        ("recipe.json", '{"objective": "star"}', "pretrain", "detect"),
+        ("recipe.json", '{"head": "fpn"}', "detect", "pretrain"),
     ],
 )
 def test_a_run_of_another_command_is_named_with_the_command_that_continues_it(

@@ -1,7 +1,7 @@
 """The settings of a detection run: typed, changed by `--set path=value`, saved as JSON."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from star_catalog.names import not_found
 
@@ -35,6 +35,7 @@ class DetectionLoop(LoopConfig):
 class DetectionRecipe(Settings):
     """All settings that determine a trained detector, apart from the weights of its backbone."""
 
+    command: ClassVar[str] = "detect"
     name: str  # the recipe's
     model: str  # a run, a saved folder, a zoo tag, any timm name, untrained:NAME
     head: str  # "c4": a ResNet's last stage on each region; "fpn": a feature pyramid, for timm models with feature maps

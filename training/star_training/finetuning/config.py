@@ -1,7 +1,7 @@
 """Fine-tuning settings: frozen dataclasses, changed by `--set path=value`, saved as JSON."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ..data.sources.base import name_alone
 from ..models.resolve import called
@@ -49,6 +49,7 @@ class FineTuneOptimizer(OptimizerConfig):
 class FineTune(Settings):
     """All settings that determine what a fine-tuning computes."""
 
+    command: ClassVar[str] = "finetune"
     model: str  # the start: a run, a saved folder, a zoo tag, any timm name, untrained:NAME
     data: LabelledData
     backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model

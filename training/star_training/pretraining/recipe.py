@@ -44,6 +44,7 @@ class DataConfig:
 class Recipe(Settings):
     """All settings that determine what a pretraining run computes."""
 
+    command: typing.ClassVar[str] = "pretrain"
     name: str  # the recipe's
     backbone: str  # any timm model
     policy: Policy

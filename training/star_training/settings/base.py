@@ -19,6 +19,8 @@ CHOSEN = ("precision", "channels_last")  # a run chooses these where they are "a
 class Settings:
     """The settings of a computation; a subclass declares fields of plain data or of other dataclasses."""
 
+    command: typing.ClassVar[str] = ""  # that runs a computation with them, if there is one
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON data; `from_dict` is the inverse."""
         return json.loads(json.dumps(dataclasses.asdict(self)))

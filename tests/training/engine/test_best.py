@@ -1,6 +1,8 @@
 """run.keep_best: the export of the best evaluation, which a killed and resumed run has too, to the same bits."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from torch import Tensor
 
 from finetune_cases import coloured
 from finetune_cases import tiny as tiny_tuning
-from runs import EPOCH, assert_equal, command, entries, tiny
+from runs import EPOCH, assert_equal, at_step, command, entries, tiny
 from star_training.cli.main import main
 from star_training.engine.logging import mean_loss
 from star_training.engine.saving.best import Best
+from star_training.engine.signals import Stopped
 from star_training.finetuning.run import FineTuning
 from star_training.models.resolve import called
 from star_training.pretraining.recipe import Recipe
@@ -95,7 +98,7 @@ def test_a_killed_run_ends_with_the_same_best(whole: Path, tmp_path: Path, monke
             raise KeyboardInterrupt
         return kept
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="the newest checkpoint is step-"):
         patch.setattr(Run, "_save", save_a_part) if amid else patch.setattr(Best, "offer", offer_and_die)
         Run(recipe("r2"), tmp_path / "run").train()
     written = (tmp_path / "run" / "export_best" / "model.safetensors").stat().st_mtime_ns if not amid else None
@@ -157,10 +160,14 @@ def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path, capsys, settin
     assert not (tmp_path / "run").exists()
 
 
-def test_the_best_export_has_a_card_that_says_so(tmp_path: Path):
-    assert main(command(tmp_path / "run", settings=("epochs=1", "run.keep_best=rankme"))) == 0
+def test_the_best_export_has_a_card_that_says_so_also_while_the_run_is_stopped(tmp_path: Path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_step(patch, EPOCH + 1, lambda run: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(command(tmp_path / "run", settings=("run.keep_best=rankme",))) == 143
     card = (tmp_path / "run" / "export_best" / "README.md").read_text(encoding="utf-8")
     assert f"after step {EPOCH}, epoch 1, the best of the run by `rankme`: " in card
+    assert main(["pretrain", "--resume", "--out", str(tmp_path / "run")]) == 0
+    assert "best of the run by `rankme`" in (tmp_path / "run" / "export_best" / "README.md").read_text()
     assert "best of the run" not in (tmp_path / "run" / "export" / "README.md").read_text(encoding="utf-8")
 
 

@@ -47,9 +47,17 @@ class Trained:
 
 @contextlib.contextmanager
 def continuing(how: str) -> Iterator[None]:
-    """Adds to the message of `Stopped` how to continue in Python; `{folder}` in it is the stopped run's folder."""
+    """Adds to the message of `Stopped` how to continue in Python; `{folder}` in it is the stopped run's folder.
+
+    Also writes the card that the run's best weights lack.
+    """
     try:
         yield
     except Stopped as stopped:
+        if stopped.folder:
+            from ..publishing import card
+
+            with contextlib.suppress(OSError, ValueError):  # then the end of the run writes it
+                card.write_of_stopped(stopped.folder)
         stopped.how_in_python = how.format(folder=str(stopped.folder))
         raise

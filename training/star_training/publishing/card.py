@@ -50,6 +50,13 @@ def write_after_training(run: Path, changed: bool) -> None:
             print(f"wrote the card that {export} lacked")
 
 
+def write_of_stopped(run: Path) -> None:
+    """Writes the card of a stopped run's best weights, if there are any without a card."""
+    best = run / FOLDER
+    if best.is_dir() and not (best / "README.md").is_file():
+        write(best)
+
+
 def render(folder: Path, name: str | None = None) -> str:
     """Returns the card of a saved folder in Markdown; its snippets load `name`, or the folder itself if None.
 

@@ -1,12 +1,14 @@
 """-q prints results and errors only, -v details, and off a terminal the progress is a line now and then."""
 
+import json
+import os
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from runs import STEPS, at_step, command
+from runs import STEPS, at_step, command, pictures
 from star_training import messages
 from star_training.cli.main import main
 
@@ -70,9 +72,16 @@ def test_further_processes_are_silent(often, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_a_closed_output_ends_no_command(name: str, tmp_path: Path, often, monkeypatch):
-    """Python has None in its place, e.g. after 2>&-."""
-    monkeypatch.setattr(sys, name, None)
-    assert main(command(tmp_path / "run")) == 0
-    getattr(sys, name).close()
+def test_outputs_that_nobody_reads_end_no_command(tmp_path: Path, often, monkeypatch):
+    """A stream closed from the start, as by 2>&-, or a pipe whose reader has ended, as with `| head -1`."""
+    run, data = tmp_path / "run", [str(pictures(tmp_path / name, 20)) for name in ("one", "other")]
+    reader, writer = os.pipe()
+    os.close(reader)
+    evaluation = ["eval", "all", str(run), "--protocols", "knn", "--data", *data]
+    with open(writer, "w", buffering=1) as pipe:
+        for outputs, words in (((None, pipe), command(run)), ((pipe, None), evaluation)):
+            monkeypatch.setattr(sys, "stdout", outputs[0])
+            monkeypatch.setattr(sys, "stderr", outputs[1])
+            assert main(words) == 0
+    records = json.loads((run / "export" / "results.json").read_text())["evaluations"]
+    assert [record["data"] for record in records] == ["one", "other"]

@@ -3,9 +3,9 @@
 It imports next to nothing before it catches interrupts, so that Ctrl-C prints no traceback while modules are imported.
 """
 
-import os
 import sys
 
+from .outputs import lasting
 
 def program() -> None:
     """Runs the command of this process, then exits. A signal after its end doesn't change the exit code."""
@@ -19,19 +19,17 @@ def program() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code. SIGINT, SIGTERM and SIGHUP end it with one line."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed, as by 2>&-
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    try:
-        from ..engine.signals import interrupting
+    with lasting():
+        try:
+            from ..engine.signals import interrupting
 
-        with interrupting():
-            from .execute import execute
+            with interrupting():
+                from .execute import execute
 
-            return execute(argv)
-    except KeyboardInterrupt as interrupt:
-        from ..engine.signals import Stopped
+                return execute(argv)
+        except KeyboardInterrupt as interrupt:
+            from ..engine.signals import Stopped
 
-        stopped = Stopped.by(interrupt)
-        print(f"\n{stopped}", file=sys.stderr)
-        return stopped.exit_code
+            stopped = Stopped.by(interrupt)
+            print(f"\n{stopped}", file=sys.stderr)
+            return stopped.exit_code

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,11 +24,13 @@ class Logbook:
         self.accelerator, self.path = accelerator, path
         self._start, self._step, self._total, self._began = step, step, total, time.monotonic()
         self._shown: dict[str, Any] = {}
+        self._recent: list[dict[str, Any]] = []  # entries with losses since the last epoch began
         self.active = accelerator.is_main_process
         if self.active:
             # a killed run may have logged steps after its last checkpoint; they will be logged again
             kept = [entry for entry in read(path) if entry["step"] <= step] if step and path.exists() else []
             write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+            self._recent = [entry for entry in kept if "seconds" in entry]
         accelerator.init_trackers("star-zoo")
         on_others = {} if self.active else {"disable": True}
         self.bar = progress_bar(total=total, initial=step, desc=label, unit="step", **on_others)
@@ -35,12 +38,21 @@ class Logbook:
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes one entry; passes its numbers to the tracker too."""
         if self.active:
+            if "seconds" in values:
+                self._recent.append({"step": step, **values})
             try:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": step, **values}) + "\n")
             except OSError as error:  # an error of an open file doesn't name the file
                 raise OSError(f"could not write {self.path}: {error}; make room, then go on with --resume") from error
         self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
+
+    def epoch(self, steps: int, terms: Iterable[str]) -> tuple[dict[str, float], float]:
+        """Returns the means of loss terms over the last `steps`, and their seconds of training; main process only."""
+        after = self._recent[-1]["step"] - steps
+        self._recent = [entry for entry in self._recent if entry["step"] >= after]
+        began = self._recent[0]["seconds"] if self._recent[0]["step"] == after else 0.0
+        return {term: mean_loss(self._recent, after, term) for term in terms}, self._recent[-1]["seconds"] - began
 
     def progress(self, step: int, shown: dict[str, Any]) -> None:
         """Moves the bar to `step` and displays some values beside it."""
@@ -130,11 +142,9 @@ def progress_bar(**settings: Any) -> Any:
 
 def mean_loss(entries: list[dict[str, Any]], after: int = 0, term: str = "loss") -> float:
     """Returns the mean of a loss term over the steps after `after`; each entry is the mean since the previous one."""
-    total, before, start = 0.0, 0, None
-    for entry in (entry for entry in entries if term in entry):
-        if entry["step"] > after:
-            start = before if start is None else start
+    total, before = 0.0, after
+    for entry in entries:
+        if term in entry and entry["step"] > after:
             total += entry[term] * (entry["step"] - before)
-        before = entry["step"]
-    assert start is not None
-    return total / (before - start)
+            before = entry["step"]
+    return total / (before - after)

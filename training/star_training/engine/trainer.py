@@ -6,7 +6,7 @@ The bits depend on the number of threads and processes, see `environment.other_b
 import contextlib
 import functools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -175,10 +175,9 @@ class Loop(Hooks, Generic[S]):
         epoch_ends, last = into == 0, step == self.steps
         to_save = step % run.checkpoint_every == 0 or last
         if step % run.log_every == 0 or epoch_ends or to_save or (stop.signal and self.accelerator.num_processes == 1):
-            self._log()
-            if epoch_ends:
-                values = ", ".join(f"{name} {value}" for name, value in self._shown.items())
-                self.logbook.say(f"epoch {epoch} of {self.steps // self.per_epoch}: {values}")
+            terms = self._log()
+            if epoch_ends and self.main:
+                self._print_epoch(epoch, terms)
             stopping = self._agreed(stop.signal)
             if self.eval_every and epoch_ends and (epoch % self.eval_every == 0 or last):
                 self._check_weights()
@@ -189,8 +188,8 @@ class Loop(Hooks, Generic[S]):
                 raise Stopped(stopping, f" after step {step}, its checkpoint is written", self.out)
             self._mark = time.perf_counter()  # training time excludes evaluations and checkpoints
 
-    def _log(self) -> None:
-        """Writes the means since the last entry. Raises Diverged if a loss among them is not finite."""
+    def _log(self) -> dict[str, float]:
+        """Writes and returns the means since the last entry. Raises Diverged if a loss among them is not finite."""
         table = torch.stack([torch.stack(list(terms.values())).float() for terms in self._window])
         table = self.accelerator.reduce(table, "mean").cpu()  # the one place where the loop waits for the device
         if self.step * self.accumulate == len(table):
@@ -214,9 +213,17 @@ class Loop(Hooks, Generic[S]):
                 "seconds": self.seconds,
             },
         )
-        self._shown = {k: f"{v:.3f}" for k, v in means.items()} | {"img/s": f"{speed:.0f}"}
+        self._shown = _in_words(means, speed)
         self._window, self._waited = [], 0.0
         self.check_data()
+        return means
+
+    def _print_epoch(self, epoch: int, terms: Iterable[str]) -> None:
+        """Prints the means of loss terms over the epoch that has just ended, and its speed."""
+        means, seconds = self.logbook.epoch(self.per_epoch, terms)
+        found = _in_words(means, self.per_epoch * self.accumulate * self.batch_size / seconds)
+        values = ", ".join(f"{name} {value}" for name, value in found.items())
+        self.logbook.say(f"epoch {epoch} of {self.steps // self.per_epoch}: {values}")
 
     def diverged(self, what: str, updates: int) -> Diverged:
         """Returns the error to raise about what isn't finite after so many updates of the weights, with advice."""
@@ -285,3 +292,8 @@ class Loop(Hooks, Generic[S]):
         self.step, self.seconds = found.step, found.state["seconds"]
         self.chosen = found.state.get("chosen", self.chosen)
         del self._newest  # its tensors are copied
+
+
+def _in_words(losses: dict[str, float], speed: float) -> dict[str, str]:
+    """Returns mean losses and a speed in images per second as text, by their displayed names."""
+    return {name: f"{value:.3f}" for name, value in losses.items()} | {"img/s": f"{speed:.0f}"}

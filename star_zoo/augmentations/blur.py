@@ -32,8 +32,8 @@ class Blur(Augmentation):
     differentiable: ClassVar = True
 
     kernel: int = 9  # pixels, odd
-    sigma: tuple[float, float] = (0.1, 2.0)
-    p: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)  # range of the standard deviation, in pixels
+    p: float = 0.5  # probability
     levels: tuple[float, ...] = ()  # standard deviations, all equally likely
 
     def __post_init__(self) -> None:

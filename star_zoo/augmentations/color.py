@@ -87,12 +87,12 @@ class ColorJitter(Augmentation):
     uniforms: ClassVar = 5
     differentiable: ClassVar = True
 
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    p: float = 0.8
-    style: str = "torchvision"
+    brightness: float = 0.4  # largest change of the factor
+    contrast: float = 0.4  # largest change of the factor
+    saturation: float = 0.4  # largest change of the factor
+    hue: float = 0.1  # largest shift, in turns of the colour circle
+    p: float = 0.8  # probability
+    style: str = "torchvision"  # whose formulas: "torchvision", or "released" as in the authors' code
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,8 +132,8 @@ class Grayscale(Augmentation):
     fields: ClassVar = ("grayscale",)
     uniforms: ClassVar = 1
 
-    p: float = 0.2
-    style: str = "torchvision"
+    p: float = 0.2  # probability
+    style: str = "torchvision"  # whose formulas: "torchvision", or "released" as in the authors' code
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,8 +160,8 @@ class Solarize(Augmentation):
     fields: ClassVar = ("solarize",)
     uniforms: ClassVar = 1
 
-    threshold: float = 0.5
-    p: float = 0.2
+    threshold: float = 0.5  # of values from 0 to 1
+    p: float = 0.2  # probability
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,7 +186,7 @@ class Invert(Augmentation):
     fields: ClassVar = ("invert",)
     uniforms: ClassVar = 1
 
-    p: float = 0.2
+    p: float = 0.2  # probability
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return (0.0,)

@@ -29,7 +29,7 @@ class Crop(Framing):
 
     scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height
-    unit: str = "fraction"
+    unit: str = "fraction"  # of the params: "fraction" of the image, or "pixel"
 
     def __post_init__(self) -> None:
         super().__post_init__()

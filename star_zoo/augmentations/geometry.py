@@ -20,7 +20,7 @@ class Flip(Augmentation):
     fields: ClassVar = ("flip",)
     uniforms: ClassVar = 1
 
-    p: float = 0.5
+    p: float = 0.5  # probability
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return (0.0,)
@@ -39,7 +39,7 @@ class VerticalFlip(Augmentation):
     fields: ClassVar = ("vertical_flip",)
     uniforms: ClassVar = 1
 
-    p: float = 0.5
+    p: float = 0.5  # probability
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return (0.0,)
@@ -58,7 +58,7 @@ class QuarterTurn(Augmentation):
     fields: ClassVar = ("quarter_turns",)
     uniforms: ClassVar = 2
 
-    p: float = 1.0
+    p: float = 1.0  # probability
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return (0.0,)
@@ -89,7 +89,7 @@ class Jigsaw(Augmentation):
     fields: ClassVar = ("jigsaw",)
     uniforms: ClassVar = 2
 
-    p: float = 1.0
+    p: float = 1.0  # probability
 
     def base(self, height: int, width: int) -> tuple[float, ...]:
         return (0.0,)

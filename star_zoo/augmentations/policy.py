@@ -43,8 +43,8 @@ class Policy:
 
     augmentations: tuple[Augmentation, ...]
     mean: tuple[float, ...]  # statistics of pixels in [0, 1], per channel; empty if they are still to be estimated
-    std: tuple[float, ...]
-    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    std: tuple[float, ...]  # as mean
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # of the params: means, standard deviations
 
     def __post_init__(self) -> None:
         if not self.augmentations or not isinstance(self.augmentations[0], Framing):

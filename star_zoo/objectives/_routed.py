@@ -39,7 +39,7 @@ class RoutedExperts(Agreeing):
         router: Router | FixedRouter,
         *,
         temperature: float = 0.2,  # of both terms' nt_xent, moco or moco_v3; released code
-        equivariant_weight: float = 1.0,  # lambda; hard-coded as 1 in the released code
+        equivariant_weight: float = 1.0,  # lambda, weight of the equivariant term; hard-coded as 1 in the released code
         hidden: int | None = None,  # width of the experts' hidden layers; None: num_features
         embed_dim: int = EMBED_DIM,  # O, width of both embeddings
         agree: str = "nt_xent",  # the agreement that both terms maximise; see `_agreements.AGREEMENTS`

@@ -71,7 +71,7 @@ class AugSelf(SimCLR):
         num_features: int,
         policy: Policy,
         *,
-        weights: dict[str, float] | None = None,  # None: 1 for the crop and colour jitter, or for a spirograph's params
+        weights: dict[str, float] | None = None,  # by augmentation; None: 1 for crop and jitter, or spirographs
         predictor_hidden: int = 512,  # width of the hidden layers of the heads
         **shared: Any,
     ):

@@ -27,7 +27,7 @@ class BarlowTwins(TwoViews):
         *,
         weight: float = 5e-3,  # lambda, of the off-diagonal elements
         hidden: int | None = None,  # width of the projector's hidden layers; None: 4 * num_features
-        embed_dim: int | None = None,  # O; None: 4 * num_features
+        embed_dim: int | None = None,  # O, width of the embedding; None: 4 * num_features
     ):
         hidden, embed_dim = hidden or 4 * num_features, embed_dim or 4 * num_features
         heads = mlp(num_features, hidden, hidden, embed_dim, bias=False)

@@ -22,9 +22,9 @@ class BYOL(TwoViews):
         num_features: int,
         policy: Policy,
         *,
-        momentum: float = 0.996,  # at the start, for 1,000 epochs of ImageNet; shorter runs need less, e.g. 0.99
+        momentum: float = 0.996,  # of the copies at the start, for 1,000 epochs of ImageNet; less for few, e.g. 0.99
         hidden: int | None = None,  # width of the hidden layers of projector and predictor; None: 2 * num_features
-        embed_dim: int = 256,  # O
+        embed_dim: int = 256,  # O, width of the embedding
     ):
         hidden = hidden or 2 * num_features
         super().__init__(

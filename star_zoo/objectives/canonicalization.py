@@ -30,8 +30,8 @@ class Canonicalization(Objective):
         num_features: int,
         policy: Policy,
         *,
-        group: str = "c4",  # or d4
-        kind: str = "direct",  # or optimised; see `star_zoo.symmetry.canonicalizer`
+        group: str = "c4",  # "c4" or "d4"
+        kind: str = "direct",  # "direct" or "optimised"; see `star_zoo.symmetry.canonicalizer`
     ):
         super().__init__(policy)
         self.canonicalizer = Canonicalizer(groups.find(group), kind, channels=policy.channels)

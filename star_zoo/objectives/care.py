@@ -30,11 +30,11 @@ class CARE(FeatureObjective):
         num_features: int,
         policy: Policy,
         *,
-        temperature: float = 0.5,
-        equivariant_weight: float = 0.03,  # 0.03 for CIFAR-10, 0.01 for STL-10, 0.005 for ImageNet-100
-        chunk: int = 8,  # N; the authors' batches of 256 have chunks of 16 for CIFAR-10 and of 32 for STL-10
+        temperature: float = 0.5,  # of nt_xent
+        equivariant_weight: float = 0.03,  # of its term: 0.03 for CIFAR-10, 0.01 for STL-10, 0.005 for ImageNet-100
+        chunk: int = 8,  # N, images in a chunk; the authors' batches of 256 have chunks of 16 (CIFAR-10) or 32 (STL-10)
         hidden: int | None = None,  # width of the head's hidden layers; None: num_features
-        embed_dim: int = EMBED_DIM,
+        embed_dim: int = EMBED_DIM,  # O, width of the embedding
     ):
         super().__init__(policy)
         if chunk < 2:

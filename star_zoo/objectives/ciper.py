@@ -32,7 +32,7 @@ class Ciper(SimCLR):
         policy: Policy,
         *,
         predictor_hidden: int = 1024,  # width of the predictor's hidden layer; AASSL
-        prediction_weight: float = 1.0,  # AASSL
+        prediction_weight: float = 1.0,  # of the prediction term; AASSL
         **shared: Any,
     ):
         super().__init__(num_features, policy, **shared)

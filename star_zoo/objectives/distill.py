@@ -41,7 +41,7 @@ class Distill(Objective):
         loss: str = "cosine",  # "cosine": 1 - cosine, "mse": mean squared error
         weight: float = 10.0,  # of the distillation term; the gradient of a cosine in many dimensions is small
         beside: str | None = None,  # the name of another objective, whose terms are added
-        beside_args: dict[str, Any] | None = None,  # its settings
+        beside_args: dict[str, Any] | None = None,  # the settings of `beside`
     ):
         if loss not in LOSSES:
             raise ValueError(not_found("loss", loss, LOSSES))

@@ -34,11 +34,11 @@ class Essl(Objective):
         num_features: int,
         policy: Policy,
         *,
-        temperature: float = 0.5,
-        rotation_weight: float = 0.4,  # lambda
+        temperature: float = 0.5,  # of the invariant term
+        rotation_weight: float = 0.4,  # lambda, weight of the rotation term
         small_size: int | None = None,  # of the rotated view in pixels; None: half of the others', 16 on CIFAR-10
         hidden: int = 2048,  # width of the hidden layers of both heads
-        embed_dim: int = 2048,  # O
+        embed_dim: int = 2048,  # O, width of the embedding
     ):
         super().__init__(policy)
         self.temperature, self.rotation_weight = temperature, rotation_weight

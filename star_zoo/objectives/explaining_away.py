@@ -34,7 +34,7 @@ class ExplainingAway(TransformationObjective):
         num_features: int,
         policy: Policy,
         *,
-        mode: str = "normal",
+        mode: str = "normal",  # the gradient from the classifier to the backbone: "normal" (none), "add" or "eliminate"
         augment: bool = False,  # whether the policy's other augmentations act too; the authors have a crop and a flip
         label_weight: float = 1.0,  # factor of the gradient from the classifier to the backbone; released code
         hidden: int = 2048,  # width of the rotation head's hidden layer; released code

@@ -53,7 +53,7 @@ class GIAE(GroupObjective):
         policy: Policy,
         *,
         pose: str = "group",  # "group": an element of the group; "so2": an angle, with C4
-        code_dim: int = 64,  # E
+        code_dim: int = 64,  # E, width of the code
         hidden: int = 64,  # channels of the decoder
     ):
         if pose not in POSES:

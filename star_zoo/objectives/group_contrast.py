@@ -40,10 +40,10 @@ class GroupContrast(GroupObjective):
         num_features: int,
         policy: Policy,
         *,
-        temperature: float = 0.2,
+        temperature: float = 0.2,  # of nt_xent, and of logsumexp
         pool: str = "max",  # over the elements: "max" or its smooth form "logsumexp"
         hidden: int | None = None,  # width of the head's hidden layers; None: num_features
-        embed_dim: int = EMBED_DIM,  # O
+        embed_dim: int = EMBED_DIM,  # O, width of the embedding
     ):
         if pool not in POOLS:
             raise ValueError(not_found("pool", pool, POOLS))

@@ -44,7 +44,7 @@ class GroupLabels(GroupObjective):
         num_features: int,
         policy: Policy,
         *,
-        kind: str = "rotation",  # "rotation": K = 4, or "jigsaw": K = 24
+        kind: str = "rotation",  # "rotation", K = 4 classes, or "jigsaw", K = 24
         hidden: int | None = None,  # width of the head's hidden layer; None: num_features
     ):
         if kind not in ACTIONS:

@@ -60,10 +60,10 @@ class InvEq(Objective):
         num_classes: int = 1000,  # outputs of the classifier: at least as many as there are classes
         gamma: float = 1.0,  # weight of the equivariant and the invariant term
         temperature: float = 1.0,  # of the invariant term
-        embed_dim: int = 64,  # O
+        embed_dim: int = 64,  # O, width of the embedding
         images: int = 50_000,  # K, the number of training images; with fewer rows, images share them
-        negatives: int = 6400,  # C
-        bank_momentum: float = 0.99,
+        negatives: int = 6400,  # C, rows of the bank that an image is compared with
+        bank_momentum: float = 0.99,  # share of a row that an update keeps
         distil: float = 0.0,  # weight of the four distillation terms; 1 in the released code's second stage
     ):
         super().__init__(policy)

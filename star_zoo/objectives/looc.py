@@ -45,11 +45,11 @@ class LooC(FeatureObjective):
         policy: Policy,
         *,
         factors: Mapping[str, Sequence[str]] | None = None,  # name -> fields or augmentations; None: see `factors_of`
-        temperature: float = 0.2,
-        queue: int = 0,  # K of each space; 16384 in the paper, 0: negatives from the batch, without momentum
+        temperature: float = 0.2,  # of the cross entropy in each space
+        queue: int = 0,  # K, rows of each space's queue; 16384 in the paper, 0: negatives from the batch, no momentum
         momentum: float = 0.999,  # of the copies, with a queue
         hidden: int | None = None,  # width of the heads' hidden layers; None: num_features
-        embed_dim: int = EMBED_DIM,
+        embed_dim: int = EMBED_DIM,  # O, width of the embedding
     ):
         super().__init__(policy)
         if temperature <= 0:

@@ -25,11 +25,11 @@ class MoCo(TwoViews):
         num_features: int,
         policy: Policy,
         *,
-        temperature: float = 0.2,
-        momentum: float = 0.999,  # constant
-        queue_size: int = 4096,  # K; 65,536 for ImageNet. Must be smaller than the data set
+        temperature: float = 0.2,  # of the cross entropy over the queue
+        momentum: float = 0.999,  # of the copies; constant
+        queue_size: int = 4096,  # K, rows of the queue; 65,536 for ImageNet. Must be smaller than the data set
         hidden: int | None = None,  # width of the head's hidden layer; None: num_features
-        embed_dim: int = EMBED_DIM,  # O
+        embed_dim: int = EMBED_DIM,  # O, width of the embedding
     ):
         hidden = hidden or num_features
         heads = nn.Sequential(nn.Linear(num_features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, embed_dim))

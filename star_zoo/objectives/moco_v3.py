@@ -24,11 +24,11 @@ class MoCoV3(TwoViews):
         num_features: int,
         policy: Policy,
         *,
-        temperature: float = 0.2,  # for transformers; 1.0 for ResNet-50
-        momentum: float = 0.99,  # at the start; rises to 1
+        temperature: float = 0.2,  # of the cross entropy, for transformers; 1.0 for ResNet-50
+        momentum: float = 0.99,  # of the copies at the start; rises to 1
         hidden: int | None = None,  # width of the hidden layers of projector and predictor; None: 2 * num_features
-        embed_dim: int = 256,  # O
-        freeze_patch_embedding: bool = False,  # of a transformer
+        embed_dim: int = 256,  # O, width of the embedding
+        freeze_patch_embedding: bool = False,  # keep that of a transformer as initialised
     ):
         hidden = hidden or 2 * num_features
         heads = mlp(num_features, hidden, hidden, embed_dim, norm=True)

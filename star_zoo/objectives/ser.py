@@ -40,12 +40,12 @@ class SER(Objective):
         *,
         temperature: float = 0.2,  # of the invariant term
         layer: int = 2,  # index of the map in timm's forward_intermediates; a ViT's 2 is its third block, as published
-        equivariant_weight: float = 1.0,  # lambda
-        equivariant_temperature: float = 0.5,
+        equivariant_weight: float = 1.0,  # lambda, weight of the equivariant term
+        equivariant_temperature: float = 0.5,  # of the equivariant term
         every: int = 4,  # one of so many consecutive images is turned; the loss compares all positions of those images
         project: int = 512,  # width of both layers of the maps' projector
         hidden: int | None = None,  # width of the head's hidden layers; None: num_features
-        embed_dim: int = EMBED_DIM,
+        embed_dim: int = EMBED_DIM,  # O, width of the embedding
     ):
         super().__init__(policy)
         if every < 2:

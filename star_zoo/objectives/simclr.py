@@ -24,9 +24,9 @@ class SimCLR(TwoViews):
         num_features: int,
         policy: Policy,
         *,
-        temperature: float = 0.2,
+        temperature: float = 0.2,  # of nt_xent
         hidden: int | None = None,  # width of the head's hidden layers; None: num_features
-        embed_dim: int = EMBED_DIM,  # O
+        embed_dim: int = EMBED_DIM,  # O, width of the embedding
     ):
         hidden = hidden or num_features
         heads = mlp(num_features, hidden, hidden, embed_dim)

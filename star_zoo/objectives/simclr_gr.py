@@ -32,11 +32,11 @@ class SimCLRGR(SimCLR):
         num_features: int,
         policy: Policy,
         *,
-        temperature: float = 0.5,
-        regularizer_weight: float = 0.1,  # lambda; 0.01 for spirographs in the authors' code
+        temperature: float = 0.5,  # of nt_xent
+        regularizer_weight: float = 0.1,  # lambda, weight of the regularizer; 0.01 for spirographs in the authors' code
         clamp: float = 1.0,  # largest mean that has a gradient; 1000 for spirographs in the authors' code
         warmup: float = 0.1,  # fraction of the steps over which the weight grows from 0; our addition
-        regularized: Sequence[str] | None = None,  # fields; None: all of differentiable augmentations
+        regularized: Sequence[str] | None = None,  # regularized fields; None: all of differentiable augmentations
         **shared: Any,
     ):
         super().__init__(num_features, policy, temperature=temperature, **shared)

@@ -24,8 +24,8 @@ class SimSiam(TwoViews):
         policy: Policy,
         *,
         hidden: int | None = None,  # width of the projector's hidden layers; None: num_features
-        embed_dim: int | None = None,  # O; None: num_features
-        predictor_hidden: int | None = None,  # None: a quarter of embed_dim
+        embed_dim: int | None = None,  # O, width of the embedding; None: num_features
+        predictor_hidden: int | None = None,  # width of the predictor's hidden layer; None: a quarter of embed_dim
     ):
         hidden, embed_dim = hidden or num_features, embed_dim or num_features
         agree = PredictedCosine(embed_dim, predictor_hidden or max(1, embed_dim // 4))

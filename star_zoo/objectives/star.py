@@ -18,7 +18,7 @@ class Star(RoutedExperts):
         num_features: int,
         policy: Policy,
         *,
-        num_experts: int = 16,  # released scripts: 16 for STL-10 / ResNet-18, 8 for ImageNet-100 / ResNet-50
+        num_experts: int = 16,  # number of experts; released: 16 for STL-10 / ResNet-18, 8 for ImageNet-100 / ResNet-50
         **shared: Any,
     ):
         super().__init__(num_features, policy, Router(num_features, num_experts), **shared)

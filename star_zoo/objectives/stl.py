@@ -36,11 +36,11 @@ class STL(FeatureObjective):
         policy: Policy,
         *,
         temperature: float = 0.2,  # of all three terms
-        equivariant_weight: float = 1.0,
-        transformation_weight: float = 0.1,
+        equivariant_weight: float = 1.0,  # of the equivariant term
+        transformation_weight: float = 0.1,  # of the term of the transformations
         hidden: int | None = None,  # width of the projectors' hidden layers; None: num_features
-        embed_dim: int = EMBED_DIM,
-        transformation_dim: int = 128,  # R; the hypernetwork has R * D^2 weights
+        embed_dim: int = EMBED_DIM,  # O, width of the embedding
+        transformation_dim: int = 128,  # R, width of the encoded transformation; the hypernetwork has R * D^2 weights
     ):
         super().__init__(policy)
         self.temperature = temperature

@@ -21,7 +21,7 @@ class Supervised(Objective):
         num_features: int,
         policy: Policy,
         *,
-        num_classes: int = 1000,  # C: at least as many as there are classes, or numbers of an image
+        num_classes: int = 1000,  # C, outputs: at least as many as there are classes, or numbers of an image
     ):
         super().__init__(policy)
         self.classifier = LabelHead(num_features, num_classes)

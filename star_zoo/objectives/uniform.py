@@ -13,6 +13,13 @@ class Uniform(RoutedExperts):
 
     papers = (_papers.STAR,)
 
-    def __init__(self, num_features: int, policy: Policy, *, num_experts: int = 16, **shared: Any):
+    def __init__(
+        self,
+        num_features: int,
+        policy: Policy,
+        *,
+        num_experts: int = 16,  # number of experts, as star's
+        **shared: Any,
+    ):
         router = FixedRouter([[1 / max(1, num_experts)] * num_experts] * 2)
         super().__init__(num_features, policy, router, **shared)

@@ -24,11 +24,11 @@ class VICReg(TwoViews):
         num_features: int,
         policy: Policy,
         *,
-        invariance: float = 25.0,
-        variance: float = 25.0,
-        covariance: float = 1.0,
+        invariance: float = 25.0,  # weight of the distance between the views
+        variance: float = 25.0,  # weight of the term that keeps the dimensions' standard deviations near 1
+        covariance: float = 1.0,  # weight of the covariances between dimensions
         hidden: int | None = None,  # width of the projector's hidden layers; None: 4 * num_features
-        embed_dim: int | None = None,  # O; None: 4 * num_features
+        embed_dim: int | None = None,  # O, width of the embedding; None: 4 * num_features
     ):
         hidden, embed_dim = hidden or 4 * num_features, embed_dim or 4 * num_features
         heads = mlp(num_features, hidden, hidden, embed_dim, bias=False)

@@ -9,6 +9,7 @@ import pytest
 
 from star_training import recipes, studies
 from star_training.cli.main import main
+from star_training.detection.recipes.coco import coco256
 from star_training.finetuning.config import FineTune, LabelledData
 from star_training.settings import show
 from star_zoo import objectives
@@ -46,7 +47,7 @@ def close(a: Any, b: Any) -> bool:
 def test_every_setting_of_a_recipe_is_listed_once_with_its_value(name: str):
     recipe = recipes.find(name)
     defaults = objectives.settings(recipe.objective)
-    rows = show.rows(recipe, {"objective_args": defaults})
+    rows = show.rows(recipe, {"objective_args": show.keywords_of(objectives.find(recipe.objective), defaults)})
     expected = leaves(recipe.to_dict() | {"objective_args": json.loads(json.dumps(defaults | recipe.objective_args))})
     assert {row.path for row in rows} == set(expected) and len(rows) == len(expected)
     for row in rows:
@@ -62,7 +63,22 @@ def test_a_row_states_default_type_and_meaning():
     assert rows["optimizer.clip"] == ("optimizer.clip", "null", "null", "float | None", "largest gradient norm")
     tuned = {row.path: row for row in show.rows(FineTune(model="a", data=LabelledData(source="b")), {})}
     assert tuned["optimizer.lr"].default == tuned["optimizer.lr"].value == "0.008"  # of the subclass
+    assert tuned["optimizer.name"].meaning == "timm's"  # not that of the field that it replaces
     assert tuned["views.ratio"].value == "[0.75, 1.33333]"
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_every_setting_of_an_objective_has_a_type_and_a_meaning(name: str):
+    known = show.keywords_of(objectives.find(name), objectives.settings(name))
+    assert {setting: one.default for setting, one in known.items()} == objectives.settings(name)
+    assert [setting for setting, one in known.items() if not one.type or not one.meaning] == []
+
+
+def test_every_other_setting_has_a_meaning():
+    for settings in (recipes.find("folder"), FineTune(model="a", data=LabelledData(source="b")), coco256("m")):
+        assert [row.path for row in show.rows(settings, {}) if not (row.meaning or "_args" in row.path)] == []
+    temperature = show.keywords_of(objectives.find("star"), objectives.settings("star"))["temperature"]  # of its base
+    assert temperature == (0.2, "float", "of both terms' nt_xent, moco or moco_v3; released code")
 
 
 def test_changes_are_shown_and_nothing_is_opened_or_written(tmp_path: Path, monkeypatch, capsys):

@@ -45,7 +45,7 @@ class DetectionRecipe(Settings):
     warmup: int  # steps of linear warm-up, from a thousandth
     batch_size: int = 16  # images in a step, over all processes
     lr: float = 0.02  # SGD's, for this batch size
-    momentum: float = 0.9
+    momentum: float = 0.9  # SGD's
     weight_decay: float = 1e-4  # of all parameters except those of norms
     clip: float | None = None  # largest gradient norm
     sizes: tuple[int, int, int] = (480, 800, 32)  # pixels of the shorter side in training: smallest, largest, step

@@ -36,12 +36,12 @@ class FineTuneOptimizer(OptimizerConfig):
     Vision transformers commonly use lr=1e-3 and a layer_decay of 0.65 to 0.75 since BEiT (arXiv 2106.08254).
     """
 
-    name: str = "adamw"
+    name: str = "adamw"  # timm's
     lr: float = 8e-3  # of the classifier, for 256 images a step; scaled linearly with batch_size
-    weight_decay: float = 0.05
-    decay_norms: bool = False
-    warmup_epochs: float = 2.0
-    clip: float | None = 1.0
+    weight_decay: float = 0.05  # of the weights of convolutions and linear layers
+    decay_norms: bool = False  # decay biases and norm weights too
+    warmup_epochs: float = 2.0  # linear, from 0
+    clip: float | None = 1.0  # largest gradient norm; null for none
     layer_decay: float | None = None  # learning rate relative to the next layer's; None: the same for all
 
 

@@ -34,7 +34,7 @@ class OptimizerConfig:
 
     name: str = "momentum"  # SGD with momentum, not Nesterov's, as in the released code
     lr: float = 0.03  # for 256 images a step; scaled linearly with batch_size * accumulate
-    weight_decay: float = 5e-4  # released scripts
+    weight_decay: float = 5e-4  # as in the released scripts
     decay_norms: bool = True  # decay biases and norm weights too, as the released code does
     momentum: float = 0.9  # of SGD; not used by optimisers without one
     warmup_epochs: float = 0.0  # linear, from 0

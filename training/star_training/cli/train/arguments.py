@@ -1,11 +1,11 @@
 """The arguments that trainings share: `--set`, `--show`, and `--resume`, which needs no settings again."""
 
 import argparse
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ...settings.base import Settings
+    from ...settings.show import Keywords
 
 
 def declare(parser: argparse.ArgumentParser, examples: str) -> None:
@@ -20,7 +20,7 @@ def declare(parser: argparse.ArgumentParser, examples: str) -> None:
     )
 
 
-def show(settings: "Settings", keywords: Mapping[str, Mapping[str, Any]]) -> None:
+def show(settings: "Settings", keywords: "Keywords") -> None:
     """Prints all settings as a table; `keywords` as in `show.rows`."""
     from ...settings import show as shown
 

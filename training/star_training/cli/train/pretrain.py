@@ -83,9 +83,10 @@ def _show(recipe: "Recipe") -> None:
     from star_zoo import objectives
     from star_zoo.augmentations.policy import KNOWN
 
-    from ...settings.show import signature
+    from ...settings.show import keywords_of, signature
 
-    shared.show(recipe, {"objective_args": objectives.settings(recipe.objective)})
+    kind, defaults = objectives.find(recipe.objective), objectives.settings(recipe.objective)
+    shared.show(recipe, {"objective_args": keywords_of(kind, defaults)})
     print('\naugmentations, for --set policy.augmentations+=NAME, -=NAME, or +={"name": NAME, ...}, with their fields:')
     for name, kind in KNOWN.items():
         print(f"  {name}: {signature(kind)}")

@@ -10,6 +10,7 @@ A classifier's config.json has the names of its classes, `label_names` of the ba
 """
 
 import contextlib
+import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -149,6 +150,8 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
     """
     known_as = timm_name(name)
     saved = known_as.startswith(("local-dir:", zoo.HUB_PREFIX))
+    if not saved:
+        check_name(known_as)
     weights = bounds.check_config(place(known_as)) if saved else None
     model = bounds.check_model(known_as, name, weights, **arguments)
     if arguments.get("device") == "meta" and not pretrained:
@@ -156,6 +159,14 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
     if pretrained and not saved:
         _check_downloadable(known_as)
     return timm.create_model(known_as, pretrained=pretrained, **arguments)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that is none of timm's models, with the most similar ones."""
+    if ":" not in name and not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise ValueError(f"{name!r} is no timm model; {hint}timm.list_models() lists all")
 
 
 def _check_downloadable(name: str) -> None:

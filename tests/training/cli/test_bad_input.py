@@ -305,7 +305,7 @@ def test_a_batch_that_fits_two_processes_is_even():
         ("objective_args.hiden=3", "objective 'star' has no setting hiden; known: num_experts"),
         ("objective_args.hidden=x", "objective_args {'num_experts': 2, 'hidden': 'x'} don't fit"),
         ("objective_args.temperature=0", "temperature is 0; it must be positive"),
-        ("optimizer.name=addam", "optimizer.name is 'addam'; known: adabelief"),
+        ("optimizer.name=addam", "optimizer.name 'addam' not found; did you mean 'adam'? known: adabelief"),
         ("optimizer.name=adahessian", "optimizer.name is 'adahessian', which can't be used here"),
         ("optimizer.lr=-1", "Invalid learning rate: -1.0"),
         ("policy.augmentations.0.size=0", "crop size is 0; it must be at least 1 pixel"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 
-from runs import STEPS, TINY, at_step, command, entries, tiny
+from runs import EPOCH, STEPS, TINY, at_step, command, entries, tiny
 from star_training import recipes
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
@@ -76,12 +76,16 @@ def test_set_comes_last():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["pretrian"], "command 'pretrian' not found; did you mean 'pretrain'? known: quickstart, pretrain, eval"),
         (["pretrain", "foulder"], "recipe 'foulder' not found; did you mean 'folder'? known: cifar10_resnet10t"),
         (["pretrain", "folder", "--objective", "starr"], "objective 'starr' not found; did you mean 'star'? known: "),
         (["pretrain", "folder", "--set", "optimizer.lr"], "has no value; write path=value"),
         (["pretrain", "folder", "--set", "optimiser.lr=1"], "did you mean 'optimizer'?"),
         (["pretrain", "folder", "--set", "batch_size=many"], "batch_size is 'many'; it must be int"),
-        (["pretrain", "spirograph_tiny", "--tracker", "tensorbord"], "tracker 'tensorbord' not found; known: aim"),
+        (
+            ["pretrain", "spirograph_tiny", "--tracker", "tensorbord"],
+            "tracker 'tensorbord' not found; did you mean 'tensorboard'?",
+        ),
         (["pretrain", "spirograph_tiny", "--set", "backbone=resnet19"], "'resnet19' is no timm model; did you mean"),
     ],
 )
@@ -91,7 +95,7 @@ def test_a_wrong_name_is_refused_with_the_right_ones(arguments, message: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["pretrain", "folder", "--max-bad", "few"]])
+@pytest.mark.parametrize("arguments", [[], ["pretrain", "folder", "--max-bad", "few"]])
 def test_wrong_usage_shows_the_usage(arguments: list[str], capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -133,7 +137,15 @@ def test_a_signal_ends_in_one_line_that_says_how_to_go_on(tmp_path: Path, monkey
     stopped, _, again = line.partition("; go on with: star-zoo ")
     assert stopped == f"stopped by {signal.Signals(number).name} after step 2, its checkpoint is written"
     assert main(shlex.split(again)) == 0
-    assert [e["step"] for e in entries(tmp_path / "run")] == [*range(1, STEPS + 1)]
+    logged = entries(tmp_path / "run")
+    assert [e["step"] for e in logged] == [*range(1, STEPS + 1)]
+    printed = capsys.readouterr().out
+    for epoch in (1, 2):  # the means of the epoch, part of which may have been before the signal
+        steps = logged[(epoch - 1) * EPOCH : epoch * EPOCH]
+        means = {name: sum(e[name] for e in steps) / EPOCH for name in ("loss", "invariant", "equivariant")}
+        values = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        speed = EPOCH * 8 / sum(8 / e["images_per_second"] for e in steps)
+        assert f"epoch {epoch} of 2: {values}, img/s {speed:.0f}\n" in printed
 
 
 def test_an_interrupt_before_the_first_step_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys):

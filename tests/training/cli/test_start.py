@@ -28,7 +28,7 @@ HEAVY = {
 HELP = ["--help", *(f"{name} --help" for name in COMMANDS), *(f"bench {name} --help" for name in benchmarks.known())]
 WRONG = {  # the arguments, and what the message must contain
     "": "required: COMMAND",
-    "lisst": "invalid choice: 'lisst'",
+    "lisst": "command 'lisst' not found; did you mean 'list'? known: quickstart, ",
     "pretrain": "pass a recipe, or --resume with the folder of a run as --out; recipes: cifar10_resnet10t",
     "pretrain --resume": "--resume needs the folder of the run; pass it with --out",
     "finetune resnet18": "pass a model, and labelled images with --data; or --resume",
@@ -45,7 +45,7 @@ WRONG = {  # the arguments, and what the message must contain
     "compare resnet18 resnet34 --seed one": "invalid int value: 'one'",
     "convert ckpt-1.pth --out new": "pass --recipe, e.g. stl10_resnet18",
     "convert ckpt-1.pth --out new --recipe stl10_resnet8": "did you mean 'stl10_resnet18'?",
-    "bench dat": "invalid choice: 'dat'",
+    "bench dat": "benchmark 'dat' not found; did you mean 'data'? known: ",
     "bench imports --rounds 0": "--rounds is 0; it must be at least 1",
     "list all": "unrecognized arguments: all",
 }

@@ -459,7 +459,7 @@ def test_what_can_not_be_fine_tuned_ends_in_one_line(images: Path, tmp_path: Pat
     assert "test_vit' doesn't take images of 33 pixels" in told(
         capsys, "untrained:test_vit", *data, *small, "--set", "views.size=33"
     )
-    assert "optimizer.name is 'adamww'" in told(
+    assert "optimizer.name 'adamww' not found; did you mean 'adamw'?" in told(
         capsys, "untrained:test_resnet", *data, *small, "--set", "optimizer.name=adamww"
     )
     assert "'missing' doesn't exist" in told(capsys, "untrained:test_resnet", "--data", "missing")

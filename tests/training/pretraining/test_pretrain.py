@@ -355,7 +355,7 @@ def test_wandb_gets_what_the_log_gets(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("tracker", "message"),
     [
-        ("tensorbord", "tracker 'tensorbord' not found; known: .*tensorboard, wandb"),
+        ("tensorbord", "tracker 'tensorbord' not found; did you mean 'tensorboard'. known: .*tensorboard, wandb"),
         ("all", "tracker 'all' not found"),
         ("clearml", "tracker 'clearml' is not installed; pip install clearml"),
     ],

@@ -119,13 +119,21 @@ def test_what_makes_no_sense_is_refused(packs: Path, tmp_path: Path, capsys: pyt
         (["--processes", "0"], "--processes is 0; it must be at least 1"),
         (["--methods", "star_8", "star8"], "method 'star8' not found; did you mean 'star_8'?"),
         (["--seeds", "0"], "--seeds is 0; it must be at least 1"),
-        (["--only", "star_9-0"], "cifar10_small has no run 'star_9-0'; its runs are simclr-0, equimod-0"),
+        (["--only", "star_9-0"], "run of cifar10_small 'star_9-0' not found; did you mean 'star_8-0'?"),
         (["--tables"], "results holds no outcome of a run"),
     ):
         code = cli.main([*command(packs, tmp_path / "out"), *arguments])
         said = capsys.readouterr().err
         assert code == 1 and error in said, said
         assert not (tmp_path / "out").exists()
+
+
+def test_runs_print_as_much_as_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    passed: list[list[str]] = []
+    monkeypatch.setattr(reproduction, "run_all", lambda study, out, folder, options, *_: passed.append(options))
+    for flags in ([], ["-q"], ["-v"]):
+        assert cli.main([*command(tmp_path, tmp_path / "out"), *flags]) == 1  # no run made an outcome
+    assert passed == [["--fast", "--seeds", "1", *flags] for flags in ([], ["-q"], ["-v"])]
 
 
 def test_runs_are_each_method_once_and_then_the_next_seed():

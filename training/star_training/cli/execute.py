@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from star_catalog.names import not_found
 from star_catalog.version import version
 from star_catalog.zoo import NotAvailable
 
+from .. import benchmarks
 from ..engine.signals import Stopped
 from ..errors import Diverged, LoadingError, not_installed, unexpected
 from ..messages import NORMAL, QUIET, VERBOSE, detail, duration, noted, verbosity
@@ -24,6 +26,7 @@ def execute(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, began = argparse.Namespace(), time.monotonic()
     try:
+        _check_names(words)
         parser().parse_args(words, arguments)
         with verbosity(arguments.verbosity), noted():
             arguments.module.run(arguments)
@@ -32,9 +35,6 @@ def execute(argv: Sequence[str] | None = None) -> int:
         command = shlex.join([*_program(), *arguments.module.go_on(arguments, words, stopped.folder)])
         print(f"\n{stopped.reason}; go on with: {command}", file=sys.stderr)
         return stopped.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head`; not an error
-        return 0
     except ImportError as error:
         print(f"star-zoo: {not_installed(error) or error}", file=sys.stderr)
         return 1
@@ -48,6 +48,15 @@ def execute(argv: Sequence[str] | None = None) -> int:
         print(f"star-zoo: {said}; PYTHONDEVMODE=1 shows the traceback", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_names(words: Sequence[str]) -> None:
+    """Raises ValueError for an unknown command or benchmark, with the most similar one."""
+    noun, known = "command", tuple(COMMANDS)
+    if words[:1] == ["bench"]:
+        words, noun, known = words[1:], "benchmark", benchmarks.known()
+    if words and not words[0].startswith("-") and words[0] not in known:
+        raise ValueError(not_found(noun, words[0], known))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,6 +5,8 @@ from pathlib import Path
 import accelerate
 import torch
 
+from star_catalog.names import not_found
+
 
 def start_processes(tracker: str | None) -> accelerate.PartialState:
     """Joins the processes of this training, and returns this one's device and place among them.
@@ -24,7 +26,7 @@ def _check_tracker(tracker: str | None) -> None:
     """Raises ValueError for a tracker that is unknown or not installed."""
     known = [t.value for t in accelerate.utils.LoggerType if t.value != "all"]
     if tracker and tracker not in known:
-        raise ValueError(f"tracker {tracker!r} not found; known: {', '.join(known)}")
+        raise ValueError(not_found("tracker", tracker, known))
     # Accelerate itself would go on silently without a tracker that is not installed
     if tracker and tracker not in [t.value for t in accelerate.tracking.get_available_trackers()]:
         raise ValueError(f"tracker {tracker!r} is not installed; pip install {tracker}")

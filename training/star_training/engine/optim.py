@@ -8,6 +8,8 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
+from star_catalog.names import not_found
+
 from ..settings.common import OptimizerConfig
 from .saving.checkpoint import pack_optimizer
 
@@ -25,7 +27,7 @@ def build_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.O
     """Builds one of timm's optimisers by name. Raises ValueError if it is unknown or can't be built here."""
     known = [str(name) for name in list_optimizers()]
     if config.name not in known:
-        raise ValueError(f"optimizer.name is {config.name!r}; known: {', '.join(known)}")
+        raise ValueError(not_found("optimizer.name", config.name, known))
     fused: Any = {"fused": True} if config.name in _FUSED else {}
     try:
         return create_optimizer_v2(

@@ -1,7 +1,6 @@
 """The trained module: encoder and objective, built from a recipe."""
 
 import contextlib
-import difflib
 import math
 from typing import Any
 
@@ -86,7 +85,7 @@ def _check_objective(recipe: Recipe, width: int) -> None:
 
 def check_backbone(recipe: Recipe) -> None:
     """Raises ValueError for a backbone that is unknown to timm, or can't train on the recipe's views."""
-    _check_name(recipe.backbone)
+    hub.check_name(recipe.backbone)
     cfg = timm.get_pretrained_cfg(recipe.backbone)
     fits.check(
         lambda size: build_backbone(recipe, size, "meta"),
@@ -102,7 +101,7 @@ def build_backbone(recipe: Recipe, size: int | None = None, device: str | None =
 
     `size` replaces the size of the recipe's views. Raises ValueError for arguments that the model doesn't take.
     """
-    _check_name(recipe.backbone)
+    hub.check_name(recipe.backbone)
     policy = recipe.policy if size is None else recipe.policy.resized(size)
     with refusing(f"backbone {recipe.backbone!r} can't be built with backbone_args {recipe.backbone_args}"):
         overlay = _overlay(policy, recipe.channels, timm.get_pretrained_cfg(recipe.backbone))
@@ -123,13 +122,6 @@ def _arguments(recipe: Recipe, size: int) -> dict[str, Any]:
     """Returns `backbone_args`, with the size of the views if the network is made for one size, as most transformers."""
     cfg = timm.get_pretrained_cfg(recipe.backbone)
     return ({"img_size": size} if cfg is not None and cfg.fixed_input_size else {}) | recipe.backbone_args
-
-
-def _check_name(name: str) -> None:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise ValueError(f"backbone {name!r} is no timm model; {hint}timm.list_models() lists all")
 
 
 def _overlay(policy: Policy, channels: int, base: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from star_catalog.files import replacing, write_text
+from star_catalog.names import not_found
 
 from ..pretraining.module import build
 from ..pretraining.recipe import Recipe
@@ -36,7 +37,7 @@ def run_one(study: Study, name: str, out: Path, folder: Path) -> None:
     """Runs METHOD-SEED alone, in this process. Raises ValueError if the study has no such run."""
     known = {name_of(method, seed): (method, seed) for method, seed in runs(study)}
     if name not in known:
-        raise ValueError(f"{study.name} has no run {name!r}; its runs are {', '.join(known)}")
+        raise ValueError(not_found(f"run of {study.name}", name, known))
     column, seed = known[name]
     if isinstance(column, Fusion):
         fuse(study, column, seed, out, folder)

@@ -9,6 +9,7 @@ from star_catalog.files import user_path
 
 from ... import studies
 from ...engine.signals import end_with_parent
+from ...messages import QUIET, VERBOSE
 from ...settings import registry
 from . import arguments as shared
 
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.tables:
         options = ["--fast"] if arguments.fast else []
         options += ["--seeds", str(arguments.seeds)] if arguments.seeds else []
+        options += {QUIET: ["-q"], VERBOSE: ["-v"]}.get(arguments.verbosity, [])
         jobs = at_once(arguments.jobs)
         if arguments.processes < 1:
             raise ValueError(f"--processes is {arguments.processes}; it must be at least 1")

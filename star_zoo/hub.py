@@ -145,14 +145,17 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
     """Creates a timm model by any name: a run, a saved folder, a tag, `hf-hub:OWNER/NAME` or timm's own.
 
     `arguments` are those of `timm.create_model`. The sizes that a config.json or an argument states are checked before
-    anything is allocated; see `bounds`. Raises ValueError if they are out of bounds, `zoo.NotAvailable` if weights on
-    the Hub can't be downloaded, and whatever timm raises for a model that it can't load.
+    anything is allocated; see `bounds`. Raises ValueError if they are out of bounds, for an unknown name and for a
+    damaged file of weights, `zoo.NotAvailable` if weights on the Hub can't be downloaded, and whatever timm raises for
+    a model that it can't load.
     """
     known_as = timm_name(name)
     saved = known_as.startswith(("local-dir:", zoo.HUB_PREFIX))
     if not saved:
         check_name(known_as)
     weights = bounds.check_config(place(known_as)) if saved else None
+    if weights and pretrained:
+        read_shapes(weights)  # raises for a damaged file, which timm's error wouldn't name
     model = bounds.check_model(known_as, name, weights, **arguments)
     if arguments.get("device") == "meta" and not pretrained:
         return model

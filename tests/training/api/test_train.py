@@ -125,4 +125,4 @@ def test_finetune_returns_the_classifier_which_stands_for_its_folder(tmp_path: P
     (record,) = json.loads((tuned.export / "results.json").read_text())["evaluations"]
     assert tuned.metrics == {"finetune_top1_50pct": record["metrics"]["finetune_top1_50pct"]["value"]}
     assert record["settings"]["epochs"] == 1 and record["settings"]["data"]["fraction"] == 0.5
-    assert planned(tuned, images)[0].model == str(tmp_path / "a")
+    assert planned(model=tuned, data=images)[0].model == str(tmp_path / "a")

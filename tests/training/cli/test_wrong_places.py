@@ -43,6 +43,8 @@ def test_an_unknown_tag_lists_the_known_ones_of_its_architecture(capsys):
     for make in (load_objective, lambda name: timm.create_model(name, pretrained=True)):
         with pytest.raises(ValueError, match="did you mean 'star_resnet10t.cifar10'"):
             make("star_resnet10t.cifar11")
+    said = "model 'resnett18' can't be loaded: 'resnett18' is no timm model; did you mean 'resnet18' or "
+    assert said in refusal(capsys, "eval", "knn", "resnett18", "--data", "x")
 
 
 def test_the_hub_is_tried_twice(monkeypatch: pytest.MonkeyPatch):
@@ -93,10 +95,12 @@ def test_weights_cut_short(size: int, tmp_path: Path, capsys):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:size])
     data = pictures(tmp_path / "images", 8)
-    for words in (["eval", "knn", folder], ["compare", folder, "pixels"]):
-        refusal(capsys, *words, "--data", data)
-    refusal(capsys, "convert", folder, "--to-released", tmp_path / "new.pth")
-    refusal(capsys, "install", folder, "star_resnet10t.mine")
+    broken = f"{folder / 'model.safetensors'} is not an intact safetensors file: "
+    tuning = ["finetune", folder, "--set", "batch_size=6", "--set", "views.size=32"]
+    for words in (["eval", "knn", folder], ["compare", folder, "pixels"], tuning):
+        assert f"model '{folder}' can't be loaded: {broken}" in refusal(capsys, *words, "--data", data)
+    assert broken in refusal(capsys, "convert", folder, "--to-released", tmp_path / "new.pth")
+    assert broken in refusal(capsys, "install", folder, "star_resnet10t.mine")
     assert not (tmp_path / "new.pth").exists()
 
 

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from data_cases import numbers, png, write_folder, write_parquet
+from star_catalog.columns import split_columns, with_columns
 from star_training.data import BadImageWarning, DataError, open_source
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.eval_sets.local import found
 from star_training.data.eval_sets.names import told_apart
-from star_training.data.places import resolved, split_columns, with_columns
+from star_training.data.places import resolved
 from star_training.data.sources.base import name_alone
 from star_training.data.summary import summary
 
@@ -34,7 +35,7 @@ def test_columns_follow_the_place(spec, place, columns):
 
 @pytest.mark.parametrize("columns", ["img=x", "image=a,label=,split=b", "image=a,image=b", "image=a,picture=b"])
 def test_an_unknown_role_is_refused_with_the_known_ones(columns):
-    with pytest.raises(DataError, match="write image=COLUMN, label=COLUMN or split=COLUMN"):
+    with pytest.raises(ValueError, match="write image=COLUMN, label=COLUMN or split=COLUMN"):
         split_columns(f"a.parquet:{columns}")
 
 

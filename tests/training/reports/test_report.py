@@ -270,6 +270,13 @@ def test_images_that_are_others_are_refused(tmp_path: Path, runs: list[Path], da
     assert "does not contain the images that star was measured on" in capsys.readouterr().err
 
 
+def test_data_of_which_nothing_is_shown_are_refused(runs: list[Path], tmp_path: Path, capsys):
+    assert main(["report", str(runs[0]), "--data", "nope", "--out", str(tmp_path / "x.html")]) == 1
+    said = capsys.readouterr().err
+    assert "--data nope: no model has nearest neighbours" in said and "nearest neighbours: images; `star-zoo" in said
+    assert not (tmp_path / "x.html").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "told"), [("{}", "to show; run `star-zoo eval all` first"), ("[", "is not a valid results.json")]
 )

@@ -1,7 +1,10 @@
-"""The arguments that several functions take: models, data sets, paths."""
+"""The arguments that several functions take: models, data sets, paths, settings."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..settings.base import Changes
 
 NO_FOLDER = "--resume needs the folder of the run; pass it with --out"
 Place = str | os.PathLike[str]
@@ -14,3 +17,13 @@ def listed(data: Data) -> list[str]:
     if data is None:
         return []
     return [os.fspath(one) for one in ([data] if isinstance(data, str | os.PathLike) else data)]
+
+
+_PATHS = {"data": "data.source", "fraction": "data.fraction", "max_bad": "data.max_bad"}  # by the argument's name
+
+
+def changes(settings: Changes, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns the arguments of a training that are settings, unless they are None, and then `settings`, by path."""
+    plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    arguments = [(_PATHS.get(name, name), value) for name, value in plain.items() if value is not None]
+    return [*arguments, *(settings.items() if isinstance(settings, Mapping) else settings)]

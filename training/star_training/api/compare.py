@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from star_catalog.files import user_path
 
 from ..evaluation import protocols
-from ..settings.common import EVALUATION_WORKERS
+from ..settings.common import EVALUATION_WORKERS, MAX_BAD
 from .arguments import Data, Model, Place, listed
 from .evaluate import frozen_model
 
@@ -21,7 +21,7 @@ def compare(
     *,
     data: Data = None,
     protocol: str | Sequence[str] | None = None,
-    max_bad: float = 0.01,
+    max_bad: float = MAX_BAD,
     seed: int = 0,
     workers: int = EVALUATION_WORKERS,
     out: Place | None = None,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..decimals import fixed
 from ..evaluation.paired_comparison import Row
 from ..evaluation.record import record_comparison
 from ..reports.tables import Table, markdown, per_cent
@@ -23,7 +24,7 @@ class Comparison:
     def table(self) -> Table:
         """The metrics in per cent, a row for each metric and data set."""
         cells = [
-            [row.name, row.data, f"{100 * row.first:.1f}", f"{100 * row.second:.1f}", per_cent(row.difference)]
+            [row.name, row.data, fixed(100 * row.first, 1), fixed(100 * row.second, 1), per_cent(row.difference)]
             for row in self.rows
         ]
         return Table("", ["metric, %", "data", self.first, self.second, "difference [95 % interval]"], cells)

@@ -10,7 +10,7 @@ from star_catalog.files import user_path
 
 from ..engine.signals import Stopped, interrupting
 from ..evaluation import protocols
-from ..settings.common import EVALUATION_WORKERS
+from ..settings.common import EVALUATION_WORKERS, MAX_BAD
 from .arguments import Data, Model, Place, listed
 from .trained import continuing
 
@@ -27,7 +27,7 @@ def evaluate(
     protocol: str | Sequence[str] = "all",
     *,
     data: Data = None,
-    max_bad: float = 0.01,
+    max_bad: float = MAX_BAD,
     seed: int = 0,
     workers: int = EVALUATION_WORKERS,
     out: Place | None = None,

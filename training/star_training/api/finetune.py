@@ -1,14 +1,12 @@
 """`finetune`: trains a whole model on labelled images."""
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from star_catalog.files import user_path
 
 from ..settings.base import Changes, changed
-from .arguments import NO_FOLDER, Model, Place
+from .arguments import NO_FOLDER, Model, Place, changes
 from .trained import Trained, continuing
 
 if TYPE_CHECKING:
@@ -42,7 +40,8 @@ def finetune(
 
     Raises as `pretrain`.
     """
-    made, folder = planned(model, data, fraction, epochs, settings, max_bad=max_bad, out=out, resume=resume)
+    given = {"model": model, "data": data, "fraction": fraction, "max_bad": max_bad, "epochs": epochs}
+    made, folder = planned(settings, out, resume, **given)
 
     from ..finetuning.run import FineTuning
     from ..publishing import card
@@ -57,21 +56,14 @@ def finetune(
 
 
 def planned(
-    model: Model | None = None,
-    data: Place | None = None,
-    fraction: float | None = None,
-    epochs: int | None = None,
-    settings: Changes = (),
-    *,
-    max_bad: float | None = None,
-    out: Place | None = None,
-    resume: bool = False,
+    settings: Changes = (), out: Place | None = None, resume: bool = False, **given: Any
 ) -> "tuple[FineTune, Path]":
     """Returns the settings of a training with the given changes, and its folder; a resumed one has its own settings.
 
-    Raises ValueError for a wrong argument, and if the folder holds no training to resume.
+    `given` are the other arguments of `finetune`. Raises ValueError for a wrong argument, and if the folder holds no
+    training to resume.
     """
-    whole = model is not None and data is not None
+    whole = given.get("model") is not None and given.get("data") is not None
     if not whole and not resume:
         raise ValueError("pass a model, and labelled images with --data; or --resume with the folder of a run as --out")
     if not whole and not out:
@@ -82,16 +74,8 @@ def planned(
     from ..finetuning.run import FineTuning
     from ..finetuning.setup import default_out
 
-    given = {
-        "model": None if model is None else os.fspath(model),
-        "data.source": None if data is None else os.fspath(data),
-        "data.fraction": fraction,
-        "data.max_bad": max_bad,
-        "epochs": epochs,
-    }
-    given = {path: value for path, value in given.items() if value is not None}
-    changes = [*given.items(), *(settings.items() if isinstance(settings, Mapping) else settings)]
+    wanted = changes(settings, given)
     new = FineTune(model="", data=LabelledData(source=""))
-    folder = user_path(out) if out else default_out(changed(new, changes))
+    folder = user_path(out) if out else default_out(changed(new, wanted))
     start = saved_settings(FineTune, folder / FineTuning.settings_file) if resume else new
-    return changed(start, changes), folder
+    return changed(start, wanted), folder

@@ -1,17 +1,15 @@
 """`pretrain`: trains a backbone with a recipe."""
 
-import os
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from star_catalog.files import user_path
 from star_catalog.objectives import check
 
 from .. import recipes
 from ..settings.base import Changes, changed
-from .arguments import NO_FOLDER, Model, Place
+from .arguments import NO_FOLDER, Model, Place, changes
 from .trained import Trained, continuing
 
 if TYPE_CHECKING:
@@ -51,8 +49,8 @@ def pretrain(
     Raises ValueError or OSError for wrong arguments, data or files, Diverged for a loss that is not finite, and Stopped
     after SIGINT or SIGTERM (in a notebook: interrupt), once a checkpoint is written.
     """
-    given = recipe, data, objective, backbone, epochs, settings, init_from, max_bad
-    made, folder = planned(*given, out=out, resume=resume)  # first, because the other imports take seconds
+    given = {"data": data, "max_bad": max_bad, "backbone": backbone, "epochs": epochs, "init_from": init_from}
+    made, folder = planned(recipe, objective, settings, out, resume, **given)  # first: the other imports take seconds
 
     from ..pretraining.run import Run
     from ..publishing import card
@@ -68,37 +66,25 @@ def pretrain(
 
 def planned(
     recipe: str | None = None,
-    data: Place | None = None,
     objective: str | None = None,
-    backbone: str | None = None,
-    epochs: int | None = None,
     settings: Changes = (),
-    init_from: Model | None = None,
-    max_bad: float | None = None,
-    *,
     out: Place | None = None,
     resume: bool = False,
+    **given: Any,
 ) -> "tuple[Recipe, Path]":
     """Returns the recipe of a run with the given changes, and the run's folder; a resumed run has its own recipe.
 
-    Raises ValueError for a wrong argument, and if the folder holds no run to resume, or one of another recipe.
+    `given` are the other arguments of `pretrain`. Raises ValueError for a wrong argument, and if the folder holds no
+    run to resume, or one of another recipe.
     """
     if resume and not recipe and not out:
         raise ValueError(NO_FOLDER)
     if objective:
         check(objective)
-    given = {
-        "data.source": None if data is None else os.fspath(data),
-        "data.max_bad": max_bad,
-        "backbone": backbone,
-        "epochs": epochs,
-        "init_from": None if init_from is None else os.fspath(init_from),
-    }
-    given = {path: value for path, value in given.items() if value is not None}
-    changes = [*given.items(), *(settings.items() if isinstance(settings, Mapping) else settings)]
+    wanted = changes(settings, given)
 
     def change(made: "Recipe") -> "Recipe":
-        return changed(made.with_objective(objective) if objective else made, changes)
+        return changed(made.with_objective(objective) if objective else made, wanted)
 
     if resume and not recipe:
         return change(_saved(Path(out or "").expanduser())), Path(out or "").expanduser()

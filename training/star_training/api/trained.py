@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..decimals import significant
 from ..engine.signals import Stopped
 
 
@@ -41,7 +42,7 @@ class Trained:
 
     def _repr_markdown_(self) -> str:
         """Returns the display in a notebook."""
-        metrics = "".join(f"- {name}: {value:.4g}\n" for name, value in self.metrics.items())
+        metrics = "".join(f"- {name}: {significant(value)}\n" for name, value in self.metrics.items())
         return f"**{self.folder}**\n\n{metrics}\n```python\n{self._load}\n```"
 
 

@@ -17,6 +17,7 @@ from star_catalog.reading import one_line
 from ..data.eval_sets.dataset import Splits
 from ..data.views import StepBatches
 from ..data.workers import loading
+from ..decimals import fixed
 from ..engine import results
 from ..engine.divergence import Cause
 from ..engine.environment import versions
@@ -38,7 +39,7 @@ _PROTOCOL = "detection"  # in the record
 
 def in_words(result: Record) -> str:
     """Returns a detector's record on one line."""
-    metrics = ", ".join(f"{metric.name} {metric.value:.3f}" for metric in result.metrics.values())
+    metrics = ", ".join(f"{metric.name} {fixed(metric.value, 3)}" for metric in result.metrics.values())
     return f"{result.model} on {result.data}, {result.protocol}: {metrics}"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from star_catalog.files import sweep, write_json
 
 from ..data.workers import loading, useful_beside
+from ..decimals import fixed
 from ..errors import Diverged
 from ..messages import busy, quiet
 from ..numerics.allocator import keep_large_blocks
@@ -296,4 +297,4 @@ class Loop(Hooks, Generic[S]):
 
 def _in_words(losses: dict[str, float], speed: float) -> dict[str, str]:
     """Returns mean losses and a speed in images per second as text, by their displayed names."""
-    return {name: f"{value:.3f}" for name, value in losses.items()} | {"img/s": f"{speed:.0f}"}
+    return {name: fixed(value, 3) for name, value in losses.items()} | {"img/s": f"{speed:.0f}"}

@@ -1,7 +1,7 @@
 """Estimates with 95 % confidence intervals, metrics, and `Measurement`, the result of a protocol."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,12 @@ class Estimate(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
+
+    def text(self, write: Callable[[float], str]) -> str:
+        """Returns the value, and the bounds in brackets if there are any, each number as `write` returns it."""
+        if self.low is None or self.high is None:
+            return write(self.value)
+        return f"{write(self.value)} [{write(self.low)}, {write(self.high)}]"
 
 
 class Metric(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.eval_sets.dataset import Splits
 from ..data.eval_sets.names import ends
+from ..decimals import significant
 from ..engine import results
 from ..engine.environment import versions
 from ..engine.results.fields import check_evaluation
@@ -53,9 +54,7 @@ class Record:
 
     def __str__(self) -> str:
         lines = [f"{self.model} on {self.data}, {self.protocol} ({self.seconds:.0f} s)"]
-        for metric in self.metrics.values():
-            interval = f"  [{metric.low:.4g}, {metric.high:.4g}]" if metric.low is not None else ""
-            lines.append(f"  {metric.name:50}{metric.value:.4g}{interval}")
+        lines += [f"  {metric.name:50}{metric.estimate.text(significant)}" for metric in self.metrics.values()]
         return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from ..data.sources.base import name_alone
 from ..models.resolve import called
 from ..settings.base import Settings
-from ..settings.common import AUTO, OptimizerConfig, RunConfig, check_precision
+from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class LabelledData:
 
     source: str  # as --data
     fraction: float = 1.0  # of each class's training images, at least one; the protocol uses 0.01 and 0.1
-    max_bad: float = 0.01  # share of each split's images that may fail to decode; more is an error
+    max_bad: float = MAX_BAD  # share of each split's images that may fail to decode; more is an error
 
 
 @dataclass(frozen=True, kw_only=True)

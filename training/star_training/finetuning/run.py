@@ -20,6 +20,7 @@ from ..data.eval_sets.dataset import Splits
 from ..data.intact import check_intact
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
+from ..decimals import significant
 from ..engine import results
 from ..engine.divergence import Cause
 from ..engine.environment import versions
@@ -43,7 +44,7 @@ from .start import channels, check
 
 def in_words(made: Record) -> str:
     """Returns a fine-tuning's record on one line."""
-    found = (f"{m.name} {m.value:.4g} [{m.low:.4g}, {m.high:.4g}]" for m in made.metrics.values())
+    found = (f"{m.name} {m.estimate.text(significant)}" for m in made.metrics.values())
     return f"{made.model} on {made.data}: {', '.join(found)}"
 
 

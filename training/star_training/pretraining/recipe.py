@@ -17,7 +17,7 @@ from ..data.sources.base import name_alone
 from ..models.names import names_path
 from ..models.resolve import called
 from ..settings.base import Settings, build, typed
-from ..settings.common import AUTO, OptimizerConfig, RunConfig, check_precision, check_switch
+from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision, check_switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class DataConfig:
 
     source: str  # as --data
     limit: int | None = None  # use only this many images, evenly spaced over the set
-    max_bad: float = 0.01  # share of files that may fail to decode; more is an error
+    max_bad: float = MAX_BAD  # share of files that may fail to decode; more is an error
     bank: str = "train"  # the split whose labels online evaluation learns from
     hold_out: float = 0.0  # share held out for online evaluation if a labelled set has no test split
     images: int | None = None  # images per epoch of a stream, which can't be counted

@@ -17,6 +17,7 @@ from ..data.streaming.loader import HeldImage
 from ..data.streaming.stream import Stream
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
+from ..decimals import fixed
 from ..engine import results
 from ..engine.divergence import Cause
 from ..engine.logging import evaluations_of, read
@@ -188,7 +189,7 @@ class Run(Loop[Recipe]):
             self.logbook.write(self.step, {"epoch": epoch, **heads})
         if metrics:
             self.logbook.write(self.step, {"epoch": epoch, **metrics})
-            scores = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+            scores = ", ".join(f"{name} {fixed(value, 3)}" for name, value in metrics.items())
             self.logbook.say(f"frozen features after epoch {epoch:.0f}: {scores}")
             if self.best and (kept := self.best.offer(metrics, self.step, epoch)):
                 self.logbook.say(kept)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..decimals import fixed, significant
 from ..evaluation import protocols
 from ..evaluation.metrics import Estimate, Metric
 from ..evaluation.record import Record
@@ -26,19 +27,14 @@ def measured(records: Sequence[Record], results: dict[str, Any], name: str) -> d
 
 def _row(record: Record, metric: Metric) -> tuple[Any, ...]:
     images = ", ".join(f"{count:,} {split}" for split, count in record.images.items())
-    return record.protocol, metric.name, record.data, images, record.seed, _value(metric.estimate)
-
-
-def _value(found: Estimate) -> str:
-    interval = f" [{found.low:.4g}, {found.high:.4g}]" if found.low is not None else ""
-    return f"{found.value:.4g}{interval}"
+    return record.protocol, metric.name, record.data, images, record.seed, metric.estimate.text(significant)
 
 
 def _online(online: Sequence[dict[str, Any]] | None) -> list[tuple[str, str, str]]:
     if not online:
         return []
     first, last = online
-    return [(k, f"{first[k]:.3f}", f"{last[k]:.3f}") for k in last if k not in ("step", "epoch")]
+    return [(k, fixed(first[k], 3), fixed(last[k], 3)) for k in last if k not in ("step", "epoch")]
 
 
 def _beside(comparison: dict[str, Any]) -> dict[str, Any]:
@@ -47,8 +43,8 @@ def _beside(comparison: dict[str, Any]) -> dict[str, Any]:
         (
             row["name"],
             row["data"],
-            *(f"{row[which]:.4g}" for which in ("first", "second")),
-            _value(Estimate(*map(row["difference"].get, Estimate._fields))),
+            *(significant(row[which]) for which in ("first", "second")),
+            Estimate(*map(row["difference"].get, Estimate._fields)).text(significant),
         )
         for row in comparison["rows"]
     ]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from star_zoo import objectives
 
 from .. import recipes
+from ..decimals import significant
 from ..finetuning.config import FineTune, LabelledData
 from ..settings.base import CHOSEN
 from ..settings.common import AUTO, precision_name
@@ -99,7 +100,7 @@ def _best(best: dict[str, Any] | None) -> dict[str, Any] | None:
     """Returns the evaluation for which the weights were kept; None for those of the end of a run."""
     if not best:
         return None
-    shown = {"step": f"{best['step']:,}", "epoch": f"{best['epoch']:g}", "value": f"{best['value']:.4g}"}
+    shown = {"step": f"{best['step']:,}", "epoch": f"{best['epoch']:g}", "value": significant(best["value"])}
     return shown | {"metric": best["metric"], "held_out": best["metric"] not in ("loss", "rankme")}
 
 

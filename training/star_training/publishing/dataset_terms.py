@@ -1,8 +1,10 @@
 """Titles, Hub ids and terms of the data sets that recipes name; cards must state them."""
 
-import re
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
+
+from star_catalog.columns import split_columns
 
 
 class DataSet(NamedTuple):
@@ -29,8 +31,8 @@ _KNOWN = {
 
 def of(source: str) -> DataSet:
     """Returns the data set that a recipe's `data.source` names; for an unknown one, only its name is known."""
-    # without the columns; not by `data.places`, whose package imports torch, which `star-zoo list` must not
-    source = re.sub(r":(image|label|split)=.*", "", source)
+    with contextlib.suppress(ValueError):  # a recipe.json may hold any text
+        source, _ = split_columns(source)
     kind, _, rest = source.rpartition(":")
     name = Path("spirograph" if kind == "spirograph" else rest.partition("@")[0]).name
     plain = "".join(c for c in name.partition(".")[0].lower() if c.isalnum())

@@ -11,6 +11,7 @@ from typing import Any
 from star_catalog import objectives, store, tags, zoo
 from star_catalog.reading import json_object, refusing
 
+from ..decimals import significant
 from ..engine.results.old import upgrade
 from . import dataset_terms
 
@@ -76,7 +77,7 @@ def _data(recipe: dict[str, Any]) -> str:
 def _measured(results: dict[str, Any]) -> str:
     records = upgrade(results).get("evaluations", [])
     metrics = [
-        f"{metric['name']} {metric['value']:.3g} ({record['data']})"
+        f"{metric['name']} {significant(metric['value'], 3)} ({record['data']})"
         for record in records
         for metric in record["metrics"].values()
     ]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..decimals import significant
 from ..engine.logging import evaluations_of, read
 
 _WIDTH, _HEIGHT = 60, 10  # characters
@@ -30,7 +31,7 @@ def text(run: Path) -> Iterator[str]:
     from uniplot import plot_to_string
 
     for name, (steps, values) in curves.items():
-        title = f"{name}: {values[0]:.4g} at step {steps[0]}, {values[-1]:.4g} at step {steps[-1]}"
+        title = f"{name}: {significant(values[0])} at step {steps[0]}, {significant(values[-1])} at step {steps[-1]}"
         margin = 0.05 * (max(values) - min(values) or max(abs(values[0]), 1))
         bounds = {"y_min": min(values) - margin, "y_max": max(values) + margin}
         yield plot_to_string(values, steps, lines=True, width=_WIDTH, height=_HEIGHT, title=title, **bounds)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..decimals import fixed
 from . import details
 from .curves import Curve, over_steps
 from .drawing import Figure, Looks, axes_of, draw_lines, experts, finish, looks_of, sized
@@ -40,7 +41,7 @@ def losses(models: list[Shown], looks: Looks) -> Figure | None:
     figure, axes = axes_of()
     draw_lines(axes[0, 0], series, looks)
     axes[0, 0].set(xlabel="step", ylabel="training loss")
-    rows = [[label, f"{y[0]:.3f}", f"{y[-1]:.3f}", f"{x[-1]:.0f}"] for label, (x, y) in series.items()]
+    rows = [[label, fixed(y[0], 3), fixed(y[-1], 3), f"{x[-1]:.0f}"] for label, (x, y) in series.items()]
     alt = "; ".join(f"{label} from {first} to {last} in {steps} steps" for label, first, last, steps in rows)
     numbers = Table("loss", ["model", "first", "last", "steps"], rows)
     return Figure("loss", "Training loss", f"Loss over training steps: {alt}.", finish(figure), numbers)
@@ -60,7 +61,7 @@ def online(models: list[Shown], looks: Looks) -> Figure | None:
         draw_lines(axis, series, looks)
         axis.set(xlabel="step", ylabel=_NAMES.get(name, name))
     curves = [(label, name, y) for name, series in panels.items() for label, (_, y) in series.items()]
-    rows = [[label, name, f"{y[0]:.3f}", f"{y[-1]:.3f}"] for label, name, y in curves]
+    rows = [[label, name, fixed(y[0], 3), fixed(y[-1], 3)] for label, name, y in curves]
     alt = "; ".join(f"{label}, {name}, from {first} to {last}" for label, name, first, last in rows)
     numbers = Table("online", ["model", "metric", "first", "last"], rows)
     title = "Frozen features during training, on views of the policy"  # unlike those of `star-zoo eval`

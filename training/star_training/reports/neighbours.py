@@ -17,6 +17,11 @@ from .tables import Table
 _SIDE, _GAP, _SHOWN = 56, 4, 5  # pixels of an image and between images; neighbours of each kind
 
 
+def measured(model: Shown) -> list[str]:
+    """Returns the names of the data sets among whose images a model has nearest neighbours."""
+    return [record.data for record in model.evaluations if "neighbours" in record.details]
+
+
 def draw(models: list[Shown], splits: Splits) -> list[Figure]:
     """Returns a sheet for every model with a record of nearest neighbours among these images."""
     figures = []

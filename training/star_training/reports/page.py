@@ -8,9 +8,8 @@ from star_catalog.reading import refusing
 from ..data.eval_sets.dataset import Splits
 from ..publishing import card
 from . import figures, html, neighbours, omissions, reconstructions, tables
-from .loading import gather
-
-_SHEETS = (neighbours.draw, reconstructions.draw)  # of images
+from .drawing import Figure
+from .loading import Shown, gather
 
 
 def report(names: list[str], out: Path, data: list[str]) -> list[str]:
@@ -18,12 +17,13 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
 
     `names` are runs, saved folders and results.json files; `data` are the data sets whose images are shown, as nearest
     neighbours and as reconstructions. The figures of a single run are also saved as PNG files beside its model and
-    added to its card. Raises ValueError if there is nothing to show.
+    added to its card. Raises ValueError if there is nothing to show, or nothing of one of the data sets.
     """
     models = gather(names)
     with refusing(f"{', '.join(names)}: the log or the details of an evaluation can't be drawn"):
         found = figures.draw(models)
-    found += [figure for spec in data for sheet in _SHEETS for figure in sheet(models, Splits(spec))]
+    for spec in data:
+        found += _sheets(models, spec)
     measured = tables.accuracies(models) + tables.comparisons(models)
     if not (found or measured):
         raise ValueError(f"{', '.join(names)}: no log and no evaluation to show; run `star-zoo eval all` first")
@@ -37,3 +37,15 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
                 part.write_bytes(figure.png)
         card.write(folder)
     return [table.title for table in shown] + [figure.title for figure in found]
+
+
+def _sheets(models: list[Shown], spec: str) -> list[Figure]:
+    """Returns the figures that show images of a data set. Raises ValueError if no model has any."""
+    found = [figure for sheet in (neighbours.draw, reconstructions.draw) for figure in sheet(models, Splits(spec))]
+    if not found:
+        known = ", ".join(dict.fromkeys(name for model in models for name in neighbours.measured(model))) or "none"
+        raise ValueError(
+            f"--data {spec}: no model has nearest neighbours among its images, or reconstructs images; data sets with "
+            f"nearest neighbours: {known}; `star-zoo eval routing MODEL --data {spec}` finds them"
+        )
+    return found

@@ -19,6 +19,7 @@ from ..data.eval_sets.dataset import Splits
 from ..data.intact import intact
 from ..data.sources.base import Source
 from ..data.sources.raw import evenly_spaced
+from ..decimals import fixed
 from ..evaluation.features import evaluating
 from ..evaluation.frozen_model import load
 from ..models.resolve import saved_objective
@@ -58,7 +59,10 @@ def _sheet(label: str, folder: str, source: Source) -> Figure:
     numbers = Table(
         "squared error of normalised pixels",
         ["image", *turns],
-        [[str(index), *(f"{error:.4f}" for error in row)] for index, row in zip(indices, errors.tolist(), strict=True)],
+        [
+            [str(index), *(fixed(error, 4) for error in row)]
+            for index, row in zip(indices, errors.tolist(), strict=True)
+        ],
     )
     alt = (
         f"{len(rows)} test images, one per row: the image turned by {', '.join(turns)}; the reconstruction of each; "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..decimals import fixed
 from ..evaluation.metrics import Estimate, Metric
 from ..evaluation.record import Record
 from ..publishing.markdown import escape
@@ -51,8 +52,8 @@ def comparisons(models: list[Shown]) -> list[Table]:
         [
             row["data"],
             row["name"],
-            f"{model.label}: {100 * row['first']:.1f}",
-            f"{compared['other']}: {100 * row['second']:.1f}",
+            f"{model.label}: {fixed(100 * row['first'], 1)}",
+            f"{compared['other']}: {fixed(100 * row['second'], 1)}",
             per_cent(Estimate(*map(row["difference"].get, Estimate._fields))),
         ]
         for model in models
@@ -114,19 +115,14 @@ def title(metric: Metric) -> str:
 
 def cell(metric: Metric) -> str:
     """Returns the value of a metric with its interval, a share in per cent."""
-    return per_cent(metric.estimate) if metric.is_share else _plain(metric.estimate, metric.digits)
-
-
-def _plain(found: Estimate, digits: int) -> str:
-    interval = "" if found.low is None else f" [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-    return f"{found.value:.{digits}f}{interval}"
+    if metric.is_share:
+        return per_cent(metric.estimate)
+    return metric.estimate.text(lambda value: fixed(value, metric.digits))
 
 
 def per_cent(found: Estimate) -> str:
     """Returns a share with its interval, in per cent."""
-    if found.low is None or found.high is None:
-        return f"{100 * found.value:.1f}"
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    return found.text(lambda value: fixed(100 * value, 1))
 
 
 def by_data(records: Sequence[Record]) -> Table:

@@ -8,6 +8,7 @@ PRECISIONS = ("no", "bf16", "fp16")  # "no" is float32
 # for the help of commands
 PRECISION_HELP = "precision=auto (the fastest that is correct on this machine), no (float32), bf16 or fp16"
 EVALUATION_WORKERS = 2  # processes that load images where nothing is trained
+MAX_BAD = 0.01  # share of a split's images that may fail to decode
 
 
 def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> None:

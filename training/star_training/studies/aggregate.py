@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from ..decimals import fixed, significant
 from ..evaluation.metrics import Metric, of_runs
 from ..evaluation.record import Record
 from ..reports.loading import Shown
@@ -61,7 +62,7 @@ def cell(metric: Metric, values: list[float]) -> str:
         return "-"
     found, unit = of_runs(values), 100 if metric.is_share else 1
     spread = "" if found.high is None else f" ± {unit * (found.high - found.value):.{metric.digits}f}"
-    return f"{unit * found.value:.{metric.digits}f}{spread}"
+    return f"{fixed(unit * found.value, metric.digits)}{spread}"
 
 
 def averaged(study: Study, outcomes: Sequence[Outcome]) -> list[Shown]:
@@ -125,8 +126,9 @@ def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[s
     if not values:
         return "not measured", f"{compared}: not measured"
     found, unit = of_runs(values), 100 if metric.is_share else 1
+    numbers = f"{compared}: {found.text(lambda value: significant(unit * value, 3, '+'))}"
     if found.low is None or found.high is None:
-        return "not shown", f"{compared}: {unit * found.value:+.3g} (one seed)"
+        return "not shown", f"{numbers} (one seed)"
     side = "shown" if (found.high < 0) == c.lower else "contradicted"
     verdict = "not shown" if found.low <= 0 <= found.high else side
-    return verdict, f"{compared}: {unit * found.value:+.3g} [{unit * found.low:+.3g}, {unit * found.high:+.3g}]"
+    return verdict, numbers

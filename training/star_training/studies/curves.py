@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..decimals import fixed
 from ..reports.drawing import Figure, axes_of, draw_lines, finish, looks_of, sized
 from ..reports.tables import Table
 from .outcome import Outcome
@@ -59,7 +60,7 @@ def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
             axis.set(title=title, xlabel="step")
         png = finish(figure)
     cells = [
-        [title, method, f"{curve[0][1]:.3f}", f"{curve[len(curve) // 2][1]:.3f}", f"{curve[-1][1]:.3f}"]
+        [title, method, *(fixed(curve[k][1], 3) for k in (0, len(curve) // 2, -1))]
         for title, lines in panels.items()
         for method, curve in lines.items()
     ]

@@ -7,7 +7,7 @@ from star_catalog.files import user_path
 
 from ...api.compare import compare
 from ...models import LEAVES, WRAPPERS
-from ...settings.common import EVALUATION_WORKERS
+from ...settings.common import EVALUATION_WORKERS, MAX_BAD
 
 if TYPE_CHECKING:
     from ...api.comparison import Comparison
@@ -23,7 +23,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-bad",
         type=float,
-        default=0.01,
+        default=MAX_BAD,
         help="share of images that may fail to decode (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="seed of random splits (default: %(default)s)")

@@ -10,7 +10,7 @@ from star_catalog.files import user_path
 from ...api.evaluate import evaluate
 from ...evaluation import protocols
 from ...models import LEAVES, WRAPPERS
-from ...settings.common import EVALUATION_WORKERS
+from ...settings.common import EVALUATION_WORKERS, MAX_BAD
 
 if TYPE_CHECKING:
     from ...api.evaluations import Evaluations
@@ -33,7 +33,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-bad",
         type=float,
-        default=0.01,
+        default=MAX_BAD,
         help="share of images that may fail to decode (default: %(default)s)",
     )
     add("--seed", type=int, default=0, help="seed of random splits and random weights (default: %(default)s)")

@@ -9,7 +9,7 @@ from star_catalog.files import user_path
 from ...api.finetune import finetune, planned
 from ...models import LEAVES
 from ...settings.base import parse_changes
-from ...settings.common import PRECISION_HELP
+from ...settings.common import MAX_BAD, PRECISION_HELP
 from . import arguments as shared
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("model", nargs="?", help=LEAVES)
     add("--data", help="labelled images with train and test splits")
     add("--fraction", type=float, help="share of each class's training labels, e.g. 0.01 or 0.1 (default: all)")
-    add("--max-bad", type=float, help="share of images that may fail to decode (default: 0.01)")
+    add("--max-bad", type=float, help=f"share of images that may fail to decode (default: {MAX_BAD})")
     add("--out", type=user_path, help="the folder to write (default: runs/finetune-MODEL-DATA)")
     shared.declare(parser, f"epochs=10, ema=0.999; {PRECISION_HELP}")
     add("--tracker", help="tensorboard, wandb or another tracker that Accelerate supports")

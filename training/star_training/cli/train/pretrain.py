@@ -12,7 +12,7 @@ from ... import recipes
 from ...api.pretrain import planned, pretrain
 from ...settings import registry
 from ...settings.base import parse_changes
-from ...settings.common import PRECISION_HELP
+from ...settings.common import MAX_BAD, PRECISION_HELP
 from . import arguments as shared
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--out", type=user_path, help="the run's folder (default: runs/RECIPE-OBJECTIVE)")
     shared.declare(parser, f"optimizer.lr=0.06, policy=dorsal, policy.augmentations+=Solarize; {PRECISION_HELP}")
     add("--init-from", metavar="MODEL_OR_RUN", help="a run, a saved folder, timm:NAME, a zoo tag or hf-hub:ORG/NAME")
-    add("--max-bad", type=float, help="share of images that may fail to decode (default: 0.01)")
+    add("--max-bad", type=float, help=f"share of images that may fail to decode (default: {MAX_BAD})")
     add("--tracker", help="tensorboard, wandb or another tracker that Accelerate supports")
 
 

@@ -7,12 +7,14 @@ import functools
 import os
 from pathlib import Path
 
+from star_catalog.columns import split_columns
 from star_catalog.names import not_found
 
+from ...settings.common import MAX_BAD
 from ..intact import intact
-from ..places import resolved, split_columns
+from ..places import resolved
 from ..sources.base import DataError, NoSuchSplit, OneSplit, Source
-from ..sources.open import MAX_BAD, count_images, open_undecoded
+from ..sources.open import count_images, open_undecoded
 from ..sources.subset import hold_out_by_class
 from . import transfer
 

@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..places import split_columns
-from ..sources.open import MAX_BAD
+from star_catalog.columns import split_columns
+
+from ...settings.common import MAX_BAD
 from . import transfer
 from .dataset import Splits
 

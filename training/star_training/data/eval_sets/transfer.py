@@ -17,11 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...settings.common import MAX_BAD
 from ..intact import intact
 from ..lazy import StreamedSource
 from ..sources.base import DataError, NoSuchSplit, Source
 from ..sources.folder import FolderImages, open_folder
-from ..sources.open import MAX_BAD, open_undecoded
+from ..sources.open import open_undecoded
 from ..sources.raw import number_names
 from ..sources.subset import Part
 

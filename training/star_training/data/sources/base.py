@@ -10,10 +10,11 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from star_catalog.columns import split_columns, with_columns
+
 from ...messages import Note
 from ..decode import Decoded, Picture
 from ..errors import DataError
-from ..places import split_columns, with_columns
 
 T = TypeVar("T")
 

@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from star_catalog.columns import split_columns
+
+from ...settings.common import MAX_BAD
 from ..cached import CachedSource, TooLarge, fits
 from ..decode import UndecodableImage, decoded_size, undecodable
 from ..lazy import StreamedSource
-from ..places import home, names_at_home, resolved, split_columns
+from ..places import home, names_at_home, resolved
 from ..split_names import files_by_split
 from ..tried import decoded_bytes, note_decoded_bytes
 from .base import DataError, Source
@@ -30,7 +33,6 @@ KINDS = (
     "'shard-{0000..0003}.tar'), 'torchvision:NAME', 'hf:NAME' or 'spirograph'"
 )
 _Files = TypeVar("_Files", ParquetImages, TarImages)
-MAX_BAD = 0.01  # fraction of the images that may fail to decode, by default
 _SAMPLE = 256  # images whose headers are read to estimate the memory of the whole data set
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ...decimals import fixed
 from ..drawing import Figure, Looks, axes_of, finish
 from ..tables import Table
 
@@ -31,7 +32,7 @@ def draw(known: dict[str, dict[str, Any]], looks: Looks) -> Figure | None:
     axes[0, 0].set(xlabel="R², drawn as 0 if it is below", ylabel="augmentation parameter", xlim=(-0.02, 1.02))
     axes[0, 0].grid(color="0.9", axis="x")
     axes[0, 0].set_axisbelow(True)
-    rows = [[label, *(f"{by[f]:.3f}" if f in by else "-" for f in fields)] for label, by in found.items()]
+    rows = [[label, *(fixed(by[f], 3) if f in by else "-" for f in fields)] for label, by in found.items()]
     alt = "R² of each augmentation parameter, from frozen features of base view and view; the table has the numbers."
     return Figure(
         "parameters",

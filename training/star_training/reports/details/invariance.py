@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ...decimals import fixed
 from ..drawing import Figure, Looks, axes_of, draw_lines, finish
 from ..tables import Table
 
@@ -31,7 +32,7 @@ def draw(known: dict[str, dict[str, Any]], looks: Looks) -> Figure | None:
     figure.supylabel("cosine of whitened features", fontsize=9)
     figure.supxlabel("strength", fontsize=9)
     rows = [
-        [label, *(f"{np.mean(curves[name]['cosine']):.3f}" for name in names)] for label, curves in by_model.items()
+        [label, *(fixed(np.mean(curves[name]["cosine"]), 3) for name in names)] for label, curves in by_model.items()
     ]
     alt = "Cosine of whitened features before and after each transformation, over its strengths; 1 is invariant."
     return Figure(

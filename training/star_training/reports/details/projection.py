@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
+from ...decimals import fixed
 from ..drawing import Figure, Looks, axes_of, finish
 from ..tables import Table
 
@@ -27,7 +28,7 @@ def draw(known: dict[str, dict[str, Any]], looks: Looks) -> Figure | None:
             _scatter(axis, points, groups, _COLORS[by], legend=kind == _KINDS[-1])
             axis.set(title=f"{kind}, by {by[:-1].replace('classe', 'class')}", xticks=[], yticks=[])
             axis.set(xlabel="first component", ylabel=f"{label}\nsecond component" if kind == _KINDS[0] else "")
-            rows.append([label, kind, by, str(len(points)), f"{_spread(points, groups):.3f}"])
+            rows.append([label, kind, by, str(len(points)), fixed(_spread(points, groups), 3)])
     alt = (
         "The two principal components of features of test images in random poses, raw and sorted over the poses, "
         "coloured by class and by pose; the table has the share of their variance between the classes or poses."

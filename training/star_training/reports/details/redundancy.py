@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...decimals import fixed
 from ..drawing import Figure, Looks, axes_of, draw_lines, finish
 from ..tables import Table
 
@@ -17,7 +18,7 @@ def draw(known: dict[str, dict[str, Any]], looks: Looks) -> Figure | None:
     figure, axes = axes_of()
     draw_lines(axes[0, 0], series, looks)
     axes[0, 0].set(xlabel="canonical dimension", ylabel="correlation of z_inv and z_eq", ylim=(0, 1.02))
-    rows = [[label, f"{sum(y) / len(y):.3f}", f"{y[0]:.3f}", f"{y[-1]:.3f}"] for label, (_, y) in series.items()]
+    rows = [[label, *(fixed(value, 3) for value in (sum(y) / len(y), y[0], y[-1]))] for label, (_, y) in series.items()]
     alt = "; ".join(f"{label} {average} on average" for label, average, *_ in rows)
     numbers = Table("canonical correlations", ["model", "mean", "largest", "smallest"], rows)
     return Figure(

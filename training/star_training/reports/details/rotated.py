@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...decimals import fixed
 from ..drawing import Figure, Looks, axes_of, draw_lines, finish
 from ..tables import Table
 
@@ -19,7 +20,7 @@ def draw(known: dict[str, dict[str, Any]], looks: Looks) -> Figure | None:
         draw_lines(axis, series, looks)
         axis.set(title=name, xlabel="angle, degrees", ylabel="top-1", xticks=range(0, 361, 90), ylim=(0, 1))
         rows += [
-            [label, name, *(f"{value:.3f}" for value in of["quarter turns"][name])] for label, of in by_model.items()
+            [label, name, *(fixed(value, 3) for value in of["quarter turns"][name])] for label, of in by_model.items()
         ]
     alt = "Accuracy on discs of test images turned by each angle; the table has the quarter turns of whole images."
     degrees = next(iter(known.values()))["degrees"]["quarter turns"]

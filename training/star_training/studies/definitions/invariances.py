@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from star_catalog.names import slugify
 
+from ...decimals import fixed
 from ...evaluation.metrics import SHARE, Metric
 from ...evaluation.protocols.invariance import PAIRED, difference
 from ...evaluation.protocols.invariance.probes import GROUPS, TRANSFORMATIONS
@@ -76,5 +77,5 @@ def pairs_by_image(study: Study, outcomes: Sequence[Outcome]) -> Table:
     rows = []
     for seed in both:
         found = (difference(details[first, seed], details[second, seed], name) for name in PAIRED)
-        rows.append([str(seed), *(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" for d in found)])
+        rows.append([str(seed), *(d.text(lambda value: fixed(value, 3, "+")) for d in found)])
     return Table(f"cosine by image, {first} - {second}", ["seed", *PAIRED], rows)

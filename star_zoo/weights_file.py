@@ -1,6 +1,9 @@
 """Reads and writes safetensors files; an error names the file."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -28,15 +31,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes tensors atomically; one that has several names is written under each, because timm loads every name.
 
-    Raises OSError.
+    Raises NotWritten.
     """
     # copies, not timm's save_for_hf: safetensors rejects shared and channels_last tensors, and a run must keep its own
     copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    with replacing(path) as part, system_errors():
+        save_file(copies, part, metadata or {"format": "pt"})
+
+
+@contextlib.contextmanager
+def system_errors() -> Iterator[None]:
+    """Turns safetensors' errors of the file system, e.g. "I/O error: File too large (os error 27)", into OSError."""
     try:
-        with replacing(path) as part:
-            save_file(copies, part, metadata or {"format": "pt"})
+        yield
     except SafetensorError as error:
-        raise OSError(f"could not write {path}: {error}") from error
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from error
 
 
 def check_finite(path: Path) -> None:

@@ -1,6 +1,5 @@
 """Files are whole or not there: real failures, real permissions, real processes that write at once."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,25 +7,22 @@ from pathlib import Path
 
 import pytest
 
+import star_catalog
 from star_catalog.files import replacing, replacing_folder, sweep, write_json, write_text
 
-# the file alone, without the package around it: a process that only writes files needs no torch
 _LOAD = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("files", sys.argv[1])
-files = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(files)
+import sys
+sys.path.insert(0, sys.argv[1])
 from pathlib import Path
+from star_catalog import files
 target = Path(sys.argv[2])
 """
 
 
 def start(code: str, target: Path, *args: str) -> subprocess.Popen:
     """A fresh process that runs `code` with `files` and `target` at hand."""
-    spec = importlib.util.find_spec("star_catalog.files")
-    assert spec is not None
-    assert spec.origin is not None
-    command = [sys.executable, "-W", "error", "-c", _LOAD + code, spec.origin, str(target), *args]
+    packages = str(Path(star_catalog.__path__[0]).parent)
+    command = [sys.executable, "-W", "error", "-c", _LOAD + code, packages, str(target), *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -91,7 +87,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
     files.write_text(target, "x" * 100_000)
 except OSError as error:
-    print(error.strerror)
+    print(error.reason)
 """
     assert output(start(code, target)).strip() == "File too large"
     assert target.read_text() == "old"

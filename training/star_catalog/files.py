@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .writing import writing
+
 _PATIENCE = 600  # seconds to wait for a lock; a holder copies files at most
 
 
@@ -23,22 +25,24 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write to; it replaces `path` in one step on success and is removed on any error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yields a temporary path to write to; it replaces `path` in one step on success and is removed on any error.
+
+    Raises NotWritten.
+    """
     part = _temporary(path)
-    part.touch(exist_ok=False)  # with default permissions; mkstemp's 0600 would hide the file from the group
-    mode = part.stat().st_mode
-    try:
-        yield part
-        part.chmod(mode)  # safetensors replaces the file by its own with mode 0600
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())  # without it, a power failure could leave the renamed file empty
-        part.replace(path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # an error while writing to an open file, e.g. a full disk, names no file
-        raise
+    with writing(path, part):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch(exist_ok=False)  # with default permissions; mkstemp's 0600 would hide the file from the group
+        mode = part.stat().st_mode
+        try:
+            yield part
+            part.chmod(mode)  # safetensors replaces the file by its own with mode 0600
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())  # without it, a power failure could leave the renamed file empty
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -46,15 +50,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder to fill; it replaces the folder `path` on success and is removed on any error.
 
     No process sees files of both. On systems that can't exchange two folders in one step, `path` is missing for a
-    moment, and stays so if the process is killed in it.
+    moment, and stays so if the process is killed in it. Raises NotWritten.
     """
     part = _temporary(path)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        _exchange(part, path) if path.exists() else part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)  # the old folder, after an exchange
+    with writing(path, part):
+        part.mkdir(parents=True)
+        try:
+            yield part
+            _exchange(part, path) if path.exists() else part.rename(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # the old folder, after an exchange
 
 
 def _exchange(part: Path, path: Path) -> None:
@@ -78,14 +83,15 @@ def locked(path: Path) -> Iterator[None]:
     """Holds the lock file `path`, so that one process at a time runs the block and the others wait.
 
     The file is created if it is missing, and it is kept; the lock of a process that dies is released. Raises OSError
-    if the file can't be created or another process holds the lock for 600 seconds.
+    if another process holds the lock for 600 seconds, NotWritten if the file can't be created.
     """
     from filelock import FileLock, Timeout  # whose import takes longer than that of everything else here
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=_PATIENCE)
     try:
-        lock.acquire(poll_interval=0.005)  # seconds; a lock may be held only while a small file is written
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(poll_interval=0.005)  # seconds; a lock may be held only while a small file is written
     except Timeout as error:
         raise OSError(f"another process has held {path} for {_PATIENCE} seconds; end it, then try again") from error
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from .files import locked, replacing, sweep, user_path, write_text
 from .reading import one_line
+from .writing import NotWritten, writing
 
 FILES = (
     "model.safetensors", "config.json", "heads.safetensors", "heads.json", "recipe.json", "results.json",
@@ -49,7 +50,7 @@ def keeping() -> Iterator[None]:
     except OSError as error:
         if (where := home()) not in _noted:
             _noted.add(where)
-            reason = one_line(error)
+            reason = error.reason if isinstance(error, NotWritten) else one_line(error)
             print(f"star-zoo: nothing is cached in {where}, because it can't be written: {reason}", file=sys.stderr)
 
 
@@ -101,11 +102,12 @@ def put(tag: str, files: Iterable[Path]) -> Path:
     """
     where = place(tag)
     with locked(home() / ".install.lock"):
-        where.parent.mkdir(parents=True, exist_ok=True)
-        _remove(where.parent.glob(f".{tag}.*.part"))  # of killed processes, because only one process holds the lock
         part = where.with_name(f".{tag}.{secrets.token_hex(4)}.part")
-        _copy(files, part)
-        target = _switch(where, part) if _holds_files(where) else _put_first(where, part)
+        with writing(where, part):
+            where.parent.mkdir(parents=True, exist_ok=True)
+            _remove(where.parent.glob(f".{tag}.*.part"))  # of killed processes, because only one process holds the lock
+            _copy(files, part)
+            target = _switch(where, part) if _holds_files(where) else _put_first(where, part)
         _remove(where.parent.glob(f".{tag}.*.old"))  # of killed processes of an earlier star_zoo
     return target
 

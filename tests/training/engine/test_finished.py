@@ -9,6 +9,7 @@ import pytest
 from finetune_cases import coloured
 from runs import assert_equal, command, exported
 from star_catalog.files import write_json
+from star_catalog.writing import NotWritten
 from star_training.cli.main import main
 from star_training.pretraining.run import is_whole
 from star_training.publishing import card
@@ -89,12 +90,12 @@ def test_a_card_that_can_not_be_written_is_made_up_by_resume(whole: Path, tmp_pa
     (out / "export" / "README.md").rename(out / "export" / ".README.md.0123abcd.part")  # as a killed writer leaves it
 
     def full(*_: object) -> None:
-        raise OSError("no room")
+        raise NotWritten(out / "export" / "README.md", "no room", "make room")
 
     with monkeypatch.context() as patch:
         patch.setattr(card, "write_text", full)
         assert main(resume(out)) == 1
-    line = f"could not write {out / 'export'}: no room; make room, then --resume writes its card"
+    line = f"{out / 'export' / 'README.md'} can't be written: no room; make room, then --resume writes its card"
     assert line in capsys.readouterr().err
     assert main(resume(out)) == 0
     assert f"wrote the card that {out / 'export'} lacked" in capsys.readouterr().out

@@ -323,7 +323,7 @@ def test_a_full_disk_ends_in_one_line_and_costs_no_bit(whole: Path, tmp_path: Pa
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("star-zoo: could not write ") and "File too large" in line
+    assert line.startswith(f"star-zoo: {tmp_path / 'run' / 'checkpoints'}") and "File too large; make room" in line
     assert "the last good checkpoint is " in line and "step-000000003.safetensors" in line
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000003.safetensors"]
     assert main(command(tmp_path / "run", "--resume", settings=NOISY)) == 0

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from star_catalog.writing import check_file
+
 from ..settings.common import EVALUATION_WORKERS
 from .arguments import Model, Place
 
@@ -88,6 +90,7 @@ def embed(
     path = Path(out).expanduser()
     check_suffix(path)
     _check_place(path, Path(data).expanduser())
+    check_file(path)
     sources = every_split(os.fspath(data))
     frozen = load(os.fspath(model), seed, workers=workers)
     if not quiet():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from star_catalog.files import write_text
 from star_catalog.reading import refusing
+from star_catalog.writing import going_on, writing
 
 from ..messages import duration, quiet
 
@@ -40,11 +41,8 @@ class Logbook:
         if self.active:
             if "seconds" in values:
                 self._recent.append({"step": step, **values})
-            try:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"step": step, **values}) + "\n")
-            except OSError as error:  # an error of an open file doesn't name the file
-                raise OSError(f"could not write {self.path}: {error}; make room, then go on with --resume") from error
+            with going_on("go on with --resume"), writing(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
         self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
 
     def epoch(self, steps: int, terms: Iterable[str]) -> tuple[dict[str, float], float]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from star_catalog.reading import json_object, refusing
+from star_catalog.writing import check_writable, writing
 from star_zoo import hub
 
 from ..settings.base import Settings, differences
@@ -51,7 +52,8 @@ def _command(folder: Path) -> str | None:
 def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
     """Returns the settings of the run in the folder if it is resumed, None for a new run.
 
-    Raises ValueError unless the folder is free for a new run, or holds this run and `resume` is set.
+    Raises ValueError unless the folder is free for a new run, or holds this run and `resume` is set, and NotWritten if
+    a new run can't be written there.
 
     `path` is the file in the folder with the settings; `anew` is the advice on how to start again with others.
     """
@@ -62,6 +64,7 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
         for export in (out / "export", out / FOLDER):
             if (export / "results.json").exists():  # this run would overwrite them
                 raise ValueError(f"{export} holds a model already; remove it, or choose another folder with --out")
+        check_writable(out)
         return None
     before = saved_settings(type(settings), path)
     if found := differences(before, settings):
@@ -81,7 +84,7 @@ def try_export(out: Path, save: Callable[[Path], object]) -> None:
     for left in out.glob(f"{_TRIAL}*"):  # by a killed process, because only one process trains in the folder
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=_TRIAL) as folder:
-        with refusing("the model could be trained, but not saved"):
+        with refusing("the model could be trained, but not saved"), writing(out / "export", Path(folder)):
             save(Path(folder))
         hub.check(Path(folder))
 
@@ -92,7 +95,8 @@ def lock_folder(folder: Path, patience: float = 0.0) -> AbstractContextManager[o
     Raises ValueError if another process holds the lock for more than `patience` seconds. File systems without locks
     admit every process.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", thread_local=False)
     try:
         return lock.acquire(timeout=patience)

@@ -15,6 +15,7 @@ from torch import nn
 
 from star_catalog.files import replacing
 from star_catalog.reading import refusing
+from star_catalog.writing import check_file
 
 from ..models.create import create
 from ..models.resolve import called
@@ -31,6 +32,7 @@ def export(name: str, file_format: str, out: Path) -> str:
     A classifier returns logits (B, K), any other model pooled features (B, D), both in float32 from normalised images
     (B, C, H, W). Raises ValueError if the model can't be exported, or the file's outputs differ from the model's.
     """
+    check_file(out)
     chosen: Any = importlib.import_module(f".{FORMATS[file_format]}", __package__)
     model = create(name, num_classes=None).eval().requires_grad_(False)
     described = metadata(model, name)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from star_catalog.files import write_json
 from star_catalog.names import slugify
 from star_catalog.reading import one_line
+from star_catalog.writing import NotWritten, going_on
 from star_zoo import save_pretrained
 from star_zoo.wrappers.canonical import Canonical
 
@@ -198,12 +199,10 @@ class FineTuning(Loop[FineTune]):
             made = self._record(self.measured)
             self.logbook.result(in_words(made))  # first, so that it isn't lost if recording fails
             export = self.out / "export"
-            try:
+            with going_on("--resume exports it"):
                 self._save(export)
                 self._record_at_start(made)
                 record(export / "results.json", made)  # last, because it marks the run as finished
-            except OSError as error:
-                raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
         return made
 
@@ -233,8 +232,8 @@ class FineTuning(Loop[FineTune]):
         """Notes that the start's results.json can't be written. Raises ValueError if it can't be read."""
         try:
             results.check(models_own)
-        except OSError as error:
-            self.notes.append(f"the test accuracy won't be added to {models_own}: {one_line(error)}")
+        except NotWritten as error:
+            self.notes.append(f"the test accuracy won't be added to {models_own}: {error.reason}")
 
     def _record_at_start(self, made: Record) -> None:
         """Adds the record to the start's results.json, which holds all evaluations of a model, if it can be written."""

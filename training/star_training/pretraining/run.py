@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from star_catalog import store
+from star_catalog.writing import going_on
 from star_zoo import objectives, save_pretrained
 
 from ..data import Source
@@ -207,10 +208,8 @@ class Run(Loop[Recipe]):
         made = self._results()
         if self.main:
             export = self.out / "export"
-            try:
+            with going_on("--resume exports it"):
                 self._save(export, made)
-            except OSError as error:
-                raise OSError(f"could not write {export}: {error}; make room, then --resume exports it") from error
         self.accelerator.wait_for_everyone()
         return made
 

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from star_catalog.files import sweep, write_text
 from star_catalog.reading import json_object, refusing
+from star_catalog.writing import going_on
 from star_zoo import hub, star_backbones, wrapped_model
 from star_zoo.groups import equivariance_error
 
@@ -36,16 +37,14 @@ def write(folder: Path, name: str | None = None) -> Path:
 def write_after_training(run: Path, changed: bool) -> None:
     """Writes the cards of a run's exports if they have changed, or lack one because the run was killed before its card.
 
-    Raises OSError where one can't be written.
+    Raises NotWritten where one can't be written.
     """
     for export in (run / "export", run / FOLDER):
         if not export.is_dir() or (not changed and (export / "README.md").is_file()):
             continue
         sweep(export, "README.md")
-        try:
+        with going_on("--resume writes its card"):
             write(export)
-        except OSError as error:
-            raise OSError(f"could not write {export}: {error}; make room, then --resume writes its card") from error
         if not changed:
             print(f"wrote the card that {export} lacked")
 

@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from star_catalog import store, zoo
 from star_catalog.files import replacing_folder, sweep
+from star_catalog.writing import check_writable
 from star_zoo import hub
 
 from . import card
@@ -46,7 +47,11 @@ def _is_ours(name: str) -> bool:
 
 
 def _check_replaceable(out: Path, name: str, source: Path) -> None:
-    """Raises ValueError if a folder holds anything but files that were staged for the same repository, or is in use."""
+    """Raises ValueError if a folder holds anything but files that were staged for the same repository, or is in use.
+
+    Raises NotWritten if it can't be written.
+    """
+    check_writable(out)
     if out == Path.cwd():
         raise ValueError(f"{out} is the working folder, which can't be replaced; pass another one")
     before = list(out.iterdir()) if out.exists() else []

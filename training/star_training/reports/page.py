@@ -4,6 +4,7 @@ from pathlib import Path
 
 from star_catalog.files import replacing, write_text
 from star_catalog.reading import refusing
+from star_catalog.writing import check_file
 
 from ..data.eval_sets.dataset import Splits
 from ..publishing import card
@@ -19,6 +20,7 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     neighbours and as reconstructions. The figures of a single run are also saved as PNG files beside its model and
     added to its card. Raises ValueError if there is nothing to show, or nothing of one of the data sets.
     """
+    check_file(out)
     models = gather(names)
     with refusing(f"{', '.join(names)}: the log or the details of an evaluation can't be drawn"):
         found = figures.draw(models)

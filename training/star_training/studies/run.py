@@ -11,6 +11,7 @@ from pathlib import Path
 
 from star_catalog.files import replacing, write_text
 from star_catalog.names import not_found
+from star_catalog.writing import check_writable
 
 from ..pretraining.module import build
 from ..pretraining.recipe import Recipe
@@ -58,6 +59,7 @@ def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_on
 
     `options` are the command-line options that are passed on to these processes.
     """
+    check_writable(out)
     check(study, folder)
     launch = [sys.executable, "-m"]
     if processes > 1:

@@ -23,7 +23,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
     from star_catalog.files import write_json
+    from star_catalog.writing import check_file
 
+    if arguments.out:
+        check_file(arguments.out)
     found = arguments.benchmark.run(arguments)
     if arguments.out:
         write_json(arguments.out, found)

@@ -14,6 +14,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from star_catalog.writing import writing
+
 from ..contents import fingerprint, of_files
 from ..decode import UndecodableImage
 from ..split_names import choose_split, split_names
@@ -159,8 +161,9 @@ def _load(maker: type, root: Path, **arguments: Any) -> Any:
     except Exception as error:  # each class complains of missing files in its own way
         if "download" not in parameters:
             raise DataError(f"can't open torchvision's {maker.__name__} under {root}: {error}") from error
-    try:
+    with writing(root):
         root.mkdir(parents=True, exist_ok=True)
+    try:
         return maker(download=True, **arguments)
     except Exception as error:
         raise DataError(

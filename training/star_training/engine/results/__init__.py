@@ -5,13 +5,13 @@ Its contents are checked when read (`fields`), because anyone may have written t
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from star_catalog.files import locked, sweep, write_json
 from star_catalog.reading import json_object, refusing
+from star_catalog.writing import NotWritten, check_file
 
 from .fields import check_lists, check_records
 from .old import upgrade
@@ -34,17 +34,11 @@ def read(path: Path) -> dict[str, Any]:
 def check(path: Path) -> None:
     """Raises ValueError or OSError, naming the file, if no record can be added; call it before an evaluation."""
     read(path)
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        way_out = (
-            "make its folder writable, copy the model to one that is, or pass another --out FILE to eval and compare"
-        )
-        raise OSError(f"{path} can't be written: {error.strerror}; {way_out}") from error
+        check_file(path)
+    except NotWritten as error:
+        way_out = f"{error.way_out}, or pass another --out FILE to eval and compare"
+        raise NotWritten(path, error.reason, way_out) from error
 
 
 @contextlib.contextmanager

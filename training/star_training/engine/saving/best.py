@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from star_catalog.files import replacing_folder
+from star_catalog.writing import going_on
 
 from .. import results
 from ..logging import evaluations_of, mean_loss, read
@@ -40,11 +41,8 @@ class Best:
         sign = -1 if self.metric == LOSS else 1
         if before.get("metric") == self.metric and sign * value <= sign * before["value"]:
             return ""
-        try:
-            with replacing_folder(self.folder) as part:
-                self._export(part, {"metric": self.metric, "value": value, "step": step, "epoch": epoch})
-        except OSError as error:
-            raise OSError(f"could not write {self.folder}: {error}; make room, then go on with --resume") from error
+        with going_on("go on with --resume"), replacing_folder(self.folder) as part:
+            self._export(part, {"metric": self.metric, "value": value, "step": step, "epoch": epoch})
         return f"the best {self.metric} so far: the weights are kept in {self.folder}"
 
     def _loss(self, step: int) -> float:

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from star_catalog.files import replacing
+from star_catalog.writing import going_on
+from star_zoo.weights_file import system_errors
 
 from ...messages import Note
 
@@ -66,13 +68,10 @@ class Checkpoints:
         header = json.dumps({"step": checkpoint.step, "state": checkpoint.state})
         metadata = {"checkpoint": header, "checksum": _checksum(tensors, header)}
         path = self.folder / f"step-{checkpoint.step:09d}.safetensors"
-        try:
-            with replacing(path) as part:
-                save_file(tensors, part, metadata=metadata)
-        except (OSError, SafetensorError) as error:
-            older = self.paths()
-            left = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier checkpoint"
-            raise OSError(f"could not write {path}: {error}; {left}; make room, then go on with --resume") from error
+        older = self.paths()
+        left = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier checkpoint"
+        with going_on(f"go on with --resume; {left}"), replacing(path) as part, system_errors():
+            save_file(tensors, part, metadata=metadata)
         paths = self.paths()
         end = paths.index(path) + 1  # later ones were skipped as damaged, and would displace good ones
         for other in paths[: max(0, end - self.keep)] + paths[end:]:

@@ -85,8 +85,8 @@ def _show(recipe: "Recipe") -> None:
 
     from ...settings.show import keywords_of, signature
 
-    kind, defaults = objectives.find(recipe.objective), objectives.settings(recipe.objective)
-    shared.show(recipe, {"objective_args": keywords_of(kind, defaults)})
+    name = recipe.objective
+    shared.show(recipe, {"objective_args": keywords_of(objectives.find(name), objectives.settings(name))})
     print('\naugmentations, for --set policy.augmentations+=NAME, -=NAME, or +={"name": NAME, ...}, with their fields:')
     for name, kind in KNOWN.items():
         print(f"  {name}: {signature(kind)}")

@@ -7,6 +7,7 @@ import sys
 
 from .outputs import lasting
 
+
 def program() -> None:
     """Runs the command of this process, then exits. A signal after its end doesn't change the exit code."""
     code = main()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_training.decimals import fixed, significant
+from star_catalog.decimals import fixed, significant
 from star_training.evaluation.metrics import Estimate
 
 

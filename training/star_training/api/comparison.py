@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..decimals import fixed
+from star_catalog.decimals import fixed
+
 from ..evaluation.paired_comparison import Row
 from ..evaluation.record import record_comparison
 from ..reports.tables import Table, markdown, per_cent

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..decimals import significant
+from star_catalog.decimals import significant
+
 from ..engine.signals import Stopped
 
 

@@ -12,12 +12,12 @@ import torchvision
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
+from star_catalog.decimals import fixed
 from star_catalog.reading import one_line
 
 from ..data.eval_sets.dataset import Splits
 from ..data.views import StepBatches
 from ..data.workers import loading
-from ..decimals import fixed
 from ..engine import results
 from ..engine.divergence import Cause
 from ..engine.environment import versions

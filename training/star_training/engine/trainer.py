@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from star_catalog.decimals import fixed
 from star_catalog.files import sweep, write_json
 
 from ..data.workers import loading, useful_beside
-from ..decimals import fixed
 from ..errors import Diverged
 from ..messages import busy, quiet
 from ..numerics.allocator import keep_large_blocks

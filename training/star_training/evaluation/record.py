@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from star_catalog.decimals import significant
+
 from ..data.eval_sets.dataset import Splits
 from ..data.eval_sets.names import ends
-from ..decimals import significant
 from ..engine import results
 from ..engine.environment import versions
 from ..engine.results.fields import check_evaluation

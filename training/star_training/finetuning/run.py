@@ -10,6 +10,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from star_catalog.decimals import significant
 from star_catalog.files import write_json
 from star_catalog.names import slugify
 from star_catalog.reading import one_line
@@ -21,7 +22,6 @@ from ..data.eval_sets.dataset import Splits
 from ..data.intact import check_intact
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
-from ..decimals import significant
 from ..engine import results
 from ..engine.divergence import Cause
 from ..engine.environment import versions

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from star_catalog import store
+from star_catalog.decimals import fixed
 from star_catalog.writing import going_on
 from star_zoo import objectives, save_pretrained
 
@@ -18,7 +19,6 @@ from ..data.streaming.loader import HeldImage
 from ..data.streaming.stream import Stream
 from ..data.summary import summary
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
-from ..decimals import fixed
 from ..engine import results
 from ..engine.divergence import Cause
 from ..engine.logging import evaluations_of, read

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..decimals import fixed, significant
+from star_catalog.decimals import fixed, significant
+
 from ..evaluation import protocols
 from ..evaluation.metrics import Estimate, Metric
 from ..evaluation.record import Record

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from star_catalog.decimals import significant
 from star_zoo import objectives
 
 from .. import recipes
-from ..decimals import significant
 from ..finetuning.config import FineTune, LabelledData
 from ..settings.base import CHOSEN
 from ..settings.common import AUTO, precision_name

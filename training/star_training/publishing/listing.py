@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from star_catalog import objectives, store, tags, zoo
+from star_catalog.decimals import significant
 from star_catalog.reading import json_object, refusing
 
-from ..decimals import significant
 from ..engine.results.old import upgrade
 from . import dataset_terms
 

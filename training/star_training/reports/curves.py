@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..decimals import significant
+from star_catalog.decimals import significant
+
 from ..engine.logging import evaluations_of, read
 
 _WIDTH, _HEIGHT = 60, 10  # characters

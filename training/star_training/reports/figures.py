@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..decimals import fixed
+from star_catalog.decimals import fixed
+
 from . import details
 from .curves import Curve, over_steps
 from .drawing import Figure, Looks, axes_of, draw_lines, experts, finish, looks_of, sized

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from star_catalog.decimals import fixed
 from star_zoo import Policy
 from star_zoo.groups import Group
 from star_zoo.objectives.giae import GIAE
@@ -19,7 +20,6 @@ from ..data.eval_sets.dataset import Splits
 from ..data.intact import intact
 from ..data.sources.base import Source
 from ..data.sources.raw import evenly_spaced
-from ..decimals import fixed
 from ..evaluation.features import evaluating
 from ..evaluation.frozen_model import load
 from ..models.resolve import saved_objective

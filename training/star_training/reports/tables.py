@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..decimals import fixed
+from star_catalog.decimals import fixed
+
 from ..evaluation.metrics import Estimate, Metric
 from ..evaluation.record import Record
 from ..publishing.markdown import escape

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from ..decimals import fixed, significant
+from star_catalog.decimals import fixed, significant
+
 from ..evaluation.metrics import Metric, of_runs
 from ..evaluation.record import Record
 from ..reports.loading import Shown

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..decimals import fixed
+from star_catalog.decimals import fixed
+
 from ..reports.drawing import Figure, axes_of, draw_lines, finish, looks_of, sized
 from ..reports.tables import Table
 from .outcome import Outcome

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-from ...decimals import fixed
+from star_catalog.decimals import fixed
+
 from ..drawing import Figure, Looks, axes_of, finish
 from ..tables import Table
 

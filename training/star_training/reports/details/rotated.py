@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ...decimals import fixed
+from star_catalog.decimals import fixed
+
 from ..drawing import Figure, Looks, axes_of, draw_lines, finish
 from ..tables import Table
 

@@ -6,9 +6,9 @@ is compared by seed, with Student's interval over seeds, and with one seed by im
 
 from collections.abc import Sequence
 
+from star_catalog.decimals import fixed
 from star_catalog.names import slugify
 
-from ...decimals import fixed
 from ...evaluation.metrics import SHARE, Metric
 from ...evaluation.protocols.invariance import PAIRED, difference
 from ...evaluation.protocols.invariance.probes import GROUPS, TRANSFORMATIONS

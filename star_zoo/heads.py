@@ -74,7 +74,7 @@ class Experts(nn.Module):
 
     def _by_expert(self, x: Tensor) -> Tensor:
         """Returns a view of the columns by expert: (B, E*H) -> (E, B, H)."""
-        return x.view(len(x), self.num_experts, -1).transpose(0, 1)
+        return x.unflatten(1, (self.num_experts, -1)).transpose(0, 1)
 
 
 class Router(nn.Module):
@@ -90,7 +90,7 @@ class Router(nn.Module):
         self.linear = nn.Linear(num_features, num_tasks * num_experts)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.linear(features).view(len(features), -1, self.num_experts)
+        logits: Tensor = self.linear(features).unflatten(1, (-1, self.num_experts))
         return logits.softmax(-1)
 
 
@@ -110,7 +110,7 @@ class FixedRouter(nn.Module):
         self.num_experts = self.weights.shape[1]
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.weights.expand(len(features), -1, -1)
+        return self.weights.expand(features.shape[0], -1, -1)  # len() would fix the size in exported files
 
 
 class Standardize(nn.Module):

@@ -75,4 +75,4 @@ def cross_section(group: Group, z: Tensor) -> Tensor:
     """
     largest = z.sum(1).argmax(1)
     orbit = torch.stack([group.act_on_features(z, group.inverse(g)) for g in range(group.order)], 1)
-    return orbit[torch.arange(len(z), device=z.device), largest]
+    return orbit.gather(1, largest[:, None, None, None].expand(-1, 1, *z.shape[1:])).squeeze(1)

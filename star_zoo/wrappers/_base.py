@@ -17,6 +17,7 @@ class Wrapper(nn.Module):
     """
 
     several: ClassVar[bool] = False  # whether it joins two backbones or more; otherwise it wraps one
+    draws: ClassVar[bool] = False  # whether it draws random numbers for each batch, which no exported file can
     uses_heads: ClassVar[bool] = False  # whether its features are computed by the objective; it then needs one
 
     def __init__(self, backbones: Sequence[Any], policy: Policy, objective: Objective | None = None):

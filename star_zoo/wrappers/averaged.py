@@ -26,6 +26,7 @@ class Averaged(Wrapper):
     that renders spirographs, the input are the objects (B, 4, 1, 1).
     """
 
+    draws = True
     mean: Tensor  # of the images' normalisation, (3, 1, 1)
     std: Tensor
 

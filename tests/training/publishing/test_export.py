@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from star_catalog import zoo
 from star_training.cli.execute import execute
 from star_training.exporting import FORMATS, export, torch_export
-from star_zoo import save_pretrained
+from star_training.models.create import create
+from star_zoo import groups, objectives, save_pretrained, wrapped_model, wrappers
+from star_zoo.heads import Experts, Router, StarHeads
+from star_zoo.symmetry.projections import Projection
+from twins import POLICY
 
 NAMES = ["a|b", "red", "grün"]
 TAGS = sorted(path.name for path in zoo.EMBEDDED.iterdir())
@@ -79,6 +83,54 @@ def test_a_file_computes_what_timm_computes(
         assert found["model"] == classifier.name
     else:
         assert (found["outputs"], found["license"]) == ("features", "apache-2.0") and "class_names" not in found
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A saved backbone with heads, and a classifier of images that a canonicalizer turns, as fine-tuning saves it."""
+    where, cfg = tmp_path_factory.mktemp("small"), {"input_size": (3, 32, 32)}
+    model = timm.create_model("test_resnet", num_classes=0, pretrained_cfg_overlay=cfg)
+    heads = objectives.build("star", model.num_features, POLICY, num_experts=2, hidden=8)
+    upright = wrapped_model.savable(wrappers.build("canonical", [model], POLICY, group="c4"))
+    upright.reset_classifier(3)
+    return {
+        "backbone": save_pretrained(where / "backbone", model, heads),
+        "upright": save_pretrained(where / "upright", upright, model_args=upright._model_args),
+    }
+
+
+def test_wrappers_and_canonicalized_classifiers_are_exported(small: dict[str, Path], tmp_path: Path):
+    model, out = small["backbone"], tmp_path / "model"
+    for name in (f"concat:heads:{model}+invariant(kind=cross_section,group=c4):{model}", str(small["upright"])):
+        assert execute(["export", name, "--to", "torchscript", "--out", str(out)]) == 0
+        compute, found = loaded("torchscript", out)
+        eager = create(name, num_classes=None).eval()
+        images = torch.randn(4, 3, 32, 32)
+        with torch.no_grad():
+            expected = eager(images)
+            torch.testing.assert_close(compute(images), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+        assert found["outputs"] == ("features" if name.startswith("concat") else "logits")
+
+
+@pytest.mark.parametrize("module", ["heads", "cross_section"])
+def test_the_parts_of_wrappers_take_batches_of_any_size_in_torch_export(module: str):
+    parts: dict[str, nn.Module] = {
+        "heads": StarHeads(Experts(5, 2, 3), Router(5, 2)),
+        "cross_section": Projection("cross_section", groups.find("d4"), 5),
+    }
+    part, shape = parts[module].eval(), {"heads": (5,), "cross_section": (5, 8)}[module]
+    program = torch.export.export(part, (torch.randn(2, *shape),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for batch in (1, 7):
+        x = torch.randn(batch, *shape)
+        torch.testing.assert_close(program.module()(x), part(x))
+
+
+def test_a_wrapper_that_draws_is_refused_with_the_reason(small: dict[str, Path], tmp_path: Path, capsys):
+    name = f"averaged(views=2):{small['backbone']}"
+    assert execute(["export", name, "--to", "onnx", "--out", str(tmp_path / "x.onnx")]) == 1
+    error = capsys.readouterr().err
+    assert "can't be exported: Averaged draws views of every batch, and a file holds fixed operations" in error
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 class Doubled(nn.Module):

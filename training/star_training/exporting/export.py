@@ -35,6 +35,11 @@ def export(name: str, file_format: str, out: Path) -> str:
     check_file(out)
     chosen: Any = importlib.import_module(f".{FORMATS[file_format]}", __package__)
     model = create(name, num_classes=None).eval().requires_grad_(False)
+    if drawing := [type(part).__name__ for part in model.modules() if getattr(part, "draws", False)]:
+        raise ValueError(
+            f"{name!r} can't be exported: {drawing[0]} draws views of every batch, and a file holds fixed operations; "
+            "export the model in it"
+        )
     described = metadata(model, name)
     size = described["input_size"]
     generator = torch.Generator().manual_seed(0)

@@ -74,7 +74,7 @@ class Experts(nn.Module):
 
     def _by_expert(self, x: Tensor) -> Tensor:
         """Returns a view of the columns by expert: (B, E*H) -> (E, B, H)."""
-        return x.unflatten(1, (self.num_experts, -1)).transpose(0, 1)
+        return x.view(x.shape[0], self.num_experts, -1).transpose(0, 1)  # len() would fix the size in exported files
 
 
 class Router(nn.Module):
@@ -90,7 +90,7 @@ class Router(nn.Module):
         self.linear = nn.Linear(num_features, num_tasks * num_experts)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.linear(features).unflatten(1, (-1, self.num_experts))
+        logits: Tensor = self.linear(features).view(features.shape[0], -1, self.num_experts)
         return logits.softmax(-1)
 
 
@@ -110,7 +110,7 @@ class FixedRouter(nn.Module):
         self.num_experts = self.weights.shape[1]
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.weights.expand(features.shape[0], -1, -1)  # len() would fix the size in exported files
+        return self.weights.expand(features.shape[0], -1, -1)
 
 
 class Standardize(nn.Module):

@@ -1,5 +1,6 @@
 """Files whose contents ask for more memory than they take: refused, or counted as bad, before it is allocated."""
 
+import json
 from pathlib import Path
 
 import pyarrow
@@ -15,6 +16,7 @@ from star_training.data.sources import parquet_rows
 from star_training.data.sources.tar import images as tar
 from star_training.data.streaming import shards
 from star_training.data.streaming.hub_shards import _bytes
+from star_training.detection.datasets import pack
 
 MB = 2**20
 
@@ -49,6 +51,22 @@ def test_all_row_groups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
                 parquet_rows.read_rows(files, {"image": "image"}, None)
         else:
             assert parquet_rows.read_rows(files, {"image": "image"}, None)[0] == whole
+
+
+def test_boxes_and_classes_of_a_pack_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A hundred thousand boxes in a file of some kilobytes, on a machine of 50 MB; and a class of any number."""
+    path = tmp_path / "x.parquet"
+    rows = {"image": [png(1)] * 100, "boxes": [[[0, 0.5, 0.5, 0.1, 0.1]] * 1000] * 100, "split": ["train"] * 100}
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    assert path.stat().st_size < MB / 10
+    monkeypatch.setattr(pack, "memory", lambda: 50 * MB)
+    with at_most(2**30), pytest.raises(DataError, match="the boxes of .* need more memory than half of this machine's"):
+        pack.read(path, "train")
+    rows = {"image": [png(1)], "boxes": [[[0, 0.5, 0.5, 0.1, 0.1]]], "split": ["train"]}
+    names = {"classes": json.dumps({"0": "a", str(2**62): "b"})}
+    pyarrow.parquet.write_table(pyarrow.table(rows).replace_schema_metadata(names), path)
+    with at_most(2**30), pytest.raises(DataError, match="a class above 65,535; number the classes from 0"):
+        pack.read(path, "train")
 
 
 def test_memory_is_that_of_the_kernel():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,10 +16,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from data_cases import BROKEN, numbers, png, write_parquet, write_tar
+from data_cases import BROKEN, encoded, numbers, png, write_parquet, write_tar
 from runs import tiny
 from star_training.data import DataError, open_source
 from star_training.data.streaming import shards as shards_module
+from star_training.data.streaming.loader import HeldImage
 from star_training.data.streaming.stream import Stream, open_stream
 from stream_cases import Site, served, shards
 
@@ -51,6 +53,18 @@ def test_as_a_source_a_stream_is_its_first_images(tmp_path: Path, monkeypatch):
     assert len(stream) == 9 and stream.targets is None and stream.classes is None
     assert numbers(stream) == [0, 1, 3, 3, 4, 5, 6, 7, 8]
     assert stream.describe(8) == f"{8:03d} in {tmp_path / 's-1.tar'}"
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA"])
+def test_images_are_read_with_as_many_channels_as_the_model_takes(mode: str, tmp_path: Path):
+    channels = len(mode)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, channels), dtype=np.uint8)
+    write_tar(tmp_path / "s.tar", {"0.png": encoded(Image.fromarray(pixels.squeeze(), mode), "PNG")})
+    stream, held = open_stream(f"stream:{tmp_path / 's.tar'}", channels), HeldImage(channels)
+    (sample,) = stream.shards.read(0)
+    held.data = sample.data
+    for image in (stream[0], held.open(0, lambda picture: picture.shrunk(1)[0])):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels)
 
 
 def test_of_a_sample_only_its_first_image_is_looked_at_and_nothing_is_unpickled(tmp_path: Path):

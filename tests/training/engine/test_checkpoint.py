@@ -1,13 +1,10 @@
 """Checkpoints: atomic, checked, the last few kept, damaged ones passed over; an optimiser comes back to the bit."""
 
-import contextlib
 import copy
 import json
 import os
 import pickle
-import resource
 import shutil
-import signal
 import subprocess
 import warnings
 from pathlib import Path
@@ -19,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from disk import files_end_at
 from star_training.engine.optim import build_optimizer, check_optimizer
 from star_training.engine.saving.checkpoint import (
     Checkpoint,
@@ -58,19 +56,6 @@ def found(checkpoints: Checkpoints) -> tuple[int | None, int]:
         newest = checkpoints.newest()
     assert {w.category for w in told} <= {CheckpointWarning}
     return newest and newest.step, len(told)
-
-
-@contextlib.contextmanager
-def files_end_at(count: int):
-    """Within it no file grows beyond `count` bytes: writing starts, then fails for real, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 # Files

@@ -1,6 +1,7 @@
 """Features on disk: read only if they are whole, of the same images and by the same model."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from content_cases import KINDS, overwrite, rows
+from disk import files_end_at
 from runs import pictures
+from star_training.cli.main import main
 from star_training.data import contents
 from star_training.data.eval_sets.dataset import Splits
 from star_training.evaluation import feature_cache
@@ -38,6 +41,21 @@ def test_features_come_back_to_the_last_bit(kept):
     path, features = kept
     assert torch.equal(read(path), features)
     assert read(path, count=11) is None and read(path, "other-data-12") is None
+
+
+def test_a_full_disk_fails_no_evaluation_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "home"))
+    for split in ("train", "test"):
+        pictures(tmp_path / "images" / split, 8)
+    words = ["eval", "knn", "pixels", "--data", str(tmp_path / "images")]
+    with files_end_at(1000):
+        assert main(words) == 0
+    full = capsys.readouterr()
+    assert "nothing is cached in" in full.err and full.err.count("File too large") == 1
+    assert not list((tmp_path / "home").rglob("*.safetensors*")) and not list((tmp_path / "home").rglob(".*"))
+    assert main(words) == 0
+    measured = [re.sub(r"\(\d+ s\)", "", text) for text in (full.out, capsys.readouterr().out)]
+    assert "20-NN" not in measured[0] and "1-NN top-1" in measured[0] and measured[0] == measured[1]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import star_zoo
+from disk import files_end_at
 from released_twin import D, Theirs
 from star_training import recipes
 from star_training.cli.main import main
@@ -44,6 +45,20 @@ def converted(theirs: Theirs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("released")
     convert(theirs.checkpoint(folder / "ckpt-200.pth"), recipes.find("stl10_resnet18"), folder / "ours")
     return folder / "ours"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(converted: Path, tmp_path: Path, capsys):
+    checkpoint = str(converted.parent / "ckpt-200.pth")
+    for words in (
+        ["convert", checkpoint, "--recipe", "stl10_resnet18", "--out", str(tmp_path / "ours")],
+        ["convert", str(converted), "--to-released", str(tmp_path / "theirs.pth")],
+    ):
+        with files_end_at(100_000):
+            assert main(words) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("star-zoo: ") and error.count("\n") == 1, error
+        assert "File too large" in error and (words[-1] in error)
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def params() -> list[Tensor]:

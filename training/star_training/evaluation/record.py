@@ -55,7 +55,7 @@ class Record:
 
     def __str__(self) -> str:
         lines = [f"{self.model} on {self.data}, {self.protocol} ({self.seconds:.0f} s)"]
-        lines += [f"  {metric.name:50}{metric.estimate.text(significant)}" for metric in self.metrics.values()]
+        lines += [f"  {metric.name:49} {metric.estimate.text(significant)}" for metric in self.metrics.values()]
         return "\n".join(lines)
 
 

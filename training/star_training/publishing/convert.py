@@ -1,6 +1,7 @@
 """Converts the authors' released checkpoints to saved folders, and back."""
 
 import dataclasses
+import io
 from pathlib import Path
 
 import torch
@@ -52,5 +53,7 @@ def convert_back(folder: Path, out: Path) -> None:
             f"{folder} holds the objective {objective.config['objective']}; only star has a released format"
         )
     backbone = read_tensors(folder / "model.safetensors")
+    file = io.BytesIO()  # because torch reports a full disk in several lines, without naming it
+    torch.save(released.to_released(backbone, objective.state_dict()), file)
     with replacing(out) as part:
-        torch.save(released.to_released(backbone, objective.state_dict()), part)
+        part.write_bytes(file.getbuffer())

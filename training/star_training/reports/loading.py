@@ -10,6 +10,7 @@ from ..engine.logging import read
 from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
+from ..models.create import input_channels
 from ..models.resolve import called, label, saved_folder
 
 
@@ -24,6 +25,7 @@ class Shown:
     comparisons: list[dict[str, Any]] = field(default_factory=list)  # of `star-zoo compare`, with this model first
     settings: dict[str, Any] = field(default_factory=dict)  # recipe.json or finetune.json; empty if it has none
     steps: int | None = None  # of its training
+    channels: int = 3  # of the images that it takes
 
     def details(self, protocol: str) -> dict[str, Any] | None:
         """Returns the details of the first record of a protocol; None if it was not run."""
@@ -53,6 +55,7 @@ def _of(name: str) -> Shown:
         results.get("comparisons", []),
         settings,
         results.get("training", {}).get("steps"),
+        input_channels(str(folder)),
     )
 
 
@@ -64,7 +67,7 @@ def _from_file(path: Path) -> list[Shown]:
     for comparison in read_results(path).get("comparisons", []):
         compared.setdefault(comparison["model"], []).append(comparison)
     return [
-        Shown(label(model), None, [], by_model.get(model, []), compared.get(model, []))
+        Shown(label(model), None, [], by_model.get(model, []), compared.get(model, []), channels=input_channels(model))
         for model in dict.fromkeys([*by_model, *compared])
     ]
 

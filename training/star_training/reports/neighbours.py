@@ -12,6 +12,7 @@ from ..data.eval_sets.names import ends
 from ..data.sources.base import Source
 from .drawing import Figure
 from .loading import Shown
+from .pixels import as_colours
 from .tables import Table
 
 _SIDE, _GAP, _SHOWN = 56, 4, 5  # pixels of an image and between images; neighbours of each kind
@@ -27,10 +28,13 @@ def draw(models: list[Shown], splits: Splits) -> list[Figure]:
     figures = []
     for model in models:
         called = [r for r in model.evaluations if "neighbours" in r.details and r.data in ends(splits.spec)]
-        records = [r for r in called if r.data_fingerprint["test"] == splits.test.fingerprint]
-        if called and not records:
+        if not called:
+            continue
+        test = splits.reading(model.channels).test
+        records = [r for r in called if r.data_fingerprint["test"] == test.fingerprint]
+        if not records:
             raise ValueError(f"{splits.spec} does not contain the images that {model.label} was measured on")
-        figures += [_sheet(model.label, r.details["neighbours"], splits.test) for r in records]
+        figures += [_sheet(model.label, r.details["neighbours"], test) for r in records]
     return figures
 
 
@@ -59,6 +63,7 @@ def _sheet(label: str, found: dict[str, list[Any]], source: Source) -> Figure:
 
 def _strip(source: Source, indices: list[int]) -> Tensor:
     """Returns images side by side, separated by white, with a wider white gap at the end: (3, S + gap, W) uint8."""
-    images = [resize(source[i], [_SIDE, _SIDE], antialias=True) for i in indices]
+    resized = [resize(as_colours(source[i]), [_SIDE, _SIDE], antialias=True) for i in indices]
+    images = [image.round().to(torch.uint8) for image in resized]  # more bits are float32 from 0 to 255
     padded = [torch.nn.functional.pad(image, (0, _GAP, 0, _GAP), value=255) for image in images]
     return torch.nn.functional.pad(torch.cat(padded, 2), (0, 3 * _GAP), value=255)

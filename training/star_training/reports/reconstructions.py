@@ -25,6 +25,7 @@ from ..evaluation.frozen_model import load
 from ..models.resolve import saved_objective
 from .drawing import Figure
 from .loading import Shown
+from .pixels import as_colours
 from .tables import Table
 
 _SHOWN = 6  # images
@@ -33,8 +34,8 @@ _SIDE, _GAP = 56, 4  # pixels of an image and between images
 
 def draw(models: list[Shown], splits: Splits) -> list[Figure]:
     """Returns a sheet for every saved model whose heads are those of `giae`."""
-    saved = [(m.label, str(m.folder)) for m in models if m.folder and isinstance(saved_objective(str(m.folder)), GIAE)]
-    return [_sheet(label, folder, intact(splits.test)) for label, folder in saved]
+    saved = [m for m in models if m.folder and isinstance(saved_objective(str(m.folder)), GIAE)]
+    return [_sheet(m.label, str(m.folder), intact(splits.reading(m.channels).test)) for m in saved]
 
 
 @torch.no_grad()
@@ -43,7 +44,7 @@ def _sheet(label: str, folder: str, source: Source) -> Figure:
     model = load(folder)
     objective, group = cast(GIAE, model.objective), cast(Group, model.backbone.group)
     indices = evenly_spaced(len(source), _SHOWN).tolist()
-    orbits = group.orbit(_views([source[i] for i in indices], model.policy))  # (N, G, 3, S, S)
+    orbits = group.orbit(_views([source[i] for i in indices], model.policy))  # (N, G, C, S, S)
     images = orbits.flatten(0, 1).to(next(objective.parameters()).device)
     with evaluating(model.backbone), evaluating(objective):
         made = objective.reconstruct(cast(Any, model.backbone).regular_features(images))
@@ -80,11 +81,11 @@ def _views(images: list[Tensor], policy: Policy) -> Tensor:
 
 
 def _pixels(images: Tensor, policy: Policy) -> Tensor:
-    """Returns normalised images as pixels, resized for display: (N, G, 3, S, S) -> (N, G, 3, side, side) in [0, 1]."""
+    """Returns normalised images as pixels, resized for display: (N, G, C, S, S) -> (N, G, 3, side, side) in [0, 1]."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (policy.mean, policy.std))
     pixels = (images * std + mean).clamp(0, 1)
     resized = F.interpolate(pixels.flatten(0, 1), size=_SIDE, mode="bilinear", antialias=True)
-    return resized.view(*images.shape[:3], _SIDE, _SIDE)
+    return as_colours(resized.unflatten(0, images.shape[:2]))
 
 
 def _strip(images: Tensor) -> Tensor:

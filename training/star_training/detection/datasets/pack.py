@@ -8,11 +8,17 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from star_catalog.machine import memory
+
 from ...data.decode import UndecodableImage
 from ...data.sources.base import DataError
 from ...data.sources.parquet import open_parquet
+from ...data.sources.parquet_rows import read_rows, readable
 from ...data.sources.raw import load
 from .base import Box, DetectionSet, Picture, make
+
+_LABELS = 2**16  # so many classes at most: each takes memory, also without a box
+_OBJECTS = 8  # bytes of Python's objects for each byte of boxes that Arrow holds
 
 
 def read(path: Path, split: str) -> DetectionSet:
@@ -47,20 +53,27 @@ def _boxes(path: Path) -> tuple[list[Any], dict[int, str]]:
     with ParquetFile(path) as file:
         if "boxes" not in file.schema_arrow.names:
             raise DataError(f"{path} has no column 'boxes', only {', '.join(file.schema_arrow.names)}.")
-        boxes = file.read(["boxes"])["boxes"].to_pylist()
         metadata = file.schema_arrow.metadata or {}
+    with readable([path]):
+        column = read_rows([path], {"boxes": "boxes"}, None)[0]["boxes"]
+    # equal values are stored once, so that a small file may hold any number of boxes
+    if _OBJECTS * column.nbytes > memory() // 2:
+        raise DataError(f"the boxes of {path} need more memory than half of this machine's; divide the file.")
     try:
         names = json.loads(metadata.get(b"classes", b"{}"))
         pairs = enumerate(names) if isinstance(names, list) else names.items()
         # labels below 0 mark images without objects
-        return boxes, {int(label): str(name) for label, name in pairs if int(label) >= 0}
+        found = {int(label): str(name) for label, name in pairs if int(label) >= 0}
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         rule = "expected a JSON list of names or an object from label to name"
         raise DataError(f"can't read the class names in the metadata of {path} ({error}); {rule}.") from error
+    if max(found, default=0) >= _LABELS:
+        raise DataError(f"{path} names a class above {_LABELS - 1:,}; number the classes from 0.")
+    return column.to_pylist(), found
 
 
 def _pixels(entry: list[float], height: int, width: int) -> Box:
     label, x, y, w, h = entry
-    if label not in range(2**16):
+    if label not in range(_LABELS):
         raise ValueError("a class is a whole number")
     return Box(int(label), (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)

@@ -172,12 +172,14 @@ def with_broken(folder: Path, count: int, broken: int) -> Path:
     return write_folder(folder, files)
 
 
-def test_one_broken_image_of_a_hundred_is_left_out_with_a_warning(tmp_path: Path):
+def test_one_broken_image_of_a_hundred_is_left_out_with_a_warning(tmp_path: Path, capsys):
     folder = with_broken(tmp_path / "images", 100, 1)
     with pytest.warns(BadImageWarning, match=r"1 of the 100 images of .* don't decode: .*000\.png") as told:
         assert main(arguments(folder, tmp_path / "run", settings=("batch_size=33",))) == 0
     assert len(told) == 1
     assert len(entries(tmp_path / "run")) == 3  # of 33 images, out of 99
+    counted = "100 images without labels in train; 1 of them doesn't decode and is left out; 99 to train on\n"
+    assert counted in capsys.readouterr().out
 
 
 def test_more_broken_images_are_refused_unless_allowed(tmp_path: Path, capsys):
@@ -241,6 +243,8 @@ def test_fine_tuning_refuses_broken_images_unless_allowed(labelled: Path, tmp_pa
     assert re.search(r"1 of the 48 images .* max_bad = 0\.01 .* \(--max-bad of .*finetune", refusal(capsys, given))
     with pytest.warns(BadImageWarning, match="1 of the 48 images"):
         assert main([*given, "--max-bad", "0.03"]) == 0
+    left_out = "1 of them doesn't decode and is left out"
+    assert f"48 images of 3 classes in train, 24 in test; {left_out}; 47 to train on\n" in capsys.readouterr().out
     assert json.loads((out / "finetune.json").read_text())["data"]["max_bad"] == 0.03
     (made,) = json.loads((out / "export" / "results.json").read_text())["evaluations"]
     assert made["images"] == {"train": 47, "test": 24}

@@ -20,7 +20,7 @@ from star_zoo.wrappers.canonical import Canonical
 
 from ..data.eval_sets.dataset import Splits
 from ..data.intact import check_intact
-from ..data.summary import summary
+from ..data.summary import summary_of_training
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
 from ..engine.divergence import Cause
@@ -108,7 +108,7 @@ class FineTuning(Loop[FineTune]):
         """
         if self.finished:
             return self.report_finished()
-        self.logbook.say(summary(self.images, self.test))
+        self.logbook.say(summary_of_training(self.images, self.test))
         for note in filter(None, (self.splits.note, *self.notes)):
             self.logbook.say(note)
         with self.training():

@@ -17,7 +17,7 @@ from star_zoo import objectives, save_pretrained
 from ..data import Source
 from ..data.streaming.loader import HeldImage
 from ..data.streaming.stream import Stream
-from ..data.summary import summary
+from ..data.summary import summary, summary_of_training
 from ..data.views import MultiViewDataset, Packed, StepBatches, loader, small_batch
 from ..engine import results
 from ..engine.divergence import Cause
@@ -67,7 +67,8 @@ class Run(Loop[Recipe]):
         self.pretrainer, notes = build(recipe)
         check_classes(self.pretrainer.objective, self.source)
         check_share(self.pretrainer.objective, recipe.batch_size // self.processes.num_processes, self.lanes)
-        self.notes += [summary(self.source, held_out), *notes]
+        counted = summary(self.source) if self.lanes else summary_of_training(self.source, held_out)
+        self.notes += [counted, *notes]
         self.start = start_of(recipe.init_from) if recipe.init_from else None
         self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out, self.workers)
         metric = recipe.run.keep_best

@@ -4,7 +4,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -39,6 +39,7 @@ class Inventory:
     notes: tuple[str, ...] = ()  # the interpretation of ambiguous names
     left_out: tuple[str, ...] = ()  # each with the reason
     unlabelled: str = ""  # why this split has no labels although some could be expected
+    undecodable: Mapping[str, int] = field(default_factory=dict)  # images left out of a split, by its fingerprint
 
 
 NOT_TAKEN = Inventory({})  # of a data set whose images come from a list

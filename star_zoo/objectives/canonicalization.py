@@ -1,4 +1,4 @@
-"""Canonicalization: a canonicalizer learns the pose of images from upright ones; the backbone is not trained.
+"""Canonicalization: a canonicalizer learns the pose of images from upright ones.
 
 Letters: B images, P augmentation parameters.
 Source: the prior of Mondal et al. (2023) on the networks of `star_zoo.symmetry.canonicalizer`, which names its sources.
@@ -11,7 +11,8 @@ from .. import groups
 from ..augmentations import Flip, Policy, QuarterTurn, VerticalFlip
 from ..batch import Batch
 from ..encoder import Encoder
-from ..symmetry.canonicalizer import Canonicalizer, prior
+from ..symmetry import canonicalizer
+from ..symmetry.canonicalizer import prior
 from . import _papers
 from ._base import Objective
 
@@ -19,7 +20,8 @@ from ._base import Objective
 class Canonicalization(Objective):
     """The prior alone: every image is taken to be upright. `canonical:MODEL` uses the canonicalizer that was learned.
 
-    Views aren't turned, and under D4 not flipped either. The backbone keeps its weights, e.g. those of `--init-from`.
+    Views aren't turned, and under D4 not flipped either. The backbone keeps its weights, e.g. those of `--init-from`,
+    unless the canonicalizer scores its features.
     """
 
     papers = (_papers.CANONICALIZATION,)
@@ -34,12 +36,12 @@ class Canonicalization(Objective):
         kind: str = "direct",  # "direct" or "optimised"; see `star_zoo.symmetry.canonicalizer`
     ):
         super().__init__(policy)
-        self.canonicalizer = Canonicalizer(groups.find(group), kind, channels=policy.channels)
+        self.canonicalizer = canonicalizer.build(kind, groups.find(group), policy.channels, num_features)
 
     def attach(self, encoder: Encoder) -> None:
-        """Freezes the backbone, because no term has a gradient with respect to it."""
-        for parameter in encoder.parameters():
-            parameter.requires_grad_(False)
+        """Freezes the backbone if the term has no gradient with respect to it."""
+        if not self.canonicalizer.trains_backbone:
+            encoder.requires_grad_(False)
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of one upright draw: (1, P)."""
@@ -53,4 +55,5 @@ class Canonicalization(Objective):
 
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         """Returns {"prior": ...}."""
-        return {"prior": prior(*self.canonicalizer.activate(encoder.augment(batch, 0)))}
+        backbone = encoder.backbone  # all poses in one pass of its batch norm, as when the model is used
+        return {"prior": prior(*self.canonicalizer.activate(encoder.augment(batch, 0), backbone))}

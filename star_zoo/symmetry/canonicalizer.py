@@ -1,12 +1,14 @@
-"""Learned canonicalization: a small network that chooses the pose of an image, so that it can be turned upright.
+"""Learned canonicalization: scores of the poses of an image, so that it can be turned upright.
 
 Source: Kaba et al., "Equivariance with Learned Canonicalization Functions" (arXiv 2211.06489), the direct form with a
 group-equivariant network; Panigrahi & Mondal (arXiv 2405.14089), the optimised form with any network; Mondal et al.
-(2023), the prior. The bodies of these papers could not be read. Layers, widths and sizes are ours.
-Letters: B images, S image size, G elements of the group, R entries of a vector.
+(2023), the prior. The bodies of these papers could not be read. Layers, widths and sizes are ours, and so is the form
+that scores the features of the model itself.
+Letters: B images, S image size, G elements of the group, R entries of a vector, D features.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,56 +19,39 @@ from star_catalog.names import not_found
 from ..groups import AveragePool, FieldNorm, Group, GroupConv, LiftConv
 from .choice import straight_through, turn
 
-KINDS = ("direct", "optimised")
 _SIDE = 64  # pixels; larger images are halved until they are no larger
 _FIELDS, _CHANNELS, _VECTOR = 8, 32, 32  # widths of the direct network, of the optimised one, and R
+_HIDDEN = 256  # width of the scores of features
 _SPREAD = 1e-4  # weight of the penalty on similar vectors
+
+Backbone = Callable[[Tensor], Tensor]  # (B, C, S, S) -> (B, D)
 
 
 class Canonicalizer(nn.Module):
     """Activations of each element of the group, (B, C, S, S) -> (B, G); turning the images by g moves them by g.
 
-    An image is in the pose of its largest activation. In the direct form, an equivariant network computes all
-    activations at once. In the optimised form, a_g = cos(r, h(g^-1 x)) with any network h and a fixed random vector r.
-    Raises ValueError for an unknown kind, and for images that aren't square.
+    An image is in the pose of its largest activation. A subclass implements `activate`.
     """
 
-    target: Tensor  # r, (R,)
+    kind: ClassVar[str]
+    prior_weight: ClassVar[float] = 100.0  # of the prior beside a task's loss; equiadapt's
+    trains_backbone: ClassVar[bool] = False  # whether the activations depend on the backbone's weights
 
-    def __init__(self, group: Group, kind: str = "direct", device: Any = None, dtype: Any = None, *, channels: int = 3):
+    def __init__(self, group: Group):
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(not_found("kind of canonicalizer", kind, KINDS))
-        self.group, self.kind, dd = group, kind, {"device": device, "dtype": dtype}
-        self.pool = AveragePool()
-        self.net = _direct(group, channels, dd) if kind == "direct" else _plain(channels, dd)
-        if kind == "optimised":
-            self.register_buffer("target", torch.randn(_VECTOR, **dd))
+        self.group = group
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activate(x)[0]
+    def forward(self, x: Tensor, backbone: Backbone) -> Tensor:
+        """Returns the activations, (B, G), float32. Raises ValueError for images that aren't square."""
+        return self.activate(x, backbone)[0]
 
-    def activate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the activations (B, G) and the penalty, a scalar that is 0 in the direct form; float32.
+    def activate(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        """Returns the activations (B, G) and a penalty that is trained with the prior, a scalar; float32."""
+        raise NotImplementedError
 
-        The penalty is the mean absolute product of the vectors of two poses of one image.
-        """
-        check_square(x)
-        with torch.autocast(x.device.type, enabled=False):  # rounding to bfloat16 would tie activations
-            x = x.float()[:, :, None]
-            while x.shape[-1] > _SIDE:
-                x = self.pool(x)
-            x = x[:, :, 0]
-            if self.kind == "direct":
-                return self.net(x).flatten(1), x.new_zeros(())
-            count = self.group.order
-            poses = torch.cat([self.group.act_on_images(x, self.group.inverse(g)) for g in range(count)])
-            vectors = self.net(poses).unflatten(0, (count, -1)).transpose(0, 1)  # (B, G, R)
-            products = (vectors @ vectors.mT).abs()
-            off_diagonal = 1 - torch.eye(count, device=x.device)
-            return F.cosine_similarity(vectors, self.target, dim=2), (products * off_diagonal).sum((1, 2)).mean() / (
-                count * (count - 1)
-            )
+    def poses(self, x: Tensor) -> Tensor:
+        """Returns the images turned back by each element, one after the other: (B, C, S, S) -> (G * B, C, S, S)."""
+        return torch.cat([self.group.act_on_images(x, self.group.inverse(g)) for g in range(self.group.order)])
 
     def weights(self, activations: Tensor) -> Tensor:
         """Returns the choice as weights of the elements, (B, G) -> (B, G): 1 for the largest activation, else 0.
@@ -88,6 +73,91 @@ class Canonicalizer(nn.Module):
         return f"{self.group.name}, {self.kind}"
 
 
+class Direct(Canonicalizer):
+    """A small equivariant network, which computes all activations at once. It doesn't use the backbone."""
+
+    kind = "direct"
+
+    def __init__(self, group: Group, channels: int, num_features: int, **dd: Any):
+        super().__init__(group)
+        self.net = _equivariant(group, channels, dd)
+
+    def activate(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        """Returns the activations (B, G), and 0."""
+        check_square(x)
+        with _float32(x):
+            return self.net(_halved(x.float())).flatten(1), torch.zeros((), device=x.device)
+
+
+class Optimised(Canonicalizer):
+    """a_g = cos(r, h(g^-1 x)) with a small network h and a fixed random vector r. It doesn't use the backbone."""
+
+    kind = "optimised"
+    target: Tensor  # r, (R,)
+
+    def __init__(self, group: Group, channels: int, num_features: int, **dd: Any):
+        super().__init__(group)
+        self.net = _plain(channels, dd)
+        self.register_buffer("target", torch.randn(_VECTOR, **dd))
+
+    def activate(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        """Returns the activations (B, G), and the mean absolute product of the vectors of two poses of one image."""
+        check_square(x)
+        with _float32(x):
+            count = self.group.order
+            vectors = self.net(self.poses(_halved(x.float()))).unflatten(0, (count, -1)).transpose(0, 1)  # (B, G, R)
+            products = (vectors @ vectors.mT).abs()
+            off_diagonal = 1 - torch.eye(count, device=x.device)
+            penalty = (products * off_diagonal).sum((1, 2)).mean() / (count * (count - 1))
+            return F.cosine_similarity(vectors, self.target, dim=2), penalty
+
+
+class OfFeatures(Canonicalizer):
+    """a_g is a score of the backbone's features of g^-1 x; backbone and score learn the pose together.
+
+    The backbone computes each image in all poses, G times as much as without. It recognises poses better than the small
+    networks if it is pretrained.
+    """
+
+    kind = "features"
+    prior_weight = 1.0  # because the backbone learns the task as well
+    trains_backbone = True
+
+    def __init__(self, group: Group, channels: int, num_features: int, **dd: Any):
+        super().__init__(group)
+        hidden = nn.Linear(num_features, _HIDDEN, **dd)
+        self.net = nn.Sequential(hidden, nn.ReLU(inplace=True), nn.Linear(_HIDDEN, 1, **dd))
+
+    def activate(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        """Returns the activations (B, G), and 0."""
+        check_square(x)
+        with _float32(x):
+            scores = self.net(backbone(self.poses(x.float())))  # (G * B, 1)
+            return scores.view(self.group.order, -1).T, torch.zeros((), device=x.device)
+
+
+_CLASSES = (Direct, Optimised, OfFeatures)
+KINDS = tuple(c.kind for c in _CLASSES)
+
+
+def find(kind: str) -> type[Canonicalizer]:
+    """Returns the class of a kind of canonicalizer. Raises ValueError for an unknown one."""
+    for c in _CLASSES:
+        if c.kind == kind:
+            return c
+    raise ValueError(not_found("kind of canonicalizer", kind, KINDS))
+
+
+def build(kind: str, group: Group, channels: int, num_features: int, **dd: Any) -> Canonicalizer:
+    """Returns a canonicalizer of images of `channels` channels, with random weights.
+
+    `num_features` is the D of the backbone, `dd` are device and dtype. Raises ValueError for an unknown kind.
+    """
+    made: Any = find(kind)
+    canonicalizer: Canonicalizer = made(group, channels, num_features, **dd)
+    return canonicalizer
+
+
 def prior(activations: Tensor, penalty: Tensor) -> Tensor:
     """Returns the loss of images that are upright: cross entropy to the identity, plus the weighted penalty."""
     return F.cross_entropy(activations, activations.new_zeros(len(activations), dtype=torch.int64)) + _SPREAD * penalty
@@ -99,7 +169,20 @@ def check_square(x: Tensor) -> None:
         raise ValueError(f"images are {x.shape[-2]} x {x.shape[-1]}; a canonicalizer takes square ones: resize or crop")
 
 
-def _direct(group: Group, channels: int, dd: dict[str, Any]) -> nn.Sequential:
+def _float32(x: Tensor) -> torch.autocast:
+    """Returns a context without mixed precision, because rounding to bfloat16 would tie activations."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Returns the images, halved until their side is at most `_SIDE`; turning them turns the result."""
+    x, pool = x[:, :, None], AveragePool()
+    while x.shape[-1] > _SIDE:
+        x = pool(x)
+    return x[:, :, 0]
+
+
+def _equivariant(group: Group, channels: int, dd: dict[str, Any]) -> nn.Sequential:
     """Returns an equivariant network: (B, C, S, S) -> (B, 1, G, 1, 1)."""
     lift = LiftConv(group, channels, _FIELDS, 5, **dd)
     layers: list[nn.Module] = [lift, FieldNorm(_FIELDS, **dd), nn.ReLU(inplace=True)]

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import groups
 from ..augmentations import Policy
 from ..objectives import Objective
+from ..symmetry import canonicalizer
 from ..symmetry.canonicalizer import KINDS, Canonicalizer, prior
 from ._base import Wrapper
 
@@ -32,7 +33,7 @@ class Canonical(Wrapper):
         objective: Objective | None = None,
         *,
         group: str | None = None,  # c4 or d4; None: the saved one's, else c4
-        kind: str | None = None,  # direct or optimised; None: the saved one's, else direct
+        kind: str | None = None,  # direct, optimised or features; None: the saved one's, else direct
         seed: int = 0,  # of random weights
     ):
         super().__init__(backbones, policy)
@@ -41,9 +42,10 @@ class Canonical(Wrapper):
         saved = getattr(objective, "canonicalizer", None)
         if saved is None:
             device = next((p.device for p in backbones[0].parameters()), torch.device("cpu"))
+            of = groups.find(group or "c4"), policy.channels, self.num_features
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                saved = Canonicalizer(groups.find(group or "c4"), kind or KINDS[0], device, channels=policy.channels)
+                saved = canonicalizer.build(kind or KINDS[0], *of, device=device)
         for name, given, own in (("group", group, saved.group.name), ("kind", kind, saved.kind)):
             if given not in (None, own):
                 raise ValueError(f"{name} is {given}; the saved canonicalizer's is {own}: leave {name} out")
@@ -56,14 +58,18 @@ class Canonical(Wrapper):
         features: Tensor = self.backbones[0](self.canonical(x)[0])
         return features
 
+    def activations(self, x: Tensor) -> Tensor:
+        """Returns the canonicalizer's activations: (B, 3, S, S) -> (B, G)."""
+        return self.canonicalizer(x, self.backbones[0])
+
     def canonical(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the images in their canonical pose, and the weights of the chosen elements, (B, G)."""
-        weights = self.canonicalizer.weights(self.canonicalizer(x)).to(x.dtype)
+        weights = self.canonicalizer.weights(self.activations(x)).to(x.dtype)
         return self.canonicalizer.to_canonical(x, weights), weights
 
     def forward_with_prior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the output of `forward` and the canonicalizer's loss if all images are upright, a scalar."""
-        activations, penalty = self.canonicalizer.activate(x)
+        activations, penalty = self.canonicalizer.activate(x, self.backbones[0])
         upright = self.canonicalizer.to_canonical(x, self.canonicalizer.weights(activations).to(x.dtype))
         return self.forward_head(self.backbones[0](upright)), prior(activations, penalty)
 
@@ -83,3 +89,14 @@ class Canonical(Wrapper):
         last, maps = (None, found) if intermediates_only else found
         maps = [self.canonicalizer.from_canonical(each, weights) for each in maps]
         return maps if last is None else (self.canonicalizer.from_canonical(last, weights), maps)
+
+
+class Activations(nn.Module):
+    """The activations of a canonical model as a module: (B, 3, S, S) -> (B, G)."""
+
+    def __init__(self, model: Canonical):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.activations(x)

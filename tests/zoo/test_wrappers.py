@@ -108,7 +108,7 @@ def slow_invariant(x: Tensor) -> Tensor:
 def slow_canonical(x: Tensor) -> Tensor:
     """Each image turned back from the pose of its largest activation."""
     model, network = build("canonical"), sized().eval()
-    poses = [int(model.canonicalizer(image[None]).argmax()) for image in x]
+    poses = [int(model.activations(image[None]).argmax()) for image in x]
     assert len(set(poses)) > 1
     return torch.cat([network(image[None].rot90(-pose, (2, 3))) for image, pose in zip(x, poses, strict=True)])
 

@@ -17,7 +17,7 @@ from star_training.finetuning.model import Learner, build
 from star_training.finetuning.run import FineTuning, in_words
 from star_zoo import Batch
 from star_zoo.groups import C4, D4
-from star_zoo.wrappers.canonical import Canonical
+from star_zoo.wrappers.canonical import Activations, Canonical
 from twins import photos, randn
 
 
@@ -55,7 +55,7 @@ def test_the_record_has_the_share_of_images_that_are_left_unturned(finished, ima
     assert list(made.metrics) == ["finetune_top1", "finetune_identities"]
     kept = made.metrics["finetune_identities"]
     assert not kept.is_accuracy and kept.is_share and "Images left unturned" in in_words(made)
-    activations = tuning._outputs(tuning.net.canonicalizer)
+    activations = tuning._outputs(Activations(tuning.net))
     assert activations.shape == (12, 4)
     assert kept.value == pytest.approx(float((activations.argmax(1) == 0).float().mean()))
     assert made.settings["canonicalize"] == "c4"
@@ -93,7 +93,7 @@ def test_the_loss_is_the_tasks_and_the_weighted_prior(images: Path, weight: floa
     size, labels = torch.full((6, 2), 32), torch.arange(6) % 3
     batch = Batch([photos(6, 32, 32)], [params], torch.arange(6), size, labels)
     x, _ = learner.batch(batch.views[0], params, labels, 0, 0)
-    upright = F.cross_entropy(net.canonicalizer(x), torch.zeros(6).long())
+    upright = F.cross_entropy(net.activations(x), torch.zeros(6).long())
     expected = F.cross_entropy(net(x), labels) + weight * upright
     torch.testing.assert_close(learner(batch, 0, 0), expected)
 

@@ -61,8 +61,8 @@ class FineTune(Settings):
     smoothing: float = 0.1  # share of the label that is spread over all classes
     ema: float | None = None  # decay of the weight average, after a warm-up; the average is measured and exported
     canonicalize: str | None = None  # c4 or d4: a canonicalizer, learned with the task, turns the images upright
-    canonicalizer: str = "direct"  # its kind; see `star_zoo.symmetry.canonicalizer`
-    prior_weight: float = 100.0  # weight of its loss if all training images are upright; equiadapt's
+    canonicalizer: str = "direct"  # its kind: direct, optimised, features; see `star_zoo.symmetry.canonicalizer`
+    prior_weight: float | None = None  # of its loss if all training images are upright; None: 100, 1 for features
     optimizer: FineTuneOptimizer = field(default_factory=FineTuneOptimizer)
     precision: str = AUTO  # "no" (float32), "bf16", "fp16", or "auto": the fastest that computes correct gradients here
     seed: int = 0  # of the classifier, the order of images, and their views
@@ -86,7 +86,7 @@ class FineTune(Settings):
             ("cutmix", self.cutmix, self.cutmix >= 0, "at least 0"),
             ("smoothing", self.smoothing, 0 <= self.smoothing < 1, "from 0 to below 1"),
             ("ema", self.ema, self.ema is None or 0 < self.ema < 1, "between 0 and 1, or null for none"),
-            ("prior_weight", self.prior_weight, self.prior_weight >= 0, "at least 0"),
+            ("prior_weight", self.prior_weight, (self.prior_weight or 0) >= 0, "at least 0, or null for the default"),
             ("views.flip", self.views.flip, 0 <= self.views.flip <= 1, "from 0 to 1"),
             ("views.jitter", self.views.jitter, 0 <= self.views.jitter <= 1, "from 0 to 1"),
             ("optimizer.layer_decay", decay, decay is None or 0 < decay <= 1, "above 0, up to 1, or null for none"),

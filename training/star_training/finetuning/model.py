@@ -89,7 +89,9 @@ class Learner(nn.Module):
         self.net = net
         self.use_layout(channels_last)
         self.policy, self.smoothing, self.seed = policy, settings.smoothing, settings.seed
-        self.prior_weight = settings.prior_weight
+        if isinstance(net, Canonical):
+            weight = settings.prior_weight
+            self.prior_weight = net.canonicalizer.prior_weight if weight is None else weight
         self.mix = None
         if settings.mixup or settings.cutmix:
             self.mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=settings.smoothing, num_classes=classes)

@@ -16,7 +16,7 @@ from star_catalog.names import slugify
 from star_catalog.reading import one_line
 from star_catalog.writing import NotWritten, going_on
 from star_zoo import save_pretrained
-from star_zoo.wrappers.canonical import Canonical
+from star_zoo.wrappers.canonical import Activations, Canonical
 
 from ..data.eval_sets.dataset import Splits
 from ..data.intact import check_intact
@@ -259,7 +259,7 @@ class FineTuning(Loop[FineTune]):
             slug, name = slugify(f"{slug} {per_cent}pct"), f"{name}, {per_cent} % of the labels"
         metrics = [Metric(slug, name, SHARE, ACCURACY, *found)]
         if isinstance(self._kept, Canonical):
-            kept = share(self._outputs(self._kept.canonicalizer).argmax(1) == 0)
+            kept = share(self._outputs(Activations(self._kept)).argmax(1) == 0)
             metrics.append(Metric("finetune_identities", "Images left unturned", SHARE, "canonicalization", *kept))
         curve = [[e["epoch"], e["top1"]] for e in read(self.out / "log.jsonl") if "top1" in e]
         return Record(

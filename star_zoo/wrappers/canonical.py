@@ -60,7 +60,8 @@ class Canonical(Wrapper):
 
     def activations(self, x: Tensor) -> Tensor:
         """Returns the canonicalizer's activations: (B, 3, S, S) -> (B, G)."""
-        return self.canonicalizer(x, self.backbones[0])
+        found: Tensor = self.canonicalizer(x, self.backbones[0])
+        return found
 
     def canonical(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the images in their canonical pose, and the weights of the chosen elements, (B, G)."""

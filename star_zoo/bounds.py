@@ -18,16 +18,20 @@ import timm
 import torch
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from star_catalog import machine, zoo
 
 _data: Any = timm.data  # untyped
+_aten: Any = torch.ops.aten
 
 SIDE = 4096  # pixels: the largest side of a model's input
 _IMAGE, _MAP = 2**28, 2**30  # numbers in one image, and in one map that is computed of it: 1 and 4 GiB in float32
 _LARGEST = 2**20  # of the numbers in arguments: larger ones are no widths, depths or classes
 _SPARE = 2**25  # numbers that no file holds: position tables, masks, queues of a momentum encoder
 _EACH = 4096  # numbers that a parameter counts at least, which bounds how many there are
+# of the initialisation of weights; PyTorch's truncated normal distribution is made of them
+_RANDOM = {_aten.normal_.default, _aten.uniform_.default, _aten.erfinv_.default, _aten.clamp_.default}
 _SHARE = 0.1, 10.0  # limits of crop_pct: the share of the resized image's side that the model's input takes
 
 
@@ -104,6 +108,18 @@ def in_memory() -> int:
     return machine.memory() // 4
 
 
+class _Unfilled(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While entered, tensors on the meta device are not initialised, which would take most of the time of a model."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _RANDOM and args[0].is_meta:
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+_unfilled: Any = _Unfilled  # whose __init__ is untyped
+
+
 def check_model(known_as: str, where: str, weights: Path | None = None, **arguments: Any) -> Any:
     """Returns the model that timm creates by this name and arguments, on the meta device.
 
@@ -111,7 +127,7 @@ def check_model(known_as: str, where: str, weights: Path | None = None, **argume
     maps of an image are too large, and whatever timm raises. The generator of random numbers keeps its state.
     """
     check_numbers(arguments, where)
-    with torch.random.fork_rng(devices=[]), limited(held_by(weights), where):
+    with torch.random.fork_rng(devices=[]), limited(held_by(weights), where), _unfilled():
         model = timm.create_model(known_as, **{**arguments, "pretrained": False, "device": "meta"})
     config = _data.resolve_model_data_config(model)
     check_view(config, where)

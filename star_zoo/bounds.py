@@ -117,9 +117,6 @@ class _Unfilled(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return function(*args, **(kwargs or {}))
 
 
-_unfilled: Any = _Unfilled  # whose __init__ is untyped
-
-
 def check_model(known_as: str, where: str, weights: Path | None = None, **arguments: Any) -> Any:
     """Returns the model that timm creates by this name and arguments, on the meta device.
 
@@ -127,7 +124,7 @@ def check_model(known_as: str, where: str, weights: Path | None = None, **argume
     maps of an image are too large, and whatever timm raises. The generator of random numbers keeps its state.
     """
     check_numbers(arguments, where)
-    with torch.random.fork_rng(devices=[]), limited(held_by(weights), where), _unfilled():
+    with torch.random.fork_rng(devices=[]), limited(held_by(weights), where), _Unfilled():  # type: ignore[no-untyped-call]
         model = timm.create_model(known_as, **{**arguments, "pretrained": False, "device": "meta"})
     config = _data.resolve_model_data_config(model)
     check_view(config, where)

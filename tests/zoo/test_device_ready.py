@@ -67,7 +67,8 @@ def test_the_whole_forward_is_one_graph(name: str):
 
 
 @pytest.mark.parametrize("name", objectives.known())
-def test_a_step_waits_for_nothing(name: str, tmp_path: Path):
+def test_a_step_waits_for_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Run, "try_export", lambda run: None)  # which takes longer than the step
     run = Run(tiny_with(name, "optimizer.name=momentum", "optimizer.clip=1"), tmp_path)
     run.module.train()
     ready = list(run.batches(range(2)))

@@ -52,9 +52,14 @@ def quiet() -> bool:
     return _levels[-1] == QUIET
 
 
+def verbose() -> bool:
+    """Returns whether details are printed, too."""
+    return _levels[-1] == VERBOSE
+
+
 def detail(text: str) -> None:
     """Prints a line to standard error if details are wanted."""
-    if _levels[-1] == VERBOSE:
+    if verbose():
         print(text, file=sys.stderr, flush=True)
 
 

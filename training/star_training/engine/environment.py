@@ -12,7 +12,7 @@ import torch
 
 from star_catalog.version import version
 
-from ..messages import detail
+from ..messages import detail, verbose
 from ..settings.base import Settings
 from ..settings.show import rows
 
@@ -65,6 +65,8 @@ def other_bits(before: dict[str, Any] | None, now: dict[str, Any], step: int) ->
 
 def print_details(settings: Settings, processes: "accelerate.PartialState") -> None:
     """Prints, if details are wanted, what a training computes with, and its settings that aren't the defaults."""
+    if not verbose():
+        return  # because the comments of the settings are parsed, which takes a tenth of a second
     detail(", ".join(f"{name} {value}" for name, value in (versions() | computed_with(processes)).items()))
     for row in rows(settings, {}):
         if row.value != row.default:

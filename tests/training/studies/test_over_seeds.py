@@ -233,7 +233,7 @@ def test_a_method_looks_alike_in_every_plot(monkeypatch: pytest.MonkeyPatch):
     for o in (plain, routed):
         o.content["online"] = [{"step": 1, "knn20_top1": 0.5}]
     routed.content["heads"] = [{"step": 1, "router": [[1.0], [1.0]], "entropy": [0, 0], "norm": [1, 1]}]
-    curves.draw(study(), [plain, routed])
+    curves.draw(study(), [plain, routed], columns=2)
     assert {label: len(looks) for label, looks in drawn.items()} == {"ours": 1, "theirs": 1}
     assert drawn["ours"] != drawn["theirs"]
 

@@ -63,12 +63,12 @@ def sized() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_TEXT)
 
 
-def axes_of(rows: int = 1, columns: int = 1, height: float = 2.8) -> tuple[Any, Any]:
-    """Returns a figure and its (rows, columns) axes; `height` is that of a row in inches.
+def axes_of(rows: int = 1, columns: int = 1, height: float = 2.8, width: float = WIDTH) -> tuple[Any, Any]:
+    """Returns a figure and its (rows, columns) axes; `height` is that of a row in inches, `width` that of the figure.
 
     pyplot isn't used, because a notebook has settings of its own for it.
     """
-    figure = matplotlib.figure.Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(width, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

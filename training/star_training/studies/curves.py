@@ -5,7 +5,7 @@ from typing import Any
 
 from star_catalog.decimals import fixed
 
-from ..reports.drawing import Figure, axes_of, draw_lines, finish, looks_of, sized
+from ..reports.drawing import WIDTH, Figure, axes_of, draw_lines, finish, looks_of, sized
 from ..reports.tables import Table
 from .outcome import Outcome
 from .study import Study
@@ -46,16 +46,21 @@ _PANELS: dict[str, Callable[[Outcome], Curve]] = {
 }
 
 
-def draw(study: Study, outcomes: Sequence[Outcome]) -> Figure | None:
-    """Returns one small plot per quantity with one line per method; None if no run has any of the quantities."""
+def draw(study: Study, outcomes: Sequence[Outcome], columns: int = 1) -> Figure | None:
+    """Returns one small plot per quantity with one line per method; None if no run has any of the quantities.
+
+    One column of plots is as wide as a phone, as all figures of a page.
+    """
     panels = {title: _by_method(study, outcomes, read) for title, read in _PANELS.items()}
     panels = {title: lines for title, lines in panels.items() if lines}
     if not panels:
         return None
     looks = looks_of(method.name for method in study.methods)  # the same in all plots
     with sized():
-        figure, axes = axes_of(len(panels), height=1.9)
-        for axis, (title, lines) in zip(axes[:, 0], panels.items(), strict=True):
+        figure, axes = axes_of(-(-len(panels) // columns), columns, 1.9, columns * WIDTH)
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
             series = {method: ([x for x, _ in curve], [y for _, y in curve]) for method, curve in lines.items()}
             draw_lines(axis, series, looks)
             axis.set(title=title, xlabel="step")

@@ -111,9 +111,9 @@ def report(study: Study, out: Path) -> list[Table]:
     models = _first_seeds(study, out)
     drawn += figures.draw(models)
     write_text(out / "report.html", html.render(study.name, note, tables, drawn))
-    for figure in drawn[:1]:
-        with replacing(out / f"{figure.name}.png") as part:
-            part.write_bytes(figure.png)
+    if wide := curves.draw(study, outcomes, columns=2):  # for the study's page
+        with replacing(out / f"{wide.name}.png") as part:
+            part.write_bytes(wide.png)
     return tables
 
 

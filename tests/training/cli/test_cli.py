@@ -21,6 +21,7 @@ from star_training.cli.main import main
 from star_training.cli.train.pretrain import recipe_of
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
+from star_training.publishing import card
 from star_zoo import objectives
 
 
@@ -148,8 +149,8 @@ def test_a_signal_ends_in_one_line_that_says_how_to_go_on(tmp_path: Path, monkey
         assert f"epoch {epoch} of 2: {values}, img/s {speed:.0f}\n" in printed
 
 
-def test_an_interrupt_before_the_first_step_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys):
-    def interrupt(*_: Any) -> None:
+def test_an_interrupt_before_or_after_the_steps_says_how_to_go_on(tmp_path: Path, monkeypatch, capsys):
+    def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "evaluate", interrupt)
@@ -157,8 +158,14 @@ def test_an_interrupt_before_the_first_step_says_how_to_go_on(tmp_path: Path, mo
     stopped, _, again = capsys.readouterr().err.partition("; go on with: star-zoo ")
     assert stopped == "\nstopped by SIGINT after step 0, there is no checkpoint"
     monkeypatch.undo()
+    monkeypatch.setattr(card, "write_after_training", interrupt)
+    assert main(shlex.split(again)) == 130
+    printed = capsys.readouterr()
+    assert printed.err == f"\nstopped by SIGINT; go on with: star-zoo {again}"
+    assert f"no checkpoint in {tmp_path / 'run'}, so the run starts at step 0\n" in printed.out
+    monkeypatch.undo()
     assert main(shlex.split(again)) == 0
-    assert f"no checkpoint in {tmp_path / 'run'}, so the run starts at step 0\n" in capsys.readouterr().out
+    assert "wrote the card that" in capsys.readouterr().out
 
 
 def test_an_error_of_our_own_names_its_place_and_has_a_traceback_in_development_mode(tmp_path, monkeypatch, capsys):

@@ -46,11 +46,12 @@ def finetune(
     from ..finetuning.run import FineTuning
     from ..publishing import card
 
-    with continuing("go on with star_training.finetune(out={folder!r}, resume=True)"):
+    how = "go on with star_training.finetune(out={folder!r}, resume=True)"
+    with continuing(how, folder / FineTuning.settings_file):
         run = FineTuning(made, folder, resume=resume, tracker=tracker)
         record = run.train()
-    if run.main:
-        card.write_after_training(run.out, changed=not run.finished)
+        if run.main:
+            card.write_after_training(run.out, changed=not run.finished)
     metrics = record.metrics if record else {}  # further processes have no record
     return Trained(folder, {slug: metric.value for slug, metric in metrics.items()})
 

@@ -55,11 +55,12 @@ def pretrain(
     from ..pretraining.run import Run
     from ..publishing import card
 
-    with continuing("go on with star_training.pretrain(out={folder!r}, resume=True)"):
+    how = "go on with star_training.pretrain(out={folder!r}, resume=True)"
+    with continuing(how, folder / Run.settings_file):
         run = Run(made, folder, resume=resume, tracker=tracker)
         results = run.train()
-    if run.main:
-        card.write_after_training(run.out, changed=not run.finished)
+        if run.main:
+            card.write_after_training(run.out, changed=not run.finished)
     last = results["online"][-1] if results.get("online") else {}
     return Trained(folder, {name: value for name, value in last.items() if name not in ("step", "epoch")})
 

@@ -48,13 +48,19 @@ class Trained:
 
 
 @contextlib.contextmanager
-def continuing(how: str) -> Iterator[None]:
+def continuing(how: str, settings: Path | None = None) -> Iterator[None]:
     """Adds to the message of `Stopped` how to continue in Python; `{folder}` in it is the stopped run's folder.
 
-    Also writes the card that the run's best weights lack.
+    `settings` is the file that a training writes when it begins: from then on, it can be continued after any interrupt.
+    A card that the run's best weights lack is written, too.
     """
     try:
-        yield
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            if settings is None or not settings.exists():
+                raise
+            raise Stopped.by(interrupt, folder=settings.parent) from None
     except Stopped as stopped:
         if stopped.folder:
             from ..publishing import card

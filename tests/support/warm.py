@@ -164,7 +164,11 @@ def _early(environment: dict[str, str]) -> dict[str, str]:
 def _serve(listening: socket.socket) -> dict[str, object]:
     """Forks a keeper for each request, and returns the request in the process that is to run it."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no keeper is waited for
+    parent = os.getppid()
     while True:
+        while not select.select([listening], [], [], 1.0)[0]:
+            if os.getppid() != parent:  # it was killed, without closing this server
+                os._exit(0)
         asking, _ = listening.accept()
         if os.fork() == 0:
             listening.close()

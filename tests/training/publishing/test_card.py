@@ -324,6 +324,11 @@ FIXED |= {n for name in objectives.known() for paper in objectives.find(name).pa
 FIXED |= {number for module in MODULES for number in numbers(fixed(Path(module.__file__)))}
 
 
+def digits(value: float) -> str:
+    """The four digits of a number that a card tells; 0 for one that six decimals don't show."""
+    return "0" if abs(value) < 5e-7 else f"{value:.4g}"
+
+
 def derived(folder: Path) -> set[str]:
     """Every number that a card may tell, in every way that it may."""
     told = set()
@@ -332,8 +337,9 @@ def derived(folder: Path) -> set[str]:
             if isinstance(value, str):
                 told |= numbers(value)
             elif isinstance(value, int | float) and not isinstance(value, bool):
-                for form in ("{}", "{:,}", "{:.3f}", "{:.4g}"):
+                for form in ("{}", "{:,}", "{:.3f}"):
                     told |= numbers(form.format(value))
+                told |= numbers(digits(value))
                 if path.name == "results.json":  # hours, minutes, gigabytes
                     told |= numbers(f"{value / 3600:.1f} {value / 60:.1f} {value / 1e9:.2f}")
     model = timm.create_model(f"local-dir:{folder}", device="meta")
@@ -415,11 +421,11 @@ def test_whatever_was_measured_is_told_and_nothing_else(others: dict[str, Path],
             start = f"| {found['protocol']} | {name} | {found['data']} | "
             row = next(line for line in told.splitlines() if line.startswith(start))
             assert row.endswith(" |")
-            assert f"{value['value']:.4g}" in told
+            assert digits(value["value"]) in told
     for found in results.get("comparisons", []):
         for row in found["rows"]:
-            start = f"| {row['metric']} | {row['data']} | {row['first']:.4g} | {row['second']:.4g} | "
-            assert f"{start}{row['difference']['value']:.4g}" in told
+            cells = row["metric"], row["data"], *(digits(row[which]) for which in ("first", "second"))
+            assert f"| {' | '.join(cells)} | {digits(row['difference']['value'])}" in told
         assert f"star-zoo compare hf-hub:me/name {found['other']} --data" in told
     values = {m["value"] for r in results.get("evaluations", []) for m in r["metrics"].values()}
     index = ModelCard(text).data.eval_results or []

@@ -2,11 +2,8 @@
 
 import json
 import os
-import re
-import shlex
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from finetune_cases import coloured, tiny
-from runs import assert_equal, entries, finish, start
-from star_training.cli.main import main
+from runs import assert_equal, entries
 from star_training.engine.saving.checkpoint import CheckpointWarning
 from star_training.engine.signals import Stopped
 from star_training.finetuning.config import FineTune
@@ -162,41 +158,3 @@ def test_what_differs_is_refused(images: Path, tmp_path: Path, monkeypatch):
     (out / "finetune.json").write_text("{")
     with pytest.raises(ValueError, match=r"is not a valid finetune\.json"):
         FineTuning(made, out, resume=True)
-
-
-def arguments(images: Path, out: Path, *more: str) -> list[str]:
-    made = ["finetune", "untrained:test_resnet", "--data", str(images), "--out", str(out), *more]
-    for change in (
-        "views.size=32",
-        "epochs=2",
-        "batch_size=8",
-        "run.workers=1",
-        "run.log_every=1",
-        "precision=no",
-        *NOISY,
-    ):
-        made += ["--set", change]
-    return made
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_real_process_goes_on_to_the_same_bits(images: Path, whole: Path, tmp_path: Path, number: int):
-    out = tmp_path / "parted"
-    process = start(arguments(images, out))
-    deadline = time.monotonic() + 120
-    while not ((out / "log.jsonl").exists() and '{"step": 2, ' in (out / "log.jsonl").read_text()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(process.pid, number)
-    code, _, err = finish(process)
-    if number == signal.SIGTERM:
-        assert code == 128 + number
-        found = re.search(
-            r"^stopped by SIGTERM after step \d+, .*; go on with: .* (finetune --resume --out .*)$", err, re.M
-        )
-        assert found and main(shlex.split(found[1])) == 0
-    else:
-        assert main(arguments(images, out, "--resume")) == 0
-    assert_equal(exported(out), exported(whole))
-    assert [e["step"] for e in entries(out)] == [*range(1, STEPS + 1)]

@@ -33,7 +33,8 @@ def run(model, splits, seed=0):
     right = test.targets == train.targets.mode().values
     top1 = Metric("majority_top1", "Majority top-1", SHARE, ACCURACY, *share(right))
     length = Metric("length", "length of features", "", "scale", float(test.features.norm(dim=1).mean()))
-    return Measurement(by_slug([top1, length]), hits={top1.slug: Hits(right, torch.ones(len(right)))})
+    spread = Metric("spread", "spread of features", "", "scale", float(test.features.std()), listed=False)
+    return Measurement(by_slug([top1, length, spread]), hits={top1.slug: Hits(right, torch.ones(len(right)))})
 '''
 
 
@@ -58,11 +59,14 @@ def evaluated(folder: Path, tmp_path: Path) -> Path:
 def test_its_record_holds_both_metrics(evaluated: Path):
     (found,) = read(evaluated / "results.json")["evaluations"]
     record = Record.from_dict(found)
-    assert (record.protocol, list(record.metrics)) == ("majority", ["majority_top1", "length"])
-    top1, length = record.metrics.values()
+    assert (record.protocol, list(record.metrics)) == ("majority", ["majority_top1", "length", "spread"])
+    top1, length, spread = record.metrics.values()
     assert top1.is_share and top1.is_accuracy and top1.low is not None and top1.low < top1.value
     assert not length.is_share and not length.is_accuracy and length.kind == "scale"
     assert "Majority top-1" in str(record) and "length of features" in str(record)
+    assert record.listed == [top1, length] and not spread.listed and spread.value > 0
+    assert "spread" not in str(record) and str(record).endswith("and 1 more, by slug, in the results.json")
+    assert [row[0] for row in tables.by_data([record]).rows] == ["Majority top-1, %", "length of features"]
 
 
 def test_compare_runs_it_by_default_and_averages_its_accuracy(
@@ -89,6 +93,7 @@ def test_its_card_indexes_the_accuracy_and_puts_the_rest_under_properties(evalua
     results, properties = text.split("<details>")
     assert "| majority | Majority top-1 | birds | " in results
     assert "| majority | length of features | birds | " in properties and "length of features" not in results
+    assert "spread of features" not in text
     assert f"star-zoo eval majority {evaluated} --data birds" in text
     assert [found.metric_name for found in ModelCard(text).data.eval_results] == ["Majority top-1"]
 
@@ -96,14 +101,16 @@ def test_its_card_indexes_the_accuracy_and_puts_the_rest_under_properties(evalua
 def test_the_listing_shows_it(evaluated: Path):
     shown = listing._measured(json.loads((evaluated / "results.json").read_text()))
     assert shown.startswith("Majority top-1 ") and "length of features " in shown and shown.count("(birds)") == 2
+    assert "spread" not in shown
 
 
 def test_the_page_and_tables_show_it_in_its_unit(evaluated: Path, tmp_path: Path):
     out = tmp_path / "report.html"
     assert cli.main(["report", str(evaluated), "--out", str(out)]) == 0
     assert "Majority top-1, %" in out.read_text() and "length of features" not in out.read_text()
+    assert "1 metrics that describe features" in out.read_text()
     models = gather([str(evaluated)])
     rows = tables.compare(models, ["majority_top1", "length"]).rows
-    top1, length = models[0].evaluations[0].metrics.values()
+    top1, length, _ = models[0].evaluations[0].metrics.values()
     assert [row[0] for row in rows] == ["Majority top-1, %", "length of features"]
     assert rows[0][2].startswith(f"{100 * top1.value:.1f} [") and rows[1][2] == f"{length.value:.3f}"

@@ -1,107 +1,27 @@
-"""Canonical correlations and effective rank, against scipy and closed forms. Letters: N images, D, E widths."""
+"""Redundancy of views with a planted structure, effective rank and the jackknife, against numpy and closed forms."""
 
+import itertools
 import json
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from star_catalog.names import slugify
+from star_training.evaluation.embeddings import Viewed
 from star_training.evaluation.features import NotFinite
 from star_training.evaluation.protocols import redundancy
 from star_training.evaluation.record import evaluate
-from star_training.evaluation.solvers.cca import correlations, jackknife, rank_me
-from star_zoo import Objective, objectives
+from star_training.evaluation.solvers.effective_rank import rank_me
+from star_training.evaluation.solvers.jackknife import jackknife
+from star_training.evaluation.solvers.similarity import correlations
+from star_zoo import Objective, Policy, objectives
 from twins import POLICY, build, randn
 from view_cases import Sees, blind, data, unchanged
-
-
-def generalised(a: Tensor, b: Tensor) -> list[float]:
-    """Canonical correlations as the eigenvalues r^2 of Sab Sbb^-1 Sba w = r^2 Saa w."""
-    linalg = pytest.importorskip("scipy.linalg")
-    a, b = (x.double() - x.double().mean(0) for x in (a, b))
-    saa, sbb, sab = (x.T.numpy() @ y.numpy() for x, y in ((a, a), (b, b), (a, b)))
-    found = linalg.eigh(sab @ linalg.solve(sbb, sab.T), saa, eigvals_only=True)[::-1]
-    return [math.sqrt(max(0.0, r)) for r in found[: min(a.shape[1], b.shape[1])]]
-
-
-@pytest.mark.parametrize(("n", "d", "e"), [(50, 3, 3), (200, 5, 8), (200, 8, 5), (60, 20, 10), (30, 1, 1)])
-def test_correlations_are_those_of_the_generalised_eigenproblem(n: int, d: int, e: int):
-    a = randn(n, d, seed=1)
-    b = a @ randn(d, e, seed=2) + 2 * randn(n, e, seed=3) + 5
-    assert correlations(a, b).tolist() == pytest.approx(generalised(a, b), abs=1e-6)
-
-
-def test_one_dimension_each_is_pearson():
-    a, b = torch.tensor([[1.0], [2.0], [3.0], [6.0]]), torch.tensor([[2.0], [1.0], [0.0], [-9.0]])
-    expected = abs(float(torch.corrcoef(torch.cat((a, b), 1).T)[0, 1]))
-    assert correlations(a, b).tolist() == pytest.approx([expected])
-
-
-def test_equal_embeddings_correlate_fully_and_so_do_all_linear_images_of_them():
-    x = randn(300, 6)
-    for other in (x, x @ randn(6, 6, seed=1) + 3, x * 1e-3):
-        assert correlations(x, other).tolist() == pytest.approx([1.0] * 6)
-
-
-def test_independent_embeddings_correlate_as_chance_says():
-    """Independent Gaussians: the sum of squared correlations is D E / (N - 1) on average."""
-    n, d, e = 100, 6, 9
-    sums = [float(correlations(randn(n, d, seed=k), randn(n, e, seed=1000 + k)).square().sum()) for k in range(200)]
-    standard_error = float(torch.tensor(sums).std()) / math.sqrt(len(sums))
-    assert sum(sums) / len(sums) == pytest.approx(d * e / (n - 1), abs=4 * standard_error)
-
-
-def test_no_more_images_than_dimensions_correlate_fully():
-    assert correlations(randn(8, 10), randn(8, 10, seed=1)).tolist() == pytest.approx([1.0] * 7)
-
-
-@pytest.mark.parametrize("useless", [torch.zeros, torch.ones, lambda *shape: torch.full(shape, 1e4)])
-def test_dimensions_that_never_vary_change_nothing(useless):
-    a, b = randn(300, 4), randn(300, 3, seed=1)
-    b[:, 0] += a[:, 0]
-    expected = correlations(a, b).tolist()
-    a, b = (torch.cat((x, useless(300, 2)), 1) for x in (a, b))
-    assert correlations(a, b).tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_rounding_of_a_constant_is_no_correlation():
-    a, b = randn(300, 2), randn(300, 2, seed=1)
-    rounded = 1e4 + 1e-3 * randn(300, 1, seed=2)
-    assert float(rounded.std()) > 0
-    a, b = (torch.cat((x, rounded), 1) for x in (a, b))
-    assert float(correlations(a, b).max()) < 0.3
-
-
-def test_dimensions_that_only_repeat_others_change_nothing():
-    a, b = randn(300, 4), randn(300, 3, seed=1)
-    assert correlations(torch.cat((a, a[:, :2] * 3), 1), b).tolist() == pytest.approx(correlations(a, b).tolist())
-
-
-def test_an_embedding_that_never_varies_is_refused():
-    with pytest.raises(ValueError, match="the same for all images"):
-        correlations(randn(50, 3), torch.ones(50, 3))
-
-
-def test_svcca_looks_at_the_variance_that_matters():
-    loud, quiet = randn(500, 2), 1e-2 * randn(500, 3, seed=1)
-    a = torch.cat((loud, quiet), 1)
-    b = torch.cat((randn(500, 2, seed=2), quiet), 1)
-    assert correlations(a, b)[:3].tolist() == pytest.approx([1.0] * 3)  # the quiet dimensions are the same
-    kept = correlations(a, b, variance=0.99)
-    assert len(kept) == 2 and float(kept.max()) < 0.2
-    assert correlations(a, b, variance=0.999999).tolist() == pytest.approx(correlations(a, b).tolist())
-
-
-def test_the_fewest_components_that_hold_the_variance_are_kept():
-    q = torch.linalg.qr(randn(400, 4) - randn(400, 4).mean(0)).Q.double()
-    q = torch.linalg.qr(q - q.mean(0)).Q
-    x = q * torch.tensor([8.0, 5.0, 3.0, math.sqrt(2)], dtype=torch.float64)  # variances 64, 25, 9, 2 of 100
-    for share, count in ((0.5, 1), (0.63, 1), (0.65, 2), (0.88, 2), (0.95, 3), (0.99, 4)):
-        assert len(correlations(x, x, share)) == count, share
-
 
 # RankMe
 
@@ -141,16 +61,25 @@ def test_the_interval_of_correlations_holds_what_other_images_give():
         a = randn(200, 3, seed=seed)
         return a, a * torch.tensor([1.0, 0.5, 0.2]) + randn(200, 3, seed=10_000 + seed)
 
-    expected = sum(float(correlations(*sample(k)).mean()) for k in range(400)) / 400
+    expected = sum(float(correlations(*sample(k)).mean()) for k in range(200)) / 200
     held = 0
-    for seed in range(150):
+    for seed in range(60):
         a, b = sample(1000 + seed)
         found = jackknife(lambda rows, a=a, b=b: correlations(a[rows], b[rows]).mean(), 200, seed)
         held += found.low <= expected <= found.high
-    assert 130 <= held <= 150
+    assert 51 <= held <= 60
 
 
 # The protocol
+
+
+SLUGS = [  # of one kind of views
+    "cca", "svcca", "svcca_95", "svcca_90", "svcca_80", "pwcca_inv", "pwcca_eq",
+    "explained_eq_by_inv", "explained_inv_by_eq", "cka", "top8", "top16", "top32",
+]  # fmt: skip
+VIEWS, HEADS, REFERENCES = ("", "_drawn", "_drawn_between", "_drawn_within"), ("", "_recalibrated", "_unit"), (
+    "", "_shuffled", "_floor"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", objectives.known())
@@ -159,19 +88,30 @@ def test_every_objective_is_measured(name: str):
     same = unchanged(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", redundancy.FewImagesWarning)
-        first, again = (evaluate("redundancy", model, splits) for _ in range(2))
-    assert json.loads(json.dumps(first.to_dict())) == first.to_dict() and same()
-    assert (first.metrics, first.details) == (again.metrics, again.details)
+        found = evaluate("redundancy", model, splits)
+    assert json.loads(json.dumps(found.to_dict())) == found.to_dict() and same()
     names = list(model.objective.embed(randn(2, 8)))
     ranks = ["rankme_features", *(f"rankme_{slugify(z)}" for z in names)]
     if not {"z_inv", "z_eq"} <= set(names):
-        assert list(first.metrics) == ranks and first.details == {}
+        assert list(found.metrics) == ranks and found.details == {}
         return
-    assert list(first.metrics) == [*ranks, "cca", "svcca"]
+    assert [metric.slug for metric in found.listed] == list(found.metrics)[: len(ranks) + 2] == [*ranks, "cca", "svcca"]
+
+    def slugs(statistics: list[str], references: tuple[str, ...]) -> set[str]:
+        return {"".join(parts) for parts in itertools.product(statistics, VIEWS, HEADS, references)}
+
+    # an embedding may have fewer dimensions than the largest correlations, or more than the features
+    assert slugs(SLUGS[:-3], ("", "_shuffled")) <= found.metrics.keys() <= {*ranks, *slugs(SLUGS, REFERENCES)}
+    assert all(0 <= metric.value <= 1 + 1e-9 for slug, metric in found.metrics.items() if slug not in ranks)
     for kind, slug in (("canonical", "cca"), ("SVCCA", "svcca")):
-        found = first.details[f"{kind} correlations"]
-        assert first.metrics[slug].value == pytest.approx(sum(found) / len(found))
-        assert found == sorted(found, reverse=True) and all(0 <= r <= 1 for r in found)
+        curve = found.details[f"{kind} correlations"]
+        assert found.metrics[slug].value == pytest.approx(sum(curve) / len(curve))
+        assert curve == sorted(curve, reverse=True) and all(0 <= r <= 1 for r in curve)
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    first, again = (redundancy.run(Sees(Twice(POLICY)), data(1, 100), seed=3) for _ in range(2))
+    assert (first.metrics, first.details) == (again.metrics, again.details)
 
 
 def test_a_model_without_embeddings_has_a_rank():
@@ -196,9 +136,94 @@ class Twice(Objective):
 def test_the_protocol_knows_equal_embeddings_and_says_what_chance_is():
     found = redundancy.run(Sees(Twice(POLICY)), data(1, 400))
     assert found.metrics["cca"].estimate == pytest.approx((1, 1, 1))
-    assert 0.02 < found.settings["mean canonical correlation of shuffled pairs"] < 0.3
+    for views in VIEWS:
+        assert found.metrics["explained_eq_by_inv" + views].value == pytest.approx(1)
+        # of images in random order, 8 of 399 dimensions of variation
+        assert found.metrics[f"explained_eq_by_inv{views}_shuffled"].value == pytest.approx(8 / 399, rel=0.5)
+    assert found.metrics["cca_floor"].value == pytest.approx(1)  # eight of eight dimensions
+    curves = [f"canonical correlations, {reference}" for reference in ("shuffled pairs", "random subspaces")]
+    assert [sum(found.details[name]) / 8 for name in curves] == pytest.approx(
+        [found.metrics["cca_shuffled"].value, found.metrics["cca_floor"].value]
+    )
     assert "warning" not in found.settings and found.settings["images"] == 400
     assert found.metrics["rankme_z_inv"].estimate == found.metrics["rankme_features"].estimate
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, features: Tensor) -> None:
+    """Has the protocol see these features (N, 3, 8) of base views and two random views."""
+    monkeypatch.setattr(redundancy, "view", lambda *arguments: Viewed(torch.zeros(len(features), 3, 1), features))
+
+
+def between_and_within(z: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations of the images' means from their mean, and of both views from their image's mean: (N, E), (2N, E)."""
+    views = z[:, 1:].double().numpy()
+    means = views.mean(1, keepdims=True)
+    return (means - means.mean(0))[:, 0], (views - means).reshape(-1, z.shape[-1])
+
+
+def test_the_parts_between_and_within_images_are_told_apart(monkeypatch: pytest.MonkeyPatch):
+    """The embeddings share the content of images and nothing of the augmentations, or the other way round."""
+    shared, own, n = randn(400, 1, 4), randn(400, 1, 4, seed=1), 400
+    moved, others = 0.5 * randn(n, 3, 4, seed=2), 0.5 * randn(n, 3, 4, seed=3)
+    moved[:, 0] = others[:, 0] = 0  # base views are not augmented
+    for of_eq, expected in ((shared + others, (1, 0.05)), (own + moved, (0.05, 1))):
+        z_inv, z_eq = shared + moved, of_eq @ randn(4, 4, seed=4)
+        planted(monkeypatch, torch.cat((z_inv, z_eq), 2))
+        found = {slug: m.value for slug, m in redundancy.run(Sees(Halves(POLICY)), data(1, 1)).metrics.items()}
+        assert (found["cca"], found["cca_drawn_within"]) == pytest.approx(expected, abs=0.06)
+        views = dict(zip(VIEWS[2:], zip(*map(between_and_within, (z_inv, z_eq)), strict=True), strict=True))
+        views[""], views["_drawn"] = ([(z - z.mean(0))[:, k].numpy() for z in (z_inv, z_eq)] for k in (0, 1))
+        for part, (a, b) in views.items():
+            fitted = a @ np.linalg.lstsq(a, b, rcond=None)[0]
+            assert found[f"explained_eq_by_inv{part}"] == pytest.approx((fitted**2).sum() / (b**2).sum(), rel=1e-4)
+            inner = [np.square(x.T @ y).sum() for x, y in ((a, b), (a, a), (b, b))]
+            assert found[f"cka{part}"] == pytest.approx(inner[0] / np.sqrt(inner[1] * inner[2]), rel=1e-4)
+
+
+def test_a_part_in_which_an_embedding_never_varies_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    planted(monkeypatch, randn(100, 1, 8).expand(100, 3, 8))
+    found = redundancy.run(Sees(Halves(POLICY)), data(1, 1)).metrics
+    assert found["cca_drawn"].value == found["cca_drawn_between"].value == found["cca"].value
+    assert not [slug for slug in found if "within" in slug]
+
+
+class Normed(Objective):
+    """z_inv is the features after batch norm and a ReLU, z_eq the features."""
+
+    def __init__(self, policy: Policy):
+        super().__init__(policy)
+        self.norm = torch.nn.BatchNorm1d(8)
+
+    def embed(self, x: Tensor) -> dict[str, Tensor]:
+        return {"z_inv": self.norm(x).relu(), "z_eq": x}
+
+
+def test_recalibrated_heads_have_the_statistics_of_the_measured_views(monkeypatch: pytest.MonkeyPatch):
+    features = randn(200, 3, 8) @ randn(8, 8, seed=1)
+    features[:, 1:] = 3 * features[:, 1:] + 2
+    planted(monkeypatch, features)
+    found = redundancy.run(Sees(Normed(POLICY)), data(1, 1)).metrics
+    for part, views in (("", features[:, 0]), ("_drawn", features[:, 1:].flatten(0, 1))):
+        right = Normed(POLICY)
+        right.norm.running_mean, right.norm.running_var = views.mean(0), views.var(0)
+        expected = redundancy.run(Sees(right), data(1, 1)).metrics
+        for slug in ("cca", "pwcca_inv", "explained_inv_by_eq", "cka"):
+            value = found[f"{slug}{part}_recalibrated"].value
+            assert value == pytest.approx(expected[slug + part].value, rel=1e-4)
+            assert value != pytest.approx(found[slug + part].value, rel=1e-3)
+    assert not [slug for slug in redundancy.run(Sees(Halves(POLICY)), data(1, 1)).metrics if "recalibrated" in slug]
+
+
+def test_embeddings_of_unit_length_differ_by_direction_alone(monkeypatch: pytest.MonkeyPatch):
+    directions, lengths = randn(300, 3, 8), 10 ** randn(300, 3, 1, seed=1)
+    planted(monkeypatch, torch.cat((directions[..., :4], (directions @ randn(8, 4, seed=2)) * lengths), 2))
+    found = redundancy.run(Sees(Halves(POLICY)), data(1, 1)).metrics
+    unit = [F.normalize(z, dim=-1) for z in (directions[..., :4], directions @ randn(8, 4, seed=2))]
+    planted(monkeypatch, torch.cat(unit, 2))
+    expected = redundancy.run(Sees(Halves(POLICY)), data(1, 1)).metrics
+    for slug in (name + views for name in SLUGS[:-3] for views in VIEWS):
+        assert found[f"{slug}_unit"].value == pytest.approx(expected[slug].value, rel=1e-4), slug
+    assert found["cca_unit"].value > found["cca"].value + 0.1
 
 
 def test_few_images_are_warned_of_and_too_few_refused():

@@ -52,7 +52,10 @@ def records(data: Splits, accuracy: float) -> list[dict[str, Any]]:
     details = {
         "linear": ({"Linear top-1": number(accuracy, accuracy - 0.01, accuracy + 0.01)}, {}),
         "knn": ({"20-NN top-1": number(0.5)}, {}),
-        "redundancy": ({}, {"canonical correlations": [0.75, 0.25]}),
+        "redundancy": (
+            {},
+            {"canonical correlations": [0.75, 0.25], "canonical correlations, shuffled pairs": [0.5, 0.25]},
+        ),
         "equivariance": ({}, {"params": ["top", "hue"], "R2": {"pair, features": [0.125, 0.875]}}),
         "invariance": ({}, {"curves": {"rotation": curve, "grayscale": {**curve, "strengths": [1], "cosine": [0.5]}}}),
         "rotated": ({}, turned),
@@ -133,7 +136,7 @@ def test_a_page_shows_what_was_recorded_of_several_runs(tmp_path: Path, runs: li
     page = write(tmp_path, *runs, "--data", data.spec)
     assert all(any(word in title.lower() for title in page.titles) for word in WORDS)
     assert "62.5 [61.5, 63.5]" in page.cells and "50.0 [49.0, 51.0]" in page.cells
-    for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125", "0.312"):
+    for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125", "0.312", "0.375"):
         assert value in page.cells, value
     assert "sim<clr>" in page.cells  # escaped on its way
     assert len(page.pictures) == 8 + 2

@@ -4,9 +4,11 @@ Letters: N images, V views of an image, A augmentations, S view size, P augmenta
 O embedding size.
 """
 
+import copy
 import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ PolicyPlan = Callable[[Policy, int, int, torch.Generator], Tensor]  # a view pla
 
 _AT_ONCE = 512  # views or rows of features
 _WIDEST = 4096  # features; the measurements' cost is quadratic or cubic in their number
+_NORMALISED = 1000  # rows per batch, whose statistics batch norms average
 _ATTEMPTS = 200  # draws; an augmentation that acts in none of them counts as one that never acts
 
 
@@ -84,6 +87,24 @@ def embed(objective: Objective | None, features: Tensor) -> dict[str, Tensor]:
     for name, z in found.items():
         _check_finite(z, name)
     return found
+
+
+@torch.no_grad()
+def recalibrated(objective: Objective, method: Callable[..., Any], *inputs: Tensor) -> Objective:
+    """Returns a copy in eval mode whose batch norms have the statistics of one of its methods on inputs (N, ...).
+
+    In training each forward normalises one kind of view by its own statistics; the running statistics mix all kinds
+    and fit none of them. Source: precise batch norm, Wu & Johnson (2021).
+    """
+    measured = copy.deepcopy(objective).eval()
+    for norm in measured.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+            norm.train()
+    for batch in zip(*(x.chunk(math.ceil(len(x) / _NORMALISED)) for x in inputs), strict=True):
+        getattr(measured, method.__name__)(*(x.to(device(measured)) for x in batch))
+    return measured.eval()
 
 
 def device(module: nn.Module) -> torch.device:

@@ -41,6 +41,7 @@ class Metric(NamedTuple):
     high: float | None = None
     # Slug and name of the mean over data sets, if metrics of several slugs may be averaged, e.g. top-1 and per class.
     averaged_as: tuple[str, str] | None = None
+    listed: bool = True  # whether cards, pages and printed results list it; results.json holds every metric
 
     @property
     def estimate(self) -> Estimate:
@@ -64,8 +65,10 @@ class Metric(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON without the slug, which is the key in the metrics of a record."""
-        fields = {name: value for name, value in self._asdict().items() if name not in ("slug", "averaged_as")}
-        return fields | ({"averaged_as": list(self.averaged_as)} if self.averaged_as else {})
+        own = ("slug", "averaged_as", "listed")
+        fields = {name: value for name, value in self._asdict().items() if name not in own}
+        average = {"averaged_as": list(self.averaged_as)} if self.averaged_as else {}
+        return fields | average | ({} if self.listed else {"listed": False})
 
     @classmethod
     def from_dict(cls, slug: str, found: dict[str, Any]) -> "Metric":

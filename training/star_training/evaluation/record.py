@@ -53,9 +53,16 @@ class Record:
         metrics = {slug: Metric.from_dict(slug, metric) for slug, metric in found.get("metrics", {}).items()}
         return cls(**fields | {"metrics": metrics})
 
+    @property
+    def listed(self) -> list[Metric]:
+        """The metrics that cards, pages and printed results list."""
+        return [metric for metric in self.metrics.values() if metric.listed]
+
     def __str__(self) -> str:
         lines = [f"{self.model} on {self.data}, {self.protocol} ({self.seconds:.0f} s)"]
-        lines += [f"  {metric.name:49} {metric.estimate.text(significant)}" for metric in self.metrics.values()]
+        lines += [f"  {metric.name:49} {metric.estimate.text(significant)}" for metric in self.listed]
+        if more := len(self.metrics) - len(self.listed):
+            lines.append(f"  and {more} more, by slug, in the results.json")
         return "\n".join(lines)
 
 

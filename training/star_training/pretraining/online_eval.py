@@ -19,7 +19,8 @@ from ..evaluation.embeddings import embed
 from ..evaluation.features import base_view, drawn_view, extract
 from ..evaluation.protocols import knn, regression, routing
 from ..evaluation.solvers import ridge
-from ..evaluation.solvers.cca import correlations, rank_me
+from ..evaluation.solvers.effective_rank import rank_me
+from ..evaluation.solvers.similarity import correlations
 
 _KS = (1, 20)
 _BANK, _QUERIES = 5000, 2000  # images: limits an online evaluation to a few seconds for a small backbone

@@ -16,7 +16,7 @@ def measured(records: Sequence[Record], results: dict[str, Any], name: str) -> d
 
     The commands that reproduce them are for the model `name`.
     """
-    metrics = [(record, metric) for record in records for metric in record.metrics.values()]
+    metrics = [(record, metric) for record in records for metric in record.listed]
     return {
         "tasks": [_row(record, metric) for record, metric in metrics if metric.is_accuracy],
         "others": [_row(record, metric) for record, metric in metrics if not metric.is_accuracy],

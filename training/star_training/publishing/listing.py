@@ -80,6 +80,7 @@ def _measured(results: dict[str, Any]) -> str:
         f"{metric['name']} {significant(metric['value'], 3)} ({record['data']})"
         for record in records
         for metric in record["metrics"].values()
+        if metric.get("listed", True)
     ]
     more = f", {len(metrics) - _SHOWN} more" if len(metrics) > _SHOWN else ""
     return ", ".join(metrics[:_SHOWN]) + more

@@ -27,7 +27,7 @@ def _protocols(models: list[Shown]) -> Iterator[str]:
 
 def _metrics(models: list[Shown]) -> Iterator[str]:
     """Yields a line about metrics that the table of accuracies leaves out."""
-    others = {m.name for model in models for r in model.evaluations for m in r.metrics.values() if not m.is_accuracy}
+    others = {m.name for model in models for r in model.evaluations for m in r.listed if not m.is_accuracy}
     if others:
         yield f"{len(others)} metrics that describe features instead of accuracy: the models' cards list them."
 

@@ -127,11 +127,11 @@ def per_cent(found: Estimate) -> str:
 
 
 def by_data(records: Sequence[Record]) -> Table:
-    """Returns one model's metrics, a row for each, by data set, a column for each; shares in per cent."""
+    """Returns one model's listed metrics, a row for each, by data set, a column for each; shares in per cent."""
     sets = list(dict.fromkeys(record.data for record in records))
     cells: dict[str, dict[str, str]] = {}
     for record in records:
-        for metric in record.metrics.values():
+        for metric in record.listed:
             value = metric._replace(low=None, high=None)
             cells.setdefault(title(metric), {})[record.data] = cell(value)
     rows = [[name, *(known.get(data, "-") for data in sets)] for name, known in cells.items()]

@@ -34,7 +34,7 @@ _COMPARISON = (
 )
 _METRIC = (
     {"name": str, "unit": str, "kind": str, "value": float},
-    {"low": _OPTIONAL, "high": _OPTIONAL, "averaged_as": list[str] | None},
+    {"low": _OPTIONAL, "high": _OPTIONAL, "averaged_as": list[str] | None, "listed": bool},
 )
 _ROW: tuple[dict[str, Any], dict[str, Any]] = (
     {"metric": str, "name": str, "data": str, "first": float, "second": float, "difference": dict[str, Any]},
@@ -113,7 +113,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_fits(each, parts[0]) for each in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(each, parts[1]) for each in value.values())
-    return isinstance(value, (int, float) if hint is float else hint) and not isinstance(value, bool)
+    return isinstance(value, (int, float) if hint is float else hint) and isinstance(value, bool) == (hint is bool)
 
 
 def _in_words(hint: Any) -> str:

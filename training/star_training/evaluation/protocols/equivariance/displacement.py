@@ -6,21 +6,21 @@ P augmentation parameters, K inputs of the fit.
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from star_zoo import Objective
 
+from ... import embeddings
 from ...embeddings import Viewed
 from ...metrics import Estimate
 from ...solvers import ridge
 
 _AXES = 64  # principal components of base features; the fitted predictor's inputs are their products with params
-_BATCH = 1000  # rows per batch, whose statistics batch norms average
+_BATCH = 1000  # rows that are embedded at once
 _IMAGES = 50  # images whose views are predicted at once
 _FLOOR = 1e-6  # smallest distance 1 - cosine
 
@@ -67,28 +67,12 @@ def own(objective: Objective, features: Tensor, params: Tensor) -> Own | None:
 def recalibrated(saved: Own, base: Tensor, views: Tensor, params: Tensor) -> Own:
     """Returns the predictor as trained: batch norms use separate statistics for base views and augmented views.
 
-    In training each forward normalises one kind of view by its own statistics; the running statistics mix both kinds
-    and fit neither. This function estimates the statistics of each kind on training images: features (N, D) of base
+    Estimates the statistics of each kind on training images (see `embeddings.recalibrated`): features (N, D) of base
     views and drawn views, with the raw params (N, P) of the drawn views.
-    Source: precise batch norm, Wu & Johnson (2021).
     """
-    of_base = _measured(saved.of_base, Objective.embed, base)
-    shifted = _measured(saved.shift, Objective.predict, _in_batches(of_base, base), params)
-    return Own(of_base, _measured(saved.of_views, Objective.embed, views), shifted)
-
-
-@torch.no_grad()
-def _measured(objective: Objective, method: Callable[..., Any], *inputs: Tensor) -> Objective:
-    """Returns a copy in eval mode with the batch norm statistics of one of its methods on inputs (N, ...)."""
-    measured = copy.deepcopy(objective)
-    for norm in measured.modules():
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over all batches
-            norm.train()
-    for batch in zip(*(x.chunk(math.ceil(len(x) / _BATCH)) for x in inputs), strict=True):
-        getattr(measured, method.__name__)(*batch)
-    return measured.eval()
+    of_base = embeddings.recalibrated(saved.of_base, Objective.embed, base)
+    shifted = embeddings.recalibrated(saved.shift, Objective.predict, _in_batches(of_base, base), params)
+    return Own(of_base, embeddings.recalibrated(saved.of_views, Objective.embed, views), shifted)
 
 
 @torch.no_grad()

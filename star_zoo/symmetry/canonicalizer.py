@@ -115,8 +115,7 @@ class Optimised(Canonicalizer):
 class OfFeatures(Canonicalizer):
     """a_g is a score of the backbone's features of g^-1 x; backbone and score learn the pose together.
 
-    The backbone computes each image in all poses, G times as much as without. It recognises poses better than the small
-    networks if it is pretrained.
+    The backbone computes each image in all poses, and once more in the chosen one.
     """
 
     kind = "features"

@@ -15,6 +15,7 @@ from star_training.cli.main import main
 from star_training.engine.results import read
 from star_training.engine.signals import Stopped
 from star_training.evaluation import frozen_model, many
+from star_training.evaluation.protocols import few_shot
 from star_training.evaluation.record import Record
 from star_training.reports.tables import Table, markdown
 
@@ -51,14 +52,20 @@ def test_evaluate_returns_the_records_that_it_stores(images: Path, tmp_path: Pat
     assert printed == re.sub(r"\(\d+ s\)", "", f"{found.records[0]}\n")
 
 
-def test_of_several_protocols_the_others_are_finished(images: Path, tmp_path: Path):
+def test_of_several_protocols_the_others_are_finished(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(*given: object) -> None:
+        raise ValueError("the episodes are broken")
+
+    monkeypatch.setattr(few_shot, "run", broken)
     out = tmp_path / "results.json"
     with pytest.raises(SomeFailed, match="^1 of 3 evaluations failed: few_shot on three$") as raised:
         star_training.evaluate("pixels", ["knn", "few_shot", "regression"], data=[images], out=out)
     assert [record.protocol for record in raised.value.found.records] == ["knn"]
     assert [record["protocol"] for record in read(out)["evaluations"]] == ["knn"]
     failed, unfit = raised.value.found.reasons
-    assert failed.startswith("few_shot on three failed: ") and unfit.startswith("regression on three not applicable: ")
+    assert failed == "few_shot on three failed: the episodes are broken" and unfit.startswith(
+        "regression on three not applicable: "
+    )
     assert failed in str(raised.value.found) and f"- {unfit}" in raised.value.found._repr_markdown_()
 
 

@@ -103,4 +103,4 @@ def test_large_inputs_pass_in_small_batches():
     net.pretrained_cfg = {"input_size": (3, 2048, 2048)}
     net.register_forward_pre_hook(lambda module, images: sizes.append(len(images[0])))
     extract(net, Given(Labelled(torch.zeros(40, 1), torch.zeros(40))), objects())
-    assert sizes == [16, 16, 8]  # as many pixels as 256 images of 512 x 512
+    assert sizes == [1, 16, 16, 8]  # one image shows the size of its maps; then as many pixels as 256 of 512 x 512

@@ -5,8 +5,6 @@ It imports next to nothing before it catches interrupts, so that Ctrl-C prints n
 
 import sys
 
-from .outputs import lasting
-
 
 def program() -> None:
     """Runs the command of this process, then exits. A signal after its end doesn't change the exit code."""
@@ -20,17 +18,20 @@ def program() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code. SIGINT, SIGTERM and SIGHUP end it with one line."""
-    with lasting():
-        try:
-            from ..engine.signals import interrupting
+    try:
+        from ..engine.signals import interrupting
 
-            with interrupting():
-                from .execute import execute
+        with interrupting():
+            from .execute import execute
+            from .outputs import lasting
 
+            with lasting():
                 return execute(argv)
-        except KeyboardInterrupt as interrupt:
-            from ..engine.signals import Stopped
+    except KeyboardInterrupt as interrupt:
+        from ..engine.signals import Stopped
+        from .outputs import lasting
 
-            stopped = Stopped.by(interrupt)
+        stopped = Stopped.by(interrupt)
+        with lasting():
             print(f"\n{stopped}", file=sys.stderr)
-            return stopped.exit_code
+        return stopped.exit_code

@@ -10,7 +10,6 @@ from ..engine.logging import read
 from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
-from ..models.create import input_channels
 from ..models.resolve import called, label, saved_folder
 
 
@@ -55,7 +54,7 @@ def _of(name: str) -> Shown:
         results.get("comparisons", []),
         settings,
         results.get("training", {}).get("steps"),
-        input_channels(str(folder)),
+        _channels(str(folder)),
     )
 
 
@@ -67,9 +66,16 @@ def _from_file(path: Path) -> list[Shown]:
     for comparison in read_results(path).get("comparisons", []):
         compared.setdefault(comparison["model"], []).append(comparison)
     return [
-        Shown(label(model), None, [], by_model.get(model, []), compared.get(model, []), channels=input_channels(model))
+        Shown(label(model), None, [], by_model.get(model, []), compared.get(model, []), channels=_channels(model))
         for model in dict.fromkeys([*by_model, *compared])
     ]
+
+
+def _channels(model: str) -> int:
+    """Returns the number of channels of a model's images."""
+    from ..models.create import input_channels  # imports timm, which tables don't need
+
+    return input_channels(model)
 
 
 def _evaluations(path: Path) -> list[Record]:

@@ -147,14 +147,12 @@ def _index(items: list[Any], key: str, path: str) -> int:
 
 def build(kind: type, values: dict[str, Any], path: str) -> Any:
     """Builds a dataclass from a dict. Raises ValueError for unknown or missing fields and for wrong types."""
+    names, hints = [f.name for f in dataclasses.fields(kind)], typing.get_type_hints(kind)
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{path} is {values!r}; it has the fields {', '.join(f.name for f in dataclasses.fields(kind))}"
-        )
-    hints = typing.get_type_hints(kind)
+        raise ValueError(f"{path} is {values!r}; it has the fields {', '.join(names)}")
     named = path or kind.__name__.lower()
-    if unknown := set(values) - set(hints):
-        raise ValueError(f"{named} has no field {', '.join(sorted(unknown))}; known: {', '.join(hints)}")
+    if unknown := set(values) - set(names):
+        raise ValueError(f"{named} has no field {', '.join(sorted(unknown))}; known: {', '.join(names)}")
     needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
     if missing := needed - set(values):
         raise ValueError(f"{named} lacks {', '.join(sorted(missing))}")

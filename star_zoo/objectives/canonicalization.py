@@ -33,7 +33,7 @@ class Canonicalization(Objective):
         policy: Policy,
         *,
         group: str = "c4",  # "c4" or "d4"
-        kind: str = "direct",  # "direct" or "optimised"; see `star_zoo.symmetry.canonicalizer`
+        kind: str = "direct",  # "direct", "optimised" or "features"; see `star_zoo.symmetry.canonicalizer`
     ):
         super().__init__(policy)
         self.canonicalizer = canonicalizer.build(kind, groups.find(group), policy.channels, num_features)

@@ -135,16 +135,8 @@ class OfFeatures(Canonicalizer):
             return scores.view(self.group.order, -1).T, torch.zeros((), device=x.device)
 
 
-_CLASSES = (Direct, Optimised, OfFeatures)
-KINDS = tuple(c.kind for c in _CLASSES)
-
-
-def find(kind: str) -> type[Canonicalizer]:
-    """Returns the class of a kind of canonicalizer. Raises ValueError for an unknown one."""
-    for c in _CLASSES:
-        if c.kind == kind:
-            return c
-    raise ValueError(not_found("kind of canonicalizer", kind, KINDS))
+_CLASSES: dict[str, Any] = {c.kind: c for c in (Direct, Optimised, OfFeatures)}
+KINDS = tuple(_CLASSES)
 
 
 def build(kind: str, group: Group, channels: int, num_features: int, **dd: Any) -> Canonicalizer:
@@ -152,9 +144,10 @@ def build(kind: str, group: Group, channels: int, num_features: int, **dd: Any) 
 
     `num_features` is the D of the backbone, `dd` are device and dtype. Raises ValueError for an unknown kind.
     """
-    made: Any = find(kind)
-    canonicalizer: Canonicalizer = made(group, channels, num_features, **dd)
-    return canonicalizer
+    if kind not in _CLASSES:
+        raise ValueError(not_found("kind of canonicalizer", kind, KINDS))
+    made: Canonicalizer = _CLASSES[kind](group, channels, num_features, **dd)
+    return made
 
 
 def prior(activations: Tensor, penalty: Tensor) -> Tensor:

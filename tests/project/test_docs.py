@@ -24,6 +24,7 @@ from star_training.pretraining.module import build
 from star_training.pretraining.run import Run
 from star_training.publishing import card
 from star_zoo import load_objective, objectives, save_pretrained
+from star_zoo.objectives import _papers
 from star_zoo.objectives._agreements import AGREEMENTS
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +111,10 @@ def test_what_the_pages_name_of_star_zoo_is_there_after_its_import_alone(tmp_pat
     assert ".load_objective" in names and ".released.policy" in names
     code = "import star_zoo\n" + "\n".join(f"star_zoo{name}" for name in sorted(names))
     plain(code, cwd=tmp_path)  # nothing of ours is imported yet
+
+
+def test_the_front_page_cites_the_paper_as_cards_do():
+    assert f"```bibtex\n{_papers.STAR.bibtex}\n```" in read(README)
 
 
 def test_lines_have_at_most_120_characters_outside_of_code_and_tables() -> None:

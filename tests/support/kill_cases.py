@@ -1,4 +1,4 @@
-"""The commands that are killed: what each needs, what it must end with, and what is complete in the meantime."""
+"""The commands that are killed: their arguments, their results, and the parts that are complete before the end."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ class Case:
 
     words: Words
     results: Callable[[Path], dict[str, Any]]  # equal at the end
-    whole: Callable[[Path], set[str]]  # what is complete in a place; fails if anything is seen that isn't
+    whole: Callable[[Path], set[str]]  # the complete parts of a place; raises for an incomplete one
     prepare: Callable[[Path], object] = lambda place: None  # fills a place
     settings: str = "none"  # the file of a run that has begun, which goes on with --resume
     part: Words | None = None  # a command that does a part of the work, and is killed instead
@@ -35,11 +35,11 @@ class Case:
     kills: int = 5
 
 
-# What is equal
+# Comparison of results
 
 
 def comparable(value: Any) -> Any:
-    """JSON without what is loose."""
+    """JSON without the fields in `LOOSE`."""
     if isinstance(value, dict):
         return {name: comparable(held) for name, held in value.items() if name not in LOOSE}
     return [comparable(held) for held in value] if isinstance(value, list) else value

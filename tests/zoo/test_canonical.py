@@ -180,37 +180,43 @@ def test_unknown_groups_and_kinds_other_settings_and_wide_images_are_refused():
 # --- the objective, and saved models
 
 
+@EVERY_KIND
 @GROUPS
-def test_the_objective_is_the_prior_on_upright_views_and_leaves_the_backbone_alone(group: Group):
-    objective = objectives.build("canonicalization", 8, POLICY, group=group.name)
+def test_the_objective_is_the_prior_on_upright_views_and_trains_no_backbone_without_need(group: Group, kind: str):
+    encoder = encoder_of(POLICY)
+    width = encoder.backbone.num_features
+    objective = objectives.build("canonicalization", width, POLICY, group=group.name, kind=kind).eval()
     upright, names = {"quarter_turns", "vertical_flip", *(["flip"] if group is D4 else [])}, POLICY.fields
     plans = torch.cat([objective.plan(20, 30, generator(k)) for k in range(30)])
     assert all(plans[:, names.index(name)].any() == (name not in upright) for name in {*upright, "flip"})
     drawn = torch.stack([POLICY.draw(20, 30, generator(k)) for k in range(30)])
     others = [k for k, name in enumerate(names) if name not in upright]
     assert torch.equal(plans[:, others], drawn[:, others])
-    encoder, batch = encoder_of(POLICY), batch_of(objective, 4)
-    objective.attach(encoder)
+    batch = batch_of(objective, 4)
+    objective.attach(encoder.eval())
     images = encoder.augment(batch, 0)
     terms = objective(batch, encoder)
     assert terms.keys() == {"prior"}
-    assert_close(
-        terms["prior"], F.cross_entropy(objective.canonicalizer(images, encoder.backbone), torch.zeros(4).long())
-    )
-    assert not any(p.requires_grad for p in encoder.parameters())
+    activations, penalty = objective.canonicalizer.activate(images, encoder.backbone)
+    assert_close(terms["prior"], F.cross_entropy(activations, torch.zeros(4).long()) + 1e-4 * penalty)
+    terms["prior"].backward()
+    trained = {p.requires_grad and p.grad is not None and bool(p.grad.any()) for p in encoder.parameters()}
+    assert trained == {kind == "features"}
 
 
-def test_a_model_that_was_saved_with_the_objective_has_its_canonicalizer(tmp_path: Path):
+@EVERY_KIND
+def test_a_model_that_was_saved_with_the_objective_has_its_canonicalizer(kind: str, tmp_path: Path):
     from star_training.models.create import create
 
     network = canonical().backbones[0].eval()
-    objective = objectives.build("canonicalization", network.num_features, Policy((Crop(S),), MEAN, STD), group="d4")
+    policy, settings = Policy((Crop(S),), MEAN, STD), {"group": "d4", "kind": kind}
+    objective = objectives.build("canonicalization", network.num_features, policy, **settings)
     save_pretrained(tmp_path / "mine" / "export", network, objective)
     made, x = create(f"canonical:{tmp_path / 'mine'}").eval(), randn(B, 3, S, S)
     objective.eval()
     assert made.canonicalizer.group is D4
     assert torch.equal(made.activations(x), objective.canonicalizer(x, network))
-    other = create(f"canonical(group=d4):untrained:{tmp_path / 'mine'}").eval()
+    other = create(f"canonical(group=d4,kind={kind}):untrained:{tmp_path / 'mine'}").eval()
     assert not torch.equal(other.activations(x), objective.canonicalizer(x, network))
 
 

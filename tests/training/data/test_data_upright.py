@@ -43,7 +43,9 @@ def test_every_format_is_read_as_pillow_turns_it(orientation: int):
         expected = upright(data)
         assert np.array_equal(hwc(decode(data)), expected), kind
         assert opened(data).size == expected.shape[:2] and decoded_size(data) == expected.size
-        assert np.array_equal(hwc(decode(Image.open(io.BytesIO(data)))), expected)  # as torchvision's data sets give it
+        assert np.array_equal(
+            hwc(decode(Image.open(io.BytesIO(data)))), expected
+        )  # as torchvision's data sets return it
         if kind != "TIFF":  # which Pillow turns itself
             as_stored = np.asarray(Image.open(io.BytesIO(data)))
             assert np.array_equal(hwc(decode_stored(data, 1)), as_stored)

@@ -83,9 +83,12 @@ def test_the_export_is_trained_further_with_its_canonicalizer(finished, images: 
         build(settings(images, model=str(finished[0])), 3)
 
 
-@pytest.mark.parametrize("weight", [0.0, 2.5])
-def test_the_loss_is_the_tasks_and_the_weighted_prior(images: Path, weight: float):
-    made = settings(images, f"prior_weight={weight}", "smoothing=0")
+@pytest.mark.parametrize(
+    ("changes", "weight"),
+    [(["prior_weight=0"], 0.0), (["prior_weight=2.5"], 2.5), ([], 100.0), (["canonicalizer=features"], 1.0)],
+)
+def test_the_loss_is_the_tasks_and_the_weighted_prior(images: Path, changes: list[str], weight: float):
+    made = settings(images, *changes, "smoothing=0")
     torch.manual_seed(0)
     net, _ = build(made, 3)
     learner = Learner(net, training_policy(made.views, 32, (0.5,) * 3, (0.2,) * 3), made, 3, channels_last=False).eval()

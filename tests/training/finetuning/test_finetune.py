@@ -444,7 +444,7 @@ def test_too_few_images_or_an_odd_batch_to_mix_are_refused():
 # The command
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["finetune", *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -454,17 +454,19 @@ def test_what_can_not_be_fine_tuned_ends_in_one_line(images: Path, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     data = ["--data", str(images)]
     small = ["--set", "views.size=32", "--set", "batch_size=8"]
-    assert "model 'nosuchnet' can't be loaded" in told(capsys, "nosuchnet", *data, *small)
-    assert "pixels have no weights to fine-tune" in told(capsys, "pixels", *data, *small)
-    assert "test_vit' doesn't take images of 33 pixels" in told(
+    assert "model 'nosuchnet' can't be loaded" in refusal(capsys, "nosuchnet", *data, *small)
+    assert "pixels have no weights to fine-tune" in refusal(capsys, "pixels", *data, *small)
+    assert "test_vit' doesn't take images of 33 pixels" in refusal(
         capsys, "untrained:test_vit", *data, *small, "--set", "views.size=33"
     )
-    assert "optimizer.name 'adamww' not found; did you mean 'adamw'?" in told(
+    assert "optimizer.name 'adamww' not found; did you mean 'adamw'?" in refusal(
         capsys, "untrained:test_resnet", *data, *small, "--set", "optimizer.name=adamww"
     )
-    assert "'missing' doesn't exist" in told(capsys, "untrained:test_resnet", "--data", "missing")
+    assert "'missing' doesn't exist" in refusal(capsys, "untrained:test_resnet", "--data", "missing")
     pack = write_parquet(tmp_path / "x.parquet", image=[png(1)], label=[0], split=["test"])
-    assert "needs a train split and a test split" in told(capsys, "untrained:test_resnet", "--data", str(pack), *small)
+    assert "needs a train split and a test split" in refusal(
+        capsys, "untrained:test_resnet", "--data", str(pack), *small
+    )
     pack.unlink()
     assert list(tmp_path.iterdir()) == []
 
@@ -480,7 +482,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_line(images: Path, tmp_path: Path
         "optimizer.name=sgd",
     ):
         arguments += ["--set", change]
-    assert "Try a lower optimizer.lr" in told(capsys, *arguments)
+    assert "Try a lower optimizer.lr" in refusal(capsys, *arguments)
 
 
 def test_a_finished_command_says_what_it_found_and_how_to_load_it(images: Path, tmp_path: Path, monkeypatch, capsys):

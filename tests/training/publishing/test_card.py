@@ -325,12 +325,12 @@ FIXED |= {number for module in MODULES for number in numbers(fixed(Path(module._
 
 
 def digits(value: float) -> str:
-    """The four digits of a number that a card tells; 0 for one that six decimals don't show."""
+    """A number as cards print it: four digits, or 0 if its first six decimals are 0."""
     return "0" if abs(value) < 5e-7 else f"{value:.4g}"
 
 
 def derived(folder: Path) -> set[str]:
-    """Every number that a card may tell, in every way that it may."""
+    """Every number that a card may contain, in every form that it may have."""
     told = set()
     for path in folder.glob("*.json"):
         for value in leaves(json.loads(path.read_text())):

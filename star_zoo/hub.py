@@ -161,7 +161,19 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
         return model
     if pretrained and not saved:
         _check_downloadable(known_as)
-    return timm.create_model(known_as, pretrained=pretrained, **arguments)
+    made = timm.create_model(known_as, pretrained=pretrained, **arguments)
+    return made if saved else _named(made, known_as.partition(".")[0])
+
+
+def _named(model: Any, architecture: str) -> Any:
+    """Writes the name of a network that the user registered with timm to its cfg, from where it goes to config.json.
+
+    A network made by modifying one of timm's has a cfg that names timm's.
+    """
+    package = timm.models.model_entrypoint(architecture).__module__.partition(".")[0]
+    if package not in ("timm", __package__):
+        model.pretrained_cfg = {**model.pretrained_cfg, "architecture": architecture}
+    return model
 
 
 def check_name(name: str) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import twins
-from runs import plain
+from runs import finish, plain, start
 from star_zoo import Objective, load_objective, objectives, save_pretrained
 from twins import NUM_FEATURES, POLICY, backbone, build, photos
 
@@ -171,3 +171,30 @@ def test_heads_json_tells_what_the_heads_are(tmp_path: Path):
     assert told["objective"] == "equimod"
     assert told["num_features"] == NUM_FEATURES
     assert told["fields"] == list(POLICY.fields)
+
+
+OWN = """
+import pathlib, sys, timm, torch
+from timm.models import register_model
+from star_zoo import hub
+
+@register_model
+def own_small_stem(pretrained=False, **settings):
+    model = timm.create_model("resnet10t", pretrained=False, **settings)
+    model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1)
+    model.maxpool = torch.nn.Identity()
+    return model
+
+folder, x = pathlib.Path(sys.argv[1]), torch.randn(2, 3, 32, 32)
+made = hub.create("own_small_stem", pretrained=False, num_classes=0).eval()
+hub.save_pretrained(folder, made)
+hub.check(folder)
+assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(x), made(x))
+assert hub.create("resnet10t.c3_in1k", pretrained=False).pretrained_cfg["architecture"] == "resnet10t"
+"""
+
+
+def test_a_network_that_the_user_registered_is_saved_under_its_own_name(tmp_path: Path):
+    status, _, err = finish(start([str(tmp_path / "saved")], program=("-c", OWN)))
+    assert status == 0, err
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["architecture"] == "own_small_stem"

@@ -33,6 +33,7 @@ from star_training.benchmarks.peers.with_timm import Timm
 from star_training.benchmarks.pretrain import backbone_alone, elsewhere, roofline
 from star_training.cli.main import main
 from star_training.pretraining.module import build
+from star_zoo import hub, save_pretrained
 from star_zoo.losses import nt_xent
 from twins import photos, randn
 
@@ -142,12 +143,14 @@ def test_views_of_other_shapes_are_refused():
 # --- images and backbones
 
 
-def test_the_stem_for_small_images_keeps_their_size():
+def test_the_stem_for_small_images_keeps_their_size_and_is_saved(tmp_path: Path):
     register_backbones()
     register_backbones()
     model = timm.create_model("resnet18_small", num_classes=10)
     assert sum(p.numel() for p in model.parameters()) == 11_173_962  # the known count of this network
     assert model.eval().forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
+    save_pretrained(tmp_path, model)
+    hub.check(tmp_path)
 
 
 def test_a_folder_holds_jpegs_of_each_class(images: Path):

@@ -48,6 +48,7 @@ def register_backbones() -> None:
         model: Any = timm.models.resnet.resnet18(pretrained, **settings)
         model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
+        model.pretrained_cfg = {**model.pretrained_cfg, "architecture": "resnet18_small"}  # named in an export
         return model
 
     if not timm.is_model("resnet18_small"):

@@ -170,10 +170,14 @@ def _named(model: Any, architecture: str) -> Any:
 
     A network made by modifying one of timm's has a cfg that names timm's.
     """
-    package = timm.models.model_entrypoint(architecture).__module__.partition(".")[0]
-    if package not in ("timm", __package__):
+    if _is_users(architecture):
         model.pretrained_cfg = {**model.pretrained_cfg, "architecture": architecture}
     return model
+
+
+def _is_users(architecture: str) -> bool:
+    """Returns whether neither timm nor star_zoo registered an architecture."""
+    return timm.models.model_entrypoint(architecture).__module__.partition(".")[0] not in ("timm", __package__)
 
 
 def check_name(name: str) -> None:
@@ -223,9 +227,22 @@ def check(folder: Path) -> None:
         expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     _compare(folder / "model.safetensors", "config.json", expected, shapes)
     check_finite(folder / "model.safetensors")
+    if _is_users(architecture := json_object(folder / "config.json", "config.json")["architecture"]):
+        _check_read(folder, architecture)
     if any((folder / name).exists() for name in ("heads.json", "heads.safetensors")):
         load_objective(folder)
         check_finite(folder / "heads.safetensors")
+
+
+def _check_read(folder: Path, architecture: str) -> None:
+    """Raises ValueError unless timm returns a saved model with its weights; a user's function may leave them out."""
+    loaded = create(str(folder)).state_dict()
+    for name, tensor in read_tensors(folder / "model.safetensors").items():
+        if not torch.equal(loaded[name], tensor):
+            raise ValueError(
+                f"timm creates {architecture!r} from {folder} without its {name}: the function that is registered must "
+                "load weights if `pretrained`, e.g. by timm.models.load_pretrained(model) at its end"
+            )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -178,17 +178,37 @@ import pathlib, sys, timm, torch
 from timm.models import register_model
 from star_zoo import hub
 
-@register_model
-def own_small_stem(pretrained=False, **settings):
-    model = timm.create_model("resnet10t", pretrained=False, **settings)
+def small(settings):
+    model = timm.create_model("resnet10t", **settings)
     model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1)
     model.maxpool = torch.nn.Identity()
     return model
 
+@register_model
+def own_small_stem(pretrained=False, **settings):
+    model = small(settings)
+    if pretrained:
+        timm.models.load_pretrained(model)
+    return model
+
+@register_model
+def forgetful(pretrained=False, **settings):
+    return small(settings)
+
+def saved(name):
+    made = hub.create(name, pretrained=False, num_classes=0).eval()
+    hub.save_pretrained(folder, made)
+    hub.check(folder)
+    return made
+
 folder, x = pathlib.Path(sys.argv[1]), torch.randn(2, 3, 32, 32)
-made = hub.create("own_small_stem", pretrained=False, num_classes=0).eval()
-hub.save_pretrained(folder, made)
-hub.check(folder)
+try:
+    saved("forgetful")
+except ValueError as error:
+    assert "timm creates 'forgetful' from" in str(error) and "without its conv1" in str(error), error
+else:
+    raise AssertionError("the weights are lost")
+made = saved("own_small_stem")
 assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(x), made(x))
 assert hub.create("resnet10t.c3_in1k", pretrained=False).pretrained_cfg["architecture"] == "resnet10t"
 """

@@ -23,8 +23,10 @@ _SIDE = 64  # pixels; larger images are halved until they are no larger
 _FIELDS, _CHANNELS, _VECTOR = 8, 32, 32  # widths of the direct network, of the optimised one, and R
 _HIDDEN = 256  # width of the scores of features
 _SPREAD = 1e-4  # weight of the penalty on similar vectors
+_BOTH = 0.2  # share of the task's loss on both poses alike, so that the model knows images that it turns wrongly
 
 Backbone = Callable[[Tensor], Tensor]  # (B, C, S, S) -> (B, D)
+Task = Callable[[Tensor], Tensor]  # the loss of each image, given its features: (k * B, D) -> (k * B,) for any k
 
 
 class Canonicalizer(nn.Module):
@@ -48,6 +50,12 @@ class Canonicalizer(nn.Module):
     def activate(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """Returns the activations (B, G) and a penalty that is trained with the prior, a scalar; float32."""
         raise NotImplementedError
+
+    def losses(self, x: Tensor, backbone: Backbone, task: Task) -> tuple[Tensor, Tensor]:
+        """Returns the task's mean loss on the images in their chosen poses, and the loss if all images are upright."""
+        activations, penalty = self.activate(x, backbone)
+        upright = self.to_canonical(x, self.weights(activations).to(x.dtype))
+        return task(backbone(upright)).mean(), prior(activations, penalty)
 
     def poses(self, x: Tensor) -> Tensor:
         """Returns the images turned back by each element, one after the other: (B, C, S, S) -> (G * B, C, S, S)."""
@@ -115,7 +123,7 @@ class Optimised(Canonicalizer):
 class OfFeatures(Canonicalizer):
     """a_g is a score of the backbone's features of g^-1 x; backbone and score learn the pose together.
 
-    The backbone computes each image in all poses, and once more in the chosen one.
+    The backbone computes each image in all poses, and once more in the chosen one. In training, `losses` takes two.
     """
 
     kind = "features"
@@ -133,6 +141,20 @@ class OfFeatures(Canonicalizer):
         with _float32(x):
             scores = self.net(backbone(self.poses(x.float())))  # (G * B, 1)
             return scores.view(self.group.order, -1).T, torch.zeros((), device=x.device)
+
+    def losses(self, x: Tensor, backbone: Backbone, task: Task) -> tuple[Tensor, Tensor]:
+        """Returns the expected loss of the task over two poses, and the loss if all images are upright.
+
+        The two poses are the given one and a random other one, which costs two passes of the backbone. Their
+        probabilities are the softmax of their activations, mixed with equal ones.
+        """
+        elements = torch.randint(1, self.group.order, (len(x),), device=x.device)
+        turned = turn(x, F.one_hot(elements, self.group.order).to(x.dtype), self.group)
+        features = backbone(torch.cat([x, turned]))
+        activations = self.net(features).float().view(2, -1).T  # (B, 2)
+        probabilities = (1 - _BOTH) * activations.softmax(1) + _BOTH / 2
+        expected = (probabilities.T * task(features).view(2, -1)).sum(0).mean()
+        return expected, prior(activations, activations.new_zeros(()))
 
 
 _CLASSES: dict[str, Any] = {c.kind: c for c in (Direct, Optimised, OfFeatures)}

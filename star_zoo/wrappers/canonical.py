@@ -13,7 +13,7 @@ from .. import groups
 from ..augmentations import Policy
 from ..objectives import Objective
 from ..symmetry import canonicalizer
-from ..symmetry.canonicalizer import KINDS, Canonicalizer, prior
+from ..symmetry.canonicalizer import KINDS, Canonicalizer, Task
 from ._base import Wrapper
 
 
@@ -68,11 +68,13 @@ class Canonical(Wrapper):
         weights = self.canonicalizer.weights(self.activations(x)).to(x.dtype)
         return self.canonicalizer.to_canonical(x, weights), weights
 
-    def forward_with_prior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the output of `forward` and the canonicalizer's loss if all images are upright, a scalar."""
-        activations, penalty = self.canonicalizer.activate(x, self.backbones[0])
-        upright = self.canonicalizer.to_canonical(x, self.canonicalizer.weights(activations).to(x.dtype))
-        return self.forward_head(self.backbones[0](upright)), prior(activations, penalty)
+    def losses(self, x: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        """Returns the mean loss of a task on the canonical images, and the canonicalizer's loss if all are upright.
+
+        `task` maps the outputs of `forward` to a loss for each image; it may be given several poses of the batch, one
+        after the other: (k * B, C) -> (k * B,).
+        """
+        return self.canonicalizer.losses(x, self.backbones[0], lambda features: task(self.forward_head(features)))
 
     def forward_intermediates(
         self, x: Tensor, indices: int | list[int] | None = None, *, intermediates_only: bool = False, **options: Any

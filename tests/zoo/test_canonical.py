@@ -5,6 +5,7 @@ Letters: B images, S image size, G elements of the group.
 
 import copy
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -127,20 +128,51 @@ def test_in_training_the_value_is_the_hard_choice_and_the_gradient_that_of_the_s
     assert not made.weights(activations).requires_grad
 
 
+def squares(output: Tensor) -> Tensor:
+    """A task's loss of each image."""
+    return output.square().sum(1)
+
+
 @EVERY_KIND
 def test_the_tasks_gradient_reaches_the_canonicalizer_and_the_prior_has_its_own(kind: str):
     made, x = canonical("d4", kind).train(), randn(B, 3, S, S)
     twin = copy.deepcopy(made)
-    output = made(x)
-    output.square().sum().backward()
+    made.losses(x, squares)[0].backward()
     for name, p in made.canonicalizer.named_parameters():
-        assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), name
-    features, loss = twin.forward_with_prior(x)
-    assert torch.equal(features, output)
-    loss.backward()
+        assert p.grad is not None and p.grad.isfinite().all() and (p.grad.any() or len(p) == 1), name
+    twin.losses(x, squares)[1].backward()
     assert all(p.grad.any() for p in twin.canonicalizer.parameters() if len(p) > 1)
     trained = [p.grad is not None for p in twin.backbones.parameters()]
     assert any(trained) == all(trained) == made.canonicalizer.trains_backbone
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "features"])
+def test_the_tasks_loss_is_that_of_the_chosen_pose_and_the_other_that_of_the_activations(kind: str):
+    made, x = canonical("d4", kind).eval(), randn(B, 3, S, S)
+    task, upright = made.losses(x, squares)
+    assert_close(task, squares(made(x)).mean())
+    assert_close(upright, prior(*made.canonicalizer.activate(x, made.backbones[0])))
+
+
+@GROUPS
+@torch.no_grad()
+def test_scores_of_features_weigh_the_tasks_loss_of_the_given_and_a_random_pose(group: Group):
+    """A slow twin, image by image; every other pose is drawn."""
+    made, x = canonical(group.name, "features").eval(), randn(40, 3, S, S)
+    torch.manual_seed(1)
+    found = made.losses(x, squares)
+    torch.manual_seed(1)
+    drawn = torch.randint(1, group.order, (40,)).tolist()
+    assert set(drawn) == set(range(1, group.order))
+    tasks, uprights = [], []
+    for image, g in zip(x, drawn, strict=True):
+        features = [made.backbones[0](group.act_on_images(image, k)[None]) for k in (0, g)]
+        ours, other = (float(made.canonicalizer.net(each)) for each in features)
+        p = 1 / (1 + math.exp(other - ours))
+        losses = [float(squares(made.forward_head(each))) for each in features]
+        tasks.append((0.8 * p + 0.1) * losses[0] + (0.8 * (1 - p) + 0.1) * losses[1])
+        uprights.append(-math.log(p))
+    assert_close(torch.stack(found), torch.tensor([sum(tasks), sum(uprights)]) / 40)
 
 
 @GROUPS
@@ -280,8 +312,8 @@ def of_prior(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 def of_task(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     if not isinstance(model, Canonical):
         return F.cross_entropy(model(images), labels)
-    logits, upright = model.forward_with_prior(images)
-    return F.cross_entropy(logits, labels) + model.canonicalizer.prior_weight * upright
+    task, upright = model.losses(images, lambda logits: F.cross_entropy(logits, labels, reduction="none"))
+    return task + model.canonicalizer.prior_weight * upright
 
 
 @torch.no_grad()

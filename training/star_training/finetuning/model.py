@@ -106,12 +106,15 @@ class Learner(nn.Module):
         assert batch.target is not None
         x, wanted = self.batch(batch.views[0], batch.params[0], batch.target, step, rank)
         if isinstance(self.net, Canonical):
-            logits, upright = self.net.forward_with_prior(x)
-            return self._task(logits, wanted) + self.prior_weight * upright
-        return self._task(self.net(x), wanted)
+            task, upright = self.net.losses(x, lambda logits: self._task(logits, wanted))
+            return task + self.prior_weight * upright
+        return self._task(self.net(x), wanted).mean()
 
     def _task(self, logits: Tensor, wanted: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), wanted, label_smoothing=0.0 if self.mix else self.smoothing)
+        """Returns the cross entropy of each image, (k * B, C) -> (k * B,), with the same labels for all k copies."""
+        wanted = wanted.repeat(len(logits) // len(wanted), *[1] * (wanted.ndim - 1))
+        smoothing = 0.0 if self.mix else self.smoothing
+        return F.cross_entropy(logits.float(), wanted, label_smoothing=smoothing, reduction="none")
 
     @torch.no_grad()
     def batch(self, images: Tensor, params: Tensor, labels: Tensor, step: int, rank: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@
 shell command, `py` as a string in Python, `url` as a file name in a link.
 """
 
+import functools
 import re
 import shlex
 from typing import Any
@@ -51,10 +52,12 @@ def python_string(text: str) -> str:
 
 def render(template: str, **values: Any) -> str:
     """Returns a template of the folder `templates` with its values."""
-    return _environment().get_template(template).render(values)
+    return environment().get_template(template).render(values)
 
 
-def _environment() -> Any:
+@functools.cache  # it keeps the compiled templates
+def environment() -> Any:
+    """Returns the environment of jinja2 that escapes values."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

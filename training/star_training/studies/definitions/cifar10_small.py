@@ -49,7 +49,7 @@ def cifar10_small() -> Study:
             "cifar10",
             (("fewshot_cifar_fs_5way_5shot", "cifar100"), ("fewshot_5way_5shot", "tinyimagenet_novel100")),
         ),
-        fast=("epochs=1", "data.limit=10000"),
+        fast=("epochs=1", "data.limit=10000", "precision=no"),
         fast_measures=(
             Measure("linear", small),
             Measure("knn", ("cifar10", *small)),

@@ -5,6 +5,7 @@ the process, and when that has ended its exit code. A process leads a group of i
 """
 
 import functools
+import gc
 import json
 import os
 import resource
@@ -20,9 +21,12 @@ from typing import Any, NamedTuple
 import torch.utils.data
 
 from runs import PACKAGES
+from star_training.cli.execute import parser
 from star_training.cli.main import main
 from star_training.data import cached, views
+from star_training.detection import run as detection_run  # noqa: F401
 from star_training.detection import views as detection_views
+from star_training.finetuning import run as finetuning_run  # noqa: F401
 
 
 class Strange(Exception):
@@ -181,4 +185,6 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    parser()  # imports the modules of all commands
+    gc.freeze()  # a collection in a forked process would copy all pages
     serve()

@@ -29,8 +29,10 @@ _LATE = {"PYTHONPATH", "PYTHONWARNINGS"}  # are applied again
 _POLL = 0.02  # seconds
 MODULES = (
     "accelerate", "pandas", "pyarrow.parquet", "scipy.special", "sklearn.linear_model", "tensorboard", "torchvision",
-    "star_training.cli.main", "star_training.detection.run", "star_training.evaluation.record",
-    "star_training.finetuning.run", "star_training.pretraining.run", "star_training.publishing.upload",
+    "star_training.cli.execute", "star_training.cli.main", "star_training.data.sources.spirograph",
+    "star_training.detection.run", "star_training.evaluation.record", "star_training.finetuning.run",
+    "star_training.pretraining.run", "star_training.publishing.card", "star_training.publishing.markdown",
+    "star_training.publishing.upload", "star_training.recipes.spirograph", "star_zoo.objectives.star",
 )  # fmt: skip
 # A program that stands for python where another program, e.g. torchrun, starts processes. It passes signals on, and
 # it becomes a usual python if the process needs other early variables than the server's.
@@ -202,11 +204,20 @@ def _keep(child: int, asking: socket.socket) -> None:
         asking.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
+def _prepare() -> None:
+    """Does what commands do once in a process, as far as it is imported: the parser, and the templates of cards."""
+    if execute := sys.modules.get("star_training.cli.execute"):
+        execute.parser()  # imports the modules of all commands
+    if markdown := sys.modules.get("star_training.publishing.markdown"):
+        markdown.environment().get_template("card.md.jinja")
+
+
 def main() -> None:
     """Serves until it is killed; in a forked process, runs the command of a request."""
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         for name in sys.argv[3:]:
             __import__(name)
+        _prepare()
         gc.freeze()  # a collection in a forked process would copy all pages
         request = _serve(listening)
     environment, folder = request["environment"], request["folder"]

@@ -8,13 +8,25 @@ import pytest
 from PIL import Image
 
 from data_cases import encoded, write_parquet
+from runs import finish, start
 from star_training.benchmarks import warm
 from star_training.cli.main import main
 
 
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs run in processes that need no time to import; that of imports.run_python has its own test."""
+
+    def run_python(*arguments: str) -> str:
+        code, out, err = finish(start([], program=arguments))
+        assert code == 0, err
+        return out
+
+    monkeypatch.setattr(warm, "run_python", run_python)
+
+
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "home"))
+def data(tmp_path: Path) -> str:
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(60)]
     return str(

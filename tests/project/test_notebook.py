@@ -9,10 +9,12 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "training/quickstart.ipynb"
+ALONE = {"precision": "no", "run.workers": 0}  # no trial and no further processes
+FEW = {"run.log_every": 1, "channels_last": False, **ALONE}
 SMALLER = {  # each text of the notebook -> the same in seconds
-    'data="spirograph:1920", epochs=2': 'data="spirograph:128", epochs=1, settings={"run.log_every": 1}',
+    'data="spirograph:1920", epochs=2': f'data="spirograph:128", epochs=1, settings={FEW}',
     '{"train": 64, "test": 32}': '{"train": 16, "test": 6}',
-    'epochs=5, settings={"batch_size": 32}': 'epochs=1, settings={"batch_size": 16}',
+    'epochs=5, settings={"batch_size": 32}': f"epochs=1, settings={ALONE | {'batch_size': 16}}",
 }
 
 

@@ -20,12 +20,16 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from star_training.cli.main import main
+from star_training.pretraining.run import Run
+from star_training.publishing import card
 
 
 @contextlib.contextmanager
 def still() -> Iterator[None]:
-    """Within it no batch norm is ever in training mode."""
+    """Within it no batch norm is ever in training mode. Trial exports and cards, which take longer, are left out."""
     with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(Run, "try_export", lambda self: None))
+        patches.enter_context(mock.patch.object(card, "write_after_training", lambda run, changed: None))
         for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
             patches.enter_context(
                 mock.patch.object(kind, "train", lambda self, mode=True: nn.Module.train(self, False))

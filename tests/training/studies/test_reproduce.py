@@ -54,7 +54,7 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(
     some = command(packs, out, "--jobs", "2", "--methods", *METHODS)
     process = start(some)
     results = out / "results"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(results.glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)

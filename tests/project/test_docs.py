@@ -11,7 +11,7 @@ import torch
 
 from finetune_cases import PLAIN, TRAIN, coloured
 from finetune_cases import tiny as tiny_tuning
-from runs import finish, pictures, plain, start, tiny
+from runs import EVALUATED, finish, pictures, plain, start, tiny
 from star_training import recipes
 from star_training.cli import COMMANDS
 from star_training.cli import main as cli
@@ -203,7 +203,7 @@ def test_the_guide_names_every_protocol_and_no_other() -> None:
 
 def test_the_guide_names_every_field_of_a_log_and_no_other(tmp_path: Path) -> None:
     crop = 'policy={"augmentations": [{"name": "Crop", "size": 32}], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}'
-    images, short = coloured(tmp_path / "images", 24, 6), ("epochs=1", "objective_args.embed_dim=4")
+    images, short = coloured(tmp_path / "images", 24, 6), ("epochs=1", "objective_args.embed_dim=4", EVALUATED)
     Run(tiny(*short, f"data.source={images}", crop), tmp_path / "classes").train()
     Run(tiny(*short, "data.source=spirograph:80", "batch_size=40"), tmp_path / "numbers").train()
     FineTuning(tiny_tuning(images, "epochs=1"), tmp_path / "tuned").train()

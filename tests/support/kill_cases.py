@@ -32,7 +32,7 @@ class Case:
     settings: str = "none"  # the file of a run that has begun, which goes on with --resume
     part: Words | None = None  # a command that does a part of the work, and is killed instead
     own_store: bool = False  # in the place
-    kills: int = 5
+    kills: int = 4
 
 
 # Comparison of results
@@ -84,7 +84,14 @@ def changed(*settings: str) -> list[str]:
 
 
 def pretrain(shared: Path) -> Case:
-    settings = (*runs.NOISY, "channels_last=false", "run.keep_best=r2", "run.checkpoint_every=2", "run.keep=1")
+    settings = (
+        *runs.NOISY,
+        runs.EVALUATED,
+        "channels_last=false",
+        "run.keep_best=r2",
+        "run.checkpoint_every=2",
+        "run.keep=1",
+    )
     return Case(
         words=lambda place: runs.command(place / "run", settings=settings),
         results=lambda place: tree(place / "run"),
@@ -179,7 +186,7 @@ def reproduce(shared: Path) -> Case:
         results=lambda place: tree(place / "run"),
         whole=lambda place: {path.name for path in place.glob("run/results/*.json") if json.loads(path.read_text())},
         part=lambda place: [*words(place), "--only", "simclr-0"],
-        kills=3,
+        kills=2,
     )
 
 

@@ -40,8 +40,10 @@ TINY = (
     "precision=no",
     "run.workers=0",
     "run.log_every=1",
+    "run.eval_every=0",  # which takes as long as a third of the steps; EVALUATED is for the tests that need it
     f"run.checkpoint_every={EVERY}",
 )
+EVALUATED = "run.eval_every=1"
 # what makes the same weights hard to reach twice: noise, momentum, decay, and an order in memory that isn't torch's own
 NOISY = (
     "backbone_args.drop_rate=0.2",

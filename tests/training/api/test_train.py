@@ -14,14 +14,14 @@ import timm
 
 import star_training
 from finetune_cases import coloured
-from runs import TINY, assert_equal, at_step, command, exported, tiny
+from runs import EVALUATED, TINY, assert_equal, at_step, command, exported, tiny
 from star_training.api.finetune import planned
 from star_training.api.trained import Trained
 from star_training.cli.main import main
 from star_training.engine.signals import Stopped
 from star_training.settings.base import changed, override, parse_changes
 
-SETTINGS: dict[str, Any] = dict(parse_changes(TINY))
+SETTINGS: dict[str, Any] = dict(parse_changes((*TINY, EVALUATED)))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_package_has_its_functions_and_no_other_name():
 
 
 def test_a_run_in_python_is_that_of_the_command(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(command(tmp_path / "run", "--set", "epochs=2")) == 0
+    assert main(command(tmp_path / "run", settings=("epochs=2", EVALUATED))) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(trained).replace(str(trained.folder), f"{tmp_path / 'run'}")
     assert_equal(exported(trained.folder), exported(tmp_path / "run"))
     ours, theirs = (json.loads((folder / "recipe.json").read_text()) for folder in (trained.folder, tmp_path / "run"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import timm
 
-from runs import EPOCH, STEPS, TINY, at_step, command, entries, tiny
+from runs import EPOCH, EVALUATED, STEPS, TINY, at_step, command, entries, tiny
 from star_training import recipes
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
@@ -154,7 +154,7 @@ def test_an_interrupt_before_or_after_the_steps_says_how_to_go_on(tmp_path: Path
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "evaluate", interrupt)
-    assert main(command(tmp_path / "run")) == 130
+    assert main(command(tmp_path / "run", settings=(EVALUATED,))) == 130
     stopped, _, again = capsys.readouterr().err.partition("; go on with: star-zoo ")
     assert stopped == "\nstopped by SIGINT after step 0, there is no checkpoint"
     monkeypatch.undo()

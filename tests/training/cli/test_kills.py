@@ -128,7 +128,7 @@ def survives(case: Case, folder: Path, seed: int, start: Start = start) -> None:
     wanted = case.results(alone)
     for index in range(case.kills):
         place, number = place_of(case, folder / str(index)), SIGNALS[(index + seed) % len(SIGNALS)]
-        if index % 3 == 2:
+        if index % 3 == 1:
             ended = live(case, start, place, case.words(place), number, after=chance.uniform(0.05, 0.95) * seconds)
         else:
             at = chance.randint(index * count // case.kills + 1, (index + 1) * count // case.kills)

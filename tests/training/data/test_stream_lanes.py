@@ -13,7 +13,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from data_cases import BROKEN, png
-from runs import EPOCH, NOISY, STEPS, assert_equal, command, entries, exported, finish, start, stopped_at, tiny
+from runs import (
+    EPOCH,
+    EVALUATED,
+    NOISY,
+    STEPS,
+    assert_equal,
+    command,
+    entries,
+    exported,
+    finish,
+    start,
+    stopped_at,
+    tiny,
+)
 from star_training.cli.main import main
 from star_training.data import BadImageWarning, DataError
 from star_training.data.streaming import shards as shards_module
@@ -343,11 +356,13 @@ def test_bad_images_of_a_run_are_told_and_too_many_end_it(tmp_path: Path):
     with pytest.warns(BadImageWarning, match=r"of the \d+ images of stream:.* don't decode: \d+ in .*s-\d.tar \("):
         Run(tiny(*STREAMED, source, "data.max_bad=0.3"), tmp_path / "run").train()
     with pytest.warns(BadImageWarning, match="They are not used"), pytest.raises(DataError, match="max_bad = 0.01"):
-        Run(tiny(*STREAMED, source), tmp_path / "strict").train()  # online evaluation, before training, only warns
+        Run(
+            tiny(*STREAMED, source, EVALUATED), tmp_path / "strict"
+        ).train()  # online evaluation, before training, only warns
 
 
 def test_a_run_says_that_it_starts_no_more_workers_than_lanes(source, tmp_path: Path):
-    notes = Run(tiny(*STREAMED, source, "run.workers=5"), tmp_path / "run").notes
+    notes = Run(tiny(*STREAMED, source, EVALUATED, "run.workers=5"), tmp_path / "run").notes
     assert "4 lanes of the stream to read, so no more workers than that" in notes
     assert "no held-out labels: RankMe alone is measured online" in notes
 

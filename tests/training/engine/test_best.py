@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finetune_cases import coloured
 from finetune_cases import tiny as tiny_tuning
-from runs import EPOCH, assert_equal, at_step, command, entries, tiny
+from runs import EPOCH, EVALUATED, assert_equal, at_step, command, entries, tiny
 from star_training.cli.main import main
 from star_training.engine.logging import mean_loss
 from star_training.engine.saving.best import Best
@@ -36,6 +36,7 @@ def recipe(metric: str, *settings: str) -> Recipe:
         f"run.checkpoint_every={EPOCH}",
         "run.keep=9",
         f"run.keep_best={metric}",
+        EVALUATED,
         *settings,
     )
 
@@ -150,8 +151,11 @@ def test_only_a_better_value_is_exported(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("run.keep_best=knn20",), "run.keep_best is 'knn20'; this run measures r2, rankme, loss: pass one of them"),
-        (("run.keep_best=loss", "run.eval_every=0"), "run.keep_best is 'loss', but nothing is evaluated on the way"),
+        (
+            ("run.keep_best=knn20", EVALUATED),
+            "run.keep_best is 'knn20'; this run measures r2, rankme, loss: pass one of them",
+        ),
+        (("run.keep_best=loss",), "run.keep_best is 'loss', but nothing is evaluated on the way"),
     ],
 )
 def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path, capsys, settings: tuple[str, ...], message: str):
@@ -163,7 +167,7 @@ def test_a_metric_that_is_not_measured_is_refused(tmp_path: Path, capsys, settin
 def test_the_best_export_has_a_card_that_says_so_also_while_the_run_is_stopped(tmp_path: Path, monkeypatch):
     with monkeypatch.context() as patch:
         at_step(patch, EPOCH + 1, lambda run: os.kill(os.getpid(), signal.SIGTERM))
-        assert main(command(tmp_path / "run", settings=("run.keep_best=rankme",))) == 143
+        assert main(command(tmp_path / "run", settings=("run.keep_best=rankme", EVALUATED))) == 143
     card = (tmp_path / "run" / "export_best" / "README.md").read_text(encoding="utf-8")
     assert f"after step {EPOCH}, epoch 1, the best of the run by `rankme`: " in card
     assert main(["pretrain", "--resume", "--out", str(tmp_path / "run")]) == 0

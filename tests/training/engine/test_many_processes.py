@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from runs import EPOCH, NOISY, STEPS, TWO, assert_equal, command, entries, exported, finish, start, tiny
+from runs import EPOCH, EVALUATED, NOISY, STEPS, TWO, assert_equal, command, entries, exported, finish, start, tiny
 from star_training.data.sources.spirograph import Spirographs
 from star_training.engine.saving.checkpoint import Checkpoints
 from star_training.pretraining.run import Run
@@ -33,7 +33,7 @@ sys.exit(main())
 def whole(tmp_path_factory) -> Path:
     """A finished run of two processes, with dropout that differs between them."""
     out = tmp_path_factory.mktemp("two") / "run"
-    process = start(command(out, settings=(*NOISY, "run.workers=1")), program=(*TWO, "-m", "star_training"))
+    process = start(command(out, settings=(*NOISY, EVALUATED, "run.workers=1")), program=(*TWO, "-m", "star_training"))
     code, stdout, stderr = finish(process)
     assert code == 0, stderr
     assert stderr.strip() == ""

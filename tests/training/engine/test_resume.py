@@ -17,6 +17,7 @@ import torch
 
 from runs import (
     EPOCH,
+    EVALUATED,
     EVERY,
     NOISY,
     STEPS,
@@ -39,7 +40,7 @@ from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
 
 VARIANTS = {
-    "one worker": ("run.workers=1", "optimizer.clip=0.5"),
+    "one worker": ("run.workers=1", EVALUATED, "optimizer.clip=0.5"),
     "two workers, adamw": ("run.workers=2", "optimizer.name=adamw", "optimizer.decay_norms=false"),
     "lamb, contiguous": ("optimizer.name=lamb", "channels_last=false"),
     "lars, checkpointed activations": ("optimizer.name=lars", "grad_checkpointing=true"),
@@ -238,7 +239,7 @@ def test_a_process_that_gets_a_signal_stops_cleanly_and_goes_on(whole, tmp_path,
 @pytest.mark.slow
 def test_a_killed_process_goes_on_from_its_last_checkpoint(whole: Path, tmp_path: Path):
     out = tmp_path / "run"
-    settings = (*NOISY, "run.workers=1")
+    settings = (*NOISY, EVALUATED, "run.workers=1")
     process = start(command(out, settings=settings))
     wait_until(lambda: logged(out, EVERY + 1), process)  # a step beyond the checkpoint
     os.kill(process.pid, signal.SIGKILL)
@@ -253,7 +254,7 @@ def test_a_killed_process_goes_on_from_its_last_checkpoint(whole: Path, tmp_path
 # Damage, and runs that stopped early
 
 
-def killed_at(monkeypatch, out: Path, step: int) -> None:
+def killed_at(monkeypatch, out: Path, step: int, *settings: str) -> None:
     """A run that ends in step `step` without a chance to save anything."""
 
     def die(run: Run) -> None:
@@ -261,13 +262,13 @@ def killed_at(monkeypatch, out: Path, step: int) -> None:
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         at_step(patch, step, die)
-        Run(tiny(*NOISY), out).train()
+        Run(tiny(*NOISY, *settings), out).train()
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(whole: Path, tmp_path: Path, monkeypatch):
-    killed_at(monkeypatch, tmp_path, EVERY)
+    killed_at(monkeypatch, tmp_path, EVERY, EVALUATED)
     assert not (tmp_path / "checkpoints").exists()
-    Run(tiny(*NOISY), tmp_path, resume=True).train()
+    Run(tiny(*NOISY, EVALUATED), tmp_path, resume=True).train()
     assert_equal(exported(tmp_path), exported(whole))
     assert [e["step"] for e in entries(tmp_path)] == [*range(1, STEPS + 1)]
     assert [e["step"] for e in entries(tmp_path, "r2")] == [0, EPOCH, STEPS]
@@ -287,11 +288,11 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(w
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_starts_from_scratch(whole: Path, tmp_path: Path, monkeypatch):
-    killed_at(monkeypatch, tmp_path, 2 * EVERY + 1)
+    killed_at(monkeypatch, tmp_path, 2 * EVERY + 1, EVALUATED)
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_bytes(bytes(1000))
     with pytest.warns(CheckpointWarning):
-        run = Run(tiny(*NOISY), tmp_path, resume=True)
+        run = Run(tiny(*NOISY, EVALUATED), tmp_path, resume=True)
     assert run.step == 0
     run.train()
     assert_equal(exported(tmp_path), exported(whole))

@@ -16,7 +16,7 @@ from star_training.pretraining.run import Run
 
 def test_a_second_process_is_refused_and_disturbs_nothing(tmp_path: Path):
     out = tmp_path / "run"
-    long = ("epochs=500",)
+    long = ("epochs=5000",)
     first = start(command(out, settings=long))
     deadline = time.monotonic() + 300  # also on a busy machine
     while not (out / "log.jsonl").exists() and first.poll() is None and time.monotonic() < deadline:

@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor
 
-from runs import EPOCH, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny, tiny_with
+from runs import EPOCH, EVALUATED, EVERY, STEPS, assert_equal, at_step, command, entries, exported, tiny, tiny_with
 from star_training.cli.main import main
 from star_training.data.views import MultiViewDataset, StepBatches, loader
 from star_training.engine.saving.checkpoint import Checkpoints
@@ -67,7 +67,7 @@ def test_a_run_is_the_same_each_time_and_another_with_another_seed(tmp_path: Pat
 
 
 def test_a_run_leaves_its_recipe_its_log_its_checkpoints_and_its_export(tmp_path: Path):
-    recipe = tiny("run.keep=1")
+    recipe = tiny("run.keep=1", EVALUATED)
     results = Run(recipe, tmp_path).train()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "checkpoints", "export", "log.jsonl", "recipe.json"]
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{STEPS:09d}.safetensors"]
@@ -215,7 +215,7 @@ def test_weights_that_a_finite_loss_broke_are_neither_saved_nor_exported(tmp_pat
 
     at_step(monkeypatch, step, spoil)
     with pytest.raises(Diverged, match=f"weights are not finite after step {step}"):
-        Run(tiny(), tmp_path).train()
+        Run(tiny(EVALUATED), tmp_path).train()
     saved = list((tmp_path / "checkpoints").glob("*")) if (tmp_path / "checkpoints").exists() else []
     assert all(int(path.stem.removeprefix("step-")) < step for path in saved)
     assert not (tmp_path / "export").exists()
@@ -229,7 +229,7 @@ def test_features_that_are_not_finite_end_the_run_with_its_step(tmp_path: Path, 
     with pytest.raises(
         Diverged, match=f"have features that are not finite after step {EPOCH}; the learning rate was .*; the last good"
     ):
-        Run(tiny(), tmp_path).train()
+        Run(tiny(EVALUATED), tmp_path).train()
 
 
 # Switches
@@ -311,7 +311,7 @@ def test_fp16_needs_a_gpu(tmp_path: Path):
 
 def test_tensorboard_gets_what_the_log_gets(tmp_path: Path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    Run(tiny(), tmp_path, tracker="tensorboard").train()
+    Run(tiny(EVALUATED), tmp_path, tracker="tensorboard").train()
     (event,) = tmp_path.rglob("events.out.tfevents.*")
     told = accumulator.EventAccumulator(str(event)).Reload()
     losses = [(e.step, e.value) for e in told.Scalars("loss")]
@@ -345,7 +345,7 @@ def test_wandb_gets_what_the_log_gets(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     available = [*accelerate.tracking._available_trackers, accelerate.utils.LoggerType.WANDB]
     monkeypatch.setattr(accelerate.tracking, "_available_trackers", available)
-    Run(tiny("epochs=1"), tmp_path, tracker="wandb").train()
+    Run(tiny("epochs=1", EVALUATED), tmp_path, tracker="wandb").train()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     numbers = [(line.pop("step"), {k: v for k, v in line.items() if isinstance(v, int | float)}) for line in lines]
     assert wandb.logged == numbers and len(numbers) == 2 * 2 + EPOCH

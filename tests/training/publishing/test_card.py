@@ -21,7 +21,7 @@ from loopback_client import client
 from loopback_hub import LoopbackHub
 from markdown_cases import RECORD, blocks
 from released_twin import Theirs
-from runs import tiny
+from runs import EVALUATED, tiny
 from star_training import recipes
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
@@ -37,7 +37,7 @@ from twins import POLICY, backbone, repeatable
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of a run, with an evaluation on record and a figure."""
     out = tmp_path_factory.mktemp("finished")
-    Run(tiny("epochs=1"), out).train()
+    Run(tiny("epochs=1", EVALUATED), out).train()
     folder = out / "export"
     card.write(folder)
     results = json.loads((folder / "results.json").read_text())

@@ -31,15 +31,25 @@ def test_curves_are_those_of_the_log():
     assert curves.over_steps([]) == {}
 
 
-def test_a_falling_loss_falls_and_a_constant_stays(run: Path, capsys):
+def test_a_falling_loss_falls_and_a_constant_is_a_line_of_text(run: Path, capsys):
     assert main(["curves", str(run)]) == 0
-    loss, knn, rank = capsys.readouterr().out.split("└")[:3]
-    assert "loss: 8 at step 1, 1 at step 8" in loss and "rankme: 8 at step 0, 8 at step 8" in rank
+    loss, knn, rank = capsys.readouterr().out.split("└")
+    assert "loss: 8 at step 1, 1 at step 8" in loss and rank.endswith("\nrankme: 8 at step 0 and up to step 8\n")
     for plot, first, last in ((loss, 0, 9), (knn, 9, 0)):
         rows = [line[1:61] for line in plot.splitlines() if line.startswith("│")]
         assert rows[first][0].strip("│ ") and rows[last][-1].strip("│ ")  # ink at both ends of the diagonal
         assert not rows[9 - first][1:20].strip()  # and none in a corner beside it
-    assert sum("▄" * 20 in line for line in rank.splitlines()) == 1
+
+
+def test_axes_show_the_values_of_the_log(tmp_path: Path):
+    values = [3.62, 3.3, 2.87]
+    lines = [{"step": step, "loss": value} for step, value in zip((5, 10, 15), values, strict=True)]
+    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [*lines, {"step": 0, "r2": 0.5}]))
+    plot, r2 = curves.text(tmp_path)
+    rows = [line[62:] for line in plot.splitlines() if line.startswith("│")]
+    assert rows == [" 3.62", *[""] * 8, " 2.87"]
+    assert plot.splitlines()[-1].split() == ["5", "15"] and len(plot.splitlines()[-1]) == 61
+    assert r2 == "r2: 0.5 at step 0"
 
 
 @pytest.mark.parametrize("text", [None, "", '{"step": 0, "router": []}\n'])

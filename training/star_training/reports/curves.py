@@ -29,10 +29,26 @@ def text(run: Path) -> Iterator[str]:
     curves = over_steps(read(path)) if path.is_file() else {}
     if not curves:
         raise ValueError(f"{run} holds no log.jsonl with a loss; pass the folder of a run that has begun to train")
+    for name, curve in curves.items():
+        yield _plotted(name, *curve)
+
+
+def _plotted(name: str, steps: list[int], values: list[float]) -> str:
+    """Returns a curve as text, its largest and smallest value on the right; a constant as a line without a plot.
+
+    uniplot's own labels are rounded as far as they stay distinct, e.g. 3.5 and 3.0 to 4 and 3.
+    """
+    low, high, (first, last) = min(values), max(values), map(significant, (values[0], values[-1]))
+    if low == high:
+        return f"{name}: {first} at step {steps[0]}" + (f" and up to step {steps[-1]}" if len(steps) > 1 else "")
     from uniplot import plot_to_string
 
-    for name, (steps, values) in curves.items():
-        title = f"{name}: {significant(values[0])} at step {steps[0]}, {significant(values[-1])} at step {steps[-1]}"
-        margin = 0.05 * (max(values) - min(values) or max(abs(values[0]), 1))
-        bounds = {"y_min": min(values) - margin, "y_max": max(values) + margin}
-        yield plot_to_string(values, steps, lines=True, width=_WIDTH, height=_HEIGHT, title=title, **bounds)
+    margin = 0.05 * (high - low)  # less than a row, so that the extremes are in the first and in the last one
+    plot = plot_to_string(
+        values, steps, lines=True, width=_WIDTH, height=_HEIGHT, x_labels=False, y_labels=False,
+        y_min=low - margin, y_max=high + margin,
+    ).split("\n")  # fmt: skip
+    title = f"{name}: {first} at step {steps[0]}, {last} at step {steps[-1]}".center(_WIDTH).rstrip()
+    border, top, *rows, bottom, end = (line.rstrip() for line in plot if line.strip())
+    labelled = [border, f"{top} {significant(high)}", *rows, f"{bottom} {significant(low)}", end]
+    return "\n".join([title, *labelled, f" {steps[0]}{steps[-1]:>{_WIDTH - len(str(steps[0]))}}"])

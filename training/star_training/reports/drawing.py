@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.figure
+from matplotlib.ticker import MaxNLocator
 
 from .tables import Table
 
@@ -80,6 +81,13 @@ def draw_lines(axes: Any, series: Mapping[str, tuple[Sequence[float], Sequence[f
         style = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker}
         axes.plot(x, y, label=label, markevery=every, markersize=4, linewidth=1.3, **style)
     axes.grid(color="0.9")
+
+
+def draw_over_steps(axes: Any, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], looks: Looks) -> None:
+    """Draws one line per label over training steps, which are whole numbers."""
+    draw_lines(axes, series, looks)
+    axes.set(xlabel="step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def finish(figure: Any, legend: bool = True) -> bytes:

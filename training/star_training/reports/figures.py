@@ -9,7 +9,7 @@ from star_catalog.decimals import fixed
 
 from . import details
 from .curves import Curve, over_steps
-from .drawing import Figure, Looks, axes_of, draw_lines, experts, finish, looks_of, sized
+from .drawing import Figure, Looks, axes_of, draw_over_steps, experts, finish, looks_of, sized
 from .loading import Shown
 from .tables import Table
 
@@ -40,8 +40,8 @@ def losses(models: list[Shown], looks: Looks) -> Figure | None:
     if not series:
         return None
     figure, axes = axes_of()
-    draw_lines(axes[0, 0], series, looks)
-    axes[0, 0].set(xlabel="step", ylabel="training loss")
+    draw_over_steps(axes[0, 0], series, looks)
+    axes[0, 0].set(ylabel="training loss")
     rows = [[label, fixed(y[0], 3), fixed(y[-1], 3), f"{x[-1]:.0f}"] for label, (x, y) in series.items()]
     alt = "; ".join(f"{label} from {first} to {last} in {steps} steps" for label, first, last, steps in rows)
     numbers = Table("loss", ["model", "first", "last", "steps"], rows)
@@ -59,8 +59,8 @@ def online(models: list[Shown], looks: Looks) -> Figure | None:
         return None
     figure, axes = axes_of(len(panels), height=1.9)
     for (name, series), axis in zip(panels.items(), axes[:, 0], strict=True):
-        draw_lines(axis, series, looks)
-        axis.set(xlabel="step", ylabel=_NAMES.get(name, name))
+        draw_over_steps(axis, series, looks)
+        axis.set(ylabel=_NAMES.get(name, name))
     curves = [(label, name, y) for name, series in panels.items() for label, (_, y) in series.items()]
     rows = [[label, name, fixed(y[0], 3), fixed(y[-1], 3)] for label, name, y in curves]
     alt = "; ".join(f"{label}, {name}, from {first} to {last}" for label, name, first, last in rows)
@@ -82,8 +82,9 @@ def usage(models: list[Shown], looks: Looks) -> Figure | None:
         of_experts = experts(weights.shape[2])
         for task, name in enumerate(("invariant", "equivariant")):
             axis = next(places)
-            draw_lines(axis, {e: (steps, weights[:, task, k].tolist()) for k, e in enumerate(of_experts)}, of_experts)
-            axis.set(title=f"{label}, {name} task", xlabel="step", ylabel="mean weight", ylim=(0, None))
+            series = {e: (steps, weights[:, task, k].tolist()) for k, e in enumerate(of_experts)}
+            draw_over_steps(axis, series, of_experts)
+            axis.set(title=f"{label}, {name} task", ylabel="mean weight", ylim=(0, None))
             for when, row in (("first", weights[0, task]), ("last", weights[-1, task])):
                 rows.append([label, name, when, ", ".join(f"{w:.3f}" for w in row)])
     alt = "Mean routing weight of each expert over training, for both tasks; the table has the first and last values."

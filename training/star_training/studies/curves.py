@@ -5,7 +5,7 @@ from typing import Any
 
 from star_catalog.decimals import fixed
 
-from ..reports.drawing import WIDTH, Figure, axes_of, draw_lines, finish, looks_of, sized
+from ..reports.drawing import WIDTH, Figure, axes_of, draw_over_steps, finish, looks_of, sized
 from ..reports.tables import Table
 from .outcome import Outcome
 from .study import Study
@@ -62,8 +62,8 @@ def draw(study: Study, outcomes: Sequence[Outcome], columns: int = 1) -> Figure 
             axis.remove()
         for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
             series = {method: ([x for x, _ in curve], [y for _, y in curve]) for method, curve in lines.items()}
-            draw_lines(axis, series, looks)
-            axis.set(title=title, xlabel="step")
+            draw_over_steps(axis, series, looks)
+            axis.set(title=title)
         png = finish(figure)
     cells = [
         [title, method, *(fixed(curve[k][1], 3) for k in (0, len(curve) // 2, -1))]

@@ -23,7 +23,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from star_catalog import store, zoo
-from star_catalog.files import replacing, write_json
+from star_catalog.files import replacing, user_path, write_json
 from star_catalog.reading import json_object, refusing
 
 from . import bounds, objectives, star_backbones
@@ -91,15 +91,15 @@ def _label_names(backbone: Any) -> list[str] | None:
 def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> Objective:
     """Returns the trained objective of a model: its heads, router, shift predictor, standardisation and policy.
 
-    `name` is a saved folder, a tag, e.g. `star_resnet18.stl10`, or `hf-hub:OWNER/NAME[@REVISION]`; `cache_dir` is the
-    cache of the Hub's client. The objective computes its training loss by `objective(batch, encoder)` or, if it is a
-    `FeatureObjective`, by `objective.terms(features, params)`. Nothing is unpickled.
+    `name` is a finished run, a saved folder, a tag, e.g. `star_resnet18.stl10`, or `hf-hub:OWNER/NAME[@REVISION]`;
+    `cache_dir` is the cache of the Hub's client. The objective computes its training loss by
+    `objective(batch, encoder)` or, if it is a `FeatureObjective`, by `objective.terms(features, params)`. Nothing is
+    unpickled.
 
     Raises FileNotFoundError if the model has no heads, `zoo.NotAvailable` if its files can't be downloaded, and
     ValueError if heads.json is invalid, the weights don't fit it or the objective's module can't be imported.
     """
-    where = place(name)
-    described, weights = (zoo.fetch(where, file, cache_dir) for file in ("heads.json", "heads.safetensors"))
+    described, weights = (_fetch_heads(name, file, cache_dir) for file in ("heads.json", "heads.safetensors"))
     config = _read_config(described)
     with refusing(f"{described} does not describe a valid objective"):
         bounds.check_numbers(config, "its data")
@@ -116,6 +116,25 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
     return objective
 
 
+def _fetch_heads(name: str | Path, file: str, cache_dir: str | Path | None = None) -> Path:
+    """Returns a file of a model's heads as `zoo.fetch` does; a run's is in its export."""
+    where = place(name)
+    if isinstance(where, Path) and not (where / file).is_file():
+        if not where.exists():
+            raise FileNotFoundError(
+                f"{str(where)!r} doesn't exist; pass a finished run, a saved folder, a star_* tag, or hf-hub:OWNER/NAME"
+            )
+        where = where / "export" if (where / "export").is_dir() else where
+    try:
+        return zoo.fetch(where, file, cache_dir)
+    except zoo.NotAvailable as error:
+        if not str(name).startswith("star_"):
+            raise
+        raise star_backbones.not_available(
+            "heads", star_backbones.full_tag(str(name)), error, "or pass a finished run or a saved folder"
+        ) from error
+
+
 def place(name: str | Path) -> Path | zoo.Repository:
     """Returns the folder or repository of a model, given any of its names; an unrecognised name is a folder.
 
@@ -123,7 +142,7 @@ def place(name: str | Path) -> Path | zoo.Repository:
     """
     if isinstance(name, str) and name.startswith(zoo.HUB_PREFIX):
         return zoo.Repository.parse(name)
-    folder = Path(str(name).removeprefix("local-dir:"))
+    folder = user_path(str(name).removeprefix("local-dir:"))
     if isinstance(name, str) and name.startswith("star_") and not folder.is_dir():
         return star_backbones.place(name)
     return folder

@@ -27,7 +27,7 @@ from torch import nn
 
 from star_catalog import store, tags, zoo
 from star_catalog.names import not_found
-from star_catalog.reading import refusing
+from star_catalog.reading import one_line, refusing
 
 from . import bounds, group_resnet, wrapped_model
 
@@ -181,13 +181,21 @@ def _fetch(tag: str, installed: Path | None, cache_dir: str | Path | None) -> Pa
             return installed / _WEIGHTS
         return zoo.fetch(place(tag), _WEIGHTS, cache_dir)
     except (FileNotFoundError, zoo.NotAvailable) as error:
-        raise zoo.NotAvailable(
-            f"no weights for {tag}: none in the local store ({store.folder(tag)}), none in the package, and {error}. "
-            f"Ways out: train it and run `star-zoo install RUN {tag}`; run `star-zoo convert` with --install on a "
-            "released checkpoint; set STAR_ZOO_HUB_ORG=OWNER for other repositories or HF_ENDPOINT=URL for a mirror; "
+        more = (
             "load a file with pretrained_cfg_overlay=dict(file=...) or a saved folder as 'local-dir:FOLDER'; or pass "
-            "pretrained=False."
-        ) from error
+            "pretrained=False"
+        )
+        raise not_available("weights", tag, error, more) from error
+
+
+def not_available(what: str, tag: str, error: Exception, more: str) -> zoo.NotAvailable:
+    """Returns the error for a tag whose files are at none of the places, with the ways out and `more` of them."""
+    return zoo.NotAvailable(
+        f"no {what} for {tag}: none in the local store ({store.folder(tag)}), none in the package, and {error}. "
+        f"Ways out: train it and run `star-zoo install RUN {tag}`; run `star-zoo convert` with --install on a "
+        "released checkpoint; set STAR_ZOO_HUB_ORG=OWNER for other repositories or HF_ENDPOINT=URL for a mirror; "
+        f"{more}."
+    )
 
 
 @contextlib.contextmanager
@@ -200,7 +208,7 @@ def _invalid_weights(tag: str, file: Path) -> Iterator[None]:
     except RuntimeError as error:
         if "load" not in str(error).partition("\n")[0]:
             raise  # not about the weights
-        raise zoo.NotAvailable(f"{file} does not fit {tag}: {' '.join(str(error).split())[:300]}") from error
+        raise zoo.NotAvailable(f"{file} does not fit {tag}: {one_line(error)}") from error
 
 
 def _check_complete(model: nn.Module, cfg: PretrainedCfg, file: Path) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from star_catalog import zoo
+from star_catalog.reading import one_line
 
 from .. import hub
 from ..augmentations import Policy
@@ -79,10 +80,9 @@ def load(name: str) -> Any:
     except zoo.NotAvailable:  # its message names the ways out
         raise
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"teacher {name!r} can't be loaded: {reason}; pass a run, a saved folder, a zoo tag or a timm name with "
-            "pretrained weights"
+            f"teacher {name!r} can't be loaded: {one_line(error)}; pass a run, a saved folder, a zoo tag or a timm "
+            "name with pretrained weights"
         ) from error
     return model.eval().requires_grad_(False)
 

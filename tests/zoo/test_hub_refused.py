@@ -38,8 +38,15 @@ def test_a_missing_file_is_named(folder: Path, name: str):
 
 
 def test_a_missing_folder_is_told(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere has no heads\.json"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere' doesn't exist; pass a finished run, a saved"):
         load_objective(tmp_path / "nowhere")
+
+
+def test_a_run_has_the_heads_of_its_export(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"has no heads\.json; save_pretrained and finished runs write it"):
+        load_objective(tmp_path)
+    save_pretrained(tmp_path / "export", backbone(), objective := build("simclr"))
+    assert load_objective(tmp_path).config == objective.config
 
 
 def rewrite(folder: Path, **changes: Any) -> None:

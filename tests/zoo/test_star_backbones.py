@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from runs import plain
 from star_catalog import tags
-from star_zoo import NotAvailable, star_backbones
+from star_catalog.reading import one_line
+from star_zoo import NotAvailable, load_objective, star_backbones
 
 MODELS = timm.list_models("star_*")
 TAGS = timm.list_models("star_*", include_tags=True)
@@ -217,6 +218,9 @@ def test_pretrained_without_weights_says_the_tag_and_the_ways_out(name):
     with pytest.raises(NotAvailable, match=f"no weights for {name}: .*local store.*in the package.*Ways out: ") as told:
         timm.create_model(name, pretrained=True)
     assert "\n" not in str(told.value)
+    assert one_line(told.value) == str(told.value)
+    with pytest.raises(NotAvailable, match=f"no heads for {name}: .*local store.*in the package.*Ways out: .* run or"):
+        load_objective(name)
 
 
 @pytest.mark.parametrize("name", TAGS)

@@ -2,14 +2,37 @@
 
 import contextlib
 import json
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_LONGEST = 500  # characters of a library's message that are shown
+_OURS = ("star_catalog", "star_training", "star_zoo")
+
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's message on one line, cut after 300 characters; its class if it has none."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Returns an error's message on one line; its class if it has none.
+
+    A library's message is cut at a word; ours is complete, because it ends with the way out.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if _is_ours(error) else shortened(text)
+
+
+def shortened(text: str) -> str:
+    """Returns a text of more than 500 characters cut at a word, with " ..." at its end."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST + 1].rpartition(' ')[0] or text[:_LONGEST]} ..."
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the class of an error is star-zoo's, or it is a ValueError or OSError that star-zoo raised."""
+    modules = [type(error).__module__]
+    if isinstance(error, (OSError, ValueError)):
+        modules += [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)][-1:]
+    return any(module.partition(".")[0] in _OURS for module in modules)
 
 
 @contextlib.contextmanager

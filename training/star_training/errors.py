@@ -4,6 +4,7 @@ import traceback
 from pathlib import Path
 
 from star_catalog.names import folders
+from star_catalog.reading import shortened
 
 _PACKAGES = [Path(folder) for package in ("star_catalog", "star_training", "star_zoo") for folder in folders(package)]
 
@@ -35,7 +36,7 @@ def unexpected(error: BaseException) -> str:
 
     The location is the innermost line of this project in the traceback, or else the line that raised the exception.
     """
-    message = " ".join("".join(traceback.format_exception_only(error)).split())[:500]
+    message = shortened(" ".join("".join(traceback.format_exception_only(error)).split()))
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return message

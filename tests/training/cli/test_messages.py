@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from runs import STEPS, at_step, command, pictures
+from star_catalog import zoo
+from star_catalog.reading import one_line
 from star_training import messages
 from star_training.cli.main import main
 
@@ -86,3 +88,18 @@ def test_outputs_that_nobody_reads_end_no_command(tmp_path: Path, often, monkeyp
             assert main(words) == 0
     records = json.loads((run / "export" / "results.json").read_text())["evaluations"]
     assert [record["data"] for record in records] == ["one", "other"]
+
+
+def test_a_long_message_of_ours_is_complete_and_a_library_s_is_cut_at_a_word():
+    words = "word " * 200
+    assert one_line(zoo.NotAvailable(words)) == words.strip()
+    assert one_line(RuntimeError("short\nlines")) == "short lines"
+    assert one_line(RuntimeError(words)) == "word " * 100 + "..."
+    assert one_line(RuntimeError("x" * 600)) == "x" * 500 + " ..."
+    assert one_line(ValueError()) == "ValueError"
+    with pytest.raises(ValueError) as own:
+        zoo.Repository.parse(words)
+    assert one_line(own.value).endswith("pass hf-hub:OWNER/NAME[@REVISION]")
+    with pytest.raises(ValueError) as foreign:
+        raise ValueError(words)
+    assert one_line(foreign.value).endswith("word ...")

@@ -182,6 +182,7 @@ def test_a_name_that_cannot_be_had_is_refused_in_one_line(name: str, monkeypatch
     with pytest.raises(ValueError, match=message) as caught:
         build(starting_from(name))
     assert "\n" not in str(caught.value)
+    assert ("or pass pretrained=False." in str(caught.value)) == name.startswith("star_")  # the end of a long message
 
 
 def local(monkeypatch, path: Path) -> None:

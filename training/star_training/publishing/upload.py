@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from star_catalog import store, zoo
 from star_catalog.files import replacing_folder, sweep
+from star_catalog.reading import one_line
 from star_catalog.writing import check_writable
 from star_zoo import hub
 
@@ -89,7 +90,7 @@ def publish(staged: Path, repo_id: str, *, private: bool = False, tag: str | Non
         if tag and new_tag:
             api.create_tag(repo_id, tag=tag, revision=commit)
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise OSError(f"{repo_id} could not be published: {' '.join(str(error).split())[:300]}") from error
+        raise OSError(f"{repo_id} could not be published: {one_line(error)}") from error
     return f"{repo_id}@{commit}"
 
 

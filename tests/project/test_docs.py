@@ -12,7 +12,7 @@ import torch
 from finetune_cases import PLAIN, TRAIN, coloured
 from finetune_cases import tiny as tiny_tuning
 from runs import EVALUATED, finish, pictures, plain, start, tiny
-from star_training import recipes
+from star_training import recipes, studies
 from star_training.cli import COMMANDS
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
@@ -23,6 +23,7 @@ from star_training.finetuning.run import FineTuning
 from star_training.pretraining.module import build
 from star_training.pretraining.run import Run
 from star_training.publishing import card
+from star_training.studies import run as reproduction
 from star_zoo import load_objective, objectives, save_pretrained
 from star_zoo.objectives import _papers
 from star_zoo.objectives._agreements import AGREEMENTS
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 README, GUIDE = ROOT / "README.md", ROOT / "training/README.md"
 PAGES = (README, GUIDE, *sorted(ROOT.glob("hub_cards/**/README.md")))
 EXPORT = Path("star-zoo-quickstart/export")  # the folder that pages and quickstart name
-OBJECTIVE = "my_package/my_objective.py"  # the file that README shows whole
+OWN = ("my_package/my_objective.py", "my_package/my_study.py")  # the files that README and the guide show whole
 
 
 def read(page: Path) -> str:
@@ -62,13 +63,15 @@ def snippets() -> list[Any]:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with README's objective in it, as a package that can be imported."""
-    (objective,) = (snippet for snippet in blocks(read(README), "python") if snippet.startswith(f"# {OBJECTIVE}\n"))
+    """A working folder with the objective of README and the study of the guide, as a package that can be imported."""
+    shown = [snippet for page in (README, GUIDE) for snippet in blocks(read(page), "python")]
     (tmp_path / "my_package").mkdir()
-    (tmp_path / OBJECTIVE).write_text(objective, encoding="utf-8")
+    for name in OWN:
+        (code,) = (snippet for snippet in shown if snippet.startswith(f"# {name}\n"))
+        (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("my_package", "my_package.my_objective"):
+    for name in ("my_package", "my_package.my_objective", "my_package.my_study"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -158,6 +161,17 @@ def test_the_objective_of_the_readme_is_trained_and_comes_back(package: Path) ->
     assert objective.eval().embed(features)["z_inv"].shape == (4, 64)
 
 
+def test_the_study_of_the_guide_can_be_run(package: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["reproduce", "my_package.my_study", "--show"]) == 0
+    shown = capsys.readouterr().out
+    assert "  mine: my_package.my_objective; 3\n" in shown and "  linear on cifar10, flowers17\n" in shown
+    study = studies.find("my_package.my_study")
+    for name in study.data:
+        pictures(package / name / "train", 8)
+        pictures(package / name / "test", 8)
+    reproduction.check(study, package)  # builds every method, and finds every data set
+
+
 def test_the_python_snippets_of_a_card_run(saved: Path) -> None:
     snippets = blocks((saved / EXPORT / "README.md").read_text(encoding="utf-8"), "python")
     assert len(snippets) == 3
@@ -217,7 +231,7 @@ def test_the_guide_names_every_field_of_a_log_and_no_other(tmp_path: Path) -> No
 
 
 def test_the_guide_names_every_agreement_and_no_other() -> None:
-    text = read(GUIDE).partition("agree=NAME`")[2]
+    text = read(GUIDE).partition("agree=NAME`")[2].partition("\n#")[0]
     assert set(re.findall(r"`(\w+)`", text)) == set(AGREEMENTS)
 
 

@@ -65,3 +65,17 @@ def test_the_help_shows_it_and_an_error_knows_it(capsys: pytest.CaptureFixture[s
     assert "My own images.\n" in capsys.readouterr().out
     assert main(["pretrain", "mini"]) == 1
     assert "did you mean 'mine'? known: cifar10_resnet10t, " in capsys.readouterr().err
+
+
+def test_the_only_recipe_of_a_users_module_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "package_mine").mkdir()
+    one, _, _ = MINE.partition("def quoted")
+    (tmp_path / "package_mine" / "one.py").write_text(one.replace('find("folder")', 'find("cifar10_small")'))
+    (tmp_path / "package_mine" / "three.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert recipes.find("package_mine.one") == recipes.find("cifar10_small")
+    with pytest.raises(ValueError, match=r"defines mine, quoted, silent; the module must define one .* `-> Recipe"):
+        recipes.find("package_mine.three")
+    with pytest.raises(ValueError, match=r"recipe 'package_mine.two' can't be imported: No module named .*PYTHONPATH"):
+        recipes.find("package_mine.two")

@@ -80,18 +80,18 @@ def test_a_fusion_is_measured_after_its_parts_and_has_their_features_and_cost(pa
     reproduction.run_one(study, "both-0", out, packs)
     assert (out / "both-0" / "results.json").stat().st_mtime_ns == before  # nothing is measured again
 
-    reproduction.run_all(study, out, packs, [], 1, 1)  # all runs have outcomes: no process starts
+    reproduction.run_all(study, study.name, out, packs, [], 1, 1)  # all runs have outcomes: no process starts
     longer = dataclasses.replace(study, recipe=override(study.recipe, ["epochs=2"]))
     (out / "results" / "ventral-0.json").unlink()
     (out / "results" / "dorsal-0.json").unlink()
     with pytest.raises(ValueError, match=r"both-0\.json has other settings \(theirs, yours\): epochs: 1, 2"):
-        reproduction.run_all(longer, out, packs, [], 1, 1)
+        reproduction.run_all(longer, longer.name, out, packs, [], 1, 1)
 
 
 def test_fusions_wait_for_all_methods(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     waves: list[list[str]] = []
     monkeypatch.setattr(reproduction.jobs, "run", lambda jobs, at_once: waves.append([job.name for job in jobs]))
-    reproduction.run_all(policies().seeds(2), tmp_path / "out", packs, [], 8, 1)
+    reproduction.run_all(policies().seeds(2), "policies", tmp_path / "out", packs, [], 8, 1)
     assert waves == [["ventral-0", "dorsal-0", "ventral-1", "dorsal-1"], ["both-0", "both-1"]]
 
 

@@ -146,8 +146,8 @@ def test_a_missing_set_is_told_before_anything_is_trained(
         reproduction.check(study, tmp_path)
     assert told in str(refused.value)
     with pytest.raises(DataError) as refused:
-        reproduction.run_all(study, out, tmp_path, [], 1, 1)
+        reproduction.run_all(study, study.name, out, tmp_path, [], 1, 1)
     assert told in str(refused.value) and not begun and not out.exists()
     missing.mkdir()
-    reproduction.run_all(study, out, tmp_path, [], 1, 1)
+    reproduction.run_all(study, study.name, out, tmp_path, [], 1, 1)
     assert len(begun) == 1

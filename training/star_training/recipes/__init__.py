@@ -1,6 +1,7 @@
 """Recipes: one function each, giving a Recipe; `star-zoo pretrain NAME` runs it.
 
-Each says its source and its cost. A new recipe is a new public function in a module here, annotated `-> Recipe`.
+Each says its source and its cost. A new recipe is a new public function in a module here, annotated `-> Recipe`, or the
+only such function in a module of the user's own.
 """
 
 from typing import TYPE_CHECKING
@@ -17,5 +18,8 @@ def known() -> dict[str, str]:
 
 
 def find(name: str) -> "Recipe":
-    """Returns the recipe of that name. Raises ValueError for an unknown one, listing the known ones."""
+    """Returns the recipe of that name, or that of the user's module with this dotted path.
+
+    Raises ValueError for an unknown name, listing the known ones, and for a module without a recipe.
+    """
     return registry.find(__name__, "Recipe", "recipe", name)()

@@ -1,5 +1,7 @@
 """Finds functions by name: a recipe or a study is a public function of a package's modules, annotated with its type.
 
+One of the user's own is the only such function of a module, whose dotted path is its name.
+
 Names and descriptions are read from the source, so that the help of a command imports none of the modules.
 """
 
@@ -24,19 +26,46 @@ def listed(found: dict[str, str]) -> str:
 
 
 def find(package: str, returns: str, what: str, name: str) -> Callable[..., Any]:
-    """Returns a function by name. Raises ValueError for an unknown name, with the noun `what` and the known ones."""
+    """Returns a function by its name, or by the dotted path of the user's module that defines it.
+
+    Raises ValueError for an unknown name, with the noun `what` and the known ones, and for a module that can't be
+    imported or doesn't define exactly one such function.
+    """
+    if "." in name:
+        return _of_module(name, returns, what)
     found = {each: module for each, _, module in _functions(package, returns)}
     if name not in found:
         raise ValueError(not_found(what, name, sorted(found)))
     return getattr(importlib.import_module(found[name]), name)
 
 
+def _of_module(path: str, returns: str, what: str) -> Callable[..., Any]:
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        raise ValueError(
+            f"{what} {path!r} can't be imported: {error}; install its package, or add its folder to PYTHONPATH"
+        ) from error
+    found = [name for name, _ in _defined(path, returns)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{what} {path!r} defines {', '.join(found) or 'none'}; the module must define one function `-> {returns}`"
+        )
+    return getattr(module, found[0])
+
+
 def _functions(package: str, returns: str) -> Iterator[tuple[str, str, str]]:
-    """Iterates over the name, the first docstring line and the module of each function."""
+    """Iterates over the name, the first docstring line and the module of each function of a package."""
     for module in (f"{package}.{name}" for name in modules(package)):
-        for node in ast.parse(_source(module)).body:
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and _names(node.returns, returns):
-                yield node.name, (ast.get_docstring(node) or "").partition("\n")[0], module
+        for name, line in _defined(module, returns):
+            yield name, line, module
+
+
+def _defined(module: str, returns: str) -> Iterator[tuple[str, str]]:
+    """Iterates over the name and the first docstring line of each function of a module."""
+    for node in ast.parse(_source(module)).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and _names(node.returns, returns):
+            yield node.name, (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 def _source(module: str) -> str:

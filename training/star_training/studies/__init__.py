@@ -1,7 +1,8 @@
 """Studies: several methods and seeds of one recipe, run and aggregated; `star-zoo reproduce NAME` runs one.
 
 A study is a function that returns a `Study`. The first line of its docstring states the comparison; the rest states
-cost and results. A new study is a new public function in a module of `definitions`, annotated `-> Study`.
+cost and results. A new study is a new public function in a module of `definitions`, annotated `-> Study`, or the only
+such function in a module of the user's own.
 """
 
 from typing import TYPE_CHECKING
@@ -20,5 +21,8 @@ def known() -> dict[str, str]:
 
 
 def find(name: str) -> "Study":
-    """Returns the study of that name. Raises ValueError for an unknown name, listing the known ones."""
+    """Returns the study of that name, or that of the user's module with this dotted path.
+
+    Raises ValueError for an unknown name, listing the known ones, and for a module without a study.
+    """
     return registry.find(_DEFINITIONS, "Study", "study", name)()

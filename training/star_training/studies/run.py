@@ -54,17 +54,19 @@ def check(study: Study, folder: Path) -> None:
         located(name, folder)
 
 
-def run_all(study: Study, out: Path, folder: Path, options: Sequence[str], at_once: int, processes: int) -> None:
+def run_all(
+    study: Study, called: str, out: Path, folder: Path, options: Sequence[str], at_once: int, processes: int
+) -> None:
     """Executes every run without an outcome: `at_once` runs at a time, each in `processes` processes.
 
-    `options` are the command-line options that are passed on to these processes.
+    `called` is the name of the study on the command line, which `options` follow in these processes.
     """
     check_writable(out)
     check(study, folder)
     launch = [sys.executable, "-m"]
     if processes > 1:
         launch += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
-    common = [*launch, "star_training", "reproduce", study.name, "--out", str(out), "--data", str(folder), *options]
+    common = [*launch, "star_training", "reproduce", called, "--out", str(out), "--data", str(folder), *options]
     todo = [(column, seed) for column, seed in runs(study) if not _done(study, column, seed, out, folder)]
     for kind in (Method, Fusion):  # one kind after the other, also where several runs execute at a time
         names = [name_of(column, seed) for column, seed in todo if isinstance(column, kind)]
@@ -96,7 +98,7 @@ def report(study: Study, out: Path) -> list[Table]:
     outcomes = [outcome.load(path) for path in sorted((out / "results").glob("*.json"))]
     if not outcomes:
         raise ValueError(f"{out / 'results'} holds no outcome of a run")
-    shown = list(study.shown)
+    shown = list(study.shown or dict.fromkeys(slug for each in outcomes for slug, _ in each.metrics))
     tables = [
         aggregate.headline(study, outcomes),
         compare(aggregate.averaged(study, outcomes), shown)._replace(title="methods: means over seeds"),

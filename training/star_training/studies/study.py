@@ -3,6 +3,7 @@
 A method is trained; a fusion joins the trained models of some methods.
 
 Each study is a function of a module of its own that returns a `Study`; run.py runs it.
+A slug is the name of a metric in results.json, e.g. "knn20_top1".
 """
 
 import dataclasses
@@ -97,18 +98,18 @@ class Images(NamedTuple):
 class Study:
     """Several methods and seeds of one recipe; everything else is the same."""
 
-    name: str
-    recipe: Recipe
-    images: Images
-    methods: tuple[Method, ...]
-    measures: tuple[Measure, ...]
+    name: str  # of the study's folder and page
+    recipe: Recipe  # of all runs, before the changes of the methods
+    images: Images  # to pretrain on
+    methods: tuple[Method, ...]  # to train, in the order of the tables
+    measures: tuple[Measure, ...]  # of every trained model
     fusions: tuple[Fusion, ...] = ()
     transfer: tuple[str, ...] = ()  # data sets that MEAN averages
     steps: tuple[int, ...] = ()  # checkpoints to measure in addition
     transfer_over_steps: tuple[str, ...] = ()  # data sets for their 20-NN accuracy
     pairs: tuple[tuple[str, str], ...] = ()  # methods to compare, the first minus the second
     headline: tuple[Place, ...] = ()  # numbers of the first table
-    shown: tuple[str, ...] = ()  # slugs of the metrics of the other tables
+    shown: tuple[str, ...] = ()  # slugs of the metrics of the other tables; () for all
     claims: tuple[Claim, ...] = ()
     tables: tuple[Callable[..., Table], ...] = ()  # further tables, each made from the study and its outcomes
     fast: tuple[str, ...] = ()  # changes of --fast to the recipe

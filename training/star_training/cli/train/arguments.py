@@ -1,6 +1,8 @@
 """The arguments that trainings share: `--set`, `--show`, and `--resume`, which needs no settings again."""
 
 import argparse
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,3 +27,13 @@ def show(settings: "Settings", keywords: "Keywords") -> None:
     from ...settings import show as shown
 
     print(shown.table(shown.rows(settings, keywords)))
+
+
+def find_own_modules() -> None:
+    """Lets objectives, recipes and studies of the user's own be imported from the working folder, as `python -m` does.
+
+    Only commands to which the user names such a module call this: what a saved model names is imported from installed
+    packages and PYTHONPATH alone, because a foreign folder may lie in the working folder.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

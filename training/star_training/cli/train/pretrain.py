@@ -1,8 +1,6 @@
 """pretrain a backbone with a recipe"""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"recipes:\n{registry.listed(recipes.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("recipe", nargs="?", help="name of a recipe")
+    add("recipe", nargs="?", help="name of a recipe, or the dotted path of a module of yours that defines one")
     add(
         "--objective",
         help="another objective, e.g. star, star_ss, equimod, simclr, my_package.my_objective",
@@ -47,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.show:
         _show(recipe_of(arguments))
         return
-    _find_own_modules()
+    shared.find_own_modules()
     run = pretrain(**_given(arguments), tracker=arguments.tracker)
 
     from accelerate import PartialState
@@ -64,18 +62,13 @@ def go_on(arguments: argparse.Namespace, words: list[str], folder: Path | None) 
 
 def recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """Returns the named recipe, or that of the run to resume, with the changes of the command line."""
-    _find_own_modules()
+    shared.find_own_modules()
     return planned(**_given(arguments))[0]
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("recipe", "data", "objective", "init_from", "max_bad", "out", "resume")
     return {name: getattr(arguments, name) for name in names} | {"settings": parse_changes(arguments.set)}
-
-
-def _find_own_modules() -> None:
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as python -m does, because it may hold the user's own objective
 
 
 def _show(recipe: "Recipe") -> None:

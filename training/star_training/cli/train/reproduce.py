@@ -22,7 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"studies:\n{registry.listed(studies.known())}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("study", help="name of a study")
+    add("study", help="name of a study, or the dotted path of a module of yours that defines one")
     add("--data", type=user_path, help="the folder with its data sets (default: $STAR_ZOO_DATA)")
     add("--out", type=user_path, help="the study's folder (default: runs/STUDY)")
     add("--methods", nargs="+", metavar="METHOD", help="run and show these methods only (default: all of the study)")
@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
     if arguments.with_parent:
         end_with_parent()
+    shared.find_own_modules()
     study = studies.find(arguments.study)  # first, because the other imports take seconds
     study = study.only(arguments.methods).seeds(arguments.seeds)
     study = study.in_haste() if arguments.fast else study
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         jobs = at_once(arguments.jobs)
         if arguments.processes < 1:
             raise ValueError(f"--processes is {arguments.processes}; it must be at least 1")
-        run.run_all(study, out, folder, options, jobs, arguments.processes)
+        run.run_all(study, arguments.study, out, folder, options, jobs, arguments.processes)
     for table in run.report(study, out):
         print(f"\n{table.title}\n\n{markdown(table)}", end="")
     print(f"\n{out / 'table.md'}\n{out / 'report.html'}")

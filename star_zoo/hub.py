@@ -116,6 +116,15 @@ def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> 
     return objective
 
 
+def load_policy(name: str | Path, *, cache_dir: str | Path | None = None) -> Policy:
+    """Returns the policy that a model was pretrained with, from its heads.json alone; names as in `load_objective`."""
+    described = _fetch_heads(name, "heads.json", cache_dir)
+    with refusing(f"{described} does not describe a valid policy"):
+        config = _read_config(described)
+        bounds.check_numbers(config["policy"], "its data")
+        return Policy.from_dict(config["policy"])
+
+
 def _fetch_heads(name: str | Path, file: str, cache_dir: str | Path | None = None) -> Path:
     """Returns a file of a model's heads as `zoo.fetch` does; a run's is in its export."""
     where = place(name)

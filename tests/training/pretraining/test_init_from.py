@@ -1,6 +1,7 @@
 """What a run exports: plain timm loads it, its loss is the run's, and another run can start from it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from runs import assert_equal, command, exported, plain, tiny, tiny_with
+from star_training import recipes
 from star_training.cli.main import main
 from star_training.models.lineage import start_of
 from star_training.models.resolve import model_folder
-from star_training.pretraining.module import Pretrainer, build
+from star_training.pretraining.module import Pretrainer, build, check_backbone
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
+from star_training.settings.base import override
 from star_zoo import Batch, load_objective, objectives, save_pretrained
 
+TAG = "star_resnet10t.cifar10"
 QUIET = ("run.eval_every=0", "epochs=1", "data.limit=16")
 
 
@@ -108,12 +112,22 @@ def test_a_run_and_its_export_give_backbone_and_heads(finished: Path, folder: st
 @pytest.mark.parametrize(
     ("settings", "objective", "note"),
     [
-        ((), "simclr", "fresh heads: those in {} are of star"),
-        (("objective_args.num_experts=3",), "star", "fresh heads: those in {} have other sizes"),
+        (
+            (),
+            "simclr",
+            "fresh heads: those of {} are of star, this run's of simclr; --objective star keeps them",
+        ),
+        (
+            ("objective_args.num_experts=3",),
+            "star",
+            "fresh heads, because heads.experts.weight2 is [2, 16, 16], needs [3, 16, 16]; "
+            "--set objective_args.num_experts=2 keeps them",
+        ),
         (
             ('policy.augmentations=[{"name": "Crop", "size": 32}]',),
             "star",
-            "fresh heads: those in {} are for the parameters h, rback, gfore, gback, bfore, bback",
+            "fresh heads, because the parameters of the augmentations differ: only this run has top, left, "
+            "height, width and only {0} has h, rback, gfore, gback, bfore, bback; --set policy={0} keeps them",
         ),
     ],
 )
@@ -152,11 +166,33 @@ def test_a_continued_run_starts_where_the_other_ended(finished: Path, tmp_path: 
 
 
 def test_a_backbone_that_does_not_fit_is_refused(finished: Path):
-    with pytest.raises(
-        ValueError, match=r"does not fit the backbone 'test_convnext'; choose its own with --set backbone"
-    ) as e:
-        build(starting_from(finished, "backbone=test_convnext"))
-    assert "\n" not in str(e.value)
+    """Before the images are read, from shapes alone."""
+    told = f"'{finished}' holds a test_resnet, the recipe's backbone is test_convnext; pass --set backbone=test_resnet"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        check_backbone(starting_from(finished, "backbone=test_convnext"))
+    star = starting_from("star_resnet10t.cifar10", "backbone=star_resnet18")
+    with pytest.raises(ValueError, match=r"holds a star_resnet10t, the .* is star_resnet18; pass --set backbone=s"):
+        check_backbone(star)
+
+
+def test_a_backbone_with_other_arguments_is_refused(finished: Path, tmp_path: Path):
+    arguments = {"channels": [16, 32, 48, 64]}
+    backbone = timm.create_model("test_resnet", num_classes=0, **arguments)
+    save_pretrained(tmp_path, backbone, model_args=arguments)
+    with pytest.raises(ValueError, match=r"layer.*\[.*\], needs \[.*must be those of the start: .*\[16, 32, 48, 64\]"):
+        check_backbone(starting_from(tmp_path))
+    with pytest.raises(ValueError, match=r"layer.*\[.*\], needs \[.*must be those of the start: \{"):
+        build(starting_from(finished, "backbone_args.channels=[16, 32, 48, 64]"))
+
+
+def test_with_the_policy_of_the_start_its_heads_are_kept():
+    settings = ("backbone=star_resnet10t", "policy.augmentations.0.size=32")
+    recipe = override(recipes.find("folder"), [f"init_from={TAG}", f"policy={TAG}", *settings])
+    _, notes = build(recipe)
+    assert notes[1:] == [
+        f"heads from {TAG}",
+        f"other views than those of {TAG}: pixels 32 (there 48); --set policy={TAG} takes those",
+    ]
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path):
@@ -180,7 +216,7 @@ def test_a_name_that_cannot_be_had_is_refused_in_one_line(name: str, monkeypatch
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = f"'{name}' doesn't exist" if "/" in name else f"--init-from '{name}' can't be loaded"
     with pytest.raises(ValueError, match=message) as caught:
-        build(starting_from(name))
+        build(starting_from(name, f"backbone={name.partition('.')[0]}" if name.startswith("star_") else "seed=0"))
     assert "\n" not in str(caught.value)
     assert ("or pass pretrained=False." in str(caught.value)) == name.startswith("star_")  # the end of a long message
 

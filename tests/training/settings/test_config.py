@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from star_catalog import zoo
 from star_training import recipes
 from star_training.pretraining.recipe import DataConfig, Recipe
 from star_training.settings.base import differences, override, typed
@@ -255,9 +256,17 @@ def test_settings_before_and_after_a_preset_act_on_it():
     assert override(FOLDER, ["policy=dorsal", "policy=ventral"]) == override(FOLDER, ["policy=ventral"])
 
 
+def test_the_policy_of_a_saved_model_replaces_all_of_the_recipe_s():
+    made = override(FOLDER, ["policy=star_resnet10t.cifar10"])
+    saved = json.loads((zoo.EMBEDDED / "star_resnet10t.cifar10" / "heads.json").read_text())["policy"]
+    assert made.to_dict()["policy"] == saved and made.policy.size == 48 != FOLDER.policy.size
+
+
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     known = "policy preset 'vental' not found; did you mean 'ventral'? known: default, ventral, dorsal"
-    assert refused("policy=vental") == known
+    assert refused("policy=vental").startswith(f"{known}; a model saved with heads is possible, too: a run, a saved")
+    with pytest.raises(FileNotFoundError, match="nowhere/run' doesn't exist; pass a finished run, a saved folder"):
+        override(FOLDER, ["policy=nowhere/run"])
     assert "makes its views by Spirograph" in refused("policy=ventral", recipe=recipes.find("spirograph_tiny"))
     assert "not a policy" in refused("policy=3")
 

@@ -1,7 +1,6 @@
 """The lineage of a training that starts from a model: the earlier runs, from the files beside their weights."""
 
 import contextlib
-from pathlib import Path
 from typing import Any
 
 from star_catalog import zoo
@@ -23,8 +22,7 @@ def start_of(name: str) -> dict[str, Any] | None:
 
     `name` is a single model's, not a wrapper's. Returns None if the model has no record.
     """
-    place = hub.place(hub.timm_name(name))
-    recipe, finetune, results = (_read(place, f"{file}.json") for file in ("recipe", "finetune", "results"))
+    recipe, finetune, results = (beside(name, f"{file}.json") for file in ("recipe", "finetune", "results"))
     made = {"recipe": recipe, "finetune": finetune}
     record = made | {key: results.get(key) for key in ("training", "start")}
     return {key: value for key, value in record.items() if value} or None
@@ -43,8 +41,9 @@ def origin(name: str, licence: str | None, fingerprint: str) -> dict[str, Any]:
     return {"pretrained": {"start": known}} | ({"start": run} if run else {})
 
 
-def _read(place: Path | zoo.Repository, file: str) -> dict[str, Any]:
-    """Returns the JSON object in a file beside a model; {} if it is missing or invalid, because it is optional."""
+def beside(name: str, file: str) -> dict[str, Any]:
+    """Returns the JSON object in a file beside a single model; {} if it is missing or invalid."""
+    place = hub.place(hub.timm_name(name))
     with contextlib.suppress(OSError, ValueError, zoo.NotAvailable):
         return json_object(zoo.fetch(place, file), file)
     return {}

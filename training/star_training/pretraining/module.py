@@ -13,9 +13,8 @@ from star_catalog.reading import one_line, refusing
 from star_zoo import Batch, Encoder, Objective, Policy, bounds, hub, objectives
 
 from ..models import fits
-from ..models.create import create, input_channels
 from ..models.lineage import OF_WEIGHTS
-from ..models.resolve import saved_objective, single
+from . import start
 from .recipe import Recipe
 
 
@@ -66,7 +65,7 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
         objective = objectives.build(recipe.objective, width, recipe.policy, **recipe.objective_args)
     except (RuntimeError, TypeError) as error:  # raised for settings of a wrong type
         raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
-    notes = _init(backbone, objective, recipe) if recipe.init_from else []
+    notes = start.load(recipe, backbone, objective, _arguments(recipe, recipe.policy.size)) if recipe.init_from else []
     pretrainer = Pretrainer(backbone, objective, bool(recipe.channels_last))
     objective.attach(pretrainer.encoder)
     return pretrainer, notes
@@ -84,7 +83,7 @@ def _check_objective(recipe: Recipe, width: int) -> None:
 
 
 def check_backbone(recipe: Recipe) -> None:
-    """Raises ValueError for a backbone that is unknown to timm, or can't train on the recipe's views."""
+    """Raises ValueError for a backbone that is unknown to timm, or can't train on the recipe's views or its start."""
     hub.check_name(recipe.backbone)
     cfg = timm.get_pretrained_cfg(recipe.backbone)
     fits.check(
@@ -94,6 +93,8 @@ def check_backbone(recipe: Recipe) -> None:
         "policy.augmentations.0.size",
         own=None if cfg is None else cfg.input_size[-1],
     )
+    if recipe.init_from:
+        start.check(recipe, build_backbone(recipe, device="meta"), _arguments(recipe, recipe.policy.size))
 
 
 def build_backbone(recipe: Recipe, size: int | None = None, device: str | None = None) -> Any:
@@ -142,37 +143,3 @@ def _overlay(policy: Policy, channels: int, base: Any) -> dict[str, Any]:
         reduction = base.input_size[-1] / base.pool_size[-1]
         overlay["pool_size"] = (math.ceil(policy.size / reduction),) * 2
     return overlay
-
-
-def _init(backbone: Any, objective: Objective, recipe: Recipe) -> list[str]:
-    """Loads `init_from` into the backbone and, if they fit, the heads; returns lines that describe the loaded parts."""
-    assert recipe.init_from is not None
-    if single(recipe.init_from, "--init-from takes the weights of a single model; pass that one").untrained:
-        raise ValueError(f"--init-from {recipe.init_from!r} has no weights to start from; leave it out")
-    # timm resamples a transformer's position embeddings, and the first layer for other channels than the start's
-    size = {"input_size": (input_channels(recipe.init_from), *backbone.pretrained_cfg["input_size"][1:])}
-    arguments = _arguments(recipe, recipe.policy.size)
-    start = create(recipe.init_from, what="--init-from", pretrained_cfg_overlay=size, **arguments)
-    try:
-        backbone.load_state_dict(start.state_dict())
-    except RuntimeError as error:
-        raise ValueError(
-            f"--init-from {recipe.init_from!r} does not fit the backbone {recipe.backbone!r}; "
-            f"choose its own with --set backbone=NAME: {one_line(error)}"
-        ) from error
-    notes = [f"backbone from {recipe.init_from}"]
-    if saved := saved_objective(recipe.init_from):
-        notes.append(_init_heads(objective, saved, recipe.init_from))
-    return notes
-
-
-def _init_heads(objective: Objective, saved: Objective, name: str) -> str:
-    if saved.config["objective"] != objective.config["objective"]:
-        return f"fresh heads: those in {name} are of {saved.config['objective']}"
-    if saved.policy.fields != objective.policy.fields:
-        return f"fresh heads: those in {name} are for the parameters {', '.join(saved.policy.fields)}"
-    ours, theirs = ({name: t.shape for name, t in o.published().items()} for o in (objective, saved))
-    if ours != theirs:  # compared first, because load_state_dict loads all that fits before it raises
-        return f"fresh heads: those in {name} have other sizes"
-    objective.load_state_dict(saved.published(), strict=False)  # momentum copies and queues start afresh
-    return f"heads from {name}"

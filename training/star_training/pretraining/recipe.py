@@ -7,14 +7,15 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from star_catalog import zoo
 from star_catalog.names import not_found
-from star_zoo import objectives
+from star_zoo import hub, objectives
 from star_zoo.augmentations import Augmentation, Policy
 from star_zoo.augmentations.policy import KNOWN, augmentation
-from star_zoo.augmentations.presets import preset
+from star_zoo.augmentations.presets import PRESETS, preset
 
 from ..data.sources.base import name_alone
-from ..models.names import names_path
+from ..models.names import expanded, names_path
 from ..models.resolve import called
 from ..settings.base import Settings, build, typed
 from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision, check_switch
@@ -113,7 +114,8 @@ class Recipe(Settings):
     def resolve(cls, path: str, sign: str, value: Any, data: dict[str, Any]) -> tuple[str, Any]:
         """Returns path and data of a change, and those of the whole policy for `policy=NAME` and changes of its list.
 
-        NAME is a preset, made at the view size of the policy so far. `policy.augmentations+=NAME`, or a JSON object
+        NAME is a preset, made at the view size of the policy so far, or a saved model, whose policy replaces all of
+        it. `policy.augmentations+=NAME`, or a JSON object
         with a name, adds an augmentation at the end, or in place of one of its name; `policy.augmentations-=NAME`
         removes it, if it is there. So the same changes a second time change nothing. Raises ValueError as `preset`
         does, and for an unknown augmentation or field.
@@ -122,7 +124,7 @@ class Recipe(Settings):
             policy = _policy(data["policy"])
             made = policy.including(_added(value)) if sign == "+" else policy.without(_kind(value))
         elif path == "policy" and not sign and isinstance(value, str):
-            made = preset(value, _policy(data["policy"]))
+            made = _named_policy(value, _policy(data["policy"]))
         else:
             return super().resolve(path, sign, value, data)
         return "policy", json.loads(json.dumps(made.to_dict()))
@@ -132,6 +134,21 @@ class Recipe(Settings):
         known = objectives.settings(name)
         kept = {k: v for k, v in self.objective_args.items() if k in known}
         return dataclasses.replace(self, objective=name, objective_args=kept)
+
+
+def _named_policy(name: str, before: Policy) -> Policy:
+    """Returns the policy that a name stands for: that of a preset, or of a model that was saved with heads."""
+    if name not in PRESETS and (names_path(name) or zoo.is_path(name) or name.startswith(("star_", zoo.HUB_PREFIX))):
+        return hub.load_policy(expanded(name))
+    try:
+        return preset(name, before)
+    except ValueError as error:
+        if name in PRESETS:
+            raise
+        raise ValueError(
+            f"{error}; a model saved with heads is possible, too: a run, a saved folder, a star_* tag, "
+            "or hf-hub:OWNER/NAME"
+        ) from error
 
 
 def _policy(data: Any) -> Policy:

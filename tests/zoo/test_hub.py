@@ -176,6 +176,7 @@ def test_heads_json_tells_what_the_heads_are(tmp_path: Path):
 OWN = """
 import pathlib, sys, timm, torch
 from timm.models import register_model
+from star_training.publishing import card
 from star_zoo import hub
 
 def small(settings):
@@ -211,6 +212,9 @@ else:
 made = saved("own_small_stem")
 assert torch.equal(timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(x), made(x))
 assert hub.create("resnet10t.c3_in1k", pretrained=False).pretrained_cfg["architecture"] == "resnet10t"
+text = card.render(folder)
+assert "\\nown_small_stem, a network that is not part of timm.\\n" in text and "With timm alone" not in text
+assert "in a program that has registered the network `own_small_stem`" in text
 """
 
 

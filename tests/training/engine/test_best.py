@@ -21,6 +21,7 @@ from star_training.engine.saving.best import Best
 from star_training.engine.signals import Stopped
 from star_training.finetuning.run import FineTuning
 from star_training.models.resolve import called
+from star_training.pretraining.online_eval import Monitor
 from star_training.pretraining.recipe import Recipe
 from star_training.pretraining.run import Run
 
@@ -46,7 +47,7 @@ def scripted(patch: pytest.MonkeyPatch) -> None:
     original = Run.evaluate
 
     def evaluate(run: Run) -> None:
-        run.monitor = lambda backbone: {"r2": VALUES[run.step // EPOCH]}
+        patch.setattr(Monitor, "__call__", lambda monitor, backbone: {"r2": VALUES[run.step // EPOCH]})
         original(run)
 
     patch.setattr(Run, "evaluate", evaluate)

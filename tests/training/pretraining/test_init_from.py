@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from runs import assert_equal, command, exported, plain, tiny, tiny_with
 from star_training import recipes
 from star_training.cli.main import main
+from star_training.evaluation.frozen_model import load
 from star_training.models.lineage import start_of
 from star_training.models.resolve import model_folder
 from star_training.pretraining.module import Pretrainer, build, check_backbone
@@ -266,6 +267,8 @@ def test_a_run_tells_what_it_started_from(finished: Path, tmp_path: Path):
     told = [json.loads((out / "export" / "results.json").read_text()) for out in (finished, first, second)]
     recipe = json.loads((finished / "export" / "recipe.json").read_text())
     assert "start" not in told[0]
+    weights = load(str(finished)).fingerprint
+    assert told[1]["pretrained"] == {"start": {"name": finished.name, "license": None, "fingerprint": weights}}
     assert told[1]["start"] == {"recipe": recipe, "training": told[0]["training"]}
     recipe = json.loads((first / "export" / "recipe.json").read_text())
     assert recipe["init_from"] == finished.name

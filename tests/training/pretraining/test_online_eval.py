@@ -76,6 +76,7 @@ def test_the_metrics_of_classes_are_those_of_other_code(tmp_path: Path):
     train, test = hard(tmp_path / "train", 240, 1), hard(tmp_path / "test", 90, 2)
     monitor = Monitor(PLAIN, open_source(str(train)), open_source(str(test)))
     found = monitor(nn.Flatten())
+    assert monitor.images == {"train": 240, "test": 90}
     assert (*found,) == monitor.names == ("knn1_top1", "knn20_top1", "linear_top1", "rankme")
     (x, y), (queries, truth) = labelled(train), labelled(test)
     nearest = KNeighborsClassifier(1, metric="cosine").fit(x, y)

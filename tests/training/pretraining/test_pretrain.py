@@ -66,7 +66,7 @@ def test_a_run_is_the_same_each_time_and_another_with_another_seed(tmp_path: Pat
     assert not torch.equal(one[weight], other[weight])
 
 
-def test_a_run_leaves_its_recipe_its_log_its_checkpoints_and_its_export(tmp_path: Path):
+def test_a_run_leaves_its_recipe_its_log_its_checkpoints_and_its_export(tmp_path: Path, capsys):
     recipe = tiny("run.keep=1", EVALUATED)
     results = Run(recipe, tmp_path).train()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "checkpoints", "export", "log.jsonl", "recipe.json"]
@@ -75,6 +75,9 @@ def test_a_run_leaves_its_recipe_its_log_its_checkpoints_and_its_export(tmp_path
     assert json.loads((tmp_path / "export" / "results.json").read_text()) == results
     assert results["training"]["steps"] == STEPS and results["training"]["images"] == 8 * STEPS
     assert [e["step"] for e in results["online"]] == [0, STEPS]
+    train, test = (results["online_images"][split] for split in ("train", "test"))
+    said = f"frozen features after epoch 0, on {test:,} test images: r2"
+    assert train == 8 * EPOCH and said in capsys.readouterr().out
     assert [e["step"] for e in entries(tmp_path, "router")] == [0, EPOCH, STEPS]
     assert all(sum(task) == pytest.approx(1) for e in entries(tmp_path, "router") for task in e["router"])
     for entry in entries(tmp_path):

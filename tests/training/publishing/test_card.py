@@ -29,7 +29,9 @@ from star_training.cli.train import pretrain
 from star_training.pretraining.run import Run
 from star_training.publishing import card, card_metadata, card_results, card_training, dataset_terms
 from star_training.publishing.convert import convert
+from star_training.settings.base import changed
 from star_zoo import objectives, save_pretrained
+from star_zoo.augmentations import Blur
 from twins import POLICY, backbone, repeatable
 
 
@@ -88,7 +90,7 @@ def test_the_command_lines_of_a_card_are_those_of_the_program(finished: Path, ot
     lines = [
         line
         for folder, name in ((finished, None), (finished, "hf-hub:me/name"), (others["pairs"], None))
-        for block in blocks(card.render(folder, name), "bash")
+        for block in blocks(card.render(folder, name).partition("## Training")[0], "bash")
         for line in block.splitlines()
     ]
     again = [line for line in lines if line.startswith("star-zoo eval")]
@@ -203,7 +205,7 @@ def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
     assert "with a classifier of 7 classes" in texts["classifier"]
     assert "The heads and the augmentation policy" in texts["pairs"] and "experts" not in texts["pairs"].split("## ")[2]
     assert "on `cats`.\n" in texts["photos"] and "are `cats`. Its terms are not known" in texts["photos"]
-    assert "pictures" not in texts["photos"]
+    assert "pictures" not in texts["photos"].partition("## Training")[0]  # after which a command has the path
     for text in texts.values():
         assert "$" not in text and "\n\n\n" not in text and ModelCard(text).data.eval_results is None
 
@@ -230,15 +232,49 @@ def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(
         "--set precision=bf16",
     ]
     assert "momentum, float32; `results.json`" in made and "momentum, bf16; `recipe.json`" in made
+    assert "timm's test_resnet, pretrained without labels on CIFAR-10, continued from `the_first`. " in text
     assert made.index("12,345 images") < made.index("It starts from `the_first`.") < made.rindex("72.0 minutes")
     assert made.index("`results.json` has all settings.") < made.index("`recipe.json` has all settings.")
     assert "replace the names of images" in made
     plain = card.render(finished)
-    assert "It starts from" not in plain and "replace the names of images" not in plain
+    assert "It starts from" not in plain and "--set epochs=1" in plain and "No command" not in plain
 
-    for changed in ({"epochs": 3}, {"objective": "mine"}, {"name": "mine"}, {"backbone_args": {"a": 1}}):
-        (folder / "recipe.json").write_text(json.dumps(second | changed))
-        assert "star-zoo pretrain cifar10_resnet10t_48px" not in card.render(folder)
+    ours = recipes.find("cifar10_resnet10t_48px")
+    policies = [ours.policy.including(Blur(5, p=0.25)), changed(ours, {"policy.augmentations.Crop.size": 40}).policy]
+    changes = [{"epochs": 3}, {"backbone_args": {"a": 1}}, *({"policy": policy.to_dict()} for policy in policies)]
+    for change in changes:
+        (folder / "recipe.json").write_text(json.dumps(second | change))
+        _, line = "".join(blocks(card.render(folder).partition("## Training")[2], "bash")).splitlines()
+        again = pretrain.recipe_of(parser().parse_args(shlex.split(line)[1:])).to_dict()
+        assert again | {"run": second["run"], "channels_last": True} == json.loads(json.dumps(second | change))
+    assert "--set policy.augmentations.Crop.size=40" in line and line.count("--set") == 2
+    for change in [{"objective": "mine"}, {"name": "mine"}, {"unknown": 1}]:
+        (folder / "recipe.json").write_text(json.dumps(second | change))
+        text = card.render(folder)
+        assert "star-zoo pretrain cifar10_resnet10t_48px" not in text and "No command is given, because" in text
+
+
+def test_a_card_says_which_test_images_pretraining_used_and_on_how_many_it_was_evaluated(
+    finished: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
+    recipe, results = (json.loads((folder / f"{name}.json").read_text()) for name in ("recipe", "results"))
+    assert f"of 32 training and {results['online_images']['test']:,} held-out images in a view" in card.render(folder)
+    divided = {"test images": "9 of 45 images, a fifth drawn at random, since there are no splits"}
+    measured = [RECORD | {"data": name, "settings": divided} for name in ("cats", "dogs")]
+    measured.append(RECORD | {"data": "cats", "settings": {"test images": "the data set's own"}, "protocol": "knn"})
+    results |= {"evaluations": measured, "online_images": {"train": 1200}}
+    (folder / "results.json").write_text(json.dumps(results))
+    for source, objective, told in (
+        ("cats", "star", "cats has no splits: its test images were also among those of pretraining, without labels."),
+        ("dogs.parquet", "supervised", "dogs has no splits: its test images were also among those of pretraining."),
+        ("elsewhere", "star", None),
+    ):
+        changed = {"data": {**recipe["data"], "source": source}, "objective": objective}
+        (folder / "recipe.json").write_text(json.dumps(recipe | changed))
+        text = card.render(folder)
+        assert [line for line in text.splitlines() if "has no splits" in line] == [told] * (told is not None)
+        assert "of 1,200 training images in a view" in text
 
 
 INVARIANT = {

@@ -60,6 +60,11 @@ class Monitor:
         """The names of the metrics, known before anything is measured."""
         return (*self._measures, "rankme")
 
+    @property
+    def images(self) -> dict[str, int]:
+        """The numbers of images that decode: "train" of the bank, "test" of those that it measures on, if any."""
+        return dict(zip(("train", "test"), map(len, self._intact), strict=False))
+
     def __call__(self, backbone: nn.Module) -> dict[str, float]:
         """Returns the metrics by name. The backbone runs in eval mode, in float32; nothing is random."""
         preprocess, labelled = self._view(), list[Any]()

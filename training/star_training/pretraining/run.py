@@ -28,7 +28,9 @@ from ..engine.run_dir import try_export
 from ..engine.saving.best import Best
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
-from ..models.lineage import start_of
+from ..evaluation.frozen_model import load
+from ..models.create import create
+from ..models.lineage import origin
 from .module import build, check_backbone
 from .online_eval import Monitor, watch_heads
 from .pixel_statistics import estimated
@@ -39,6 +41,12 @@ from .setup import check_classes, check_share, count_steps, open_data, open_lane
 def is_whole(export: Path) -> bool:
     """Returns whether an export holds every file that a finished run writes; its card is written after the run."""
     return all((export / name).is_file() for name in store.FILES if name != "finetune.json")
+
+
+def _origin(start: str) -> dict[str, Any]:
+    """Returns, for the results, the model that a run starts from."""
+    licence = create(start, device="meta").pretrained_cfg.get("license")
+    return origin(start, licence, load(start).fingerprint)
 
 
 class Run(Loop[Recipe]):
@@ -69,7 +77,7 @@ class Run(Loop[Recipe]):
         check_share(self.pretrainer.objective, recipe.batch_size // self.processes.num_processes, self.lanes)
         counted = summary(self.source) if self.lanes else summary_of_training(self.source, held_out)
         self.notes += [counted, *notes]
-        self.start = start_of(recipe.init_from) if recipe.init_from else None
+        self.origin = _origin(recipe.init_from) if recipe.init_from else {}
         self.monitor = Monitor(self.pretrainer.objective.policy, bank, held_out, self.workers)
         metric = recipe.run.keep_best
         self.best = Best(metric, self.monitor.names, out, self._export_best) if metric else None
@@ -192,7 +200,9 @@ class Run(Loop[Recipe]):
         if metrics:
             self.logbook.write(self.step, {"epoch": epoch, **metrics})
             scores = ", ".join(f"{name} {fixed(value, 3)}" for name, value in metrics.items())
-            self.logbook.say(f"frozen features after epoch {epoch:.0f}: {scores}")
+            images = self.monitor.images
+            on = f"{images['test']:,} test images" if "test" in images else f"{images['train']:,} images"
+            self.logbook.say(f"frozen features after epoch {epoch:.0f}, on {on}: {scores}")
             if self.best and (kept := self.best.offer(metrics, self.step, epoch)):
                 self.logbook.say(kept)
         self.accelerator.wait_for_everyone()
@@ -227,10 +237,17 @@ class Run(Loop[Recipe]):
         save_pretrained(folder, model.backbone, model.objective, model_args=args, recipe=self.recipe.published())
 
     def _results(self) -> dict[str, Any]:
-        """Returns the cost so far, start and pretrained models, and the first and the newest online evaluation."""
+        """Returns the cost so far, start and pretrained models, and the first and the newest online evaluation.
+
+        With the latter are the numbers of its images.
+        """
         evaluations = evaluations_of(read(self.out / "log.jsonl")) if self.main else []
         cost = cost_of(self, self.source.fingerprint)
         online = [evaluations[0], evaluations[-1]] if evaluations else []
         models = {role: model._asdict() for role, model in self.pretrainer.objective.pretrained().items()}
-        more = {"start": self.start, "pretrained": models}
+        more = {
+            **self.origin,
+            "pretrained": self.origin.get("pretrained", {}) | models,
+            "online_images": self.monitor.images if online else {},
+        }
         return {"training": cost, "online": online, **{name: found for name, found in more.items() if found}}

@@ -22,7 +22,7 @@ from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
 from . import card_metadata, card_method, dataset_terms, markdown
-from .card_results import measured
+from .card_results import measured, seen
 from .card_training import Made, chain, described
 
 _CLASSES_SHOWN = 20
@@ -77,6 +77,7 @@ def _render(folder: Path, name: str) -> str:
     methods = card_method.of(made, heads)
     data_sets = list(dict.fromkeys((step.kind, dataset_terms.of(step.source)) for step in made if step.source))
     own, licence = star_backbones.is_own(config["architecture"]), config["pretrained_cfg"].get("license")
+    users = hub.is_users(config["architecture"])
     title = _title(config, recipe, finetune, heads, name)
     metadata = {"title": title, "own": own, "licence": licence, "is_classifier": bool(config["num_classes"])}
     metadata |= {"tags": methods.tags}
@@ -88,8 +89,10 @@ def _render(folder: Path, name: str) -> str:
         source=name.removeprefix("local-dir:"),
         registered=_is_tag(name),
         own=own,
+        registered_by_user=config["architecture"] if users else None,
         network=_network(config),
         images=data_sets[-1][1] if made and made[-1].source else None,
+        start=made[-1].recipe.get("init_from") if made else None,
         classes=config["num_classes"],
         class_names=_class_names(config),
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
@@ -100,6 +103,7 @@ def _render(folder: Path, name: str) -> str:
         methods=methods,
         citation=Markup("\n\n".join(paper.bibtex for paper in methods.papers)),
         results=measured(records, results, name),
+        seen=seen(made, records, results),
         training=described(made),
         figures=sorted(path.name for path in folder.glob("*.png")),
         licence=licence,
@@ -115,9 +119,11 @@ def _is_tag(name: str) -> bool:
 
 
 def _network(config: dict[str, Any]) -> str:
-    if config["architecture"] != wrapped_model.NAME:
-        whose = "star-zoo" if star_backbones.is_own(config["architecture"]) else "timm"
-        return f"{whose}'s {config['architecture']}"
+    architecture = config["architecture"]
+    if hub.is_users(architecture):
+        return f"{architecture}, a network that is not part of timm"
+    if architecture != wrapped_model.NAME:
+        return f"{'star-zoo' if star_backbones.is_own(architecture) else 'timm'}'s {architecture}"
     described = config["model_args"]
     parts = ({"architecture": one["model_name"], "model_args": one} for one in described["backbones"])
     return f"star-zoo's {described['wrapper']} of {' and '.join(map(_network, parts))}"

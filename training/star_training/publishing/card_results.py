@@ -4,11 +4,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from star_catalog.decimals import fixed, significant
+from star_zoo import objectives
 
+from ..data.eval_sets.dataset import NO_SPLITS, named
 from ..evaluation import protocols
 from ..evaluation.metrics import Estimate, Metric
 from ..evaluation.record import Record
+from .card_training import Made
 from .markdown import operand
+
+_ONLINE = {"train": "training", "test": "held-out"}  # images, by split
 
 
 def measured(records: Sequence[Record], results: dict[str, Any], name: str) -> dict[str, Any]:
@@ -22,6 +27,7 @@ def measured(records: Sequence[Record], results: dict[str, Any], name: str) -> d
         "others": [_row(record, metric) for record, metric in metrics if not metric.is_accuracy],
         "comparisons": [_beside(found) for found in results.get("comparisons", [])],
         "online": _online(results.get("online")),
+        "online_images": _online_images(results.get("online_images", {})),
         "commands": _commands(name, [r for r in records if r.metrics], results.get("comparisons", [])),
     }
 
@@ -36,6 +42,38 @@ def _online(online: Sequence[dict[str, Any]] | None) -> list[tuple[str, str, str
         return []
     first, last = online
     return [(k, fixed(first[k], 3), fixed(last[k], 3)) for k in last if k not in ("step", "epoch")]
+
+
+def _online_images(images: dict[str, int]) -> str:
+    """Returns the numbers of images of the online evaluation; earlier versions recorded none."""
+    if not images:
+        return "at most 5,000 training and 2,000 held-out images"
+    known = [f"{images[split]:,} {kind}" for split, kind in _ONLINE.items() if split in images]
+    return f"{' and '.join(known)} images"
+
+
+def seen(made: Sequence[Made], records: Sequence[Record], results: dict[str, Any]) -> list[str]:
+    """Returns a sentence for each evaluated data set without splits whose images a pretraining has used.
+
+    The test images of such a set are a fifth of all, and a pretraining uses all.
+    """
+    found = [(record.data, str(record.settings.get("test images"))) for record in records]
+    for comparison in results.get("comparisons", []):
+        found += comparison.get("test images", {}).items()
+    divided = dict.fromkeys(data for data, origin in found if origin.endswith(NO_SPLITS))
+    runs = [run for run in made if run.kind == "pretraining" and run.source] if divided else []
+    used = {named(run.source): run for run in runs}
+    return [
+        f"{data} has no splits: its test images were also among those of pretraining{_unlabelled(used[data])}."
+        for data in divided
+        if data in used
+    ]
+
+
+def _unlabelled(run: Made) -> str:
+    objective = run.recipe["objective"]
+    known = objective in objectives.known() and objectives.SELF_SUPERVISED in objectives.find(objective).tags
+    return ", without labels" if known else ""
 
 
 def _beside(comparison: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The training of a card: the settings, the cost and the command of each run that made the model, oldest first."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from star_zoo import objectives
 
 from .. import recipes
 from ..finetuning.config import FineTune, LabelledData
-from ..settings.base import CHOSEN
+from ..settings.base import CHOSEN, override
 from ..settings.common import AUTO, precision_name
 from .markdown import operand
 
@@ -60,7 +61,7 @@ def _pretraining(run: Made) -> dict[str, Any]:
         "settings": _settings(run.recipe) if run.recipe else "",
         "start": run.recipe.get("init_from"),
         "file": run.file or "recipe.json",
-        "command": _pretrain_command(run.recipe),
+        "command": _pretrain_command(run.recipe) if run.recipe else [],
         "released": run.results.get("released"),
     }
 
@@ -109,17 +110,24 @@ def _duration(seconds: float) -> str:
 
 
 def _pretrain_command(recipe: dict[str, Any]) -> list[str]:
-    """Returns the words of the command that runs this recipe; none if it isn't an unchanged recipe of the package."""
+    """Returns the words of the command with these settings; none if the package lacks the recipe or the objective.
+
+    Nor are there any if no command has exactly these settings, as when an earlier version had others.
+    """
     if recipe.get("name") not in recipes.known() or recipe.get("objective") not in objectives.known():
         return []
-    ours = recipes.find(recipe["name"]).with_objective(recipe["objective"]).to_dict()
     source, start = recipe["data"]["source"], recipe.get("init_from")
-    given = {"init_from": start, "run": recipe.get("run"), "data": {**ours["data"], "source": source}}
-    chosen = {name: recipe.get(name) for name in CHOSEN if ours[name] == AUTO}
-    if recipe != ours | given | chosen:
+    ours = recipes.find(recipe["name"]).with_objective(recipe["objective"])
+    ours = dataclasses.replace(ours, init_from=start, data=dataclasses.replace(ours.data, source=source))
+    same = {name: True for name in CHOSEN if getattr(ours, name) == AUTO and recipe.get(name) is True}  # chosen by auto
+    changes = list(_changes(recipe, ours.to_dict() | same, ""))
+    try:
+        made = override(ours, changes).to_dict()
+    except ValueError:  # a setting that this version lacks
         return []
-    kept = {name: value for name, value in chosen.items() if value not in (AUTO, True)}  # true is what "auto" becomes
-    sets = [word for name, value in kept.items() for word in ("--set", f"{name}={str(value).lower()}")]
+    if made | same | {"run": recipe.get("run")} != recipe:
+        return []
+    sets = [word for change in changes for word in ("--set", change)]
     begin = ["--init-from", operand(start)] if start else []
     return ["pretrain", recipe["name"], "--objective", recipe["objective"], "--data", operand(source), *begin, *sets]
 
@@ -136,7 +144,16 @@ def _changes(settings: dict[str, Any], ours: dict[str, Any], path: str) -> Itera
     for name, value in settings.items():
         if not path and name == "run":  # which changes no number
             continue
-        if isinstance(ours.get(name), dict) and ours[name] and isinstance(value, dict):
-            yield from _changes(value, ours[name], f"{path}{name}.")
-        elif value != ours.get(name):
+        before = ours.get(name)
+        if isinstance(before, dict) and before and isinstance(value, dict):
+            yield from _changes(value, before, f"{path}{name}.")
+        elif isinstance(before, list) and isinstance(value, list) and before and _names(before) == _names(value):
+            for old, new in zip(before, value, strict=True):
+                yield from _changes(new, old, f"{path}{name}.{new['name']}.")
+        elif value != before:
             yield f"{path}{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _names(values: list[Any]) -> list[Any]:
+    """Returns the names of a list's elements, if they are settings with names; otherwise something else each time."""
+    return [value["name"] if isinstance(value, dict) and "name" in value else object() for value in values]

@@ -62,11 +62,18 @@ def online(models: list[Shown], looks: Looks) -> Figure | None:
         draw_over_steps(axis, series, looks)
         axis.set(ylabel=_NAMES.get(name, name))
     curves = [(label, name, y) for name, series in panels.items() for label, (_, y) in series.items()]
-    rows = [[label, name, fixed(y[0], 3), fixed(y[-1], 3)] for label, name, y in curves]
-    alt = "; ".join(f"{label}, {name}, from {first} to {last}" for label, name, first, last in rows)
-    numbers = Table("online", ["model", "metric", "first", "last"], rows)
+    images = {model.label: model.online_images for model in models}
+    rows = [[label, name, fixed(y[0], 3), fixed(y[-1], 3), _images(images[label], name)] for label, name, y in curves]
+    alt = "; ".join(f"{label}, {name}, from {first} to {last}" for label, name, first, last, _ in rows)
+    numbers = Table("online", ["model", "metric", "first", "last", "images"], rows)
     title = "Frozen features during training, on views of the policy"  # unlike those of `star-zoo eval`
     return Figure("online", title, f"Over steps: {alt}.", finish(figure), numbers)
+
+
+def _images(counts: dict[str, int], metric: str) -> str:
+    """Returns the number of images that an online metric is measured on, "-" if it isn't recorded."""
+    count = counts.get("train" if metric == "rankme" else "test")
+    return "-" if count is None else f"{count:,}"
 
 
 def usage(models: list[Shown], looks: Looks) -> Figure | None:

@@ -11,6 +11,8 @@ from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
 from ..models.resolve import called, label, saved_folder
+from ..publishing.card_results import seen
+from ..publishing.card_training import Made, chain
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Shown:
     settings: dict[str, Any] = field(default_factory=dict)  # recipe.json or finetune.json; empty if it has none
     steps: int | None = None  # of its training
     channels: int = 3  # of the images that it takes
+    online_images: dict[str, int] = field(default_factory=dict)  # of its evaluations during training, by split
+    seen: list[str] = field(default_factory=list)  # sentences about test images that its pretraining used
 
     def details(self, protocol: str) -> dict[str, Any] | None:
         """Returns the details of the first record of a protocol; None if it was not run."""
@@ -43,18 +47,20 @@ def gather(names: list[str]) -> list[Shown]:
 def _of(name: str) -> Shown:
     folder = saved_folder(name)
     log = (folder.parent if folder.name in ("export", FOLDER) else folder) / "log.jsonl"
-    results = read_results(folder / "results.json")
-    files = (folder / "finetune.json", folder / "recipe.json")
-    settings = next((json_object(path, path.name) for path in files if path.is_file()), {})
+    results, records = read_results(folder / "results.json"), _evaluations(folder / "results.json")
+    files = (folder / "recipe.json", folder / "finetune.json")
+    recipe, finetune = (json_object(path, path.name) if path.is_file() else {} for path in files)
     return Shown(
         called(str(folder)),
         folder,
         read(log) if log.is_file() else [],
-        _evaluations(folder / "results.json"),
+        records,
         results.get("comparisons", []),
-        settings,
+        finetune or recipe,
         results.get("training", {}).get("steps"),
         _channels(str(folder)),
+        results.get("online_images", {}),
+        seen(chain(Made(recipe, finetune, results)), records, results),
     )
 
 

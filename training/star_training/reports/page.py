@@ -29,7 +29,8 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     measured = tables.accuracies(models) + tables.comparisons(models)
     if not (found or measured):
         raise ValueError(f"{', '.join(names)}: no log and no evaluation to show; run `star-zoo eval all` first")
-    note = "Brackets are the 95 % interval over the test images or tasks of one pretraining run."
+    brackets = "Brackets are the 95 % interval over the test images or tasks of one pretraining run."
+    note = " ".join([brackets, *(f"{model.label}: {sentence}" for model in models for sentence in model.seen)])
     shown = [tables.summary(models), *measured]
     title = ", ".join(model.label for model in models)
     write_text(out, html.render(title, note, shown, found, omissions.of(models, data)))

@@ -76,7 +76,7 @@ def _training(model: Shown) -> list[str]:
     tuned = "model" in settings  # fine-tuned from this one
     objective = "fine-tuning" if tuned else settings.get("objective", "-")
     found = [
-        settings.get("model" if tuned else "backbone", "-"),
+        settings.get("model" if tuned else "init_from") or settings.get("backbone", "-"),
         objective,
         settings.get("data", {}).get("source", "-"),
     ]

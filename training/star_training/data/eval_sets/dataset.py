@@ -20,6 +20,18 @@ from . import transfer
 
 _TEST_SHARE = 0.2  # of a data set without splits
 _OWN = "the data set's own"
+NO_SPLITS = "since there are no splits"  # the end of the origin of such test images
+
+
+def named(spec: str) -> str:
+    """Returns the name in tables of the data set that a specification means."""
+    place, columns = split_columns(spec)
+    name, at, _ = place.partition("@")
+    if name.startswith("torchvision:") or (at and "/" not in name):
+        return name.removeprefix("torchvision:")
+    path = Path(os.path.abspath(place))  # `.` and `..` have no name of their own
+    labels = f":{columns['label']}" if "label" in columns else ""
+    return ((path.stem if place.endswith(".parquet") else path.name) or place) + labels
 
 
 class Splits:
@@ -48,13 +60,7 @@ class Splits:
 
         It ends with the column of the labels if that is given, because other labels are another task.
         """
-        place, columns = split_columns(self.spec)
-        name, at, _ = place.partition("@")
-        if name.startswith("torchvision:") or (at and "/" not in name):
-            return name.removeprefix("torchvision:")
-        path = Path(os.path.abspath(place))  # `.` and `..` have no name of their own
-        labels = f":{columns['label']}" if "label" in columns else ""
-        return ((path.stem if place.endswith(".parquet") else path.name) or place) + labels
+        return named(self.spec)
 
     @property
     def per_class(self) -> bool:
@@ -111,7 +117,7 @@ class Splits:
         """The training images and the test images of a data set without splits."""
         whole = self._open("train")
         parts = hold_out_by_class(whole, _TEST_SHARE)
-        self.test_images = f"{len(parts[1])} of {len(whole)} images, a fifth drawn at random, since there are no splits"
+        self.test_images = f"{len(parts[1])} of {len(whole)} images, a fifth drawn at random, {NO_SPLITS}"
         return parts
 
     @property

@@ -5,8 +5,11 @@ To add an objective, add a module here with one subclass of `Objective`, or use 
 the objective's name, e.g. `my_package.my_objective`.
 """
 
+import contextlib
 import importlib
 import inspect
+import typing
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -47,15 +50,38 @@ def find(name: str) -> type[Objective]:
 
 def settings(name: str) -> dict[str, Any]:
     """Returns an objective's settings with their defaults: the keyword-only arguments of the class and its bases."""
+    return {setting: parameter.default for setting, (_, parameter) in _keywords(name).items()}
+
+
+def hints(name: str) -> dict[str, Any]:
+    """Returns the types of an objective's settings, of those that have an annotation which can be evaluated."""
     found: dict[str, Any] = {}
+    for setting, (cls, _) in _keywords(name).items():
+        with contextlib.suppress(NameError, TypeError):  # of names that are imported for type checkers alone
+            found |= {k: hint for k, hint in typing.get_type_hints(cls.__init__).items() if k == setting}
+    return found
+
+
+def _keywords(name: str) -> dict[str, tuple[type[Objective], inspect.Parameter]]:
+    """Returns the keyword-only arguments of an objective, each with the class that declares it."""
+    found: dict[str, tuple[type[Objective], inspect.Parameter]] = {}
     for cls in inspect.getmro(find(name)):
         parameters = inspect.signature(cls).parameters.values()
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY:
-                found.setdefault(parameter.name, parameter.default)
+                found.setdefault(parameter.name, (cls, parameter))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):  # the class passes no keywords to its base
             break
     return found
+
+
+def check_settings(name: str, given: Iterable[str]) -> None:
+    """Raises ValueError for settings that an objective doesn't have, listing the known ones."""
+    known = settings(name)
+    if unknown := set(given) - set(known):
+        raise ValueError(
+            f"objective {name!r} has no setting {', '.join(sorted(unknown))}; known: {', '.join(known) or 'none'}"
+        )
 
 
 def build(name: str, num_features: int, policy: Any, **given: Any) -> Objective:
@@ -66,10 +92,7 @@ def build(name: str, num_features: int, policy: Any, **given: Any) -> Objective:
     """
     kind: Any = find(name)
     defaults = settings(name)
-    if unknown := set(given) - set(defaults):
-        raise ValueError(
-            f"objective {name!r} has no setting {', '.join(sorted(unknown))}; known: {', '.join(defaults) or 'none'}"
-        )
+    check_settings(name, given)
     objective: Objective = kind(num_features, kind.adapt(policy), **given)
     objective.config = {
         "objective": name,

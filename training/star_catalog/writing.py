@@ -40,7 +40,7 @@ def writing(path: Path, part: Path | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def going_on(how: str) -> Iterator[None]:
-    """Adds to the way out of NotWritten how to go on afterwards, e.g. "go on with --resume"."""
+    """Adds to the way out of NotWritten how to go on afterwards, e.g. "resume the run"."""
     try:
         yield
     except NotWritten as error:

@@ -80,7 +80,9 @@ def test_images_that_fail_are_listed_and_left_out(images: Path, found):
 def test_the_command_writes_the_array_and_a_list_of_its_rows(images: Path, found, tmp_path: Path, capsys):
     out = tmp_path / "e.npy"
     assert main(["embed", MODEL, "--data", str(images), "--out", str(out)]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"{out}: 12 images"
+    assert (
+        capsys.readouterr().out.splitlines()[0] == f"{out}: 12 images; their files and labels in {tmp_path / 'e.csv'}"
+    )
     np.testing.assert_allclose(np.load(out), found.array(), rtol=1e-4, atol=1e-5)
     rows = list(csv.DictReader((tmp_path / "e.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == found.column("file")

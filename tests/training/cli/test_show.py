@@ -125,3 +125,23 @@ def test_a_study_shows_its_recipe_its_methods_and_its_measurements(tmp_path: Pat
         f"{method.name}:" for method in study.methods
     } | {measure.protocol for measure in study.measures}
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("objective_args.varience=2", "objective 'vicreg' has no setting varience; known: "),
+        ("objective_args.variance=abc", "objective_args.variance is 'abc'; it must be float"),
+        ("backbone=resnet19", "'resnet19' is no timm model; did you mean "),
+    ],
+)
+def test_wrong_settings_are_refused_as_in_training(setting: str, told: str, capsys):
+    assert main(["pretrain", "folder", "--objective", "vicreg", "--set", setting, "--show"]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_the_declared_types_of_an_objective_s_settings_are_known():
+    for name in objectives.known():
+        assert objectives.hints(name).keys() == objectives.settings(name).keys()
+        recipe = recipes.find("folder")
+        dataclasses.replace(recipe, objective=name, objective_args=objectives.settings(name)).check_objective()

@@ -30,7 +30,7 @@ WRONG = {  # the arguments, and what the message must contain
     "": "required: COMMAND",
     "lisst": "command 'lisst' not found; did you mean 'list'? known: quickstart, ",
     "pretrain": "pass a recipe, or --resume with the folder of a run as --out; recipes: cifar10_resnet10t",
-    "pretrain --resume": "--resume needs the folder of the run; pass it with --out",
+    "pretrain --resume": "--resume (resume=True) needs the folder of the run; pass it (--out, out=...)",
     "finetune resnet18": "pass a model, and labelled images with --data; or --resume",
     "pretrain folder --resum-all": "unrecognized arguments: --resum-all",
     "pretrain folder --max-bad few": "invalid float value: 'few'",

@@ -75,7 +75,7 @@ def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_the_recipe_for_own_images_asks_for_them(tmp_path: Path, capsys):
     line = refusal(capsys, "pretrain", "folder", "--out", tmp_path / "run")
-    assert line == "the recipe folder has no images of its own; pass yours with --data path/to/images"
+    assert line == "the recipe folder has no images of its own; pass yours (--data path/to/images, data=...)"
     assert not (tmp_path / "run").exists()
 
 

@@ -308,6 +308,6 @@ def test_the_line_on_a_data_set_is_printed_once(tmp_path: Path):
     assert out.getvalue().splitlines() == [
         f"{tmp_path / 'a'}: 2 images of 2 classes in train, 1 in test",
         f"{tmp_path / 'b'}: 2 images of 1 class in train",
-        "b: the test images are 1 of 2 images, a fifth drawn at random, since there are no splits",
+        "b: the test images are 1 of 2 images, a fifth of each class drawn at random, since there are no splits",
     ]
     assert list(sets[0].opened) == ["test"]  # no split is opened for the line alone

@@ -108,7 +108,7 @@ def test_images_that_spoil_after_they_were_tried_end_the_evaluation(tmp_path: Pa
     write_folder(tmp_path, {f"{'ab'[k % 2]}/{k}.png": png(k) for k in range(6)})
     source = intact(open_source(str(tmp_path), max_bad=1.0, cache_bytes=0))
     (tmp_path / "b/3.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 images of .* don't decode, e\.g\. .*3\.png, but they did"):
+    with pytest.raises(DataError, match=r"1 image of .* doesn't decode, e\.g\. .*3\.png, but they did"):
         load("pixels").labelled(source)
 
 

@@ -50,7 +50,8 @@ def test_the_same_images_are_held_out_whichever_is_asked_first(tmp_path: Path):
         assert sorted(parts["train"] + parts["test"]) == list(range(40)) and splits.val is None
         assert sorted(number % 2 for number in parts["test"]) == [0] * 4 + [1] * 4
         assert splits.note == (
-            f"{tmp_path.name}: the test images are 8 of 40 images, a fifth drawn at random, since there are no splits"
+            f"{tmp_path.name}: the test images are 8 of 40 images, a fifth of each class drawn at random, since there "
+            "are no splits"
         )
 
 

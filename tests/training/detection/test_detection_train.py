@@ -149,7 +149,7 @@ def test_the_record(tmp_path: Path, capsys):
     assert record["images"] == {"train": 6, "test": 3} and set(record["data_fingerprint"]) == {"train", "test"}
     assert {"torchvision", "pycocotools"} < set(record["versions"])
     assert main(arguments) == 1
-    assert "already holds a run; go on with --resume" in capsys.readouterr().err
+    assert "already holds a run; resume the run (--resume, resume=True)" in capsys.readouterr().err
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*.*")}
     assert main([*arguments, "--resume"]) == 0
     assert f"{out} is finished: nothing was left to do" in capsys.readouterr().out

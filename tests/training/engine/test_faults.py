@@ -23,6 +23,7 @@ from star_training.cli.main import main
 from star_training.data import open_source
 from star_training.pretraining import run as pretrain
 from star_training.pretraining.run import Run
+from star_training.wording import RESUME
 
 # contiguous, because a user who may not write anywhere may not try channels_last out either
 SAVED = (*NOISY, "channels_last=false", "run.checkpoint_every=1", "run.eval_every=0")
@@ -81,7 +82,7 @@ def test_a_log_on_a_full_disk_ends_in_one_line(whole: Path, tmp_path: Path, monk
     with disk() as fills_at, monkeypatch.context() as patch:
         at_step(patch, 4, lambda run: fills_at((out / "log.jsonl").stat().st_size + 10))
         line = refusal(capsys, command(out, settings=unsaved))
-    assert line.endswith(f"{out / 'log.jsonl'} can't be written: File too large; make room, then go on with --resume")
+    assert line.endswith(f"{out / 'log.jsonl'} can't be written: File too large; make room, then {RESUME}")
     assert [e["step"] for e in entries_but_last(out)] == [1, 2, 3]
     goes_on(out, whole)
 
@@ -109,7 +110,7 @@ def test_an_export_on_a_full_disk_ends_in_one_line(whole: Path, tmp_path: Path, 
         patch.setattr(pretrain, "save_pretrained", save)
         line = refusal(capsys, command(out, settings=SAVED))
     file = out / "export" / "model.safetensors"
-    assert line == f"star-zoo: {file} can't be written: File too large; make room, then --resume exports it"
+    assert line == f"star-zoo: {file} can't be written: File too large; make room, then {RESUME} to export it"
     assert not any((out / "export").iterdir())
     goes_on(out, whole)
 
@@ -122,7 +123,7 @@ def test_a_disk_that_is_really_full_costs_no_bit(whole: Path, tmp_path: Path, ca
         pytest.skip("only a privileged user may mount a small disk")
     try:
         line = refusal(capsys, command(out, settings=SAVED))
-        assert "can't be written: No space left on device; make room, then go on with --resume; the last good" in line
+        assert f"can't be written: No space left on device; make room, then {RESUME}; the last good" in line
         assert line.endswith(f" checkpoint is {out}/checkpoints/step-000000002.safetensors")
         assert len([*(out / "checkpoints").iterdir()]) == 2
         assert mounted(out.parent, "mount", "-o", f"remount,size={4 * size}")

@@ -13,6 +13,7 @@ from star_catalog.writing import NotWritten
 from star_training.cli.main import main
 from star_training.pretraining.run import is_whole
 from star_training.publishing import card
+from star_training.wording import RESUME
 
 MEASURED = {
     "evaluations": [{"protocol": "knn", "model": "run", "data": "birds", "seed": 0, "metrics": {}, "images": {}}],
@@ -95,7 +96,7 @@ def test_a_card_that_can_not_be_written_is_made_up_by_resume(whole: Path, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(card, "write_text", full)
         assert main(resume(out)) == 1
-    line = f"{out / 'export' / 'README.md'} can't be written: no room; make room, then --resume writes its card"
+    line = f"{out / 'export' / 'README.md'} can't be written: no room; make room, then {RESUME} to write its card"
     assert line in capsys.readouterr().err
     assert main(resume(out)) == 0
     assert f"wrote the card that {out / 'export'} lacked" in capsys.readouterr().out
@@ -116,7 +117,9 @@ def test_a_new_run_does_not_take_the_place_of_a_model(whole: Path, tmp_path: Pat
     shutil.copytree(whole / "export", tmp_path / "run" / "export")
     before = state(tmp_path)
     assert main(command(tmp_path / "run", settings=("epochs=1",))) == 1
-    assert "export holds a model already; remove it, or choose another folder with --out" in capsys.readouterr().err
+    assert (
+        "export holds a model already; remove it, or choose another folder (--out, out=...)" in capsys.readouterr().err
+    )
     assert state(tmp_path) == before
 
 

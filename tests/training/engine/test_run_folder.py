@@ -1,6 +1,7 @@
 """A run's folder is one process's: real processes on one folder, and what lets it go."""
 
 import errno
+import json
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ import pytest
 from filelock import FileLock
 
 from runs import at_step, command, entries, finish, start, stopped_at, tiny
-from star_training.engine.run_dir import lock_folder
+from star_training.engine.run_dir import check_folder, lock_folder
 from star_training.pretraining.run import Run
 
 
@@ -22,7 +23,7 @@ def test_a_second_process_is_refused_and_disturbs_nothing(tmp_path: Path):
     while not (out / "log.jsonl").exists() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     code, _, said = finish(start(command(out, "--resume", settings=long)))
-    assert code == 1 and f"another process is using {out}; let it end, or choose another --out" in said
+    assert code == 1 and f"another process is using {out}; let it end, or choose another folder" in said
     assert first.poll() is None  # and goes on
     first.send_signal(signal.SIGKILL)
     finish(first)
@@ -80,7 +81,7 @@ def test_processes_that_were_forked_hold_no_lock(tmp_path: Path):
     """As those that load images: neither while the one that trained lives, nor for a moment after it was killed."""
     code = """if True:
         import os, sys, time, pathlib
-        from star_training.engine.run_dir import lock_folder
+        from star_training.engine.run_dir import check_folder, lock_folder
         lock = lock_folder(pathlib.Path(sys.argv[1]))
         if child := os.fork():
             time.sleep(0.5)  # until the child has begun
@@ -122,3 +123,15 @@ def test_a_folder_that_can_not_be_locked_admits_every_process(tmp_path: Path, mo
     monkeypatch.setattr(FileLock, "acquire", refused)
     with lock_folder(tmp_path), lock_folder(tmp_path):
         pass
+
+
+def test_a_folder_in_which_nothing_was_trained_may_be_removed(tmp_path: Path):
+    recipe, path = tiny(), tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe.to_dict()))
+    for log, removable in (("", True), ('{"step": 1}\n', False)):
+        (tmp_path / "log.jsonl").write_text(log)
+        with pytest.raises(
+            ValueError, match=r"already holds a run; resume the run \(--resume, resume=True\), or"
+        ) as told:
+            check_folder(recipe, path, False, "")
+        assert ("nothing was trained there yet, so you can also remove it" in str(told.value)) == removable

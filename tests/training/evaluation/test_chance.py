@@ -36,7 +36,7 @@ HOW = {
     "train val": "the validation split, since there is no test split",
     "train validation": "the validation split, since there is no test split",
     "train val test": "the data set's own",
-    "": "70 of 350 images, a fifth drawn at random, since there are no splits",
+    "": "70 of 350 images, a fifth of each class drawn at random, since there are no splits",
 }
 
 

@@ -143,10 +143,10 @@ def test_what_decides_no_weights_may_differ(images: Path, whole: Path, tmp_path:
 
 def test_what_differs_is_refused(images: Path, tmp_path: Path, monkeypatch):
     made, out = tiny(images, *NOISY), tmp_path / "out"
-    with pytest.raises(ValueError, match=r"out holds no run to resume; leave --resume out"):
+    with pytest.raises(ValueError, match=r"out holds no run to resume; start one without --resume"):
         FineTuning(made, out, resume=True)
     ended_at(monkeypatch, made, out, 3, signal.SIGTERM)
-    with pytest.raises(ValueError, match=r"out already holds a run; go on with --resume, or choose another"):
+    with pytest.raises(ValueError, match=r"out already holds a run; resume the run .--resume, resume=True., or"):
         FineTuning(made, out)
     with pytest.raises(
         ValueError, match=r"settings differ .* \(theirs, yours\): epochs: 2, 3; seed: 0, 1; pass the same"

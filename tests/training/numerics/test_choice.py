@@ -170,3 +170,12 @@ def test_a_module_that_bf16_can_not_compute_stays_in_float32():
     assert enough(net, trial, "bf16", 4, 16) == 4
     found = tried(net, trial, Choice("bf16", ""), 16, 4)
     assert found.precision == "no" and found.why.startswith("bf16 failed: ") and "\n" not in found.why
+
+
+@pytest.mark.parametrize(
+    ("precision", "has", "warned"), [("bf16", False, True), ("bf16", True, False), ("no", False, False)]
+)
+def test_a_fixed_precision_that_is_emulated_is_reported(precision: str, has: bool, warned: bool, monkeypatch):
+    monkeypatch.setattr(processor, "has_bf16", lambda: has)
+    assert ("--set precision=no" in choice.emulated(precision, torch.device("cpu"))) == warned
+    assert choice.emulated(precision, torch.device("meta")) == ""

@@ -174,8 +174,8 @@ def test_an_augmentation_is_found_by_its_name_too():
         ('policy.augmentations+={"name": "Spirograph", "size": 8}', "must be first and nowhere else"),
         ("policy.augmentations-=Crop", "the first augmentation of a policy must be Crop or Spirograph"),
         ("policy.augmentations.Flop.p=1", "'Flop' is not an index; pass a number from 0 to 4, or one of Crop, Flip"),
-        ("seed+=1", "--set seed+=: this setting takes no +=; write seed=VALUE"),
-        ("policy-=dorsal", "--set policy-=: this setting takes no -="),
+        ("seed+=1", "seed+=: this setting takes no +=; write seed=VALUE"),
+        ("policy-=dorsal", "policy-=: this setting takes no -="),
     ],
 )
 def test_a_wrong_change_of_augmentations_is_refused_with_the_known_ones(change: str, message: str):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..settings.base import Changes
 
-NO_FOLDER = "--resume needs the folder of the run; pass it with --out"
+NO_FOLDER = "--resume (resume=True) needs the folder of the run; pass it (--out, out=...)"
 Place = str | os.PathLike[str]
 Model = str | os.PathLike[str]  # any name of a model, or a `Trained`, which stands for its folder
 Data = Place | Sequence[Place] | None  # one data set or several; None: all in $STAR_ZOO_DATA

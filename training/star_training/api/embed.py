@@ -29,9 +29,13 @@ class Embeddings:
     images: int
     failed: list[str]  # the images that don't decode, which are not in the file
 
+    @property
+    def _is_array(self) -> bool:
+        return self.path.suffix.lower() == ".npy"
+
     def array(self, name: str = "features") -> "numpy.ndarray[Any, Any]":
         """Returns the features, or an embedding by name, e.g. "z_inv": (N, D) float32."""
-        if self.path.suffix.lower() == ".npy":
+        if self._is_array:
             import numpy
 
             return numpy.load(self.path)
@@ -53,7 +57,8 @@ class Embeddings:
         return read_table(self.path, columns=[name])[name].combine_chunks()
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {self.images:,} images"]
+        beside = f"; their files and labels in {self.path.with_suffix('.csv')}" if self._is_array else ""
+        lines = [f"{self.path}: {self.images:,} image{'s' if self.images != 1 else ''}{beside}"]
         if self.failed:
             lines += [f"left out, because they don't decode ({len(self.failed):,}):", *self.failed]
         return "\n".join(lines)

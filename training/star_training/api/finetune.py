@@ -66,7 +66,10 @@ def planned(
     """
     whole = given.get("model") is not None and given.get("data") is not None
     if not whole and not resume:
-        raise ValueError("pass a model, and labelled images with --data; or --resume with the folder of a run as --out")
+        raise ValueError(
+            "pass a model, and labelled images (--data, data=...); or, to resume a run (--resume, resume=True), its "
+            "folder (--out, out=...)"
+        )
     if not whole and not out:
         raise ValueError(NO_FOLDER)
 

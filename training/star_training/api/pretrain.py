@@ -85,13 +85,16 @@ def planned(
     wanted = changes(settings, given)
 
     def change(made: "Recipe") -> "Recipe":
-        return changed(made.with_objective(objective) if objective else made, wanted)
+        made = changed(made.with_objective(objective) if objective else made, wanted)
+        made.check()
+        return made
 
     if resume and not recipe:
         return change(_saved(Path(out or "").expanduser())), Path(out or "").expanduser()
     if resume and recipe and recipe not in recipes.known() and Path(recipe).is_dir():
         raise ValueError(
-            f"{recipe} is a folder, not a recipe; to continue its run: {shlex.join(['--resume', '--out', recipe])}"
+            f"{recipe} is a folder, not a recipe; to continue its run: {shlex.join(['--resume', '--out', recipe])} "
+            "(resume=True, out=...)"
         )
     named = change(recipes.find(recipe or "folder"))
     folder = user_path(out) if out else Path("runs") / f"{named.name}-{named.objective}"

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class CachedSource:
             raw = Subset(raw, torch.tensor([index for index in range(len(raw)) if index not in reasons]))
         self._raw = raw
         self.fingerprint, self.classes, self.targets = raw.fingerprint, raw.classes, raw.targets
-        self.inventory = replace(raw.inventory, undecodable={self._opened: len(reasons)})
+        self.inventory = raw.inventory
 
     @functools.cached_property
     def _images(self) -> "_Images":

@@ -1,10 +1,8 @@
 """Sources without undecodable images, for code that pairs an image with its target or index."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from .decode import Picture
 from .sources.base import Source, decodes_on_access, now_bad, open_image
@@ -18,11 +16,6 @@ _intact: set[str] = set()  # fingerprints of the sources whose images all decode
 
 class Intact(Part):
     """The decodable images of a source."""
-
-    def __init__(self, source: Source, indices: Tensor):
-        super().__init__(source, indices)
-        left_out = {source.fingerprint: len(source) - len(indices)}
-        self.inventory = replace(source.inventory, undecodable=left_out)
 
 
 def intact(source: Source) -> Source:

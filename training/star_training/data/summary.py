@@ -26,7 +26,7 @@ def summary(source: Source, *others: Source | None) -> str:
     images = "images" if number is None else "1 image" if number == 1 else f"{number:,} images"
     parts = [f"{images} {_labelled(source)} in {first}"]
     parts += [f"{'more' if count is None else f'{count:,}'} in {name}" for name, count in rest]
-    line = [f"{source.name}: {', '.join(parts)}", *_undecodable(source, *others), *found.notes, *note_of_ids(source)]
+    line = [f"{source.name}: {', '.join(parts)}", *found.notes, *note_of_ids(source)]
     if found.left_out:
         line.append(f"left out: {', '.join(found.left_out)}")
     return printable("; ".join(line))
@@ -36,16 +36,6 @@ def summary_of_training(source: Source, held_out: Source | None) -> str:
     """Returns the summary, with the number of images to train on if it isn't that of a split."""
     line, counts = summary(source, held_out), source.inventory.images.values()
     return f"{line}; {len(source):,} to train on" if counts and len(source) not in counts else line
-
-
-def _undecodable(*sources: Source | None) -> list[str]:
-    """Returns a note on the images that are known not to decode, if there are any."""
-    found: dict[str, int] = {}
-    for source in filter(None, sources):
-        found |= source.inventory.undecodable
-    count = sum(found.values())
-    many = f"{count:,} of them don't decode and are left out"
-    return [many if count > 1 else "1 of them doesn't decode and is left out"] if count else []
 
 
 def _order(split: tuple[str, int | None]) -> tuple[int, str]:

@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import LoadingError, unexpected
+from ..wording import RESUME
 from .sources.base import DataError, Source, decodes_on_access
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ _FEW = 256  # images; the start of workers takes longer than loading fewer
 _PARTS = 16  # of a batch, which workers send one by one in `load_once`, because shared memory may be small
 _PATIENCE = 1.0  # seconds that a worker has to finish its work before it is killed
 _FEWER = "use fewer workers with --set run.workers=N (eval and compare: --workers N)"
-_GO_ON = "and go on with --resume (eval and compare: start again)"
+_GO_ON = f"and {RESUME}; start eval and compare again"
 
 
 class Loads(Protocol):

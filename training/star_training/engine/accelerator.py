@@ -40,7 +40,7 @@ def check_device(precision: str, device: torch.device, resumed: bool, anew: str)
     if precision == "fp16" and device.type == "cpu":
         if resumed:
             problem = "the run was started with precision=fp16, which needs a GPU"
-            raise ValueError(f"{problem}; resume it on one, or start anew with {anew} --set precision=no")
+            raise ValueError(f"{problem}; resume it on one, or start anew with {anew} and precision=no")
         raise ValueError("precision=fp16 needs a GPU; on a CPU use bf16 or no")
 
 

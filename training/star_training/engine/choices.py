@@ -97,7 +97,8 @@ class Choices:
 
     def notes(self, workers: str) -> list[str]:
         """Returns a line that reports precision and workers, and one about the layout if channels_last fails."""
-        why = f" ({self._why})" if self._why else ""
+        why = self._why or choice.emulated(self.precision, self._processes.device)
+        why = why and f" ({why})"
         lines = [f"precision: {precision_name(self.precision)}{why}; workers: {workers}"]
         return lines + ([f"training in contiguous layout: {self._fault}"] if self._fault else [])
 

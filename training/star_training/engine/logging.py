@@ -13,6 +13,7 @@ from star_catalog.reading import refusing
 from star_catalog.writing import going_on, writing
 
 from ..messages import duration, quiet
+from ..wording import RESUME
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # which the readers of a log don't need
@@ -41,7 +42,7 @@ class Logbook:
         if self.active:
             if "seconds" in values:
                 self._recent.append({"step": step, **values})
-            with going_on("go on with --resume"), writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            with going_on(RESUME), writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         self.accelerator.log({k: v for k, v in values.items() if isinstance(v, (int, float))}, step=step)
 

@@ -15,6 +15,7 @@ from star_catalog.writing import check_writable, writing
 from star_zoo import hub
 
 from ..settings.base import Settings, differences
+from ..wording import ANOTHER_FOLDER, RESUME
 from . import results
 from .saving.best import FOLDER
 
@@ -32,7 +33,8 @@ def saved_settings(kind: type[S], path: Path) -> S:
         raise ValueError(f"{path.parent} holds a run of {command}; go on with: {words}")
     if not path.exists():
         raise ValueError(
-            f"{path.parent} holds no run to resume; leave --resume out, or pass the run's folder with --out"
+            f"{path.parent} holds no run to resume; start one without --resume (resume=True), or pass the run's folder "
+            "(--out, out=...)"
         )
     data = json_object(path, path.name)
     with refusing(f"{path} is not a valid {path.name}"):
@@ -60,10 +62,14 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
     out = path.parent
     if not resume:
         if path.exists():
-            raise ValueError(f"{out} already holds a run; go on with --resume, or choose another folder with --out")
+            way_out = f"{RESUME}, or choose {ANOTHER_FOLDER}"
+            log = out / "log.jsonl"
+            if not any((out / "checkpoints").glob("*")) and not (log.exists() and log.stat().st_size):
+                way_out += "; nothing was trained there yet, so you can also remove it and start anew"
+            raise ValueError(f"{out} already holds a run; {way_out}")
         for export in (out / "export", out / FOLDER):
             if (export / "results.json").exists():  # this run would overwrite them
-                raise ValueError(f"{export} holds a model already; remove it, or choose another folder with --out")
+                raise ValueError(f"{export} holds a model already; remove it, or choose {ANOTHER_FOLDER}")
         check_writable(out)
         return None
     before = saved_settings(type(settings), path)
@@ -101,6 +107,6 @@ def lock_folder(folder: Path, patience: float = 0.0) -> AbstractContextManager[o
     try:
         return lock.acquire(timeout=patience)
     except Timeout:
-        raise ValueError(f"another process is using {folder}; let it end, or choose another --out") from None
+        raise ValueError(f"another process is using {folder}; let it end, or choose {ANOTHER_FOLDER}") from None
     except (OSError, NotImplementedError):  # also a folder that can only be read: a finished run is reported from it
         return nullcontext()

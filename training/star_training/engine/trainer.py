@@ -23,6 +23,7 @@ from ..numerics.allocator import keep_large_blocks
 from ..numerics.choice import Trial
 from ..settings.base import Settings
 from ..settings.common import LoopConfig
+from ..wording import ANOTHER_FOLDER
 from .accelerator import make_accelerator, start_processes
 from .choices import Choices, Convolved
 from .divergence import explained, loss_found
@@ -62,7 +63,7 @@ class Loop(Hooks, Generic[S]):
     @property
     def anew(self) -> str:
         """The advice, for messages, on how to start again with other settings or data."""
-        return "another --out"
+        return ANOTHER_FOLDER
 
     def choose(self, module: nn.Module, trial: Trial, convolutions: Convolved = None, share: int = 1) -> None:
         """Chooses precision and memory layout by `Choices.make`, then makes the Accelerator."""

@@ -36,6 +36,7 @@ from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Metric, by_slug, sha
 from ..evaluation.record import Record, record, results_file
 from ..models.lineage import OF_WEIGHTS, origin
 from ..numerics.layout import Convolutions
+from ..wording import RESUME
 from .config import FineTune
 from .data import class_names, one_view, open_labelled, training_policy
 from .model import Learner, build, build_optimizer
@@ -199,7 +200,7 @@ class FineTuning(Loop[FineTune]):
             made = self._record(self.measured)
             self.logbook.result(in_words(made))  # first, so that it isn't lost if recording fails
             export = self.out / "export"
-            with going_on("--resume exports it"):
+            with going_on(f"{RESUME} to export it"):
                 self._save(export)
                 self._record_at_start(made)
                 record(export / "results.json", made)  # last, because it marks the run as finished

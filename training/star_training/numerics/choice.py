@@ -46,6 +46,13 @@ def suggested(device: torch.device, known: Sequence[str]) -> Choice:
     return Choice("no", f"nothing faster is known for this {device.type}")
 
 
+def emulated(precision: str, device: torch.device) -> str:
+    """Returns a warning if this CPU has no instructions for a precision that the settings fix, else ""."""
+    if precision != "bf16" or device.type != "cpu" or processor.has_bf16():
+        return ""
+    return "this CPU has no bf16 instructions: emulated here, slower than float32; --set precision=no is faster"
+
+
 def enough(module: nn.Module, trial: Trial, precision: str, few: int, most: int) -> int:
     """Returns the least number of images whose loss can be computed in training: `few`, or twice as many, and so on.
 

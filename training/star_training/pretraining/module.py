@@ -58,6 +58,7 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
 
     Raises ValueError for names or settings that are unknown to timm, the objective or `init_from`.
     """
+    recipe.check_objective()
     backbone = build_backbone(recipe)
     width = backbone.head_hidden_size  # output width; a MobileNet's num_features is its last layer's input width
     try:

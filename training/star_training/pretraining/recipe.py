@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from star_catalog import zoo
@@ -17,8 +19,10 @@ from star_zoo.augmentations.presets import PRESETS, preset
 from ..data.sources.base import name_alone
 from ..models.names import expanded, names_path
 from ..models.resolve import called
-from ..settings.base import Settings, build, typed
+from ..settings.base import Settings, build, kinds, typed
 from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision, check_switch
+
+_CHECKED = {bool, int, float, str, list, dict, Sequence, Mapping, NoneType}  # types whose values JSON holds as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,19 @@ class Recipe(Settings):
         else:
             return super().resolve(path, sign, value, data)
         return "policy", json.loads(json.dumps(made.to_dict()))
+
+    def check(self) -> None:
+        """Raises ValueError for a backbone or an objective that is unknown, and for wrong settings of the objective."""
+        self.check_objective()
+        hub.check_name(self.backbone)
+
+    def check_objective(self) -> None:
+        """Raises ValueError for settings of the objective that are unknown, or not of the types that it declares."""
+        objectives.check_settings(self.objective, self.objective_args)
+        hints = objectives.hints(self.objective)
+        for name, value in self.objective_args.items():
+            if name in hints and set(kinds(hints[name])) <= _CHECKED:
+                typed(value, hints[name], f"objective_args.{name}")
 
     def with_objective(self, name: str) -> "Recipe":
         """Returns the recipe for another objective, keeping the settings that both objectives have."""

@@ -31,6 +31,7 @@ from ..evaluation.features import NotFinite
 from ..evaluation.frozen_model import load
 from ..models.create import create
 from ..models.lineage import origin
+from ..wording import RESUME
 from .module import build, check_backbone
 from .online_eval import Monitor, watch_heads
 from .pixel_statistics import estimated
@@ -118,7 +119,7 @@ class Run(Loop[Recipe]):
 
     @property
     def anew(self) -> str:
-        return f"--init-from {shlex.quote(str(self.out))}"
+        return f"--init-from {shlex.quote(str(self.out))} (init_from=...)"
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, exports, and returns the results. Raises Diverged, Stopped, OSError, DataError."""
@@ -219,7 +220,7 @@ class Run(Loop[Recipe]):
         made = self._results()
         if self.main:
             export = self.out / "export"
-            with going_on("--resume exports it"):
+            with going_on(f"{RESUME} to export it"):
                 self._save(export, made)
         self.accelerator.wait_for_everyone()
         return made

@@ -35,7 +35,9 @@ def open_data(recipe: Recipe) -> tuple[Source, Source, Source | None]:
 def _opened(recipe: Recipe) -> tuple[Source, Source, Source | None]:
     config = recipe.data
     if not config.source:
-        raise ValueError(f"the recipe {recipe.name} has no images of its own; pass yours with --data path/to/images")
+        raise ValueError(
+            f"the recipe {recipe.name} has no images of its own; pass yours (--data path/to/images, data=...)"
+        )
     if config.source.startswith(PREFIX):
         _check_stream(config)
         stream = open_stream(config.source, recipe.channels)

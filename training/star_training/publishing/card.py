@@ -21,6 +21,7 @@ from star_zoo.groups import equivariance_error
 from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
+from ..wording import RESUME
 from . import card_metadata, card_method, dataset_terms, markdown
 from .card_results import measured, seen
 from .card_training import Made, chain, described
@@ -43,7 +44,7 @@ def write_after_training(run: Path, changed: bool) -> None:
         if not export.is_dir() or (not changed and (export / "README.md").is_file()):
             continue
         sweep(export, "README.md")
-        with going_on("--resume writes its card"):
+        with going_on(f"{RESUME} to write its card"):
             write(export)
         if not changed:
             print(f"wrote the card that {export} lacked")

@@ -38,7 +38,7 @@ class Settings:
         subclass may have names for whole parts, and lists with signs. Raises ValueError for any other sign.
         """
         if sign:
-            raise ValueError(f"--set {path}{sign}=: this setting takes no {sign}=; write {path}=VALUE")
+            raise ValueError(f"{path}{sign}=: this setting takes no {sign}=; write {path}=VALUE")
         return path, value
 
     def completed(self: S, before: S) -> S:
@@ -125,9 +125,9 @@ def _assign(data: Any, keys: list[str], value: Any, path: str) -> None:
     if isinstance(data, list):
         key = _index(data, key, path)  # type: ignore[assignment]
     elif not isinstance(data, dict):
-        raise ValueError(f"--set {path}: {path.rsplit('.' + key, 1)[0]!r} has no fields, it is {data!r}")
+        raise ValueError(f"{path}: {path.rsplit('.' + key, 1)[0]!r} has no fields, it is {data!r}")
     elif key not in data and (rest or not path.startswith(("objective_args.", "backbone_args."))):
-        raise ValueError(f"--set {path}: {not_found('field', key, data)}")
+        raise ValueError(f"{path}: {not_found('field', key, data)}")
     if rest:
         _assign(data[key], rest, value, path)
     else:
@@ -142,7 +142,7 @@ def _index(items: list[Any], key: str, path: str) -> int:
     if key.isdigit() and int(key) < len(items):
         return int(key)
     known = f", or one of {', '.join(names)}" if names else ""
-    raise ValueError(f"--set {path}: {key!r} is not an index; pass a number from 0 to {len(items) - 1}{known}")
+    raise ValueError(f"{path}: {key!r} is not an index; pass a number from 0 to {len(items) - 1}{known}")
 
 
 def build(kind: type, values: dict[str, Any], path: str) -> Any:
@@ -166,6 +166,12 @@ def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+def kinds(hint: Any) -> tuple[Any, ...]:
+    """Returns the classes that a type hint admits, e.g. (dict, NoneType) for `dict[str, float] | None`."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    return tuple(typing.get_origin(part) or part for part in parts)
+
+
 def typed(value: Any, hint: Any, path: str) -> Any:
     """Returns a value converted to its field's type. Raises ValueError, naming the path, for any other type."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint):
@@ -179,7 +185,7 @@ def typed(value: Any, hint: Any, path: str) -> Any:
         if len(value) != len(parts):
             raise ValueError(f"{path} is {value!r}; it must be a list of {len(parts)}")
         return tuple(typed(v, part, f"{path}.{k}") for k, (v, part) in enumerate(zip(value, parts, strict=True)))
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
+    allowed = kinds(hint)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not _finite(value):

@@ -117,7 +117,8 @@ class Splits:
         """The training images and the test images of a data set without splits."""
         whole = self._open("train")
         parts = hold_out_by_class(whole, _TEST_SHARE)
-        self.test_images = f"{len(parts[1])} of {len(whole)} images, a fifth drawn at random, {NO_SPLITS}"
+        found = f"{len(parts[1])} of {len(whole)} images, a fifth of each class drawn at random"
+        self.test_images = f"{found}, {NO_SPLITS}"
         return parts
 
     @property

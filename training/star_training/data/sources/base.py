@@ -4,7 +4,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -39,7 +39,6 @@ class Inventory:
     notes: tuple[str, ...] = ()  # the interpretation of ambiguous names
     left_out: tuple[str, ...] = ()  # each with the reason
     unlabelled: str = ""  # why this split has no labels although some could be expected
-    undecodable: Mapping[str, int] = field(default_factory=dict)  # images left out of a split, by its fingerprint
 
 
 NOT_TAKEN = Inventory({})  # of a data set whose images come from a list
@@ -135,7 +134,7 @@ def _without_folder(place: str) -> str:
 def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad: float) -> None:
     """Warns that `bad` of `total` images don't decode, naming some. Raises DataError above the fraction `max_bad`."""
     rest = f" and {bad - len(examples)} more" if bad > len(examples) else ""
-    message = f"{bad} of the {total} images of {name} don't decode: {'; '.join(examples)}{rest}."
+    message = f"{bad} of the {total} images of {name} {_fail(bad)}: {'; '.join(examples)}{rest}."
     if bad == total:
         raise DataError(f"{message} There is nothing to use.")
     if bad / total > max_bad:  # a quotient, not max_bad * total: 0.29 * 100 is less than 29
@@ -143,10 +142,14 @@ def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad
             f"{message} max_bad = {max_bad:g} of them is allowed: repair or remove them, or raise max_bad (--max-bad "
             "of pretrain, finetune, eval and compare)."
         )
-    warnings.warn(f"{message} They are not used.", BadImageWarning, stacklevel=3)
+    warnings.warn(f"{message} {'It is' if bad == 1 else 'They are'} not used.", BadImageWarning, stacklevel=3)
 
 
 def now_bad(name: str, count: int, example: str) -> DataError:
     """Returns the error for images that decoded when they were tried, and don't any more."""
-    bad = f"{count} images of {name} don't decode, e.g. {example}"
+    bad = f"{count} image{'s' if count != 1 else ''} of {name} {_fail(count)}, e.g. {example}"
     return DataError(f"{bad}, but they did at first; make sure that nothing changes them, then try again.")
+
+
+def _fail(count: int) -> str:
+    return "doesn't decode" if count == 1 else "don't decode"

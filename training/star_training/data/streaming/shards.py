@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from ...wording import RESUME
 from ..contents import of_files
 from ..decode import IMAGE_SUFFIXES, MOST_ENCODED
 from ..sources.base import DataError
@@ -94,7 +95,7 @@ def persistent(read: Callable[[], Iterator[Encoded]], name: str) -> Iterator[Enc
             if pause is None:
                 raise DataError(
                     f"{name} can't be read ({str(error) or type(error).__name__}) and was tried {len(PAUSES) + 1} "
-                    "times; check that it exists and is complete, then go on with --resume."
+                    f"times; check that it exists and is complete, then {RESUME}."
                 ) from error
             time.sleep(pause)
 

@@ -7,6 +7,7 @@ from typing import Any
 from star_catalog.files import replacing_folder
 from star_catalog.writing import going_on
 
+from ...wording import RESUME
 from .. import results
 from ..logging import evaluations_of, mean_loss, read
 
@@ -41,7 +42,7 @@ class Best:
         sign = -1 if self.metric == LOSS else 1
         if before.get("metric") == self.metric and sign * value <= sign * before["value"]:
             return ""
-        with going_on("go on with --resume"), replacing_folder(self.folder) as part:
+        with going_on(RESUME), replacing_folder(self.folder) as part:
             self._export(part, {"metric": self.metric, "value": value, "step": step, "epoch": epoch})
         return f"the best {self.metric} so far: the weights are kept in {self.folder}"
 

@@ -21,6 +21,7 @@ from star_catalog.writing import going_on
 from star_zoo.weights_file import system_errors
 
 from ...messages import Note
+from ...wording import RESUME
 
 
 class Checkpoint(NamedTuple):
@@ -70,7 +71,7 @@ class Checkpoints:
         path = self.folder / f"step-{checkpoint.step:09d}.safetensors"
         older = self.paths()
         left = f"the last good checkpoint is {older[-1]}" if older else "there is no earlier checkpoint"
-        with going_on(f"go on with --resume; {left}"), replacing(path) as part, system_errors():
+        with going_on(f"{RESUME}; {left}"), replacing(path) as part, system_errors():
             save_file(tensors, part, metadata=metadata)
         paths = self.paths()
         end = paths.index(path) + 1  # later ones were skipped as damaged, and would displace good ones

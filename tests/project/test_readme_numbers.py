@@ -69,7 +69,7 @@ def twins() -> str:
     rows = []
     for row in found["rows"]:
         both = (f"{100 * row[which]:.1f}" for which in ("first", "second"))
-        rows.append([row["name"], row["data"], *both, tables.per_cent(Estimate(**row["difference"]))])
+        rows.append([row["name"], row["data"], *both, Estimate(**row["difference"]).per_cent()])
     return tables.markdown(tables.Table("", head, rows))
 
 

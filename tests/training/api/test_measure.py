@@ -44,8 +44,9 @@ def test_evaluate_returns_the_records_that_it_stores(images: Path, tmp_path: Pat
     found = star_training.evaluate("pixels", "knn", data=images, out=out, each=seen.append)
     assert [record.to_dict() for record in found.records] == read(out)["evaluations"] == [r.to_dict() for r in seen]
     value = found.records[0].metrics["knn1_top1"].value
-    assert f"1-NN top-1, %   {100 * value:.1f}" in str(found)
-    assert f"| 1-NN top-1, % | {100 * value:.1f} |" in found._repr_markdown_()
+    assert str(found).startswith("pixels") and f"1-NN top-1, %   {100 * value:.1f} [" in str(found)
+    assert f"| 1-NN top-1, % | {100 * value:.1f} [" in found._repr_markdown_()
+    assert f"\n  1-NN top-1, %   {100 * value:.1f} [" in str(found.records[0])
     assert capsys.readouterr().out == ""  # the summary of the data goes to standard error
     assert main(["eval", "knn", "pixels", "--data", str(images)]) == 0
     printed = re.sub(r"\(\d+ s\)", "", capsys.readouterr().out)

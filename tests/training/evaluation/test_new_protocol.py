@@ -91,7 +91,7 @@ def test_compare_runs_it_by_default_and_averages_its_accuracy(
 def test_its_card_indexes_the_accuracy_and_puts_the_rest_under_properties(evaluated: Path):
     text = card.render(evaluated)
     results, properties = text.split("<details>")
-    assert "| majority | Majority top-1 | birds | " in results
+    assert "| majority | Majority top-1, % | birds | " in results
     assert "| majority | length of features | birds | " in properties and "length of features" not in results
     assert "spread of features" not in text
     assert f"star-zoo eval majority {evaluated} --data birds" in text

@@ -132,9 +132,8 @@ def test_a_saved_folder_keeps_what_it_was_compared_with(tmp_path: Path, capsys: 
     text = card.render(folder)
     row = found["rows"][1]
     assert "Comparison with `pixels` on the same test images" in text
-    assert (
-        f"| 20-NN top-1 | birds | {row['first']:.4g} | {row['second']:.4g} | {row['difference']['value']:.4g} [" in text
-    )
+    numbers = (f"{100 * value:.1f}" for value in (row["first"], row["second"], row["difference"]["value"]))
+    assert f"| 20-NN top-1 | birds | {' | '.join(numbers)} [" in text
     (again,) = (line for line in text.splitlines() if line.startswith("star-zoo compare"))
     assert again == f"star-zoo compare {folder} pixels --data birds --protocol knn --seed 3"
     assert parser().parse_args(again.split()[1:]).seed == 3

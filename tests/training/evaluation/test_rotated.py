@@ -230,6 +230,9 @@ def test_two_models_are_compared_on_the_same_turned_images():
     seen = data(bright_edges(60, 0), bright_edges(40, 1))
     rows = {row.metric: row for row in compare(seen_by(Sorted()), seen_by(nn.Flatten()), [seen], ["rotated"], 0)}
     assert len(rows) == 12
+    assert rows["rotated_knn20_top1_c4_worst"].name == "20-NN top-1, worst of the four quarter turns"
+    both = compare(seen_by(Sorted()), seen_by(nn.Flatten()), [seen], ["knn", "rotated"], 0)
+    assert not {"rotated_knn20_top1_upright"} & {row.metric for row in both} and len(both) == 2 + 11
     row = rows["rotated_linear_top1_c4_mean"]
     assert row.second == 0.25 and row.difference.value == pytest.approx(row.first - 0.25)
     assert row.difference.low <= row.difference.value <= row.difference.high

@@ -173,8 +173,8 @@ def test_a_licence_is_said_where_there_is_one(finished: Path, tmp_path: Path):
 
 def test_the_card_of_a_run(finished: Path):
     text = card.render(finished)
-    assert "| Linear top-1 | stl10 | 5,000 train, 8,000 test | 3 | 0.8765 [0.8611, 0.8922] |" in text
-    assert "| 20-NN top-1 | stl10 | 5,000 train, 8,000 test | 3 | 0.7912 |" in text
+    assert "| Linear top-1, % | stl10 | 5,000 train, 8,000 test | 3 | 87.7 [86.1, 89.2] |" in text
+    assert "| 20-NN top-1, % | stl10 | 5,000 train, 8,000 test | 3 | 79.1 |" in text
     assert "![nearest neighbours](nearest_neighbours.png)" in text
     assert "The heads (2 experts) and the augmentation policy" in text
     assert "timm's test_resnet, pretrained without labels on Spirographs. " in text
@@ -365,6 +365,11 @@ def digits(value: float) -> str:
     return "0" if abs(value) < 5e-7 else f"{value:.4g}"
 
 
+def per_cent(value: float) -> str:
+    """A share as cards print it."""
+    return f"{100 * value:.1f}".replace("-0.0", "0.0") if abs(value) < 0.0005 else f"{100 * value:.1f}"
+
+
 def derived(folder: Path) -> set[str]:
     """Every number that a card may contain, in every form that it may have."""
     told = set()
@@ -375,7 +380,7 @@ def derived(folder: Path) -> set[str]:
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 for form in ("{}", "{:,}", "{:.3f}"):
                     told |= numbers(form.format(value))
-                told |= numbers(digits(value))
+                told |= numbers(f"{digits(value)} {per_cent(value)}")
                 if path.name == "results.json":  # hours, minutes, gigabytes
                     told |= numbers(f"{value / 3600:.1f} {value / 60:.1f} {value / 1e9:.2f}")
     model = timm.create_model(f"local-dir:{folder}", device="meta")
@@ -454,14 +459,15 @@ def test_whatever_was_measured_is_told_and_nothing_else(others: dict[str, Path],
         (folder / "results.json").unlink()
     for found in results.get("evaluations", []):
         for name, value in found["metrics"].items():
-            start = f"| {found['protocol']} | {name} | {found['data']} | "
+            share = name == "20-NN top-1"
+            start = f"| {found['protocol']} | {name}{', %' * share} | {found['data']} | "
             row = next(line for line in told.splitlines() if line.startswith(start))
             assert row.endswith(" |")
-            assert digits(value["value"]) in told
+            assert f"| {(per_cent if share else digits)(value['value'])} " in row
     for found in results.get("comparisons", []):
         for row in found["rows"]:
-            cells = row["metric"], row["data"], *(digits(row[which]) for which in ("first", "second"))
-            assert f"| {' | '.join(cells)} | {digits(row['difference']['value'])}" in told
+            cells = row["metric"], row["data"], *(per_cent(row[which]) for which in ("first", "second"))
+            assert f"| {' | '.join(cells)} | {per_cent(row['difference']['value'])}" in told
         assert f"star-zoo compare hf-hub:me/name {found['other']} --data" in told
     values = {m["value"] for r in results.get("evaluations", []) for m in r["metrics"].values()}
     index = ModelCard(text).data.eval_results or []

@@ -8,7 +8,7 @@ from star_catalog.decimals import fixed
 
 from ..evaluation.paired_comparison import Row
 from ..evaluation.record import record_comparison
-from ..reports.tables import Table, markdown, per_cent
+from ..reports.tables import Table, markdown
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Comparison:
     def table(self) -> Table:
         """The metrics in per cent, a row for each metric and data set."""
         cells = [
-            [row.name, row.data, fixed(100 * row.first, 1), fixed(100 * row.second, 1), per_cent(row.difference)]
+            [row.name, row.data, fixed(100 * row.first, 1), fixed(100 * row.second, 1), row.difference.per_cent()]
             for row in self.rows
         ]
         return Table("", ["metric, %", "data", self.first, self.second, "difference [95 % interval]"], cells)

@@ -23,7 +23,7 @@ class Evaluations:
 
     @property
     def table(self) -> Table:
-        """The metrics in rows and the data sets in columns; shares in per cent."""
+        """The metrics in rows and the data sets in columns, with 95 % intervals; shares in per cent."""
         return by_data(self.records)
 
     @property

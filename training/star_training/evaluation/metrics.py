@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from star_catalog.decimals import fixed
+
 Z = 1.959963984540054  # the standard normal's quantile of 0.975
 
 
@@ -27,6 +29,10 @@ class Estimate(NamedTuple):
         if self.low is None or self.high is None:
             return write(self.value)
         return f"{write(self.value)} [{write(self.low)}, {write(self.high)}]"
+
+    def per_cent(self) -> str:
+        """Returns a share and its bounds in per cent."""
+        return self.text(lambda value: fixed(100 * value, 1))
 
 
 class Metric(NamedTuple):
@@ -52,6 +58,15 @@ class Metric(NamedTuple):
     def is_share(self) -> bool:
         """Whether the metric is displayed in per cent."""
         return self.unit == SHARE
+
+    @property
+    def title(self) -> str:
+        """The name, with the per cent in which a share is displayed."""
+        return f"{self.name}, %" if self.is_share else self.name
+
+    def text(self, write: Callable[[float], str]) -> str:
+        """Returns the value with its interval: a share in per cent, another number as `write` returns it."""
+        return self.estimate.per_cent() if self.is_share else self.estimate.text(write)
 
     @property
     def digits(self) -> int:

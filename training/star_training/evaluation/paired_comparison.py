@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from ..data.eval_sets.dataset import Splits
 from ..engine.environment import versions
 from .frozen_model import FrozenModel
@@ -14,6 +16,9 @@ from .metrics import Estimate, Hits, Metric, Z
 from .protocols import classifying, find
 
 MEAN = "mean of all"
+
+
+_Measured = dict[int, tuple[Metric, Hits, Hits]]  # a metric with both models' hits, by the number of the data set
 
 
 class Row(NamedTuple):
@@ -57,23 +62,42 @@ def compare(
 ) -> list[Row]:
     """Returns both models' metrics by each protocol on each data set, and the means over data sets.
 
-    Raises ValueError if a protocol can't evaluate a model or doesn't classify test images.
+    A metric of the same hits as an earlier one is left out, e.g. 20-NN on upright images by two protocols. Raises
+    ValueError if a protocol can't evaluate a model or doesn't classify test images.
     """
     rows = []
     averages: dict[tuple[str, str], list[Row]] = {}  # by slug and name of the mean
+    known: list[_Measured] = []
     for protocol in protocols:
         run = find(protocol)
-        for splits in data:
+        found: dict[str, _Measured] = {}
+        for number, splits in enumerate(data):
             a, b = (run(model, splits.reading(model.channels), seed) for model in (first, second))
             if not a.hits:
-                known = " or ".join(classifying())
-                raise ValueError(f"{protocol} doesn't classify test images one by one; pass {known}")
+                raise ValueError(
+                    f"{protocol} doesn't classify test images one by one; pass {' or '.join(classifying())}"
+                )
             for slug in a.hits:
-                metric = a.metrics[slug]
-                rows.append(_row(metric, splits.name, a.hits[slug], b.hits[slug]))
-                if metric.is_accuracy:
-                    averages.setdefault(metric.averaged_as or (slug, metric.name), []).append(rows[-1])
+                found.setdefault(slug, {})[number] = a.metrics[slug], a.hits[slug], b.hits[slug]
+        new = {slug: measured for slug, measured in found.items() if not any(_same(measured, each) for each in known)}
+        known += new.values()
+        for number, splits in enumerate(data):
+            for slug, measured in new.items():
+                if number in measured:
+                    metric, *hits = measured[number]
+                    rows.append(_row(metric, splits.name, *hits))
+                    if metric.is_accuracy:
+                        averages.setdefault(metric.averaged_as or (slug, metric.name), []).append(rows[-1])
     return rows + [_mean(slug, name, each) for (slug, name), each in averages.items() if len(each) > 1]
+
+
+def _same(a: _Measured, b: _Measured) -> bool:
+    """Returns whether two metrics have the same hits of both models on all data sets."""
+    return a.keys() == b.keys() and all(
+        len(x.right) == len(y.right) and bool((x.right == y.right).all()) and torch.equal(x.weights, y.weights)
+        for number in a
+        for x, y in zip(a[number][1:], b[number][1:], strict=True)
+    )
 
 
 def _row(metric: Metric, data: str, a: Hits, b: Hits) -> Row:

@@ -60,7 +60,8 @@ class Record:
 
     def __str__(self) -> str:
         lines = [f"{self.model} on {self.data}, {self.protocol} ({self.seconds:.0f} s)"]
-        lines += [f"  {metric.name:49} {metric.estimate.text(significant)}" for metric in self.listed]
+        width = max((len(metric.title) for metric in self.listed), default=0)
+        lines += [f"  {metric.title:{width}}  {metric.text(significant)}" for metric in self.listed]
         if more := len(self.metrics) - len(self.listed):
             lines.append(f"  and {more} more, by slug, in the results.json")
         return "\n".join(lines)

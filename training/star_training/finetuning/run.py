@@ -46,7 +46,7 @@ from .start import channels, check
 
 def in_words(made: Record) -> str:
     """Returns a fine-tuning's record on one line."""
-    found = (f"{m.name} {m.estimate.text(significant)}" for m in made.metrics.values())
+    found = (f"{m.title} {m.text(significant)}" for m in made.metrics.values())
     return f"{made.model} on {made.data}: {', '.join(found)}"
 
 

@@ -34,7 +34,7 @@ def measured(records: Sequence[Record], results: dict[str, Any], name: str) -> d
 
 def _row(record: Record, metric: Metric) -> tuple[Any, ...]:
     images = ", ".join(f"{count:,} {split}" for split, count in record.images.items())
-    return record.protocol, metric.name, record.data, images, record.seed, metric.estimate.text(significant)
+    return record.protocol, metric.title, record.data, images, record.seed, metric.text(significant)
 
 
 def _online(online: Sequence[dict[str, Any]] | None) -> list[tuple[str, str, str]]:
@@ -82,8 +82,8 @@ def _beside(comparison: dict[str, Any]) -> dict[str, Any]:
         (
             row["name"],
             row["data"],
-            *(significant(row[which]) for which in ("first", "second")),
-            Estimate(*map(row["difference"].get, Estimate._fields)).text(significant),
+            *(fixed(100 * row[which], 1) for which in ("first", "second")),
+            Estimate(*map(row["difference"].get, Estimate._fields)).per_cent(),
         )
         for row in comparison["rows"]
     ]

@@ -37,7 +37,7 @@ def accuracies(models: list[Shown]) -> list[Table]:
     for model in models:
         for record in model.evaluations:
             for metric in filter(lambda metric: metric.is_accuracy, record.metrics.values()):
-                columns[metric.slug] = title(metric)
+                columns[metric.slug] = metric.title
                 cells.setdefault((record.data, model.label), {})[metric.slug] = cell(metric)
     order = [model.label for model in models]
     rows = [
@@ -55,7 +55,7 @@ def comparisons(models: list[Shown]) -> list[Table]:
             row["name"],
             f"{model.label}: {fixed(100 * row['first'], 1)}",
             f"{compared['other']}: {fixed(100 * row['second'], 1)}",
-            per_cent(Estimate(*map(row["difference"].get, Estimate._fields))),
+            Estimate(*map(row["difference"].get, Estimate._fields)).per_cent(),
         ]
         for model in models
         for compared in model.comparisons
@@ -95,7 +95,7 @@ def compare(models: list[Shown], slugs: Sequence[str]) -> Table:
         for metric in record.metrics.values()
         if metric.slug in slugs
     }
-    titles = {k: title(metric) for (k, _, _), metric in found.items()}
+    titles = {k: metric.title for (k, _, _), metric in found.items()}
     cells = {place: cell(metric) for place, metric in found.items()}
     labels = [model.label for model in models]
     places = sorted({(k, data) for k, data, _ in cells})
@@ -109,30 +109,20 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines) + "\n"
 
 
-def title(metric: Metric) -> str:
-    """Returns the name of a metric, with the per cent in which it is displayed."""
-    return f"{metric.name}, %" if metric.is_share else metric.name
-
-
 def cell(metric: Metric) -> str:
     """Returns the value of a metric with its interval, a share in per cent."""
-    if metric.is_share:
-        return per_cent(metric.estimate)
-    return metric.estimate.text(lambda value: fixed(value, metric.digits))
-
-
-def per_cent(found: Estimate) -> str:
-    """Returns a share with its interval, in per cent."""
-    return found.text(lambda value: fixed(100 * value, 1))
+    return metric.text(lambda value: fixed(value, metric.digits))
 
 
 def by_data(records: Sequence[Record]) -> Table:
-    """Returns one model's listed metrics, a row for each, by data set, a column for each; shares in per cent."""
+    """Returns one model's listed metrics with their intervals, a row for each, by data set, a column for each.
+
+    Shares are in per cent; the head of the first column is the model's name.
+    """
     sets = list(dict.fromkeys(record.data for record in records))
     cells: dict[str, dict[str, str]] = {}
     for record in records:
         for metric in record.listed:
-            value = metric._replace(low=None, high=None)
-            cells.setdefault(title(metric), {})[record.data] = cell(value)
+            cells.setdefault(metric.title, {})[record.data] = cell(metric)
     rows = [[name, *(known.get(data, "-") for data in sets)] for name, known in cells.items()]
-    return Table("", ["metric", *sets], rows)
+    return Table("", [records[0].model if records else "metric", *sets], rows)

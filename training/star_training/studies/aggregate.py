@@ -8,7 +8,7 @@ from star_catalog.decimals import fixed, significant
 from ..evaluation.metrics import Metric, of_runs
 from ..evaluation.record import Record
 from ..reports.loading import Shown
-from ..reports.tables import Table, title
+from ..reports.tables import Table
 from .outcome import Outcome
 from .study import Claim, Comparison, Place, Study
 
@@ -42,7 +42,7 @@ def headline(study: Study, outcomes: Sequence[Outcome]) -> Table:
     """Returns one row per method and one column per headline number: means over seeds, shares in per cent."""
     metrics = [definition(outcomes, place.metric) for place in study.headline]
     places = (f" ({place.data})" if place.data else "" for place in study.headline)
-    heads = (f"{title(metric)}{place}" for metric, place in zip(metrics, places, strict=True))
+    heads = (f"{metric.title}{place}" for metric, place in zip(metrics, places, strict=True))
     rows = []
     for method in study.columns:
         values = [list(by_seed(study, outcomes, method.name, place).values()) for place in study.headline]

@@ -65,19 +65,20 @@ class Result(NamedTuple):
         the worst turn.
         """
         upright, angles = self.discs[0], self.discs[1:]
-        yield self._metric("upright", self.quarters[0])
-        yield self._metric("C4 mean", self.quarters.double().mean(0))
-        yield self._metric("C4 worst", self._worst(self.quarters))
-        yield self._metric("upright disc", upright)
-        yield self._metric("angles mean", angles.double().mean(0))
-        yield self._metric("angles worst", self._worst(angles))
+        yield self._metric("upright", "upright", self.quarters[0])
+        yield self._metric("c4_mean", "mean of the four quarter turns", self.quarters.double().mean(0))
+        yield self._metric("c4_worst", "worst of the four quarter turns", self._worst(self.quarters))
+        yield self._metric("upright_disc", "upright, the inscribed disc alone", upright)
+        others = f"of {len(ANGLES)} angles between quarter turns, the disc alone"
+        yield self._metric("angles_mean", f"mean {others}", angles.double().mean(0))
+        yield self._metric("angles_worst", f"worst {others}", self._worst(angles))
 
     def _worst(self, hits: Tensor) -> Tensor:
         values = self.by_turn(hits)
         return hits[values.index(min(values))]
 
-    def _metric(self, part: str, right: Tensor) -> tuple[Metric, Hits]:
-        prefix, suffix = f"rotated_{self.slug}", part.lower().replace(" ", "_")
+    def _metric(self, suffix: str, part: str, right: Tensor) -> tuple[Metric, Hits]:
+        prefix = f"rotated_{self.slug}"
         metric = Metric(
             f"{prefix}_{self.accuracy.slug}_{suffix}",
             f"{self.name} {self.accuracy.name}, {part}",

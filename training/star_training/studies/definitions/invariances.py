@@ -12,7 +12,6 @@ from star_catalog.names import slugify
 from ...evaluation.metrics import SHARE, Metric
 from ...evaluation.protocols.invariance import PAIRED, difference
 from ...evaluation.protocols.invariance.probes import GROUPS, TRANSFORMATIONS
-from ...reports import tables
 from ...reports.tables import Table
 from .. import aggregate
 from ..outcome import Outcome
@@ -41,7 +40,7 @@ def accuracies(study: Study, outcomes: Sequence[Outcome]) -> Table:
         others = [(best, second), (fusion.name, best), *((fusion.name, control) for control in controls)]
         leads = [_lead(study, outcomes, *pair, place) for pair in others]
         cells = [aggregate.cell(metric, values[name]) for name in names]
-        rows.append([tables.title(metric), place.data, *cells, best, *leads])
+        rows.append([metric.title, place.data, *cells, best, *leads])
     return Table("which data set needs which policy", [*head, *(f"{fusion.name} - {c}" for c in controls)], rows)
 
 

@@ -174,7 +174,7 @@ def with_broken(folder: Path, count: int, broken: int) -> Path:
 
 def test_one_broken_image_of_a_hundred_is_left_out_with_a_warning(tmp_path: Path, capsys):
     folder = with_broken(tmp_path / "images", 100, 1)
-    with pytest.warns(BadImageWarning, match=r"1 of the 100 images of .* doesn't decode: .*000\.png") as told:
+    with pytest.warns(BadImageWarning, match=r"1 of the 100 images of .* can't be used: .*000\.png") as told:
         assert main(arguments(folder, tmp_path / "run", settings=("batch_size=33",))) == 0
     assert len(told) == 1
     assert len(entries(tmp_path / "run")) == 3  # of 33 images, out of 99
@@ -266,7 +266,7 @@ def test_a_warning_of_bad_images_is_one_line_without_a_place_in_the_code(tmp_pat
     assert main([*arguments(folder, tmp_path / "run", settings=("batch_size=33",)), how]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "decode" in line or "Warning" in line]
     assert len(lines) == 1 and re.fullmatch(
-        r"note: 1 of the 100 images of .* doesn't decode: .*000\.png \(.*\)\. It is not used\.", lines[0]
+        r"note: 1 of the 100 images of .* can't be used: .*000\.png \(.*\)\. It is not used\.", lines[0]
     )
 
 
@@ -340,6 +340,6 @@ def test_the_command_itself_refuses_in_one_line_and_trains_with_one_warning(tmp_
     assert (code, out) == (1, "") and re.fullmatch(r"star-zoo: '.*nowhere' doesn't exist.*\n", err), err
     code, out, err = finish(trained)
     assert code == 0 and f"exported to {tmp_path / 'run' / 'export'}" in out
-    assert err.count("Warning") == 0 and re.search(
-        r"^note: 1 of the 100 images of .* doesn't decode: .*$", err, re.M
-    ), err
+    assert err.count("Warning") == 0 and re.search(r"^note: 1 of the 100 images of .* can't be used: .*$", err, re.M), (
+        err
+    )

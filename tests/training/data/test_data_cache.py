@@ -132,7 +132,7 @@ def test_cached_source_leaves_bad_images_out(tmp_path):
     assert source.describe(3) == str(tmp_path / "b/1.png")
     assert source.bad == ()
     (message,) = (str(warning.message) for warning in caught)
-    assert message.startswith(f"5 of the 10 images of {tmp_path} don't decode: {tmp_path / 'a/2.png'} (")
+    assert message.startswith(f"5 of the 10 images of {tmp_path} can't be used: {tmp_path / 'a/2.png'} (")
     assert "b/3.png (zero bytes) and 2 more" in message and "b/5.png" not in message
 
 

@@ -139,6 +139,11 @@ def test_a_page_shows_what_was_recorded_of_several_runs(tmp_path: Path, runs: li
     for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125", "0.312", "0.375"):
         assert value in page.cells, value
     assert "sim<clr>" in page.cells  # escaped on its way
+    near = [data.test.describe(index).removeprefix(f"{data.spec}/") for index in (0, 0, 1, 2)]
+    row = page.cells.index(near[0])
+    assert page.cells[row : row + 3] == [near[0], "; ".join(near[1:]), "; ".join(near[1:])]
+    (alt, _) = (str(picture["alt"]) for picture in page.pictures if "nearest neighbours by" in str(picture["alt"]))
+    assert alt.endswith("those of its class have a green solid frame, others a red dashed one.")
     assert len(page.pictures) == 8 + 2
     assert all(len(str(picture["alt"])) > 30 for picture in page.pictures)
 
@@ -207,8 +212,8 @@ def test_what_was_not_measured_is_said(tmp_path: Path, runs: list[Path], data: S
     page = write(tmp_path, *runs)
     assert page.cells.count("not measured") == 1  # by 20-NN, on elsewhere
     text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
-    assert "The figure of routing for sim&lt;clr&gt;: not measured; `star-zoo eval routing MODEL` does it." in text
-    assert "The figure of projection for all models: not measured" in text
+    assert "The figure of routing for sim&lt;clr&gt;: needs details that `star-zoo eval routing MODEL` records." in text
+    assert "The figure of projection for all models: needs" in text
     assert "Nearest neighbours and reconstructions: they need the images" in text
 
 

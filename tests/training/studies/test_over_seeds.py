@@ -140,14 +140,16 @@ def test_what_is_within_the_spread_or_of_one_seed_is_not_shown():
 def test_a_number_may_be_compared_with_zero():
     assert judged(Comparison("ours", "", "linear_accuracy", "a"))[2] == "shown"
     below_one = judged(Comparison("ours", "", "linear_accuracy", "a", lower=True, than=1.0))
-    assert below_one[2] == "shown" and "ours - 1: -47.3" in below_one[3]
+    assert below_one[2] == "shown" and ", ours: 52.7 [" in below_one[3]
+    assert below_one[3].endswith("], compared with 100")
 
 
 def test_nothing_measured_is_not_tested_and_several_verdicts_are_told():
     assert judged(note="a GPU's work")[2:] == ["not tested", "a GPU's work"]
     assert judged(Comparison("ours", "theirs", "unheard of"))[2] == "not tested"
     both = judged(*(Comparison("ours", "theirs", "linear_accuracy", data) for data in SETS))
-    assert both[2] == "in part: shown, not shown" and both[3].count(";") == 1
+    first, second = both[3].split("; ")
+    assert both[2] == "in part" and first.endswith("] (shown)") and second.endswith("] (not shown)")
 
 
 # Outcomes

@@ -7,6 +7,8 @@ the dependencies of its own command inside `run`, because the parser imports all
 one, it returns the words of the command that continues.
 """
 
+import argparse
+
 COMMANDS = {  # name -> group, in the order of a typical workflow
     "quickstart": "train",
     "pretrain": "train",
@@ -26,3 +28,14 @@ COMMANDS = {  # name -> group, in the order of a typical workflow
     "card": "share",
     "publish": "share",
 }
+
+
+class Listing(argparse.HelpFormatter):
+    """Help in which the text of every command is on the line of its name.
+
+    argparse doesn't count the indentation of the commands, and breaks the line after the longest names.
+    """
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=24)
+        self._action_max_length = 4 + max(map(len, COMMANDS))

@@ -18,7 +18,7 @@ from .. import benchmarks
 from ..engine.signals import Stopped
 from ..errors import Diverged, LoadingError, not_installed, unexpected
 from ..messages import NORMAL, QUIET, VERBOSE, detail, duration, noted, verbosity
-from . import COMMANDS
+from . import COMMANDS, Listing
 
 
 def execute(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +62,9 @@ def _check_names(words: Sequence[str]) -> None:
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands; each stores its module as `module`."""
     top = argparse.ArgumentParser(
-        prog="star-zoo", description="Pretrain, evaluate, store and publish image backbones with their heads."
+        prog="star-zoo",
+        description="Pretrain, evaluate, store and publish image backbones with their heads.",
+        formatter_class=Listing,
     )
     top.add_argument("--version", action="version", version=f"star-zoo {version()}")
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")

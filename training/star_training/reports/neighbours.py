@@ -1,21 +1,20 @@
 """Nearest neighbours shown as images, by the invariant and by the equivariant embedding."""
 
-import io
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchvision.transforms.v2.functional import resize, to_pil_image
+from torchvision.transforms.v2.functional import resize
 
 from ..data.eval_sets.dataset import Splits
 from ..data.eval_sets.names import ends
 from ..data.sources.base import Source
-from .drawing import Figure
+from .drawing import WIDTH, Figure, axes_of, finish
 from .loading import Shown
 from .pixels import as_colours
 from .tables import Table
 
-_SIDE, _GAP, _SHOWN = 56, 4, 5  # pixels of an image and between images; neighbours of each kind
+_SIDE, _SHOWN = 56, 5  # pixels of an image; neighbours of each kind
 
 
 def measured(model: Shown) -> list[str]:
@@ -39,31 +38,47 @@ def draw(models: list[Shown], splits: Splits) -> list[Figure]:
 
 
 def _sheet(label: str, found: dict[str, list[Any]], source: Source) -> Figure:
-    """Draws one row per query: the image, its neighbours by z_inv, a gap, its neighbours by z_eq."""
-    rows = []
-    for query, invariant, equivariant in zip(found["queries"], found["invariant"], found["equivariant"], strict=True):
-        groups = ([query], invariant[:_SHOWN], equivariant[:_SHOWN])
-        rows.append(torch.cat([_strip(source, group) for group in groups], 2))
-    png = io.BytesIO()
-    to_pil_image(torch.cat(rows, 1)).save(png, format="PNG")
-    numbers = Table(
-        "neighbours",
-        ["image", "by z_inv", "by z_eq"],
-        [
-            [str(query), ", ".join(map(str, a[:_SHOWN])), ", ".join(map(str, b[:_SHOWN]))]
-            for query, a, b in zip(found["queries"], found["invariant"], found["equivariant"], strict=True)
-        ],
-    )
+    """Draws one row per query: the image, its neighbours by z_inv and by z_eq, framed by right and wrong."""
+    groups = {"invariant": found["invariant"], "equivariant": found["equivariant"]}
+    figure, axes = axes_of(len(found["queries"]), 1 + 2 * _SHOWN, height=0.5, width=2 * WIDTH)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    axes[0, 0].set_title("image")
+    rows: list[list[str]] = []
+    for line, query in zip(axes, found["queries"], strict=True):
+        _show(line[0], source, query, query)
+        cells = [_name(source, query)]
+        for number, nearest in enumerate(groups.values()):
+            near = nearest[len(rows)][:_SHOWN]
+            for axis, index in zip(line[1 + number * _SHOWN :], near, strict=False):
+                _show(axis, source, index, query)
+            cells.append("; ".join(_name(source, index) for index in near))
+        rows.append(cells)
+    for number, name in enumerate(groups):
+        heading = axes[0, 1 + number * _SHOWN + _SHOWN // 2].set_title(f"nearest by the {name} embedding")
+        heading.set_in_layout(False)  # it is wider than its column
+    classes = source.targets is not None and not source.targets.is_floating_point()
     alt = (
         f"{len(rows)} test images, one per row, each followed by its {_SHOWN} nearest neighbours by the invariant "
-        f"and its {_SHOWN} nearest by the equivariant embedding."
+        f"and its {_SHOWN} nearest by the equivariant embedding"
+        f"{'; those of its class have a green solid frame, others a red dashed one' if classes else ''}."
     )
-    return Figure(f"neighbours_{label}", f"Nearest neighbours, {label}", alt, png.getvalue(), numbers)
+    numbers = Table("neighbours", ["image", "by z_inv", "by z_eq"], rows)
+    return Figure(f"neighbours_{label}", f"Nearest neighbours, {label}", alt, finish(figure), numbers)
 
 
-def _strip(source: Source, indices: list[int]) -> Tensor:
-    """Returns images side by side, separated by white, with a wider white gap at the end: (3, S + gap, W) uint8."""
-    resized = [resize(as_colours(source[i]), [_SIDE, _SIDE], antialias=True) for i in indices]
-    images = [image.round().to(torch.uint8) for image in resized]  # more bits are float32 from 0 to 255
-    padded = [torch.nn.functional.pad(image, (0, _GAP, 0, _GAP), value=255) for image in images]
-    return torch.nn.functional.pad(torch.cat(padded, 2), (0, 3 * _GAP), value=255)
+def _show(axis: Any, source: Source, index: int, query: int) -> None:
+    """Shows an image in a frame: green and solid if its class is that of the query, else red and dashed."""
+    image = resize(as_colours(source[index]), [_SIDE, _SIDE], antialias=True)
+    axis.imshow(image.round().to(torch.uint8).permute(1, 2, 0).numpy())  # more bits are float32 from 0 to 255
+    targets = source.targets
+    if index == query or targets is None or targets.is_floating_point():
+        return
+    same = bool(targets[index] == targets[query])
+    for side in axis.spines.values():
+        side.set(color="#009E73" if same else "#D55E00", linestyle="-" if same else "--", linewidth=2)
+
+
+def _name(source: Source, index: int) -> str:
+    """Returns the origin of an image without the folder of its data set."""
+    return source.describe(index).replace(f"{source.name}/", "").replace(f"{Path(source.name).parent}/", "")

@@ -22,7 +22,7 @@ def _protocols(models: list[Shown]) -> Iterator[str]:
         missing = [model.label for model in models if model.details(protocol) is None]
         if missing:
             who = "all models" if len(missing) == len(models) else ", ".join(missing)
-            yield f"The figure of {protocol} for {who}: not measured; `star-zoo eval {protocol} MODEL` does it."
+            yield f"The figure of {protocol} for {who}: needs details that `star-zoo eval {protocol} MODEL` records."
 
 
 def _metrics(models: list[Shown]) -> Iterator[str]:

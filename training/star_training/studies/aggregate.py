@@ -10,8 +10,9 @@ from ..evaluation.record import Record
 from ..reports.loading import Shown
 from ..reports.tables import Table
 from .outcome import Outcome
-from .study import Claim, Comparison, Place, Study
+from .study import Comparison, Place, Study
 
+_PARTLY = "in part"  # the verdict on a claim whose comparisons have different ones
 MINUS = " - "  # between the two methods of a pair
 
 
@@ -97,39 +98,42 @@ def verdicts(study: Study, outcomes: Sequence[Outcome]) -> Table:
     """Returns every claim with its verdict: shown, contradicted, not shown, or not tested.
 
     A comparison is shown if Student's 95 % interval of the differences by seed lies on the claim's side of 0, and
-    contradicted if it lies on the other side. A single seed shows nothing.
+    contradicted if it lies on the other side. A single seed shows nothing. A claim is shown in part if its comparisons
+    have different verdicts, which then follow their numbers.
     """
     rows = []
     for claim in study.claims:
         found = [_judged(study, outcomes, c) for c in claim.comparisons]
-        reasons = "; ".join([*(text for _, text in found), *([claim.note] if claim.note else [])])
-        rows.append([claim.name, claim.says, _verdict(claim, [verdict for verdict, _ in found]), reasons])
+        verdict = _verdict([verdict for verdict, _ in found])
+        texts = [f"{text} ({own})" if verdict == _PARTLY else text for own, text in found]
+        reasons = "; ".join([*texts, *([claim.note] if claim.note else [])])
+        rows.append([claim.name, claim.says, verdict, reasons])
     return Table("claims", ["claim", "says", "found", "by"], rows)
 
 
-def _verdict(claim: Claim, found: list[str]) -> str:
+def _verdict(found: list[str]) -> str:
     known = [verdict for verdict in found if verdict != "not measured"]
     if not known:
         return "not tested"
     if len(set(known)) == 1:
         return known[0]
-    return "in part: " + ", ".join(known)
+    return _PARTLY
 
 
 def _judged(study: Study, outcomes: Sequence[Outcome], c: Comparison) -> tuple[str, str]:
     """Returns the verdict on one comparison, and its numbers as text."""
     values = difference(study, outcomes, c.better, c.worse, Place(c.metric, c.data))
-    if not c.worse:
-        values = [value - c.than for value in values]
-    pair = f"{c.better}{MINUS}{c.worse or f'{c.than:g}'}"
     metric = definition(outcomes, c.metric)
-    compared = f"{metric.name}{f' on {c.data}' if c.data else ''}, {pair}"
+    of = f"{c.better}{MINUS}{c.worse}" if c.worse else c.better
+    compared = f"{metric.name}{f' on {c.data}' if c.data else ''}, {of}"
     if not values:
         return "not measured", f"{compared}: not measured"
-    found, unit = of_runs(values), 100 if metric.is_share else 1
-    numbers = f"{compared}: {found.text(lambda value: significant(unit * value, 3, '+'))}"
+    found, unit, sign = of_runs(values), 100 if metric.is_share else 1, "+" if c.worse else ""
+    numbers = f"{compared}: {found.text(lambda value: significant(unit * value, 3, sign))}"
+    if not c.worse:
+        numbers += f", compared with {unit * c.than:g}"
     if found.low is None or found.high is None:
         return "not shown", f"{numbers} (one seed)"
-    side = "shown" if (found.high < 0) == c.lower else "contradicted"
-    verdict = "not shown" if found.low <= 0 <= found.high else side
+    side = "shown" if (found.high < c.than) == c.lower else "contradicted"
+    verdict = "not shown" if found.low <= c.than <= found.high else side
     return verdict, numbers

@@ -5,10 +5,12 @@ import argparse
 from star_catalog.files import user_path
 
 from ... import benchmarks
+from .. import Listing
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of each benchmark, and `--out` for its numbers."""
+    parser.formatter_class = Listing
     subparsers = parser.add_subparsers(required=True, metavar="BENCHMARK")
     for name in benchmarks.known():
         benchmark = benchmarks.find(name)

@@ -27,7 +27,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--out", type=user_path, help="the study's folder (default: runs/STUDY)")
     add("--methods", nargs="+", metavar="METHOD", help="run and show these methods only (default: all of the study)")
     add("--seeds", type=int, help="number of seeds of every method (default: set by the study)")
-    add("--fast", action="store_true", help="train for minutes only, to test the setup; the numbers mean nothing")
+    add("--fast", action="store_true", help="run the study's short form, e.g. 300 steps a model, to see that all works")
     add("--jobs", type=int, help="runs at a time (default: the number of processors, or 1 with an accelerator)")
     add("--processes", type=int, default=1, help="processes of each run, e.g. one per GPU (default: %(default)s)")
     add("--only", metavar="METHOD-SEED", help="execute this run alone, in this process, without the table")

@@ -132,9 +132,9 @@ def _without_folder(place: str) -> str:
 
 
 def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad: float) -> None:
-    """Warns that `bad` of `total` images don't decode, naming some. Raises DataError above the fraction `max_bad`."""
+    """Warns that `bad` of `total` images can't be used, naming some. Raises DataError above the share `max_bad`."""
     rest = f" and {bad - len(examples)} more" if bad > len(examples) else ""
-    message = f"{bad} of the {total} images of {name} {_fail(bad)}: {'; '.join(examples)}{rest}."
+    message = f"{bad} of the {total} images of {name} can't be used: {'; '.join(examples)}{rest}."
     if bad == total:
         raise DataError(f"{message} There is nothing to use.")
     if bad / total > max_bad:  # a quotient, not max_bad * total: 0.29 * 100 is less than 29

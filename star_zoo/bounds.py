@@ -8,7 +8,6 @@ that device, because a few weights can make huge maps of a large image.
 
 import contextlib
 import copy
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from star_catalog import machine, zoo
+from star_catalog.reading import json_object
 
 _data: Any = timm.data  # untyped
 _aten: Any = torch.ops.aten
@@ -172,13 +172,12 @@ def largest_map(model: Any, images: torch.Tensor) -> int:
 def check_config(place: Path | zoo.Repository) -> Path | None:
     """Checks the numbers of a saved model's config.json; returns the file of its weights, None if it has none.
 
-    Raises ValueError for numbers out of bounds, and `zoo.NotAvailable` if a file can't be downloaded. Other faults of
-    config.json are for timm to report.
+    Raises ValueError for an invalid config.json and numbers out of bounds, and `zoo.NotAvailable` if a file can't be
+    downloaded. A missing config.json is for timm to report.
     """
-    with contextlib.suppress(FileNotFoundError, RecursionError, UnicodeDecodeError, json.JSONDecodeError):
+    with contextlib.suppress(FileNotFoundError):
         path = zoo.fetch(place, "config.json")
-        config = json.loads(path.read_text(encoding="utf-8"))
-        check_numbers(config.get("model_args") if isinstance(config, dict) else None, f"{path}: model_args")
+        check_numbers(json_object(path, "config.json").get("model_args"), f"{path}: model_args")
     with contextlib.suppress(FileNotFoundError):  # timm's own older repositories hold no safetensors
         return zoo.fetch(place, "model.safetensors")
     return None

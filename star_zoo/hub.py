@@ -205,6 +205,8 @@ def _named(model: Any, architecture: str) -> Any:
 
 def is_users(architecture: str) -> bool:
     """Returns whether neither timm nor star_zoo registered an architecture."""
+    if not timm.is_model(architecture):
+        return True
     return timm.models.model_entrypoint(architecture).__module__.partition(".")[0] not in ("timm", __package__)
 
 

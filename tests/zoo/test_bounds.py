@@ -199,3 +199,11 @@ def test_an_installed_config_is_bounded_for_timm_alone(tmp_path: Path, monkeypat
         for device in ("cpu", "meta"):  # `star-zoo list` builds it on the latter
             with pytest.raises((ValueError, NotAvailable), match=refusal):
                 timm.create_model("star_resnet10t.mine", pretrained=device == "cpu", device=device)
+
+
+def test_a_config_that_is_no_json_is_named(good: Path, tmp_path: Path):
+    folder = tmp_path / "broken"
+    shutil.copytree(good, folder)
+    (folder / "config.json").write_text('{"a\n')
+    with pytest.raises(ValueError, match=rf"{folder / 'config.json'} is not a valid config.json: Invalid control"):
+        hub.create(str(folder))

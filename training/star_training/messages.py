@@ -8,6 +8,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
+from star_catalog.reading import printable
+
 QUIET, NORMAL, VERBOSE = range(3)
 _SILENCE = 20.0  # seconds between lines of progress
 _levels = [NORMAL]  # the last one counts
@@ -37,7 +39,7 @@ def noted() -> Iterator[None]:
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if issubclass(category, Note):
-            return f"note: {message}\n"
+            return f"note: {printable(str(message))}\n"
         return before(message, category, filename, lineno, line)
 
     warnings.formatwarning = formatted  # not showwarning, because catch_warnings(record=True) would record nothing

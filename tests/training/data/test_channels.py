@@ -94,6 +94,16 @@ def test_all_channels_and_bits_are_kept(name):
     )
 
 
+@pytest.mark.parametrize("write", [npy, lambda array: encoded(Image.fromarray(array[..., 0]), "TIFF")])
+def test_values_that_are_not_finite_are_zero_and_an_image_of_them_alone_is_refused(write):
+    values = FLOATS[..., :1].copy()
+    values[0, :2, 0] = np.nan, np.inf
+    found = decode(As(write(values), 1))
+    assert found[0, 0, :2].tolist() == [0, 0] and found[0, 0, 2] == pytest.approx(255 * values[0, 2, 0])
+    with pytest.raises(UndecodableImage, match="none of its values is finite"):
+        decode(As(write(np.full_like(values, np.nan)), 1))
+
+
 def test_grey_of_a_photo_is_pillows():
     photo = Image.frombytes("RGB", (7, 5), BYTES[..., :3].tobytes())
     assert np.array_equal(decode(As(encoded(photo, "PNG"), 1))[0].numpy(), np.asarray(photo.convert("L")))

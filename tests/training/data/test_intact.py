@@ -55,7 +55,7 @@ def test_too_many_bad_images_are_refused_on_both_paths(tmp_path: Path):
     write_cut(tmp_path, 24, set(range(0, 24, 3)))
     lines = []
     for size in (2**30, 0):
-        with pytest.raises(DataError, match=r"8 of the 24 images .* max_bad = 0\.01 of them is allowed") as refused:
+        with pytest.raises(DataError, match=r"8 of the 24 images .* max_bad = 0\.01 allows fewer") as refused:
             intact(open_source(str(tmp_path), "val", cache_bytes=size))
         lines.append(str(refused.value))
     assert lines[0] == lines[1]

@@ -204,7 +204,7 @@ def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
     assert "without labels" not in bare and "star-zoo pretrain" not in bare
     assert "with a classifier of 7 classes" in texts["classifier"]
     assert "The heads and the augmentation policy" in texts["pairs"] and "experts" not in texts["pairs"].split("## ")[2]
-    assert "on `cats`.\n" in texts["photos"] and "are `cats`. Its terms are not known" in texts["photos"]
+    assert "on `cats`.\n" in texts["photos"] and "are `cats`. Their terms are not known" in texts["photos"]
     assert "pictures" not in texts["photos"].partition("## Training")[0]  # after which a command has the path
     for text in texts.values():
         assert "$" not in text and "\n\n\n" not in text and ModelCard(text).data.eval_results is None

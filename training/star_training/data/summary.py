@@ -2,8 +2,9 @@
 
 from typing import TextIO
 
+from star_catalog.reading import printable
+
 from ..messages import quiet
-from .errors import printable
 from .eval_sets.dataset import Splits
 from .sources.base import NoSuchSplit, Source
 from .sources.subset import note_of_ids

@@ -6,6 +6,7 @@ The bits depend on the number of threads and processes, see `environment.other_b
 import contextlib
 import functools
 import time
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -32,7 +33,7 @@ from .hooks import Hooks
 from .logging import Logbook
 from .run_dir import lock_folder
 from .saving.background import Background
-from .saving.checkpoint import Checkpoint, Checkpoints, Snapshot
+from .saving.checkpoint import Checkpoint, Checkpoints, CheckpointWarning, Snapshot
 from .saving.run_state import capture, restore
 from .signals import Stopped, StopRequest
 
@@ -278,8 +279,11 @@ class Loop(Hooks, Generic[S]):
     def _resume(self) -> None:
         found = self._newest
         if found is None:  # the run ended before its first checkpoint
-            intact = "intact " if self.checkpoints.paths() else ""
-            self.notes.append(f"no {intact}checkpoint in {self.out}, so the run starts at step 0")
+            at_start = f"checkpoint in {self.out}, so the run starts at step 0"
+            if self.checkpoints.paths():
+                warnings.warn(CheckpointWarning(f"no intact {at_start}"), stacklevel=2)  # which -q prints, too
+            else:
+                self.notes.append(f"no {at_start}")
             return
         for name, (given, noun) in self.fingerprints().items():
             if found.state[name] != given:

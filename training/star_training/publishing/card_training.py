@@ -88,7 +88,8 @@ def _settings(settings: dict[str, Any]) -> str:
 def _cost(cost: dict[str, Any] | None) -> str:
     if not cost:
         return ""
-    took = f"{_duration(cost['seconds'])} on {cost['processes']} {cost['device'].upper()} process(es)"
+    processes = f"{cost['processes']} {cost['device'].upper()} process{'es' if cost['processes'] != 1 else ''}"
+    took = f"{_duration(cost['seconds'])} on {processes}"
     if peak := cost.get("peak_memory"):
         took += f", peak memory {peak / 1e9:.2f} GB"
     if (chosen := cost.get("precision", {})).get("asked") == AUTO:
@@ -106,6 +107,8 @@ def _best(best: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
     return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
 
 

@@ -39,5 +39,5 @@ def of(source: str) -> DataSet:
     for known in sorted(_KNOWN, key=len, reverse=True):  # cifar100 before cifar10
         if plain.startswith(known):
             return _KNOWN[known]
-    terms = "Its terms are not known to star-zoo; whoever publishes this model must state them."
+    terms = "Their terms are not known to star-zoo; whoever publishes this model must state them."
     return DataSet(name or source, None, terms, known=False)  # "." has no name

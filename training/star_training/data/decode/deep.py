@@ -145,13 +145,16 @@ def scaled(array: np.ndarray) -> np.ndarray:
     """Returns values of any type on the scale of 8 bits: uint8 as they are, others as float32 from 0 to 255.
 
     16 bits without sign span 0..65535. Other types define no range: an image with values above 255 is read as
-    0..65535, floats that never exceed 1 as 0..1, and everything else as 0..255. Values outside the range are clipped.
+    0..65535, floats that never exceed 1 as 0..1, and everything else as 0..255. Values outside the range are clipped,
+    and those that aren't finite become 0. Raises UndecodableImage if none is finite.
     """
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     is_float, is_16_bit = array.dtype.kind == "f", array.dtype.kind == "u" and array.dtype.itemsize == 2
+    if is_float and not np.isfinite(array).any():
+        raise UndecodableImage("none of its values is finite")
     array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     if is_16_bit or array.max() > 255:
         top = 65535

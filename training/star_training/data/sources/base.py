@@ -139,7 +139,7 @@ def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad
         raise DataError(f"{message} There is nothing to use.")
     if bad / total > max_bad:  # a quotient, not max_bad * total: 0.29 * 100 is less than 29
         raise DataError(
-            f"{message} max_bad = {max_bad:g} of them is allowed: repair or remove them, or raise max_bad (--max-bad "
+            f"{message} max_bad = {max_bad:g} allows fewer: repair or remove them, or raise max_bad (--max-bad "
             "of pretrain, finetune, eval and compare)."
         )
     warnings.warn(f"{message} {'It is' if bad == 1 else 'They are'} not used.", BadImageWarning, stacklevel=3)

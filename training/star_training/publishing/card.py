@@ -100,7 +100,7 @@ def _render(folder: Path, name: str) -> str:
         features=config["num_features"],
         equivariance=_equivariance(folder, own),
         size=config["pretrained_cfg"]["input_size"][-1],
-        heads=_heads(heads, config),
+        heads=_heads(heads, recipe, config),
         methods=methods,
         citation=Markup("\n\n".join(paper.bibtex for paper in methods.papers)),
         results=measured(records, results, name),
@@ -165,8 +165,8 @@ def _title(
     return f"{recipe.get('name', config['architecture'])}-{heads.get('objective', 'backbone')}"
 
 
-def _heads(heads: dict[str, Any], config: dict[str, Any]) -> dict[str, Any] | None:
+def _heads(heads: dict[str, Any], recipe: dict[str, Any], config: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the number of experts and the backbone's name."""
     if not heads:
         return None
-    return {"experts": heads["settings"].get("num_experts"), "backbone": config["architecture"]}
+    return {"experts": heads["settings"].get("num_experts"), "backbone": str(recipe.get("backbone", config["architecture"]))}

@@ -169,4 +169,7 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], config: dict[str, Any]
     """Returns the number of experts and the backbone's name."""
     if not heads:
         return None
-    return {"experts": heads["settings"].get("num_experts"), "backbone": str(recipe.get("backbone", config["architecture"]))}
+    return {
+        "experts": heads["settings"].get("num_experts"),
+        "backbone": str(recipe.get("backbone", config["architecture"])),
+    }

@@ -121,6 +121,7 @@ def detect(shared: Path) -> Case:
     settings = changed(
         "head=c4", "steps=6", "milestones=[4,5]", "warmup=2", "batch_size=2", "regions=8", "sizes=[32,48,8]",
         "test_size=32", "norm_batches=2", "precision=no", "run.workers=0", "run.checkpoint_every=2", "run.keep=1",
+        "run.log_every=1",
     )  # fmt: skip
     scenes = str(shared / "scenes.parquet")
     return Case(

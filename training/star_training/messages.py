@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from star_catalog.reading import printable
 
 QUIET, NORMAL, VERBOSE = range(3)
+# how messages name the arguments of a training: as the command line and as Python take them
+RESUME, ANOTHER_FOLDER = "resume the run (--resume, resume=True)", "another folder (--out, out=...)"
 _SILENCE = 20.0  # seconds between lines of progress
 _levels = [NORMAL]  # the last one counts
 _active: list[object] = []  # the kinds of work in progress, innermost last

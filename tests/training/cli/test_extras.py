@@ -37,7 +37,7 @@ NEED = {  # a command, and the module and the extra that it needs first
 }
 OTHERS = {  # that find another fault before they need anything
     "compare pixels pixels --data nowhere": "doesn't exist",
-    "convert nowhere --to-released new.pth": "nowhere has no heads.json",
+    "convert nowhere --to-released new.pth": "'nowhere' doesn't exist",
     "publish nowhere me/star --dry-run": "'nowhere' doesn't exist",
     "bench imports --rounds 0": "--rounds",
     "curves nowhere": "nowhere holds no log.jsonl",

@@ -244,7 +244,7 @@ def test_bad_images_are_told_once_and_counted(workers: int):
     assert len(list(islice(ahead, 10))) == 10
     drawn, bad = reader.state[:, 3:].sum(0).tolist()
     assert drawn - bad == 80 and bad > 0
-    with pytest.warns(BadImageWarning, match=rf"{bad} of the {drawn} images of numbered do.*n't decode: image \d+ \("):
+    with pytest.warns(BadImageWarning, match=rf"{bad} of the {drawn} images of numbered can't be used: image \d+ \("):
         reader.check_bad(reader.state)
     reader.check_bad(reader.state)  # nothing new: no warning
     resumed = lanes(DEAL, 8, images=50, max_bad=0.1)
@@ -353,7 +353,7 @@ def test_two_processes_save_where_all_lanes_stand(source, tmp_path: Path):
 
 def test_bad_images_of_a_run_are_told_and_too_many_end_it(tmp_path: Path):
     source = f"data.source=stream:{shards(tmp_path / 'shards', COUNTS, broken=(3, 20))}"
-    with pytest.warns(BadImageWarning, match=r"of the \d+ images of stream:.* do.*n't decode: \d+ in .*s-\d.tar \("):
+    with pytest.warns(BadImageWarning, match=r"of the \d+ images of stream:.* can't be used: \d+ in .*s-\d.tar \("):
         Run(tiny(*STREAMED, source, "data.max_bad=0.3"), tmp_path / "run").train()
     with (
         pytest.warns(BadImageWarning, match="(are|is) not used"),

@@ -21,9 +21,9 @@ from data_cases import png, write_tar
 from runs import NOISY, STEPS, assert_equal, at_step, command, entries, exported, stopped_at, tiny
 from star_training.cli.main import main
 from star_training.data import open_source
+from star_training.messages import RESUME
 from star_training.pretraining import run as pretrain
 from star_training.pretraining.run import Run
-from star_training.wording import RESUME
 
 # contiguous, because a user who may not write anywhere may not try channels_last out either
 SAVED = (*NOISY, "channels_last=false", "run.checkpoint_every=1", "run.eval_every=0")

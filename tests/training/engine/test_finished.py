@@ -11,9 +11,9 @@ from runs import assert_equal, command, exported
 from star_catalog.files import write_json
 from star_catalog.writing import NotWritten
 from star_training.cli.main import main
+from star_training.messages import RESUME
 from star_training.pretraining.run import is_whole
 from star_training.publishing import card
-from star_training.wording import RESUME
 
 MEASURED = {
     "evaluations": [{"protocol": "knn", "model": "run", "data": "birds", "seed": 0, "metrics": {}, "images": {}}],

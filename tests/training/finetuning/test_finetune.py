@@ -184,7 +184,7 @@ def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path:
         extract(tuning._kept, tuning.test, tuning.view).argmax(1) == tuning.test.targets
     )
     (folder / "test/red/002.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 images of .*002\.png, but they did at first"):
+    with pytest.raises(DataError, match=r"1 image of .*002\.png, but they did at first"):
         tuning._accuracy()
 
 
@@ -494,6 +494,6 @@ def test_a_finished_command_says_what_it_found_and_how_to_load_it(images: Path, 
     lines = capsys.readouterr().out.splitlines()
     *_, found, load = lines
     assert [line for line in lines if "images of" in line] == [lines[0]] and lines[0].startswith(f"{images}: ")
-    assert found.startswith(f"untrained:test_resnet on {images.name}: Fine-tuning top-1, 50 % of the labels 0.")
+    assert found.startswith(f"untrained:test_resnet on {images.name}: Fine-tuning top-1, 50 % of the labels ")
     assert load.startswith(f"exported to runs/finetune-untrained-test_resnet-{images.name}-0.5/export: ")
     assert eval(load.partition(": ")[2], {"timm": timm}).num_classes == 3

@@ -130,7 +130,7 @@ def test_what_makes_no_sense_is_refused(packs: Path, tmp_path: Path, capsys: pyt
 
 def test_runs_print_as_much_as_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     passed: list[list[str]] = []
-    monkeypatch.setattr(reproduction, "run_all", lambda study, out, folder, options, *_: passed.append(options))
+    monkeypatch.setattr(reproduction, "run_all", lambda study, called, out, folder, options, *_: passed.append(options))
     for flags in ([], ["-q"], ["-v"]):
         assert cli.main([*command(tmp_path, tmp_path / "out"), *flags]) == 1  # no run made an outcome
     assert passed == [["--fast", "--seeds", "1", *flags] for flags in ([], ["-q"], ["-v"])]

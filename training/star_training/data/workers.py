@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import LoadingError, unexpected
-from ..wording import RESUME
+from ..messages import RESUME
 from .sources.base import DataError, Source, decodes_on_access
 
 T = TypeVar("T")

@@ -12,8 +12,7 @@ from star_catalog.files import write_text
 from star_catalog.reading import refusing
 from star_catalog.writing import going_on, writing
 
-from ..messages import duration, quiet
-from ..wording import RESUME
+from ..messages import RESUME, duration, quiet
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # which the readers of a log don't need

@@ -14,8 +14,8 @@ from star_catalog.reading import json_object, refusing
 from star_catalog.writing import check_writable, writing
 from star_zoo import hub
 
+from ..messages import ANOTHER_FOLDER, RESUME
 from ..settings.base import Settings, differences
-from ..wording import ANOTHER_FOLDER, RESUME
 from . import results
 from .saving.best import FOLDER
 

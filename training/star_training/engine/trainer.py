@@ -19,12 +19,11 @@ from star_catalog.files import sweep, write_json
 
 from ..data.workers import loading, useful_beside
 from ..errors import Diverged
-from ..messages import busy, quiet
+from ..messages import ANOTHER_FOLDER, busy, quiet
 from ..numerics.allocator import keep_large_blocks
 from ..numerics.choice import Trial
 from ..settings.base import Settings
 from ..settings.common import LoopConfig
-from ..wording import ANOTHER_FOLDER
 from .accelerator import make_accelerator, start_processes
 from .choices import Choices, Convolved
 from .divergence import explained, loss_found
@@ -104,6 +103,7 @@ class Loop(Hooks, Generic[S]):
             if self._resuming:  # otherwise the folder may hold other files
                 for folder in (self.out, self.out / "checkpoints", self.out / "export"):
                     sweep(folder)  # removes partial files of killed processes
+            sweep(self.out, self.settings_file)  # of one that was killed before it could be resumed
             if self.step == 0:
                 self.try_export()
             write_json(self.out / self.settings_file, self.settings.to_dict())

@@ -34,9 +34,9 @@ from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite, evaluating, extract, timm_view
 from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Metric, by_slug, share
 from ..evaluation.record import Record, record, results_file
+from ..messages import RESUME
 from ..models.lineage import OF_WEIGHTS, origin
 from ..numerics.layout import Convolutions
-from ..wording import RESUME
 from .config import FineTune
 from .data import class_names, one_view, open_labelled, training_policy
 from .model import Learner, build, build_optimizer
@@ -46,7 +46,7 @@ from .start import channels, check
 
 def in_words(made: Record) -> str:
     """Returns a fine-tuning's record on one line."""
-    found = (f"{m.title} {m.text(significant)}" for m in made.metrics.values())
+    found = (f"{m.name} {m.text(significant)}{' %' if m.is_share else ''}" for m in made.metrics.values())
     return f"{made.model} on {made.data}: {', '.join(found)}"
 
 

@@ -29,9 +29,9 @@ from ..engine.saving.best import Best
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite
 from ..evaluation.frozen_model import load
+from ..messages import RESUME
 from ..models.create import create
 from ..models.lineage import origin
-from ..wording import RESUME
 from .module import build, check_backbone
 from .online_eval import Monitor, watch_heads
 from .pixel_statistics import estimated

@@ -21,7 +21,7 @@ from star_zoo.groups import equivariance_error
 from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
-from ..wording import RESUME
+from ..messages import RESUME
 from . import card_metadata, card_method, dataset_terms, markdown
 from .card_results import measured, seen
 from .card_training import Made, chain, described

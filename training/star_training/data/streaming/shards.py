@@ -14,7 +14,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from ...wording import RESUME
+from ...messages import RESUME
 from ..contents import of_files
 from ..decode import IMAGE_SUFFIXES, MOST_ENCODED
 from ..sources.base import DataError

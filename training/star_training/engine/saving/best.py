@@ -7,7 +7,7 @@ from typing import Any
 from star_catalog.files import replacing_folder
 from star_catalog.writing import going_on
 
-from ...wording import RESUME
+from ...messages import RESUME
 from .. import results
 from ..logging import evaluations_of, mean_loss, read
 

@@ -20,8 +20,7 @@ from star_catalog.files import replacing
 from star_catalog.writing import going_on
 from star_zoo.weights_file import system_errors
 
-from ...messages import Note
-from ...wording import RESUME
+from ...messages import RESUME, Note
 
 
 class Checkpoint(NamedTuple):

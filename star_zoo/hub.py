@@ -198,16 +198,9 @@ def _named(model: Any, architecture: str) -> Any:
 
     A network made by modifying one of timm's has a cfg that names timm's.
     """
-    if is_users(architecture):
+    if star_backbones.is_users(architecture):
         model.pretrained_cfg = {**model.pretrained_cfg, "architecture": architecture}
     return model
-
-
-def is_users(architecture: str) -> bool:
-    """Returns whether neither timm nor star_zoo registered an architecture."""
-    if not timm.is_model(architecture):
-        return True
-    return timm.models.model_entrypoint(architecture).__module__.partition(".")[0] not in ("timm", __package__)
 
 
 def check_name(name: str) -> None:
@@ -257,7 +250,7 @@ def check(folder: Path) -> None:
         expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     _compare(folder / "model.safetensors", "config.json", expected, shapes)
     check_finite(folder / "model.safetensors")
-    if is_users(architecture := json_object(folder / "config.json", "config.json")["architecture"]):
+    if star_backbones.is_users(architecture := json_object(folder / "config.json", "config.json")["architecture"]):
         _check_read(folder, architecture)
     if any((folder / name).exists() for name in ("heads.json", "heads.safetensors")):
         load_objective(folder)

@@ -19,6 +19,7 @@ from timm.models import (
     PretrainedCfg,
     generate_default_cfgs,
     get_pretrained_cfg,
+    is_model,
     model_entrypoint,
     register_model,
     resolve_pretrained_cfg,
@@ -63,6 +64,13 @@ def _network(name: str) -> _Network:
 def is_own(saved: str) -> bool:
     """Returns whether the architecture that a saved model's config.json names is star_zoo's, unknown to plain timm."""
     return saved in group_resnet.ARCHITECTURES or saved == wrapped_model.NAME
+
+
+def is_users(architecture: str) -> bool:
+    """Returns whether neither timm nor star_zoo registered an architecture."""
+    if not is_model(architecture):
+        return True
+    return model_entrypoint(architecture).__module__.partition(".")[0] not in ("timm", __package__)
 
 
 def star_name(saved: str) -> str:

@@ -31,7 +31,7 @@ WRONG = {  # the arguments, and what the message must contain
     "lisst": "command 'lisst' not found; did you mean 'list'? known: quickstart, ",
     "pretrain": "pass a recipe, or --resume with the folder of a run as --out; recipes: cifar10_resnet10t",
     "pretrain --resume": "--resume (resume=True) needs the folder of the run; pass it (--out, out=...)",
-    "finetune resnet18": "pass a model, and labelled images with --data; or --resume",
+    "finetune resnet18": "pass a model, and labelled images (--data, data=...); or, to resume",
     "pretrain folder --resum-all": "unrecognized arguments: --resum-all",
     "pretrain folder --max-bad few": "invalid float value: 'few'",
     "pretrain foulder": "recipe 'foulder' not found; did you mean 'folder'? known: cifar10_resnet10t",

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from star_catalog.files import user_path
-from star_catalog.names import not_found
 
 from ..evaluation import protocols
 from ..settings.common import EVALUATION_WORKERS, MAX_BAD
@@ -45,8 +44,7 @@ def compare(
     """
     names = [protocol] if isinstance(protocol, str) else list(protocol or ())
     for name in names:
-        if name not in protocols.known():  # before the imports, which take seconds
-            raise ValueError(not_found("protocol", name, protocols.classifying()))
+        protocols.check(name)  # before the imports, which take seconds
 
     from ..data.eval_sets.local import found
     from ..data.eval_sets.names import told_apart

@@ -6,7 +6,6 @@ The bits depend on the number of threads and processes, see `environment.other_b
 import contextlib
 import functools
 import time
-import warnings
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -32,7 +31,7 @@ from .hooks import Hooks
 from .logging import Logbook
 from .run_dir import lock_folder
 from .saving.background import Background
-from .saving.checkpoint import Checkpoint, Checkpoints, CheckpointWarning, Snapshot
+from .saving.checkpoint import Checkpoint, Checkpoints, Snapshot
 from .saving.run_state import capture, restore
 from .signals import Stopped, StopRequest
 
@@ -87,8 +86,7 @@ class Loop(Hooks, Generic[S]):
         self.checkpoints = Checkpoints(self.out / "checkpoints", self._intervals.keep)
         self._snapshot, self._writer = Snapshot(), Background()
         self.chosen = self._choices.chosen()
-        self.step = 0
-        self.seconds = 0.0  # of training, including those before a resume
+        self.step, self.seconds = 0, 0.0  # seconds of training, including those before a resume
         self._window: list[dict[str, Tensor]] = []  # losses since the last log entry
         self._first_loss: float | None = None  # at step 1; None after a resume
         self._waited = 0.0  # seconds of waiting for data since then
@@ -100,10 +98,10 @@ class Loop(Hooks, Generic[S]):
             with self._lock:
                 return
         if self.main:  # not earlier, so that a run whose setup fails leaves no folder behind
-            if self._resuming:  # otherwise the folder may hold other files
-                for folder in (self.out, self.out / "checkpoints", self.out / "export"):
-                    sweep(folder)  # removes partial files of killed processes
-            sweep(self.out, self.settings_file)  # of one that was killed before it could be resumed
+            sweep(self.out, self.settings_file)  # removes partial files of killed processes
+            # the folder of a new run may hold other files
+            for folder in (self.out, self.out / "checkpoints", self.out / "export") if self._resuming else ():
+                sweep(folder)
             if self.step == 0:
                 self.try_export()
             write_json(self.out / self.settings_file, self.settings.to_dict())
@@ -279,11 +277,8 @@ class Loop(Hooks, Generic[S]):
     def _resume(self) -> None:
         found = self._newest
         if found is None:  # the run ended before its first checkpoint
-            at_start = f"checkpoint in {self.out}, so the run starts at step 0"
-            if self.checkpoints.paths():
-                warnings.warn(CheckpointWarning(f"no intact {at_start}"), stacklevel=2)  # which -q prints, too
-            else:
-                self.notes.append(f"no {at_start}")
+            if not self.checkpoints.paths():
+                self.notes.append(f"no checkpoint in {self.out}, so the run starts at step 0")
             return
         for name, (given, noun) in self.fingerprints().items():
             if found.state[name] != given:

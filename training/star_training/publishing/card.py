@@ -78,7 +78,7 @@ def _render(folder: Path, name: str) -> str:
     methods = card_method.of(made, heads)
     data_sets = list(dict.fromkeys((step.kind, dataset_terms.of(step.source)) for step in made if step.source))
     own, licence = star_backbones.is_own(config["architecture"]), config["pretrained_cfg"].get("license")
-    users = hub.is_users(config["architecture"])
+    users = star_backbones.is_users(config["architecture"])
     title = _title(config, recipe, finetune, heads, name)
     metadata = {"title": title, "own": own, "licence": licence, "is_classifier": bool(config["num_classes"])}
     metadata |= {"tags": methods.tags}
@@ -121,7 +121,7 @@ def _is_tag(name: str) -> bool:
 
 def _network(config: dict[str, Any]) -> str:
     architecture = config["architecture"]
-    if hub.is_users(architecture):
+    if star_backbones.is_users(architecture):
         return f"{architecture}, a network that is not part of timm"
     if architecture != wrapped_model.NAME:
         return f"{'star-zoo' if star_backbones.is_own(architecture) else 'timm'}'s {architecture}"

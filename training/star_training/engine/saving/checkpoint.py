@@ -79,12 +79,15 @@ class Checkpoints:
         return path
 
     def newest(self) -> Checkpoint | None:
-        """Returns the newest intact checkpoint, or None; warns of each damaged one that it skips."""
+        """Returns the newest intact checkpoint, or None; warns of each damaged one that it skips, and if all are."""
         for path in reversed(self.paths()):
             try:
                 return _read(path)
             except (SafetensorError, OSError, ValueError, KeyError) as error:
                 warnings.warn(CheckpointWarning(f"skipped the damaged {path}: {error}"), stacklevel=2)
+        if self.paths():
+            note = f"no intact checkpoint in {self.folder.parent}, so the run starts at step 0"
+            warnings.warn(CheckpointWarning(note), stacklevel=2)
         return None
 
 

@@ -85,12 +85,6 @@ def test_an_interrupt_says_how_much_is_finished(images: Path, monkeypatch: pytes
     assert computed == ["linear"] and [record.protocol for record in found.records] == ["knn", "linear"]
 
 
-def test_only_protocols_that_classify_images_are_listed_for_a_comparison(images: Path):
-    with pytest.raises(ValueError, match="protocol 'kn' not found; did you mean 'knn'. known: ") as told:
-        star_training.compare("pixels", "pixels", protocol="kn", data=images)
-    assert "linear" in str(told.value) and "redundancy" not in str(told.value)
-
-
 def test_wrong_arguments_are_refused_as_on_the_command_line(images: Path):
     with pytest.raises(ValueError, match=r"protocol 'kn' not found; did you mean 'knn'\? known: "):
         star_training.evaluate("pixels", "kn", data=images)

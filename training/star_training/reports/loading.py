@@ -11,8 +11,6 @@ from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
 from ..models.resolve import called, label, saved_folder
-from ..publishing.card_results import seen
-from ..publishing.card_training import Made, chain
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,9 @@ def gather(names: list[str]) -> list[Shown]:
 
 
 def _of(name: str) -> Shown:
+    from ..publishing.card_results import seen  # imports timm, which tables don't need
+    from ..publishing.card_training import Made, chain
+
     folder = saved_folder(name)
     log = (folder.parent if folder.name in ("export", FOLDER) else folder) / "log.jsonl"
     results, records = read_results(folder / "results.json"), _evaluations(folder / "results.json")
@@ -79,7 +80,7 @@ def _from_file(path: Path) -> list[Shown]:
 
 def _channels(model: str) -> int:
     """Returns the number of channels of a model's images."""
-    from ..models.create import input_channels  # imports timm, which tables don't need
+    from ..models.create import input_channels  # as above
 
     return input_channels(model)
 

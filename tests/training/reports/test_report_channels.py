@@ -1,12 +1,12 @@
 """Figures of images with one, two, four and five channels: those that the model was measured on, as RGB."""
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
-import torch
 from PIL import Image
 
 from star_training.data.eval_sets.dataset import Splits
@@ -30,8 +30,9 @@ def test_neighbours_show_the_first_channels(channels: int, tmp_path: Path):
     model = timm.create_model("test_resnet", num_classes=0, in_chans=channels)
     run = save_pretrained(tmp_path / "run", model, results={"evaluations": [record]})
     (figure,) = neighbours.draw(gather([str(run)]), Splits(images))
-    sheet = torch.from_numpy(np.array(Image.open(io.BytesIO(figure.png))))
-    centres = (28, 72 + 28, 132 + 28, 204 + 28, 264 + 28)  # of the query and of its neighbours, two of each kind
-    shown = [sheet[28, x].tolist() for x in centres]
+    sheet = np.array(Image.open(io.BytesIO(figure.png)).convert("RGB")).tolist()
     expected = [[*colour[:3]] if channels > 2 else [colour[0]] * 3 for colour in colours[[1, 0, 2, 3, 0]].tolist()]
-    assert shown == expected
+    # of the query and of its neighbours, two of each kind, on the line that crosses most of them
+    rows = [[list(k) for k, run in itertools.groupby(map(tuple, row)) if len(list(run)) > 30] for row in sheet]
+    shown = [[colour for colour in row if colour in expected] for row in rows]
+    assert max(shown, key=len) == expected

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from star_training.cli.main import main
+from star_training.engine.signals import exiting
 
 _CHANGES = {"os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -39,6 +40,7 @@ def run(at: int, number: int, file: Path, command: list[str]) -> int:
 
     sys.addaudithook(count)
     code = main(command)
+    exiting(code)  # as the program does
     file.write_text(str(made))
     return code
 

@@ -215,10 +215,10 @@ def weights(name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", [name for name in TAGS if not cfg_of(name).has_weights])
 def test_pretrained_without_weights_says_the_tag_and_the_ways_out(name):
-    with pytest.raises(NotAvailable, match=f"no weights for {name}: .*local store.*in the package.*Ways out: ") as told:
+    with pytest.raises(NotAvailable, match=f"no weights for {name}: .*local store.*in the package.*Ways out: ") as info:
         timm.create_model(name, pretrained=True)
-    assert "\n" not in str(told.value)
-    assert one_line(told.value) == str(told.value)
+    assert "\n" not in str(info.value)
+    assert one_line(info.value) == str(info.value)
     with pytest.raises(NotAvailable, match=f"no heads for {name}: .*local store.*in the package.*Ways out: .* run or"):
         load_objective(name)
 

@@ -174,9 +174,9 @@ def with_broken(folder: Path, count: int, broken: int) -> Path:
 
 def test_one_broken_image_of_a_hundred_is_left_out_with_a_warning(tmp_path: Path, capsys):
     folder = with_broken(tmp_path / "images", 100, 1)
-    with pytest.warns(BadImageWarning, match=r"1 of the 100 images of .* can't be used: .*000\.png") as told:
+    with pytest.warns(BadImageWarning, match=r"1 of the 100 images of .* can't be used: .*000\.png") as warned:
         assert main(arguments(folder, tmp_path / "run", settings=("batch_size=33",))) == 0
-    assert len(told) == 1
+    assert len(warned) == 1
     assert len(entries(tmp_path / "run")) == 3  # of 33 images, out of 99
     counted = "100 images without labels in train; 99 to train on\n"
     assert counted in capsys.readouterr().out

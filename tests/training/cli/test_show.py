@@ -128,16 +128,16 @@ def test_a_study_shows_its_recipe_its_methods_and_its_measurements(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("objective_args.varience=2", "objective 'vicreg' has no setting varience; known: "),
         ("objective_args.variance=abc", "objective_args.variance is 'abc'; it must be float"),
         ("backbone=resnet19", "'resnet19' is no timm model; did you mean "),
     ],
 )
-def test_wrong_settings_are_refused_as_in_training(setting: str, told: str, capsys):
+def test_wrong_settings_are_refused_as_in_training(setting: str, message: str, capsys):
     assert main(["pretrain", "folder", "--objective", "vicreg", "--set", setting, "--show"]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_the_declared_types_of_an_objective_s_settings_are_known():

@@ -51,12 +51,12 @@ def saved(folder: Path, *steps: int, keep: int = 9) -> Checkpoints:
 
 def found(checkpoints: Checkpoints) -> tuple[int | None, int]:
     """The step of the newest intact checkpoint, and how many were passed over."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         newest = checkpoints.newest()
-    assert {w.category for w in told} <= {CheckpointWarning}
-    skipped = [w for w in told if str(w.message).startswith("skipped the damaged ")]
-    assert len(told) - len(skipped) == (newest is None and bool(skipped))  # that the run starts at step 0
+    assert {w.category for w in caught} <= {CheckpointWarning}
+    skipped = [w for w in caught if str(w.message).startswith("skipped the damaged ")]
+    assert len(caught) - len(skipped) == (newest is None and bool(skipped))  # that the run starts at step 0
     return newest and newest.step, len(skipped)
 
 

@@ -132,6 +132,6 @@ def test_a_folder_in_which_nothing_was_trained_may_be_removed(tmp_path: Path):
         (tmp_path / "log.jsonl").write_text(log)
         with pytest.raises(
             ValueError, match=r"already holds a run; resume the run \(--resume, resume=True\), or"
-        ) as told:
+        ) as raised:
             check_folder(recipe, path, False, "")
-        assert ("nothing was trained there yet, so you can also remove it" in str(told.value)) == removable
+        assert ("nothing was trained there yet, so you can also remove it" in str(raised.value)) == removable

@@ -83,35 +83,34 @@ def test_the_export_is_trained_further_with_its_canonicalizer(finished, images: 
         build(settings(images, model=str(finished[0])), 3)
 
 
+def learned(made: FineTune) -> tuple[Learner, Batch, torch.Tensor]:
+    """A learner in eval mode, a batch of upright views, and these views normalised."""
+    torch.manual_seed(0)
+    net, _ = build(made, 3)
+    learner = Learner(net, training_policy(made.views, 32, (0.5,) * 3, (0.2,) * 3), made, 3, channels_last=False).eval()
+    params = learner.policy.base(32, 32).expand(6, -1)
+    size, labels = torch.full((6, 2), 32), torch.arange(6) % 3
+    batch = Batch([photos(6, 32, 32)], [params], torch.arange(6), size, labels)
+    return learner, batch, learner.batch(batch.views[0], params, labels, 0, 0)[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "weight"),
     [(["prior_weight=0"], 0.0), (["prior_weight=2.5"], 2.5), ([], 100.0)],
 )
 def test_the_loss_is_the_tasks_and_the_weighted_prior(images: Path, changes: list[str], weight: float):
-    made = settings(images, *changes, "smoothing=0")
-    torch.manual_seed(0)
-    net, _ = build(made, 3)
-    learner = Learner(net, training_policy(made.views, 32, (0.5,) * 3, (0.2,) * 3), made, 3, channels_last=False).eval()
-    params = learner.policy.base(32, 32).expand(6, -1)
-    size, labels = torch.full((6, 2), 32), torch.arange(6) % 3
-    batch = Batch([photos(6, 32, 32)], [params], torch.arange(6), size, labels)
-    x, _ = learner.batch(batch.views[0], params, labels, 0, 0)
-    upright = F.cross_entropy(net.activations(x), torch.zeros(6).long())
-    expected = F.cross_entropy(net(x), labels) + weight * upright
+    learner, batch, x = learned(settings(images, *changes, "smoothing=0"))
+    upright = F.cross_entropy(learner.net.activations(x), torch.zeros(6).long())
+    expected = F.cross_entropy(learner.net(x), batch.target) + weight * upright
     torch.testing.assert_close(learner(batch, 0, 0), expected)
 
 
 def test_scores_of_features_are_trained_on_two_poses_of_each_image(images: Path):
-    made = settings(images, "canonicalizer=features", "smoothing=0.1")
-    net, _ = build(made, 3)
-    learner = Learner(net, training_policy(made.views, 32, (0.5,) * 3, (0.2,) * 3), made, 3, channels_last=False).eval()
-    params = learner.policy.base(32, 32).expand(6, -1)
-    size, labels = torch.full((6, 2), 32), torch.arange(6) % 3
-    batch = Batch([photos(6, 32, 32)], [params], torch.arange(6), size, labels)
-    x, _ = learner.batch(batch.views[0], params, labels, 0, 0)
+    learner, batch, x = learned(settings(images, "canonicalizer=features", "smoothing=0.1"))
+    labels = batch.target.repeat(2)
     torch.manual_seed(0)
-    task, upright = net.losses(
-        x, lambda logits: F.cross_entropy(logits, labels.repeat(2), label_smoothing=0.1, reduction="none")
+    task, upright = learner.net.losses(
+        x, lambda logits: F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
     )
     torch.manual_seed(0)
     torch.testing.assert_close(learner(batch, 0, 0), task + upright)  # its weight is 1

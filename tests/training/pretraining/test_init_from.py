@@ -168,8 +168,8 @@ def test_a_continued_run_starts_where_the_other_ended(finished: Path, tmp_path: 
 
 def test_a_backbone_that_does_not_fit_is_refused(finished: Path):
     """Before the images are read, from shapes alone."""
-    told = f"'{finished}' holds a test_resnet, the recipe's backbone is test_convnext; pass --set backbone=test_resnet"
-    with pytest.raises(ValueError, match=re.escape(told)):
+    line = f"'{finished}' holds a test_resnet, the recipe's backbone is test_convnext; pass --set backbone=test_resnet"
+    with pytest.raises(ValueError, match=re.escape(line)):
         check_backbone(starting_from(finished, "backbone=test_convnext"))
     star = starting_from("star_resnet10t.cifar10", "backbone=star_resnet18")
     with pytest.raises(ValueError, match=r"holds a star_resnet10t, the .* is star_resnet18; pass --set backbone=s"):
@@ -264,15 +264,15 @@ def test_a_run_tells_what_it_started_from(finished: Path, tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
     for start, out in ((finished, first), (first, second)):
         Run(tiny(*QUIET, f"init_from={start}"), out).train()
-    told = [json.loads((out / "export" / "results.json").read_text()) for out in (finished, first, second)]
+    saved = [json.loads((out / "export" / "results.json").read_text()) for out in (finished, first, second)]
     recipe = json.loads((finished / "export" / "recipe.json").read_text())
-    assert "start" not in told[0]
+    assert "start" not in saved[0]
     weights = load(str(finished)).fingerprint
-    assert told[1]["pretrained"] == {"start": {"name": finished.name, "license": None, "fingerprint": weights}}
-    assert told[1]["start"] == {"recipe": recipe, "training": told[0]["training"]}
+    assert saved[1]["pretrained"] == {"start": {"name": finished.name, "license": None, "fingerprint": weights}}
+    assert saved[1]["start"] == {"recipe": recipe, "training": saved[0]["training"]}
     recipe = json.loads((first / "export" / "recipe.json").read_text())
     assert recipe["init_from"] == finished.name
-    assert told[2]["start"] == {"recipe": recipe, "training": told[1]["training"], "start": told[1]["start"]}
+    assert saved[2]["start"] == {"recipe": recipe, "training": saved[1]["training"], "start": saved[1]["start"]}
 
     bare = save_pretrained(tmp_path / "bare", timm.create_model("test_resnet", num_classes=0))
     assert start_of(str(bare)) is None and start_of("timm:test_resnet") is None

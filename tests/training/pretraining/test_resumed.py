@@ -97,6 +97,6 @@ def test_a_run_of_another_command_is_named_with_the_command_that_continues_it(
 
 
 def test_a_folder_in_place_of_the_recipe_is_answered_with_the_option(tmp_path: Path, capsys):
-    told = refusal(capsys, "--resume", str(tmp_path))
+    message = refusal(capsys, "--resume", str(tmp_path))
     way_out = f"--resume --out {tmp_path} (resume=True, out=...)"
-    assert told == f"star-zoo: {tmp_path} is a folder, not a recipe; to continue its run: {way_out}"
+    assert message == f"star-zoo: {tmp_path} is a folder, not a recipe; to continue its run: {way_out}"

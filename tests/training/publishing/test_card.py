@@ -265,7 +265,7 @@ def test_a_card_says_which_test_images_pretraining_used_and_on_how_many_it_was_e
     measured.append(RECORD | {"data": "cats", "settings": {"test images": "the data set's own"}, "protocol": "knn"})
     results |= {"evaluations": measured, "online_images": {"train": 1200}}
     (folder / "results.json").write_text(json.dumps(results))
-    for source, objective, told in (
+    for source, objective, sentence in (
         ("cats", "star", "cats has no splits: its test images were also among those of pretraining, without labels."),
         ("dogs.parquet", "supervised", "dogs has no splits: its test images were also among those of pretraining."),
         ("elsewhere", "star", None),
@@ -273,7 +273,7 @@ def test_a_card_says_which_test_images_pretraining_used_and_on_how_many_it_was_e
         changed = {"data": {**recipe["data"], "source": source}, "objective": objective}
         (folder / "recipe.json").write_text(json.dumps(recipe | changed))
         text = card.render(folder)
-        assert [line for line in text.splitlines() if "has no splits" in line] == [told] * (told is not None)
+        assert [line for line in text.splitlines() if "has no splits" in line] == [sentence] * (sentence is not None)
         assert "of 1,200 training images in a view" in text
 
 
@@ -372,19 +372,19 @@ def per_cent(value: float) -> str:
 
 def derived(folder: Path) -> set[str]:
     """Every number that a card may contain, in every form that it may have."""
-    told = set()
+    recorded = set()
     for path in folder.glob("*.json"):
         for value in leaves(json.loads(path.read_text())):
             if isinstance(value, str):
-                told |= numbers(value)
+                recorded |= numbers(value)
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 for form in ("{}", "{:,}", "{:.3f}"):
-                    told |= numbers(form.format(value))
-                told |= numbers(f"{digits(value)} {per_cent(value)}")
+                    recorded |= numbers(form.format(value))
+                recorded |= numbers(f"{digits(value)} {per_cent(value)}")
                 if path.name == "results.json":  # hours, minutes, gigabytes
-                    told |= numbers(f"{value / 3600:.1f} {value / 60:.1f} {value / 1e9:.2f}")
+                    recorded |= numbers(f"{value / 3600:.1f} {value / 60:.1f} {value / 1e9:.2f}")
     model = timm.create_model(f"local-dir:{folder}", device="meta")
-    return told | {f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}"}
+    return recorded | {f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}"}
 
 
 def body(text: str) -> str:
@@ -453,26 +453,26 @@ def test_whatever_was_measured_is_told_and_nothing_else(others: dict[str, Path],
     (folder / "results.json").write_text(json.dumps(results))
     try:
         text = card.render(folder, "hf-hub:me/name")
-        told = body(text)
-        assert numbers(told) - FIXED - derived(folder) == set()
+        shown = body(text)
+        assert numbers(shown) - FIXED - derived(folder) == set()
     finally:
         (folder / "results.json").unlink()
     for found in results.get("evaluations", []):
         for name, value in found["metrics"].items():
             share = name == "20-NN top-1"
             start = f"| {found['protocol']} | {name}{', %' * share} | {found['data']} | "
-            row = next(line for line in told.splitlines() if line.startswith(start))
+            row = next(line for line in shown.splitlines() if line.startswith(start))
             assert row.endswith(" |")
             assert f"| {(per_cent if share else digits)(value['value'])} " in row
     for found in results.get("comparisons", []):
         for row in found["rows"]:
             cells = row["metric"], row["data"], *(per_cent(row[which]) for which in ("first", "second"))
-            assert f"| {' | '.join(cells)} | {per_cent(row['difference']['value'])}" in told
-        assert f"star-zoo compare hf-hub:me/name {found['other']} --data" in told
+            assert f"| {' | '.join(cells)} | {per_cent(row['difference']['value'])}" in shown
+        assert f"star-zoo compare hf-hub:me/name {found['other']} --data" in shown
     values = {m["value"] for r in results.get("evaluations", []) for m in r["metrics"].values()}
     index = ModelCard(text).data.eval_results or []
     assert {result.metric_value for result in index} == values
-    assert ("Nothing was measured." in told) == (not values and not any(map(results.get, ("online", "comparisons"))))
+    assert ("Nothing was measured." in shown) == (not values and not any(map(results.get, ("online", "comparisons"))))
 
 
 def test_a_changed_value_is_a_changed_card(finished: Path, tmp_path: Path):

@@ -119,10 +119,9 @@ class Recipe(Settings):
         """Returns path and data of a change, and those of the whole policy for `policy=NAME` and changes of its list.
 
         NAME is a preset, made at the view size of the policy so far, or a saved model, whose policy replaces all of
-        it. `policy.augmentations+=NAME`, or a JSON object
-        with a name, adds an augmentation at the end, or in place of one of its name; `policy.augmentations-=NAME`
-        removes it, if it is there. So the same changes a second time change nothing. Raises ValueError as `preset`
-        does, and for an unknown augmentation or field.
+        it. `policy.augmentations+=NAME`, or a JSON object with a name, adds an augmentation at the end, or in place of
+        one of its name; `policy.augmentations-=NAME` removes it, if it is there. So the same changes a second time
+        change nothing. Raises ValueError as `preset` does, and for an unknown augmentation or field.
         """
         if path == "policy.augmentations" and sign:
             policy = _policy(data["policy"])

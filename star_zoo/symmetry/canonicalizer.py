@@ -2,8 +2,8 @@
 
 Source: Kaba et al., "Equivariance with Learned Canonicalization Functions" (arXiv 2211.06489), the direct form with a
 group-equivariant network; Panigrahi & Mondal (arXiv 2405.14089), the optimised form with any network; Mondal et al.
-(2023), the prior. The bodies of these papers could not be read. Layers, widths and sizes are ours, and so is the form
-that scores the features of the model itself.
+(2023), the prior; Dym et al. (arXiv 2402.16077), weighted frames. The bodies of these papers could not be read.
+Layers, widths and sizes are ours, and so is the form that scores the features of the model itself.
 Letters: B images, S image size, G elements of the group, R entries of a vector, D features.
 """
 
@@ -50,6 +50,10 @@ class Canonicalizer(nn.Module):
     def activate(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """Returns the activations (B, G) and a penalty that is trained with the prior, a scalar; float32."""
         raise NotImplementedError
+
+    def features(self, x: Tensor, backbone: Backbone) -> Tensor:
+        """Returns the backbone's features of the images in their chosen poses: (B, C, S, S) -> (B, D)."""
+        return backbone(self.to_canonical(x, self.weights(self(x, backbone)).to(x.dtype)))
 
     def losses(self, x: Tensor, backbone: Backbone, task: Task) -> tuple[Tensor, Tensor]:
         """Returns the task's mean loss on the images in their chosen poses, and the loss if all images are upright."""
@@ -123,7 +127,7 @@ class Optimised(Canonicalizer):
 class OfFeatures(Canonicalizer):
     """a_g is a score of the backbone's features of g^-1 x; backbone and score learn the pose together.
 
-    The backbone computes each image in all poses, and once more in the chosen one. In training, `losses` takes two.
+    The backbone computes each image in all poses; in training, `losses` takes two.
     """
 
     kind = "features"
@@ -137,10 +141,24 @@ class OfFeatures(Canonicalizer):
 
     def activate(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """Returns the activations (B, G), and 0."""
+        return self._of_poses(x, backbone)[0], torch.zeros((), device=x.device)
+
+    def features(self, x: Tensor, backbone: Backbone) -> Tensor:
+        """Returns the mean of the features of all poses, weighted by the softmax of their activations: (B, D).
+
+        `losses` weighs two poses in the same way. Unlike the features of the best pose, the mean is continuous in x,
+        and it is invariant up to rounding: a weighted frame.
+        """
+        activations, features = self._of_poses(x, backbone)
+        return (activations.softmax(1)[..., None] * features).sum(1)
+
+    def _of_poses(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        """Returns the activations (B, G) and the features (B, G, D) of the poses; float32."""
         check_square(x)
         with _float32(x):
-            scores = self.net(backbone(self.poses(x.float())))  # (G * B, 1)
-            return scores.view(self.group.order, -1).T, torch.zeros((), device=x.device)
+            features = backbone(self.poses(x.float()))
+            activations = self.net(features).view(self.group.order, -1).T
+            return activations, features.view(self.group.order, len(x), -1).transpose(0, 1)
 
     def losses(self, x: Tensor, backbone: Backbone, task: Task) -> tuple[Tensor, Tensor]:
         """Returns the expected loss of the task over two poses, and the loss if all images are upright.

@@ -20,7 +20,9 @@ from ._base import Wrapper
 class Canonical(Wrapper):
     """The features of images turned back to the pose that the canonicalizer chooses: (B, 3, S, S) -> (B, D).
 
-    They are the same for an image in all poses of the group, whatever the weights. A model that was saved with the
+    They are the same for an image in all poses of the group, whatever the weights. A canonicalizer of kind `features`
+    returns the mean over all poses instead, weighted by their probabilities; `canonical` and the maps of
+    `forward_intermediates` are always those of the most probable pose. A model that was saved with the
     objective `canonicalization` has a learned canonicalizer; for any other model its weights are random, from `seed`,
     and the chosen pose is arbitrary. In training the choice is hard with the gradient of a softmax.
     Raises ValueError for a group or kind that is not the saved one's.
@@ -55,8 +57,7 @@ class Canonical(Wrapper):
         return {"group": self.canonicalizer.group.name, "kind": self.canonicalizer.kind}
 
     def forward_features(self, x: Tensor) -> Tensor:
-        features: Tensor = self.backbones[0](self.canonical(x)[0])
-        return features
+        return self.canonicalizer.features(x, self.backbones[0])
 
     def activations(self, x: Tensor) -> Tensor:
         """Returns the canonicalizer's activations: (B, 3, S, S) -> (B, G)."""

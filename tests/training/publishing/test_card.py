@@ -448,7 +448,7 @@ measured = {
 
 @repeatable
 @given(st.fixed_dictionaries({}, optional=measured))
-def test_whatever_was_measured_is_told_and_nothing_else(others: dict[str, Path], results: dict[str, Any]):
+def test_card_shows_every_measured_value_and_nothing_else(others: dict[str, Path], results: dict[str, Any]):
     folder = others["bare"]
     (folder / "results.json").write_text(json.dumps(results))
     try:
@@ -461,9 +461,9 @@ def test_whatever_was_measured_is_told_and_nothing_else(others: dict[str, Path],
         for name, value in found["metrics"].items():
             share = name == "20-NN top-1"
             start = f"| {found['protocol']} | {name}{', %' * share} | {found['data']} | "
-            row = next(line for line in shown.splitlines() if line.startswith(start))
-            assert row.endswith(" |")
-            assert f"| {(per_cent if share else digits)(value['value'])} " in row
+            rows = [line for line in shown.splitlines() if line.startswith(start)]  # several if measured twice
+            cell = f"| {(per_cent if share else digits)(value['value'])} "
+            assert any(cell in row and row.endswith(" |") for row in rows), rows
     for found in results.get("comparisons", []):
         for row in found["rows"]:
             cells = row["metric"], row["data"], *(per_cent(row[which]) for which in ("first", "second"))

@@ -15,7 +15,7 @@ QUIET, NORMAL, VERBOSE = range(3)
 RESUME, ANOTHER_FOLDER = "resume the run (--resume, resume=True)", "another folder (--out, out=...)"
 _SILENCE = 20.0  # seconds between lines of progress
 _levels = [NORMAL]  # the last one counts
-_active: list[object] = []  # the kinds of work in progress, innermost last
+_active: list[Callable[[], str]] = []  # the lines of the work in progress, innermost last
 
 
 @contextlib.contextmanager
@@ -71,27 +71,31 @@ def detail(text: str) -> None:
 def busy(line: Callable[[], str]) -> Iterator[None]:
     """While entered, prints `line()` and the time passed to standard error every 20 s, unless that is a terminal.
 
-    Of nested ones, the innermost prints; of several processes, the first.
+    The outermost of nested ones prints the lines of all. Of several processes, the first prints.
     """
-    if quiet() or sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    own, ended, began = object(), threading.Event(), time.monotonic()
+    ended, began = threading.Event(), time.monotonic()
 
     def display() -> None:
         while not ended.wait(_SILENCE):
-            if _active[-1:] == [own]:
-                print(f"{line()} ({duration(time.monotonic() - began)})", file=sys.stderr, flush=True)
+            print(f"{in_progress()} ({duration(time.monotonic() - began)})", file=sys.stderr, flush=True)
 
-    thread = threading.Thread(target=display, daemon=True)
-    _active.append(own)
-    thread.start()
+    silent = quiet() or sys.stderr.isatty() or os.environ.get("RANK", "0") != "0"
+    thread = None if _active or silent else threading.Thread(target=display, daemon=True)
+    _active.append(line)
+    if thread:
+        thread.start()
     try:
         yield
     finally:
-        _active.remove(own)
-        ended.set()
-        thread.join()
+        if thread:
+            ended.set()
+            thread.join()
+        _active.remove(line)
+
+
+def in_progress() -> str:
+    """Returns the lines of nested works, the outermost first: "knn on birds; features of birds: 256 of 300"."""
+    return "; ".join(line() for line in tuple(_active))
 
 
 def duration(seconds: float) -> str:

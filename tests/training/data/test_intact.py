@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from data_cases import encoded, numbers, picture, png, write_folder
 from star_training.data import BadImageWarning, DataError, Source, open_source
+from star_training.data.decode import UndecodableImage, opened
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.intact import Intact, check_intact, intact
 from star_training.data.sources.open import open_undecoded
@@ -16,6 +18,7 @@ from star_training.evaluation.record import evaluate
 from star_training.pretraining.online_eval import Monitor
 from star_zoo import Policy
 from star_zoo.augmentations import Crop
+from twins import photos
 
 
 def jpeg(number: int, whole: bool = True) -> bytes:
@@ -49,6 +52,26 @@ def test_bad_images_are_left_out_as_if_decoded_beforehand(tmp_path: Path):
     assert all(torch.equal(a, b) for a, b in zip(decoded, streamed, strict=True))
     assert [decoded.describe(k) for k in range(37)] == [streamed.describe(k) for k in range(37)]
     assert intact(streamed) is streamed and intact(decoded) is decoded
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_damaged_jpeg_is_found_as_by_decoding_it_at_full_size(progressive: bool):
+    """`intact` decodes at an eighth of the size."""
+    whole = encoded(Image.fromarray(photos(1, 96, 120)[0].permute(1, 2, 0).numpy()), "JPEG", progressive=progressive)
+    damaged = [whole[:cut] for cut in range(0, len(whole), len(whole) // 60)]
+    for place in range(0, len(whole), len(whole) // 120):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+    found = [(decodes(data, 1), decodes(data, 8)) for data in [whole, *damaged]]
+    assert found[0] == (True, True) and {full for full, _ in found} == {True, False}
+    assert all(full == eighth for full, eighth in found)
+
+
+def decodes(data: bytes, times: int) -> bool:
+    try:
+        opened(data).shrunk(times)
+    except UndecodableImage:
+        return False
+    return True
 
 
 def test_too_many_bad_images_are_refused_on_both_paths(tmp_path: Path):

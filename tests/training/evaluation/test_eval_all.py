@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from data_cases import encoded, write_parquet
+from star_training import messages
 from star_training.cli.main import main
 from star_training.cli.measure import eval as command
 from star_training.data import contents
@@ -229,26 +230,26 @@ def test_a_folder_of_data_sets_is_told_from_a_data_set_of_several_files(folder: 
 def test_the_time_left_follows_from_the_work():
     shown = Progress(100, io.StringIO())
     shown.begin("birds, knn")
-    assert shown.line() == "birds, knn: 0 s"
+    assert shown.line() == "birds, knn"
     shown._began = time.monotonic() - 60
     shown.advance(20)
-    assert shown.line() == "birds, knn: 20 % in 1 min 0 s, about 4 min 0 s left"
+    assert shown.line() == "birds, knn: 20 %, about 4 min 0 s left"
     shown.skip(60)
-    assert shown.line() == "birds, knn: 50 % in 1 min 0 s, about 1 min 0 s left"
+    assert shown.line() == "birds, knn: 50 %, about 1 min 0 s left"
     shown.advance(90)  # more than was expected
     assert shown.line().endswith("about 0 s left")
     assert [duration(s) for s in (5.4, 90, 7500)] == ["5 s", "1 min 30 s", "2 h 5 min"]
 
 
-def test_off_a_terminal_a_line_comes_although_a_computation_lasts(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(progress, "_SILENCE", 0.02)
-    file = io.StringIO()
-    with Progress(100, file) as shown:
+def test_off_a_terminal_a_line_comes_although_a_computation_lasts(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(messages, "_SILENCE", 0.02)
+    with Progress(100, io.StringIO()) as shown, messages.busy(lambda: "features"):
         shown.begin("birds, linear")
         shown.advance(50)
+        capsys.readouterr()  # of before
         time.sleep(0.3)
-    lines = file.getvalue().splitlines()
-    assert len(lines) >= 3 and set(lines) == {"birds, linear: 50 % in 0 s, about 0 s left"}
+        lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3 and set(lines) == {"birds, linear: 50 %, about 0 s left; features (0 s)"}
 
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch):
@@ -258,8 +259,8 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(progress, "_REFRESH", 0.02)
     file = Terminal()
-    with Progress(100, file) as shown:
+    with Progress(100, file) as shown, messages.busy(lambda: "features"):
         shown.begin("birds, linear")
         shown.advance(50)
         time.sleep(0.3)
-    assert "50%|" in file.getvalue() and "birds, linear: 50 % in 0 s" in file.getvalue()
+    assert "50%|" in file.getvalue() and "birds, linear: 50 %, about 0 s left; features (0 s)" in file.getvalue()

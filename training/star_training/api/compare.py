@@ -52,6 +52,7 @@ def compare(
     from ..engine.logging import messages
     from ..engine.results import check
     from ..evaluation import paired_comparison
+    from ..evaluation.progress import Progress
     from ..evaluation.record import results_file
     from .comparison import Comparison
 
@@ -60,11 +61,12 @@ def compare(
         check(file)
     one, other = frozen_model(first, seed, workers), frozen_model(second, seed, workers)
     splits = [of_set.reading(one.channels) for of_set in told_apart(listed(data) or found(), max_bad)]
-    summaries = Summaries(messages())
-    for each_set in splits:
-        summaries.print(each_set)
-    names = names or list(protocols.classifying())
-    rows = paired_comparison.compare(one, other, splits, names, seed)
+    names, summaries = names or list(protocols.classifying()), Summaries(messages())
+    with Progress(None, messages()) as progress:
+        progress.begin(f"comparing {one.name} with {other.name}")
+        for each_set in splits:
+            summaries.print(each_set)
+        rows = paired_comparison.compare(one, other, splits, names, seed)
     made = paired_comparison.as_record(one, other, splits, names, seed, rows)
     comparison = Comparison(one.name, other.name, rows, made, [each_set.spec for each_set in splits])
     try:

@@ -101,15 +101,17 @@ def _of_one(
     from ..data.summary import Summaries
     from ..engine.logging import messages
     from ..evaluation.many import Outcome
+    from ..evaluation.progress import Progress
     from ..evaluation.record import evaluate
-    from ..messages import busy, detail
+    from ..messages import detail
 
     summaries = Summaries(messages())
     for splits in (each.reading(model.channels) for each in data):
         place = splits.name, splits.spec, protocol
         try:
-            summaries.print(splits)
-            with busy(lambda name=splits.name: f"{protocol} on {name}"):  # type: ignore[misc]
+            with Progress(None, messages()) as progress:
+                progress.begin(f"{protocol} on {splits.name}")
+                summaries.print(splits)
                 record = evaluate(protocol, model, splits, seed)
             used = ", ".join(f"{name} {version}" for name, version in record.versions.items())
             detail(f"{protocol} on {splits.name}: {record.seconds} s, {used}")

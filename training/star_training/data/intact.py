@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..messages import busy
 from .decode import Picture
 from .sources.base import Source, decodes_on_access, now_bad, open_image
 from .sources.subset import Part
@@ -47,12 +48,16 @@ def intact(source: Source) -> Source:
 def _try(source: Source, images: Sequence[int]) -> None:
     """Decodes the images, so that the source knows the bad ones."""
 
-    def attempt(block: range) -> None:
+    tried = 0
+
+    def attempt(block: range) -> int:
         for place in block:
             open_image(source, images[place], _decoded)
+        return len(block)
 
-    for _ in in_threads(attempt, len(images), _BLOCK):
-        pass
+    with busy(lambda: f"trying whether the images of {source.name} decode: {tried:,} of {len(images):,}"):
+        for count in in_threads(attempt, len(images), _BLOCK):
+            tried += count
 
 
 def check_intact(source: Source) -> None:
@@ -62,4 +67,4 @@ def check_intact(source: Source) -> None:
 
 
 def _decoded(picture: Picture) -> None:
-    picture.shrunk(1)
+    picture.shrunk(8)  # reads all data of a JPEG, too, in a third of the time

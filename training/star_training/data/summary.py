@@ -68,9 +68,12 @@ class Summaries:
         """
         if quiet() or splits.spec in self._printed:
             return
+        from tqdm import tqdm
+
         try:
             source, note = splits.test, splits.note  # all protocols open the test split anyway
         except NoSuchSplit:
             source, note = splits.train, ""
-        print("\n".join(filter(None, (summary(source), printable(note)))), file=self._file, flush=True)
+        with tqdm.external_write_mode(file=self._file):  # a bar in progress moves below
+            print("\n".join(filter(None, (summary(source), printable(note)))), file=self._file, flush=True)
         self._printed.add(splits.spec)

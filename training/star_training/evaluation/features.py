@@ -14,6 +14,7 @@ from ..data import Source
 from ..data.decode import Picture
 from ..data.sources.base import open_image, ready
 from ..data.workers import load_once, loading, useful_workers
+from ..messages import busy
 from .metrics import NotApplicable, TooFew
 
 if TYPE_CHECKING:  # features in the cache are read without creating a model, so without these packages
@@ -269,8 +270,8 @@ def extract(
 
     As `feature_batches`; `extracted` is called with the number of images of each finished batch.
     """
-    parts = []
-    with evaluating(backbone):
+    parts: list[Tensor] = []
+    with evaluating(backbone), busy(lambda: f"features of {source.name}: {sum(map(len, parts)):,} of {len(source):,}"):
         for features in feature_batches(backbone, source, preprocess, batch_size, workers):
             parts.append(features)
             extracted(len(features))

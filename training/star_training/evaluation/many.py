@@ -59,7 +59,7 @@ def outcomes(
 
         model.extracted = passed
         for protocol in protocols:
-            progress.begin(f"{splits.name}, {protocol}")
+            progress.begin(f"{protocol} on {splits.name}")
             found, again = _outcome(model, splits, protocol, seed)
             (progress.skip if again else progress.advance)(_of_protocol(images))
             yield found

@@ -135,3 +135,5 @@ def test_a_folder_in_which_nothing_was_trained_may_be_removed(tmp_path: Path):
         ) as raised:
             check_folder(recipe, path, False, "")
         assert ("nothing was trained there yet, so you can also remove it" in str(raised.value)) == removable
+        with lock_folder(tmp_path), pytest.raises(ValueError, match="another process is using"):
+            check_folder(recipe, path, False, "")

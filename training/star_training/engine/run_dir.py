@@ -62,6 +62,8 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
     out = path.parent
     if not resume:
         if path.exists():
+            with lock_folder(out):  # a folder in use must not be resumed or removed
+                pass
             way_out = f"{RESUME}, or choose {ANOTHER_FOLDER}"
             log = out / "log.jsonl"
             if not any((out / "checkpoints").glob("*")) and not (log.exists() and log.stat().st_size):

@@ -30,7 +30,7 @@ from star_training.pretraining.run import Run
 from star_training.publishing import card, card_metadata, card_results, card_training, dataset_terms
 from star_training.publishing.convert import convert
 from star_training.settings.base import changed
-from star_zoo import objectives, save_pretrained
+from star_zoo import load_objective, objectives, save_pretrained
 from star_zoo.augmentations import Blur
 from twins import POLICY, backbone, repeatable
 
@@ -100,12 +100,16 @@ def test_the_command_lines_of_a_card_are_those_of_the_program(finished: Path, ot
         arguments = parser().parse_args(shlex.split(line)[1:])
         found = (arguments.protocol, arguments.model, arguments.data, arguments.seed)
         assert found == ("linear", start, ["stl10"], 3)
-    for line, start in zip(lines, (str(finished), "hf-hub:me/name", str(others["pairs"])), strict=True):
+    of_hub = lines.pop(1)
+    assert of_hub == lines[0].replace(str(finished), "hf-hub:me/name")
+    for line, start in zip(lines, (finished, others["pairs"]), strict=True):
         program, *words = shlex.split(line)
-        arguments = parser().parse_args(words)
-        recipe = pretrain.recipe_of(arguments)
-        assert (program, recipe.init_from, recipe.name) == ("star-zoo", start, "folder")
-    assert "backbone=test_resnet" in lines[0]
+        recipe = pretrain.recipe_of(parser().parse_args(words))
+        assert (program, recipe.init_from, recipe.name) == ("star-zoo", str(start), "folder")
+        assert recipe.backbone == "test_resnet"
+        saved = load_objective(start)  # its heads fit
+        again = objectives.build(recipe.objective, saved.config["num_features"], recipe.policy, **recipe.objective_args)
+        assert again.config == saved.config
 
 
 # --- the metadata

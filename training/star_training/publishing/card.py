@@ -4,6 +4,7 @@ The text is in `templates`; the numbers come from config.json, recipe.json, fine
 number none of them holds is omitted. Only the equivariance error of star-zoo's own networks is measured here.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from markupsafe import Markup
 from star_catalog.files import sweep, write_text
 from star_catalog.reading import json_object, refusing
 from star_catalog.writing import going_on
-from star_zoo import hub, star_backbones, wrapped_model
+from star_zoo import hub, objectives, star_backbones, wrapped_model
 from star_zoo.groups import equivariance_error
 
 from ..engine.results import read as read_results
 from ..engine.saving.best import FOLDER
 from ..evaluation.record import Record
 from ..messages import RESUME
+from ..recipes.folder import folder as folder_recipe
 from . import card_metadata, card_method, dataset_terms, markdown
 from .card_results import measured, seen
 from .card_training import Made, chain, described
@@ -166,10 +168,21 @@ def _title(
 
 
 def _heads(heads: dict[str, Any], recipe: dict[str, Any], config: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the number of experts and the backbone's name."""
+    """Returns the number of experts, the objective, and the settings with which the recipe `folder` keeps the heads."""
     if not heads:
         return None
+    objective, start = heads["objective"], folder_recipe()
+    own = {"objective_args": heads["settings"], "backbone_args": recipe.get("backbone_args", {})}
+    usual = {"objective_args": objectives.settings(objective) | start.objective_args, "backbone_args": {}}
+    settings = [
+        f"{part}.{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for part, values in own.items()
+        for name, value in values.items()
+        if value != usual[part].get(name)
+    ]
+    backbone = str(recipe.get("backbone", config["architecture"]))
     return {
         "experts": heads["settings"].get("num_experts"),
-        "backbone": str(recipe.get("backbone", config["architecture"])),
+        "objective": objective,
+        "settings": [f"backbone={backbone}", *settings],
     }

@@ -60,13 +60,15 @@ def test_a_pinned_tag_is_on_the_hub(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_what_is_installed_says_what_its_files_say(model: torch.nn.Module, tmp_path: Path):
-    metrics = {name: {"value": k / 7, "low": None, "high": None} for k, name in enumerate(("a", "b", "c", "d", "e"))}
+    metrics = {
+        name: {"value": k / 7, "low": None, "high": None} for k, name in enumerate(("a", "b", "20-NN top-1", "d", "e"))
+    }
     recipe = {"data": {"source": "pictures/birds.parquet"}}
     results = {"evaluations": [{"protocol": "knn", "seed": 0, "data": "some birds", "metrics": metrics}]}
     install(save_pretrained(tmp_path / "m", model, recipe=recipe, results=results), MINE)
     where, megabytes, licence, objective, data, measured = listed()[MINE]
     assert (where, licence, objective, data) == ("local", "apache-2.0", "-", "birds.parquet")
-    assert measured == "a 0 (some birds), b 0.143 (some birds), c 0.286 (some birds), 2 more"
+    assert measured == "a 0 (some birds), b 0.143 (some birds), 20-NN top-1 28.6 % (some birds), 2 more"
     size = sum(path.stat().st_size for path in (tmp_path / "m").iterdir())
     assert megabytes == f"{size / 1e6:.1f}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from star_catalog import objectives, store, tags, zoo
-from star_catalog.decimals import significant
+from star_catalog.decimals import fixed, significant
 from star_catalog.reading import json_object, refusing
 
 from ..engine.results.old import upgrade
@@ -77,10 +77,15 @@ def _data(recipe: dict[str, Any]) -> str:
 def _measured(results: dict[str, Any]) -> str:
     records = upgrade(results).get("evaluations", [])
     metrics = [
-        f"{metric['name']} {significant(metric['value'], 3)} ({record['data']})"
+        f"{metric['name']} {_text(metric)} ({record['data']})"
         for record in records
         for metric in record["metrics"].values()
         if metric.get("listed", True)
     ]
     more = f", {len(metrics) - _SHOWN} more" if len(metrics) > _SHOWN else ""
     return ", ".join(metrics[:_SHOWN]) + more
+
+
+def _text(metric: dict[str, Any]) -> str:
+    value = metric["value"]
+    return f"{fixed(100 * value, 1)} %" if metric.get("unit") == "share" else significant(value, 3)

@@ -1,6 +1,7 @@
 """EquiMod (Devillers & Lefort, ICLR 2023) in STAR's frame: a separate head for each task.
 
-By default heads, shift predictor and losses are those of `star`, so that the routing is the only difference.
+By default heads, shift predictor and losses are those of `star`, so that the routing is the only difference. Means of
+several heads (`heads_inv`, `heads_eq`) are a control for `star`, whose embeddings average experts, without sharing.
 `predictor="linear"` gives the published predictor, read in the authors' code (ADevillers/EquiMod, MIT). Its params also
 encode the order of the colour jitter, its heads are 2,048 wide, and its invariant term has temperature 0.5; here the
 first is a property of the policy, `hidden` sets the second, and both terms share one temperature.
@@ -34,12 +35,17 @@ class EquiMod(RoutedExperts):
         policy: Policy,
         *,
         predictor: str = "residual",  # "residual": STAR's shift predictor, "linear": the published one
+        heads_inv: int = 1,  # heads whose mean is z_inv
+        heads_eq: int = 1,  # heads whose mean is z_eq
         embed_dim: int = EMBED_DIM,  # O, width of both embeddings
         **shared: Any,
     ):
         if predictor not in PREDICTORS:
             raise ValueError(not_found("predictor", predictor, PREDICTORS))
-        super().__init__(num_features, policy, FixedRouter([[1.0, 0.0], [0.0, 1.0]]), embed_dim=embed_dim, **shared)
+        if min(heads_inv, heads_eq) < 1:
+            raise ValueError(f"heads_inv is {heads_inv} and heads_eq {heads_eq}; each must be at least 1")
+        weights = [[1 / heads_inv] * heads_inv + [0.0] * heads_eq, [0.0] * heads_inv + [1 / heads_eq] * heads_eq]
+        super().__init__(num_features, policy, FixedRouter(weights), embed_dim=embed_dim, **shared)
         if predictor == "linear":
             self.heads = NormalisedHeads(self.heads.experts, self.heads.router, embed_dim)
             self.shift_predictor = LinearPredictor(Standardize(*policy.field_statistics), embed_dim)

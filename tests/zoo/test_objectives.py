@@ -314,6 +314,16 @@ def test_equimod_is_star_with_an_expert_for_each_task():
     assert star.terms(*views(star)) == equimod.terms(*views(equimod))
 
 
+def test_means_of_several_heads_share_none():
+    heads, features = build("equimod", heads_inv=3, heads_eq=2).heads.eval(), randn(B, D)
+    outputs = heads.experts(features)
+    z_inv, z_eq = heads(features)
+    assert_close(z_inv, outputs[:, :3].mean(1))
+    assert_close(z_eq, outputs[:, 3:].mean(1))
+    with pytest.raises(ValueError, match="heads_inv is 0 and heads_eq 1; each must be at least 1"):
+        build("equimod", heads_inv=0)
+
+
 def test_star_ss_adds_the_shared_expert_to_each_tasks_own():
     heads, features = build("star_ss").heads.eval(), randn(B, D)
     own_inv, own_eq, shared = heads.experts(features).unbind(1)

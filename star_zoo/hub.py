@@ -53,7 +53,7 @@ def save_pretrained(
     that it was created with, e.g. `img_size` of a ViT. Each file is written atomically. Raises ValueError if the
     objective was not made by `objectives.build`, because it could not be loaded again.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if objective is not None and not objective.config:
         raise ValueError("the objective has no config, so it can't be loaded again; make it with objectives.build")
     _save_backbone(folder, backbone, model_args)
@@ -230,7 +230,7 @@ def install(folder: str | Path, tag: str) -> Path:
     replaced. Returns the folder in the store. Raises FileNotFoundError if `folder` lacks a required file, and
     ValueError if the tag is invalid or names another architecture, or if the model does not load.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     check(folder)
     saved = json_object(folder / "config.json", "config.json")["architecture"].partition(".")[0]
     architecture = star_backbones.star_name(saved)

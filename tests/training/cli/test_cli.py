@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import timm
 
+import star_zoo
 from runs import EPOCH, EVALUATED, STEPS, TINY, at_step, command, entries, tiny
 from star_training import recipes
 from star_training.cli import main as cli
@@ -111,6 +112,12 @@ def test_help_names_every_recipe_and_what_it_is(capsys):
     told = capsys.readouterr().out
     for name, line in recipes.known().items():
         assert re.search(rf"^  {name} +{re.escape(line)}$", told, re.MULTILINE)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"star-zoo {star_zoo.__version__}\n"
 
 
 # How a command ends

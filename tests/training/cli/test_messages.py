@@ -5,6 +5,8 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,10 @@ from star_catalog import zoo
 from star_catalog.reading import one_line
 from star_training import messages
 from star_training.cli.main import main
+from star_training.evaluation import features
+from star_training.evaluation.protocols import knn
+
+SILENCE = messages._SILENCE
 
 
 @pytest.fixture
@@ -46,11 +52,37 @@ def test_quiet_and_verbose_exclude_each_other(capsys):
 
 
 def test_the_progress_of_a_training_off_a_terminal(tmp_path: Path, often, monkeypatch, capsys):
+    assert SILENCE <= 30
     at_step(monkeypatch, 6, lambda run: time.sleep(0.1))
     assert main(command(tmp_path / "run")) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step 6 of 8")]
     assert lines and lines[-1].startswith(f"step 6 of {STEPS}, loss ")
     assert (", img/s " in lines[-1] and ", about 0 s left (" in lines[-1]) or ", about 1 s left (" in lines[-1]
+
+
+# where the work of a command lies, and its line
+WORKS = [
+    (["embed", "pixels", "--out", "e.parquet"], features, "feature_batches", "0 of 8 images"),
+    (["eval", "knn", "pixels"], knn, "run", "knn on images"),
+    (["compare", "pixels", "pixels", "--protocol", "knn"], knn, "run", "comparing pixels with pixels"),
+]
+
+
+@pytest.mark.parametrize(("words", "module", "name", "line"), WORKS, ids=[words[0] for words, *_ in WORKS])
+def test_the_progress_of_other_commands_off_a_terminal(
+    words: list[str], module: ModuleType, name: str, line: str, tmp_path: Path, often, monkeypatch, capsys
+):
+    def slow(*given: Any, **settings: Any) -> Any:
+        time.sleep(0.1)
+        return work(*given, **settings)
+
+    work = getattr(module, name)
+    monkeypatch.setattr(module, name, slow)
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        pictures(tmp_path / "images" / split, 4)
+    assert main([*words, "--data", "images", "--workers", "0"]) == 0
+    assert f"{line} (0 s)" in capsys.readouterr().err.splitlines()
 
 
 def test_nested_works_are_shown_in_one_line(often, capsys):

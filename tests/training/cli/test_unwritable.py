@@ -17,7 +17,7 @@ from star_training.engine.trainer import Loop
 
 MODEL = str(zoo.EMBEDDED / "star_resnet10t.cifar10")
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
-COMMANDS = {  # their arguments, with MODEL, DATA, and OUT below a file
+COMMANDS = {  # their arguments, with MODEL, DATA, and OUT below a file of the home folder
     "pretrain": ["spirograph_tiny", *SETTINGS, "--out", "OUT"],
     "finetune": ["MODEL", "--data", "DATA", "--set", "batch_size=8", "--set", "views.size=32", "--out", "OUT"],
     "quickstart": ["--out", "OUT"],
@@ -49,11 +49,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_file_in_the_place_of_a_folder(command: str, data: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(Loop, "run_steps", None)  # nothing is trained
-    (file := tmp_path / "file").touch()
-    place = {"MODEL": MODEL, "DATA": data, "OUT": str(file / "out"), "OUT.npy": str(file / "out.npy")}
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir(), here.mkdir()
+    (file := home / "file").touch()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    place = {"MODEL": MODEL, "DATA": data, "OUT": "~/file/out", "OUT.npy": "~/file/out.npy"}
     line = refusal(capsys, command, *(place.get(word, word) for word in COMMANDS[command]))
     assert line.startswith(f"star-zoo: {file / 'out'}") and f" can't be written: {file} is a file; move it away" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in home.glob("[!.]*")] == ["file"] and list(here.iterdir()) == []
 
 
 def test_a_folder_in_the_place_of_a_file_and_a_store_that_is_a_file(tmp_path: Path, monkeypatch, capsys):

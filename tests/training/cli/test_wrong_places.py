@@ -10,11 +10,13 @@ import torch
 from huggingface_hub import constants
 
 from runs import command, exported, pictures
-from star_catalog import zoo
+from star_catalog import store, zoo
 from star_catalog.files import user_path
 from star_training.cli.main import main
 from star_training.pretraining.run import Run
-from star_zoo import load_objective
+from star_training.reports.loading import gather
+from star_zoo import install, load_objective, save_pretrained
+from twins import backbone
 
 MODEL = zoo.EMBEDDED / "star_resnet10t.cifar10"
 
@@ -65,12 +67,19 @@ def test_the_hub_is_tried_twice(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """That of `--out` of each command is so by test_unwritable, that of data by test_places."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert user_path("~/a") == tmp_path / "a" and user_path("~nobody-here/a") == Path("~nobody-here/a")
     shutil.copytree(MODEL, tmp_path / "model")
     assert main(["publish", "~/model", "me/star", "--dry-run", "--out", "~/staged"]) == 0
+    assert install("~/model", "star_resnet10t.mine") == store.place("star_resnet10t.mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "staged"]
+    (tmp_path / "model" / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    assert main(["curves", "~/model"]) == 0
+    assert [shown.label for shown in gather(["~/model", "~/model/results.json"])] == ["model", MODEL.name]
+    assert save_pretrained("~/saved", backbone()) == tmp_path / "saved"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "saved", "staged"]
 
 
 def test_the_recipe_for_own_images_asks_for_them(tmp_path: Path, capsys):

@@ -193,20 +193,21 @@ def test_parquet_labels_beyond_64_bits_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "notes"),
+    ("image", "label", "split"),
     [
-        (["image", "label", "split"], ""),
-        (["img", "labels", "Split"], "; column img is taken for image; column labels is taken for label"),
-        (["Image", "fine_label", "split"], "; column Image is taken for image; column fine_label is taken for label"),
-        (["jpg", "target", "split"], "; column jpg is taken for image; column target is taken for label"),
+        ("image", "label", "split"), ("img", "labels", "Split"), ("Image", "fine_label", "split"),
+        ("jpg", "target", "split"), ("pixel_values", "class", "SPLIT"), ("images", "fine_labels", "split"),
     ],
-)
-def test_parquet_columns_by_other_usual_names(tmp_path, names, notes):
-    rows = [[png(k) for k in range(3)], [2, 1, 0], ["Train", "Train", "Test"]]
-    path = write_parquet(tmp_path / "x.parquet", **dict(zip(names, rows, strict=True)))
+)  # fmt: skip
+def test_parquet_columns_by_other_usual_names(tmp_path, image, label, split):
+    rows = {image: [png(k) for k in range(3)], label: [2, 1, 0], split: ["Train", "Train", "Test"]}
+    path = write_parquet(tmp_path / "x.parquet", **rows)
     source = open_source(str(path))
     assert numbers(source) == [0, 1] and source.targets.tolist() == [2, 1]
-    assert summary(source) == f"{path}: 2 images of 2 classes in Train, 1 in Test{notes}"
+    notes = [
+        f"; column {name} is taken for {usual}" for name, usual in ((image, "image"), (label, "label")) if name != usual
+    ]
+    assert summary(source) == f"{path}: 2 images of 2 classes in Train, 1 in Test{''.join(notes)}"
 
 
 def test_parquet_of_two_columns_that_could_be_meant_the_first_is_named(tmp_path):

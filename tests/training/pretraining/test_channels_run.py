@@ -20,6 +20,7 @@ SETTINGS = (
     *(setting for setting in TINY if not setting.startswith("data.")),
     "policy.augmentations.0.size=32", "backbone_args.in_chans=1", "epochs=2", "data.hold_out=0", "run.eval_every=0",
 )  # fmt: skip
+TUNED = ("epochs=1", "batch_size=8", "precision=no", "run.workers=0")
 
 
 def pictures(folder: Path) -> Path:
@@ -31,6 +32,18 @@ def pictures(folder: Path) -> Path:
             path = folder / split / "ab"[k % 2] / f"{k}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
+    return folder
+
+
+def arrays(folder: Path, channels: int) -> Path:
+    """The same of arrays, whose channels have means of their own."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 8)):
+        for k in range(count):
+            pixels = rng.normal(20_000 + 20_000 * (k % 2), 4_000, (32, 32, channels)) + 2_000 * np.arange(channels)
+            path = folder / split / "ab"[k % 2] / f"{k}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, pixels.clip(0, 65_535).astype(np.uint16))
     return folder
 
 
@@ -78,14 +91,31 @@ def test_evaluation_reads_grey_images_at_full_depth(grey: Path):
 
 def test_a_fine_tuning_of_the_export_reads_grey_images(grey: Path):
     out = grey / "tuned"
-    sets = [
-        x
-        for s in ("epochs=1", "batch_size=8", "views.jitter=0.4", "precision=no", "run.workers=0")
-        for x in ("--set", s)
-    ]
+    sets = [x for s in (*TUNED, "views.jitter=0.4") for x in ("--set", s)]
     assert main(["finetune", str(grey / "run"), "--data", str(grey / "images"), "--out", str(out), *sets]) == 0
     config = json.loads((out / "export/config.json").read_text())
     assert config["pretrained_cfg"]["input_size"][0] == 1 and config["num_classes"] == 2
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 5])
+def test_any_number_of_channels_goes_from_pretraining_to_fine_tuning(channels: int, tmp_path: Path, capsys):
+    """Mean and standard deviation are those of the images, which is asked for where there are three."""
+    data, run, tuned = arrays(tmp_path / "images", channels), tmp_path / "run", tmp_path / "tuned"
+    auto = ("policy.mean=auto", "policy.std=auto") if channels == 3 else ()
+    changes = (f"backbone_args.in_chans={channels}", "policy=ventral", "policy.augmentations.0.size=32", *auto)
+    assert main(command(data, run, *changes, "epochs=1")) == 0
+    pixels = np.stack([np.load(path) for path in sorted((data / "train").rglob("*.npy"))]) / 65_535
+    config = json.loads((run / "export/config.json").read_text())["pretrained_cfg"]
+    assert config["input_size"] == [channels, 32, 32]
+    assert config["mean"] == pytest.approx(pixels.mean((0, 1, 2)), abs=5e-5)
+    assert config["std"] == pytest.approx(pixels.std((0, 1, 2)), abs=5e-5)
+    assert main(["eval", "knn", str(run), "--data", str(data)]) == 0
+    assert "1-NN top-1, %  100.0" in capsys.readouterr().out
+    if channels == 5:  # which takes most of the time
+        sets = [x for s in TUNED for x in ("--set", s)]
+        assert main(["finetune", str(run), "--data", str(data), "--out", str(tuned), *sets]) == 0
+        classifier = timm.create_model(f"local-dir:{tuned / 'export'}", pretrained=True).eval()
+        assert classifier(torch.zeros(2, channels, 32, 32)).shape == (2, 2)
 
 
 def test_other_channels_start_from_colour_weights_as_timm_adapts_them(grey: Path, tmp_path: Path):

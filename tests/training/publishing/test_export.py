@@ -55,7 +55,23 @@ def loaded(chosen: str, path: Path) -> tuple[Callable[[Tensor], Tensor], dict[st
     return compute, json.loads(extra["metadata.json"])
 
 
-CASES = [*zip(TAGS, itertools.cycle(FORMATS), strict=False), *(("classifier", name) for name in FORMATS)]
+def networks() -> list[list[str]]:
+    """The tags of the package by their network, of which a file depends, weights aside."""
+    found: dict[str, list[str]] = {}
+    for tag in TAGS:
+        config = json.loads((zoo.EMBEDDED / tag / "config.json").read_text())
+        network = [config["architecture"], config.get("model_args"), config["pretrained_cfg"]["input_size"]]
+        found.setdefault(json.dumps(network), []).append(tag)
+    return list(found.values())
+
+
+def cases(models: list[str]) -> list[tuple[str, str]]:
+    """Every model, and every format, of models of one network."""
+    pairs = zip(itertools.cycle(models), itertools.cycle(FORMATS), strict=False)
+    return list(itertools.islice(pairs, max(len(models), len(FORMATS))))
+
+
+CASES = [pair for models in [*networks(), ["classifier"]] for pair in cases(models)]
 
 
 @pytest.mark.parametrize(("name", "chosen"), CASES)

@@ -184,15 +184,21 @@ def test_what_was_published_is_what_was_trained(hub: LoopbackHub, finished: Run,
     for snippet in sys.argv[3:]:
         exec(compile(snippet, "<card>", "exec"), {"__name__": "__main__"})
 
-    import star_zoo, timm, torch
+    import json, star_zoo, timm, torch
     from safetensors.torch import load_file
     from runs import tiny
     from star_training.pretraining.module import build
+    from star_training.settings.base import override
     _, pinned, where = sys.argv[:3]
     batch = load_file(Path(where) / "batch")
     torch.manual_seed(123)
     settings = ("run.eval_every=0", "epochs=1", "data.limit=16")
-    module, notes = build(tiny(*settings, f"init_from=hf-hub:{pinned}"))
+    recipe = tiny(*settings, f"init_from=hf-hub:{pinned}")
+    module, notes = build(recipe)
+    small = json.dumps({"augmentations": [{"name": "Spirograph", "size": 16}], "mean": [0.1] * 3, "std": [1.0] * 3})
+    own = recipe.policy
+    assert override(recipe, [f"policy={small}"]).policy != own
+    assert override(recipe, [f"policy={small}", f"policy=hf-hub:{pinned}"]).policy.to_dict() == own.to_dict()
     assert notes == [f"backbone from hf-hub:{pinned}", f"heads from hf-hub:{pinned}"]
     params = list(batch["params"].unbind(1))
     sizes = torch.ones(8, 2, dtype=torch.int64)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from star_catalog.files import user_path
 from star_catalog.writing import check_file
 
 from ..settings.common import EVALUATION_WORKERS
@@ -90,21 +91,22 @@ def embed(
     from ..engine.logging import messages, progress_bar
     from ..evaluation.embedding_file import check_suffix, embedding_file
     from ..evaluation.frozen_model import load
-    from ..messages import quiet
+    from ..messages import busy, quiet
 
-    path = Path(out).expanduser()
+    path = user_path(out)
     check_suffix(path)
-    _check_place(path, Path(data).expanduser())
+    _check_place(path, user_path(data))
     check_file(path)
     sources = every_split(os.fspath(data))
     frozen = load(os.fspath(model), seed, workers=workers)
     if not quiet():
         print(summary(*sources.values()), file=messages(), flush=True)
     about = {"model": frozen.name, "model_fingerprint": frozen.fingerprint, "data": next(iter(sources.values())).name}
-    images, failed = 0, []
+    images, total, failed = 0, sum(map(len, sources.values())), list[str]()
     with (
         embedding_file(path, about) as write,
-        progress_bar(total=sum(map(len, sources.values())), desc="images", unit="image") as bar,
+        progress_bar(total=total, desc="images", unit="image") as bar,
+        busy(lambda: f"{images + len(failed):,} of {total:,} images"),
     ):
         for split, source in sources.items():
             for rows, bad in _batches(frozen, split, source):

@@ -90,8 +90,8 @@ def planned(
         return made
 
     if resume and not recipe:
-        return change(_saved(Path(out or "").expanduser())), Path(out or "").expanduser()
-    if resume and recipe and recipe not in recipes.known() and Path(recipe).is_dir():
+        return change(_saved(user_path(out or ""))), user_path(out or "")
+    if resume and recipe and recipe not in recipes.known() and user_path(recipe).is_dir():
         raise ValueError(
             f"{recipe} is a folder, not a recipe; to continue its run: {shlex.join(['--resume', '--out', recipe])} "
             "(resume=True, out=...)"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from star_catalog.files import user_path
 from star_catalog.reading import json_object
 
 from ..engine.logging import read
@@ -35,7 +36,8 @@ class Shown:
 
 def gather(names: list[str]) -> list[Shown]:
     """Returns the models of runs, saved folders and results.json files. Raises ValueError for any other name."""
-    models = [model for name in names for model in (_from_file(Path(name)) if Path(name).is_file() else [_of(name)])]
+    files = [(name, user_path(name)) for name in names]
+    models = [model for name, path in files for model in (_from_file(path) if path.is_file() else [_of(name)])]
     labels = [model.label for model in models]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise ValueError(f"several models are called {', '.join(twice)}; rename their folders so that the names differ")

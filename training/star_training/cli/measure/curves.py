@@ -1,12 +1,13 @@
 """plot losses and online evaluations of runs in the terminal"""
 
 import argparse
-from pathlib import Path
+
+from star_catalog.files import user_path
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, finished or running")
+    parser.add_argument("runs", nargs="+", type=user_path, help="folders of runs, finished or running")
 
 
 def run(arguments: argparse.Namespace) -> None:

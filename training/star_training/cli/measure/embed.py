@@ -1,7 +1,8 @@
 """write features and embeddings of images to a file"""
 
 import argparse
-from pathlib import Path
+
+from star_catalog.files import user_path
 
 from ...api.embed import embed
 from ...models import LEAVES, WRAPPERS
@@ -13,7 +14,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", help=f"{LEAVES}, pixels, {WRAPPERS}")
     add("--data", required=True, help="images, labelled or not, as in pretrain; all their splits are read")
-    add("--out", type=Path, required=True, help="a .parquet file, or a .npy file, of the features alone")
+    add("--out", type=user_path, required=True, help="a .parquet file, or a .npy file, of the features alone")
     add("--seed", type=int, default=0, help="seed of random weights (default: %(default)s)")
     add("--workers", type=int, default=EVALUATION_WORKERS, help="processes that load images (default: %(default)s)")
 

@@ -1,7 +1,8 @@
 """export a model to a file for ONNX Runtime, torch.export or TorchScript"""
 
 import argparse
-from pathlib import Path
+
+from star_catalog.files import user_path
 
 from ...exporting import FORMATS
 from ...models import LEAVES
@@ -12,7 +13,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", help=LEAVES)
     add("--to", required=True, choices=FORMATS, help="format of the file; torch deprecates torchscript")
-    add("--out", required=True, type=Path, help="the file to write, e.g. model.onnx")
+    add("--out", required=True, type=user_path, help="the file to write, e.g. model.onnx")
 
 
 def run(arguments: argparse.Namespace) -> None:

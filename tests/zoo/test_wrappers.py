@@ -364,8 +364,8 @@ def test_names_mean_what_the_grammar_says():
     ("text", "told"),
     [
         ("averaged(vews=3):a", "setting of averaged 'vews' not found; did you mean 'views'. known: views"),
-        ("averaged(many):a", "averaged.views is 'many'; it must be int"),
-        ("averaged(views=2.5):a", "averaged.views is 2.5; it must be int"),
+        ("averaged(many):a", "averaged.views is 'many'; it must be a whole number"),
+        ("averaged(views=2.5):a", "averaged.views is 2.5; it must be a whole number"),
         ("averaged(1,2):a", "has too many settings; known: views"),
         ("averaged(views=1,views=2):a", "has views twice"),
         ("concat(3):a+b", "has too many settings; known: none"),

@@ -34,7 +34,10 @@ class Note(UserWarning):
 
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
-    """While entered, Python prints a `Note` as "note: MESSAGE", and any other warning as before."""
+    """While entered, Python prints a `Note` as "note: MESSAGE", and any other warning as before.
+
+    It may also decorate a function.
+    """
     before = warnings.formatwarning
 
     def formatted(

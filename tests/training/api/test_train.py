@@ -89,9 +89,9 @@ def test_settings_are_those_of_the_command_line():
     ("settings", "message"),
     [
         ({"optimizer.lrr": 1}, "optimizer.lrr: field 'lrr' not found; did you mean 'lr'?"),
-        ({"optimizer.lr": "0.1"}, "optimizer.lr is '0.1'; it must be float"),
+        ({"optimizer.lr": "0.1"}, "optimizer.lr is '0.1'; it must be a number"),
         ({"optimizer.lr": Path("a")}, "optimizer.lr is PosixPath('a'); pass a number, text, True"),
-        ({"epochs": 2.5}, "epochs is 2.5; it must be int"),
+        ({"epochs": 2.5}, "epochs is 2.5; it must be a whole number"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_written(settings: dict[str, Any], message: str, tmp_path: Path):

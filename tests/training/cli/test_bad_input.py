@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import star_training
 from data_cases import BROKEN, FILES, png, write_folder
 from finetune_cases import coloured
 from runs import entries, exported, finish, pictures, start, tiny
@@ -270,6 +271,12 @@ def test_a_warning_of_bad_images_is_one_line_without_a_place_in_the_code(tmp_pat
     )
 
 
+def test_in_python_it_is_the_same_line(labelled: Path, capsys, printing):
+    star_training.evaluate("pixels", "knn", data=labelled, max_bad=0.03, workers=0)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "can't be used" in line or "warn" in line]
+    assert len(lines) == 1 and lines[0].startswith("note: 1 of the 48 images of ")
+
+
 @pytest.mark.parametrize("kind", [BadImageWarning, BoxWarning, CheckpointWarning, FewImagesWarning])
 def test_other_warnings_than_our_own_keep_their_place_in_the_code(capsys, printing, kind: type[Warning]):
     with noted():
@@ -307,7 +314,7 @@ def test_a_batch_that_fits_two_processes_is_even():
         ("backbone=test_resnet.nothing", "Invalid pretrained tag"),
         ("backbone_args.img_size=64", "can't be built with backbone_args {'img_size': 64}"),
         ("objective_args.hiden=3", "objective 'star' has no setting hiden; known: num_experts"),
-        ("objective_args.hidden=x", "objective_args.hidden is 'x'; it must be int or null"),
+        ("objective_args.hidden=x", "objective_args.hidden is 'x'; it must be a whole number or null"),
         ("objective_args.temperature=0", "temperature is 0; it must be positive"),
         ("optimizer.name=addam", "optimizer.name 'addam' not found; did you mean 'adam'? known: adabelief"),
         ("optimizer.name=adahessian", "optimizer.name is 'adahessian', which can't be used here"),

@@ -16,6 +16,7 @@ import timm
 import star_zoo
 from runs import EPOCH, EVALUATED, STEPS, TINY, at_step, command, entries, tiny
 from star_training import recipes
+from star_training.cli import COMMANDS
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
 from star_training.cli.main import main
@@ -83,7 +84,7 @@ def test_set_comes_last():
         (["pretrain", "folder", "--objective", "starr"], "objective 'starr' not found; did you mean 'star'? known: "),
         (["pretrain", "folder", "--set", "optimizer.lr"], "has no value; write path=value"),
         (["pretrain", "folder", "--set", "optimiser.lr=1"], "did you mean 'optimizer'?"),
-        (["pretrain", "folder", "--set", "batch_size=many"], "batch_size is 'many'; it must be int"),
+        (["pretrain", "folder", "--set", "batch_size=many"], "batch_size is 'many'; it must be a whole number"),
         (
             ["pretrain", "spirograph_tiny", "--tracker", "tensorbord"],
             "tracker 'tensorbord' not found; did you mean 'tensorboard'?",
@@ -111,7 +112,16 @@ def test_help_names_every_recipe_and_what_it_is(capsys):
     assert ended.value.code == 0
     told = capsys.readouterr().out
     for name, line in recipes.known().items():
-        assert re.search(rf"^  {name} +{re.escape(line)}$", told, re.MULTILINE)
+        words = r"\s+".join(map(re.escape, line.split()))
+        assert re.search(rf"^  {name} +{words}$", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_of_a_hundred_columns(command: str, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
 def test_the_version_is_that_of_the_package(capsys):

@@ -131,7 +131,7 @@ def test_a_study_shows_its_recipe_its_methods_and_its_measurements(tmp_path: Pat
     ("setting", "message"),
     [
         ("objective_args.varience=2", "objective 'vicreg' has no setting varience; known: "),
-        ("objective_args.variance=abc", "objective_args.variance is 'abc'; it must be float"),
+        ("objective_args.variance=abc", "objective_args.variance is 'abc'; it must be a number"),
         ("backbone=resnet19", "'resnet19' is no timm model; did you mean "),
     ],
 )

@@ -254,7 +254,7 @@ def test_the_model_may_not_change_under_a_run(tmp_path: Path, monkeypatch):
         ("sizes=[64,32]", "sizes is .*; it must be a list of 3"),
         ("clip=0", "clip is 0.0; pass a norm above 0"),
         ("run.keep=0", "run.keep is 0; it must be at least 1"),
-        ("lr=fast", "lr is 'fast'; it must be float"),
+        ("lr=fast", "lr is 'fast'; it must be a number"),
         ("colour=1", "field 'colour' not found"),
         ("lr", "has no value; write path=value"),
     ],

@@ -420,7 +420,7 @@ def test_a_folder_is_named_after_model_and_data(model: str, source: str, fractio
         ("run.log_every=0", "run.log_every is 0; it must be at least 1"),
         ("optimizer.rl=1", "field 'rl' not found; known: name, lr,"),
         ("epochs", "--set 'epochs' has no value; write path=value"),
-        ("epochs=many", "epochs is 'many'; it must be int"),
+        ("epochs=many", "epochs is 'many'; it must be a whole number"),
         ("views.flip=2", "views.flip is 2.0; it must be from 0 to 1"),
         ("data=3", "data is 3; it has the fields source, fraction"),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from star_catalog import zoo
 from star_training import recipes
 from star_training.pretraining.recipe import DataConfig, Recipe
-from star_training.settings.base import differences, override, typed
+from star_training.settings.base import differences, in_words, override, typed
 from star_training.settings.common import OptimizerConfig, RunConfig
 from star_zoo import Policy, objectives
 from star_zoo.augmentations import ColorJitter, Solarize
@@ -168,7 +169,7 @@ def test_an_augmentation_is_found_by_its_name_too():
         ),
         ('policy.augmentations+={"p": 1}', "has no name"),
         ('policy.augmentations+={"name": ["Flip"]}', "augmentation \"['Flip']\" not found"),
-        ('policy.augmentations+={"name": "Blur", "p": "x"}', "policy.augmentations.Blur.p is 'x'; it must be float"),
+        ('policy.augmentations+={"name": "Blur", "p": "x"}', "policy.augmentations.Blur.p is 'x'; it must be a number"),
         ('policy.augmentations+={"name": "Blur", "q": 1}', "Blur has no setting q; known: kernel, levels, p, sigma"),
         ("policy.augmentations+=Crop", "Crop lacks size; its settings are size, scale, ratio, unit"),
         ('policy.augmentations+={"name": "Spirograph", "size": 8}', "must be first and nowhere else"),
@@ -203,19 +204,19 @@ def test_no_setting_changes_nothing():
         ("policy.augmentations.9.size=64", "'9' is not an index; pass a number from 0 to 4"),
         ("policy.augmentations.size=64", "'size' is not an index"),
         ("policy.augmentations.0.sise=64", "did you mean 'size'?"),
-        ("optimizer.lr=fast", "optimizer.lr is 'fast'; it must be float"),
-        ("optimizer.lr=true", "optimizer.lr is True; it must be float"),
-        ("optimizer.clip=x", "optimizer.clip is 'x'; it must be float or null"),
-        ("batch_size=0.5", "batch_size is 0.5; it must be int"),
-        ("batch_size=true", "batch_size is True; it must be int"),
-        ("epochs=null", "epochs is None; it must be int"),
-        ("compile=1", "compile is 1; it must be bool"),
-        ("backbone=3", "backbone is 3; it must be str"),
+        ("optimizer.lr=fast", "optimizer.lr is 'fast'; it must be a number"),
+        ("optimizer.lr=true", "optimizer.lr is True; it must be a number"),
+        ("optimizer.clip=x", "optimizer.clip is 'x'; it must be a number or null"),
+        ("batch_size=0.5", "batch_size is 0.5; it must be a whole number"),
+        ("batch_size=true", "batch_size is True; it must be a whole number"),
+        ("epochs=null", "epochs is None; it must be a whole number"),
+        ("compile=1", "compile is 1; it must be true or false"),
+        ("backbone=3", "backbone is 3; it must be text"),
         ("data=images", "data is 'images'; it has the fields source, limit"),
-        ("objective_args=[]", "objective_args is []; it must be dict"),
-        ("policy.augmentations.0.size=31.5", "policy.augmentations.0.size is 31.5; it must be int"),
+        ("objective_args=[]", "objective_args is []; it must be an object {...}"),
+        ("policy.augmentations.0.size=31.5", "policy.augmentations.0.size is 31.5; it must be a whole number"),
         ("policy.augmentations.0.scale=[0.2]", "policy.augmentations.0.scale is [0.2]; it must be a list of 2"),
-        ("policy.augmentations.1.p=often", "policy.augmentations.1.p is 'often'; it must be float"),
+        ("policy.augmentations.1.p=often", "policy.augmentations.1.p is 'often'; it must be a number"),
         ("policy.mean=[1, 2]", "the policy has 2 pixel means and 3 standard deviations"),
         ("policy.augmentations.0.name=Crob", "did you mean 'Crop'?"),
         ("precision=fp8", "precision is 'fp8'; known: 'auto', 'no', 'bf16', 'fp16'"),
@@ -289,10 +290,25 @@ def test_another_objective_keeps_the_settings_that_it_shares(name: str):
 def test_a_list_of_any_length_has_items_of_one_type():
     assert typed([], tuple[float, ...], "levels") == ()
     assert typed([1, 2.5], tuple[float, ...], "levels") == (1.0, 2.5)
-    with pytest.raises(ValueError, match=r"levels\.1 is 'b'; it must be float"):
+    with pytest.raises(ValueError, match=r"levels\.1 is 'b'; it must be a number"):
         typed([1, "b"], tuple[float, ...], "levels")
     with pytest.raises(ValueError, match="levels is 3; it must be a list$"):
         typed(3, tuple[float, ...], "levels")
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (int | None, "a whole number or null"),
+        (dict[str, Any], "an object {...}"),
+        (dict[str, dict[str, Any]], "an object {...} of objects {...}"),
+        (list[list[float]], "a list of lists of numbers"),
+        (tuple[float, ...] | None, "a list of numbers or null"),
+        (Sequence[str] | str, "a list of texts or text"),
+    ],
+)
+def test_types_in_words(hint: Any, words: str):
+    assert in_words(hint) == words
 
 
 def test_an_unknown_objective_is_refused_with_the_known_ones():

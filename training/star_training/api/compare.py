@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from star_catalog.files import user_path
 
 from ..evaluation import protocols
+from ..messages import noted
 from ..settings.common import EVALUATION_WORKERS, MAX_BAD
 from .arguments import Data, Model, Place, listed
 from .evaluate import frozen_model
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from .comparison import Comparison
 
 
+@noted()
 def compare(
     first: Model,
     second: Model,
@@ -61,11 +63,12 @@ def compare(
         check(file)
     one, other = frozen_model(first, seed, workers), frozen_model(second, seed, workers)
     splits = [of_set.reading(one.channels) for of_set in told_apart(listed(data) or found(), max_bad)]
-    names, summaries = names or list(protocols.classifying()), Summaries(messages())
+    summaries = Summaries(messages())
     with Progress(None, messages()) as progress:
         progress.begin(f"comparing {one.name} with {other.name}")
         for each_set in splits:
             summaries.print(each_set)
+        names = names or list(protocols.classifying())
         rows = paired_comparison.compare(one, other, splits, names, seed)
     made = paired_comparison.as_record(one, other, splits, names, seed, rows)
     comparison = Comparison(one.name, other.name, rows, made, [each_set.spec for each_set in splits])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from star_catalog.files import user_path
 from star_catalog.writing import check_file
 
+from ..messages import noted
 from ..settings.common import EVALUATION_WORKERS
 from .arguments import Model, Place
 
@@ -65,6 +66,7 @@ class Embeddings:
         return "\n".join(lines)
 
 
+@noted()
 def embed(
     model: Model,
     *,

@@ -10,6 +10,7 @@ from star_catalog.files import user_path
 
 from ..engine.signals import Stopped, interrupting
 from ..evaluation import protocols
+from ..messages import noted
 from ..settings.common import EVALUATION_WORKERS, MAX_BAD
 from .arguments import Data, Model, Place, listed
 from .trained import continuing
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .evaluations import Evaluations
 
 
+@noted()
 def evaluate(
     model: Model,
     protocol: str | Sequence[str] = "all",

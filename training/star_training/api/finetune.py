@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from star_catalog.files import user_path
 
+from ..messages import noted
 from ..settings.base import Changes, changed
 from .arguments import NO_FOLDER, Model, Place, changes
 from .trained import Trained, continuing
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from ..finetuning.config import FineTune
 
 
+@noted()
 def finetune(
     model: Model | None = None,
     *,

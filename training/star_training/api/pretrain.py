@@ -8,6 +8,7 @@ from star_catalog.files import user_path
 from star_catalog.objectives import check
 
 from .. import recipes
+from ..messages import noted
 from ..settings.base import Changes, changed
 from .arguments import NO_FOLDER, Model, Place, changes
 from .trained import Trained, continuing
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..pretraining.recipe import Recipe
 
 
+@noted()
 def pretrain(
     recipe: str | None = None,
     *,

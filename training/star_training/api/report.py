@@ -8,6 +8,7 @@ from pathlib import Path
 
 from star_catalog.files import user_path
 
+from ..messages import noted
 from .arguments import Data, Model, Place, listed
 
 
@@ -27,6 +28,7 @@ class Report:
         return f'<iframe srcdoc="{page}" width="100%" height="600"></iframe>'
 
 
+@noted()
 def report(models: Model | Sequence[Model], *, data: Data = None, out: Place = "report.html") -> Report:
     """Writes an HTML page about runs, saved folders and results.json files, and returns it.
 

@@ -172,6 +172,30 @@ def kinds(hint: Any) -> tuple[Any, ...]:
     return tuple(typing.get_origin(part) or part for part in parts)
 
 
+_WORDS = {
+    bool: ("true or false", "true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    list: ("a list", "lists"),
+    tuple: ("a list", "lists"),
+    Sequence: ("a list", "lists"),
+    dict: ("an object {...}", "objects {...}"),
+    Mapping: ("an object {...}", "objects {...}"),
+    types.NoneType: ("null", "null"),
+}
+
+
+def in_words(hint: Any, several: bool = False) -> str:
+    """Returns a type of JSON data in words, also of several values: "a list of numbers or null"."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(in_words(part, several) for part in typing.get_args(hint))
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    word = _WORDS[kind][several] if kind in _WORDS else getattr(kind, "__name__", str(kind))
+    inner = parts[1:2] if kind in (dict, Mapping) else parts[:1]  # a tuple's others are the same, or ...
+    return word + "".join(f" of {in_words(part, several=True)}" for part in inner if part is not Any)
+
+
 def typed(value: Any, hint: Any, path: str) -> Any:
     """Returns a value converted to its field's type. Raises ValueError, naming the path, for any other type."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and not isinstance(value, hint):
@@ -191,6 +215,5 @@ def typed(value: Any, hint: Any, path: str) -> Any:
     if not _finite(value):
         raise ValueError(f"{path} is {value!r}; its numbers must be finite")
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        names = " or ".join("null" if a is types.NoneType else a.__name__ for a in allowed)
-        raise ValueError(f"{path} is {value!r}; it must be {names}")
+        raise ValueError(f"{path} is {value!r}; it must be {in_words(hint)}")
     return value

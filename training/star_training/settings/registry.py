@@ -8,6 +8,7 @@ Names and descriptions are read from the source, so that the help of a command i
 import ast
 import importlib
 import importlib.util
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,9 +21,12 @@ def known(package: str, returns: str) -> dict[str, str]:
 
 
 def listed(found: dict[str, str]) -> str:
-    """Returns the result of `known` in two columns, for the help of a command."""
-    width = max(map(len, found)) + 2
-    return "\n".join(f"  {name:{width}}{line}" for name, line in found.items())
+    """Returns the result of `known` in two columns, for the help of a command, in lines of 100 characters at most."""
+    indent = max(map(len, found)) + 4
+    return "\n".join(
+        textwrap.fill(line, 100, initial_indent=f"  {name}".ljust(indent), subsequent_indent=" " * indent)
+        for name, line in found.items()
+    )
 
 
 def find(package: str, returns: str, what: str, name: str) -> Callable[..., Any]:

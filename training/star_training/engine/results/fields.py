@@ -4,6 +4,8 @@ import types
 import typing
 from typing import Any
 
+from ...settings.base import in_words
+
 _DATA = dict[str, str]  # the fingerprint of each split
 _OPTIONAL = float | None
 
@@ -96,7 +98,7 @@ def _check(found: dict[str, Any], fields: tuple[dict[str, Any], dict[str, Any]],
         raise ValueError(f"{where} lacks {', '.join(sorted(missing))}; it needs {', '.join(needed)}")
     for name, hint in (needed | more).items():
         if name in found and not _fits(found[name], hint):
-            raise ValueError(f"{where} has {name} {str(found[name])[:80]!r}; it must be {_in_words(hint)}")
+            raise ValueError(f"{where} has {name} {str(found[name])[:80]!r}; it must be {in_words(hint)}")
 
 
 def _check_interval(found: dict[str, Any], where: str) -> None:
@@ -116,7 +118,3 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(_fits(each, parts[1]) for each in value.values())
     return isinstance(value, (int, float) if hint is float else hint) and isinstance(value, bool) == (hint is bool)
-
-
-def _in_words(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")

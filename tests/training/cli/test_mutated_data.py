@@ -1,7 +1,7 @@
 """Mutated data sets: read, or refused in one line; never another exception.
 
 The data are those of tests/support with columns, members and files changed, and with damaged bytes. Each test has 200
-inputs, because reading a data set takes 10 ms; with a thousand:
+inputs, because reading a data set takes 10 ms. With a thousand, which take a minute in all:
 
     STAR_ZOO_INPUTS=1000 pytest tests/training/cli/test_mutated_data.py
 """

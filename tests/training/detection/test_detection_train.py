@@ -151,7 +151,7 @@ def test_the_record(tmp_path: Path, capsys):
     assert main(arguments) == 1
     assert "already holds a run; resume the run (--resume, resume=True)" in capsys.readouterr().err
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*.*")}
-    assert main([*arguments, "--resume"]) == 0
+    assert main(["detect", "--resume", "--out", str(out)]) == 0
     assert f"{out} is finished: nothing was left to do" in capsys.readouterr().out
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*.*")} == before
     (out / "recipe.json").unlink()

@@ -156,7 +156,11 @@ def test_a_finished_fine_tuning_is_as_it_was_after_resume(whole: Path, tmp_path:
     assert f"{out} is finished" in capsys.readouterr().out
     assert state(tmp_path) == before
     (out / "export" / "config.json").unlink()
-    assert main([*words, "--resume"]) == 0
+    (start / "results.json").unlink()
+    (start / "results.json").mkdir()  # so that nothing can be recorded there
+    assert main(["finetune", "--resume", "--out", str(out)]) == 0
+    assert f"not added to {start / 'results.json'}: " in capsys.readouterr().out
+    (start / "results.json").rmdir()
     told = json.loads((out / "export" / "results.json").read_text())["evaluations"]
     assert told[0] == MEASURED["evaluations"][0] and [r["protocol"] for r in told] == ["knn", "finetune"]
     (start / "results.json").write_text("[]")

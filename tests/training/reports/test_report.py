@@ -138,6 +138,8 @@ def test_a_page_shows_what_was_recorded_of_several_runs(tmp_path: Path, runs: li
     assert "62.5 [61.5, 63.5]" in page.cells and "50.0 [49.0, 51.0]" in page.cells
     for value in ("9.500", "4.500", "0.250", "0.750", "0.875", "0.625", "0.125", "0.312", "0.375"):
         assert value in page.cells, value
+    assert page.titles.count("Accuracy by data set") == 1  # for all models and metrics
+    assert {cell for cell in page.cells if cell.startswith("expert ")} == {"expert 1", "expert 2"}
     assert "sim<clr>" in page.cells  # escaped on its way
     near = [data.test.describe(index).removeprefix(f"{data.spec}/") for index in (0, 0, 1, 2)]
     row = page.cells.index(near[0])

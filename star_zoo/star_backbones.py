@@ -8,6 +8,7 @@ Models in the local store are registered too, with the properties in their confi
 
 import contextlib
 import functools
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -71,6 +72,34 @@ def is_users(architecture: str) -> bool:
     if not is_model(architecture):
         return True
     return model_entrypoint(architecture).__module__.partition(".")[0] not in ("timm", __package__)
+
+
+def module_of(architecture: str) -> str | None:
+    """Returns the module that registers a user's architecture; None for others, and for one that can't be imported."""
+    if not is_model(architecture) or not is_users(architecture):
+        return None
+    module = model_entrypoint(architecture).__module__
+    return None if module == "__main__" else module
+
+
+def register_users(config: dict[str, Any]) -> None:
+    """Imports the module of a saved model's config.json that registers a user's architecture, unless that is known.
+
+    Raises ValueError if the architecture stays unknown.
+    """
+    architecture, module = str(config.get("architecture")).partition(".")[0], config.get("module")
+    if is_model(architecture):
+        return
+    unknown = f"neither timm nor star-zoo has the network {architecture!r}"
+    if not isinstance(module, str):
+        raise ValueError(f"{unknown}; in Python, first import the module that registers it with timm")
+    way_out = "install its package, or add its folder to PYTHONPATH"
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{unknown}, and its module can't be imported: {error}; {way_out}") from error
+    if not is_model(architecture):
+        raise ValueError(f"{unknown}, and the module {module!r} doesn't register it; {way_out}")
 
 
 def star_name(saved: str) -> str:

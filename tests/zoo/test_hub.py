@@ -1,6 +1,7 @@
 """Saved folders: what is in them, and what loads from them, in plain timm too."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import twins
 from runs import finish, plain, start
-from star_zoo import Objective, load_objective, objectives, save_pretrained
+from star_zoo import Objective, hub, load_objective, objectives, save_pretrained
 from twins import NUM_FEATURES, POLICY, backbone, build, photos
 
 
@@ -215,10 +216,58 @@ assert hub.create("resnet10t.c3_in1k", pretrained=False).pretrained_cfg["archite
 text = card.render(folder)
 assert "\\nown_small_stem, a network that is not part of timm.\\n" in text and "With timm alone" not in text
 assert "in a program that has registered the network `own_small_stem`" in text
+sys.path.append(str(folder.parent))
+import own_module
+hub.save_pretrained(folder.parent / "tiny", hub.create("own_tiny", pretrained=False))
 """
 
 
-def test_a_network_that_the_user_registered_is_saved_under_its_own_name(tmp_path: Path):
+MODULE = """
+import timm
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self, in_chans=3, num_classes=0, **others):
+        super().__init__()
+        self.num_classes, self.num_features, self.head_hidden_size = num_classes, 8, 8
+        self.layers = nn.Sequential(nn.Conv2d(in_chans, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, x):
+        return self.layers(x)
+
+@timm.models.register_model
+def own_tiny(pretrained=False, **arguments):
+    return timm.models.build_model_with_cfg(Tiny, "own_tiny", pretrained, **arguments)
+"""
+LOADING = """
+import sys
+sys.path += sys.argv[2:]
+from star_zoo import hub
+
+print(type(hub.create(sys.argv[1])).__module__)
+"""
+
+
+def test_a_network_that_the_user_registered_is_saved_under_its_own_name_and_found_by_its_module(tmp_path: Path):
+    (tmp_path / "own_module.py").write_text(MODULE)
     status, _, err = finish(start([str(tmp_path / "saved")], program=("-c", OWN)))
     assert status == 0, err
-    assert json.loads((tmp_path / "saved" / "config.json").read_text())["architecture"] == "own_small_stem"
+    found = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("saved", "tiny")]
+    assert [config["architecture"] for config in found] == ["own_small_stem", "own_tiny"]
+    assert [config.get("module") for config in found] == [None, "own_module"]  # __main__ can't be imported again
+    status, out, err = finish(start([str(tmp_path / "tiny"), str(tmp_path)], program=("-c", LOADING)))
+    assert (status, out) == (0, "own_module\n"), err
+
+
+def test_an_unknown_network_is_refused_with_the_way_out(tmp_path: Path):
+    save_pretrained(tmp_path, backbone())
+    made = json.loads((tmp_path / "config.json").read_text())
+    assert "module" not in made
+    for module, words in (
+        ("nowhere", ", and its module can't be imported: No module named 'nowhere'; install its package, or add its"),
+        ("json", ", and the module 'json' doesn't register it; install its package, or add its folder to PYTHONPATH"),
+        (None, "; in Python, first import the module that registers it with timm"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**made, "architecture": "own_tiny", "module": module}))
+        with pytest.raises(ValueError, match=re.escape(f"neither timm nor star-zoo has the network 'own_tiny'{words}")):
+            hub.create(str(tmp_path))

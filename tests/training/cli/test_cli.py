@@ -98,12 +98,19 @@ def test_a_wrong_name_is_refused_with_the_right_ones(arguments, message: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["pretrain", "folder", "--max-bad", "few"]])
-def test_wrong_usage_shows_the_usage(arguments: list[str], capsys):
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        ([], "star-zoo"),
+        (["pretrain", "folder", "--max-bad", "few"], "star-zoo pretrain"),
+        (["compare", "a", "b", "c"], "star-zoo compare"),
+    ],
+)
+def test_wrong_usage_shows_the_usage_of_the_command(arguments: list[str], usage: str, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: star-zoo")
+    assert capsys.readouterr().err.startswith(f"usage: {usage} [-h]")
 
 
 def test_help_names_every_recipe_and_what_it_is(capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runs import finish, start
+from star_training import messages
 from star_training.engine.signals import Stopped
 from star_training.studies.jobs import Failed, Job, run
 
@@ -88,6 +89,14 @@ def test_output_is_added_to_what_an_earlier_try_said(tmp_path: Path):
     for _ in range(2):
         run([job(tmp_path, "a", "print('hello')")], 1)
     assert (tmp_path / "a.log").read_text() == "hello\nhello\n"
+
+
+def test_the_progress_shows_no_line_of_an_earlier_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(messages, "_SILENCE", 0.05)
+    (tmp_path / "a.log").write_text("stopped by SIGINT\n")
+    run([job(tmp_path, "a", "import time; time.sleep(0.5)")], 1)
+    lines = capsys.readouterr().err.splitlines()
+    assert {line.rpartition(" (")[0] for line in lines} == {"0 of 1 runs are done; a: starting"}
 
 
 FOLLOWING = """

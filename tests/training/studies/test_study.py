@@ -1,6 +1,7 @@
 """What a study is, and every study that there is."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,11 @@ def test_the_wide_rival_has_as_many_weights_in_its_heads(name: str, tmp_path: Pa
             counts[method.name] = sum(p.numel() for p in heads.experts.parameters())
     assert counts["equimod_wide"] == pytest.approx(counts[main], rel=0.005)
     assert counts["equimod"] < 0.3 * counts[main]
+
+
+def test_help_describes_every_field_of_a_study():
+    described = re.findall(r"^        (\w+): ", Study.__doc__ or "", re.MULTILINE)
+    assert described == [field.name for field in dataclasses.fields(Study)]
 
 
 def test_every_objective_that_trains_a_backbone_is_a_method_of_methods_small():

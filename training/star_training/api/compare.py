@@ -35,7 +35,7 @@ def compare(
         first: a `Trained`, or any name of a model.
         second: another one; differences are first minus second.
         data: data sets with train and test splits, as in `--data`; None: all in $STAR_ZOO_DATA.
-        protocol: one or several that classify test images one by one; None: all that do.
+        protocol: one or several that classify test images one by one; None: knn and linear.
         max_bad: share of each split's images that may fail to decode.
         seed: seed of random splits.
         workers: processes that load images.
@@ -68,7 +68,7 @@ def compare(
         progress.begin(f"comparing {one.name} with {other.name}")
         for each_set in splits:
             summaries.print(each_set)
-        names = names or list(protocols.classifying())
+        names = names or list(protocols.compared())
         rows = paired_comparison.compare(one, other, splits, names, seed)
     made = paired_comparison.as_record(one, other, splits, names, seed, rows)
     comparison = Comparison(one.name, other.name, rows, made, [each_set.spec for each_set in splits])

@@ -27,7 +27,9 @@ def execute(argv: Sequence[str] | None = None) -> int:
     arguments, began = argparse.Namespace(), time.monotonic()
     try:
         _check_names(words)
-        parser().parse_args(words, arguments)
+        _, rest = parser().parse_known_args(words, arguments)
+        if rest:
+            arguments.refuse(f"unrecognized arguments: {' '.join(rest)}")  # with the usage of the command
         with verbosity(arguments.verbosity), noted():
             arguments.module.run(arguments)
             detail(f"took {duration(time.monotonic() - began)}")
@@ -76,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         add = command.add_mutually_exclusive_group().add_argument
         add("-q", dest="verbosity", action="store_const", const=QUIET, help="print results and errors only")
         add("-v", dest="verbosity", action="store_const", const=VERBOSE, help="print details, too")
-        command.set_defaults(module=module, verbosity=NORMAL)
+        command.set_defaults(module=module, refuse=command.error, verbosity=NORMAL)
     return top
 
 

@@ -115,8 +115,12 @@ def build_backbone(recipe: Recipe, size: int | None = None, device: str | None =
             pretrained_cfg_overlay=overlay,
             **_arguments(recipe, policy.size),
         )
+        for name in ("pretrained_cfg", "num_features", "head_hidden_size"):
+            if not hasattr(backbone, name):
+                raise ValueError(f"the network has no {name}; set it, see help(star_zoo.Backbone)")
         backbone.pretrained_cfg["tag"] = None  # only now, because some networks are built according to their tag
-        backbone.set_grad_checkpointing(recipe.grad_checkpointing)
+        if recipe.grad_checkpointing:
+            backbone.set_grad_checkpointing()
         return backbone
 
 

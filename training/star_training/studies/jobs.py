@@ -61,6 +61,7 @@ class _Running:
 
     def __init__(self, threads: int):
         self._processes: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._earlier: dict[str, int] = {}  # bytes of a job's output that an earlier call wrote
         self._environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self._signalled = False
 
@@ -82,6 +83,7 @@ class _Running:
             print(f"{job.name} ...", flush=True)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with job.output.open("ab") as output:
+            self._earlier[job.name] = output.tell()
             self._processes[job.name] = (
                 job,
                 subprocess.Popen(
@@ -96,7 +98,10 @@ class _Running:
 
     def line(self, total: int, waiting: int) -> str:
         """Returns the progress as text: "3 of 20 runs are done; star_8-0: step 12 of 100, ..."."""
-        last = [f"{name}: {_last_line(job.output)}" for name, (job, _) in self._processes.copy().items()]
+        last = [
+            f"{name}: {_last_line(job.output, self._earlier[name])}"
+            for name, (job, _) in self._processes.copy().items()
+        ]
         return "; ".join([f"{total - waiting - len(last)} of {total} runs are done", *last])
 
     def signal(self, number: int) -> None:
@@ -122,7 +127,9 @@ def _forget(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
-def _last_line(output: Path) -> str:
-    """Returns the last line of a job's output so far."""
-    lines = output.read_text(encoding="utf-8", errors="replace").split("\r")[-1].splitlines()
+def _last_line(output: Path, begin: int) -> str:
+    """Returns the last line of a job's output after `begin` bytes."""
+    with output.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().decode(errors="replace").split("\r")[-1].splitlines()
     return lines[-1] if lines else "starting"

@@ -24,12 +24,15 @@ MEAN = "mean of transfer sets"  # takes the place of a data set's name in compar
 
 
 class Method(NamedTuple):
-    """One column of the table: an objective and its changes to the study's recipe."""
+    """One column of the table: an objective and its changes to the study's recipe.
+
+    `changes` are in the syntax of --set; `seeds` is the number of seeds, counted from 0.
+    """
 
     name: str
     objective: str
-    changes: tuple[str, ...] = ()  # in the syntax of --set
-    seeds: int = 1  # number of seeds, counted from 0
+    changes: tuple[str, ...] = ()
+    seeds: int = 1
 
 
 class Fusion(NamedTuple):
@@ -96,24 +99,43 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Several methods and seeds of one recipe; everything else is the same."""
+    """Several methods and seeds of one recipe; everything else is the same.
 
-    name: str  # of the study's folder and page
-    recipe: Recipe  # of all runs, before the changes of the methods
-    images: Images  # to pretrain on
-    methods: tuple[Method, ...]  # to train, in the order of the tables
-    measures: tuple[Measure, ...]  # of every trained model
+    Args:
+        name: of the study's folder and page.
+        recipe: of all runs, before the changes of the methods.
+        images: the images to pretrain on.
+        methods: to train, in the order of the tables.
+        measures: measurements of every trained model.
+        fusions: models that join those of several methods, measured like them.
+        transfer: data sets of the mean of transfer sets.
+        steps: steps whose checkpoints are measured, too.
+        transfer_over_steps: data sets for the 20-NN accuracy of these checkpoints.
+        pairs: methods to compare, the first minus the second.
+        headline: numbers of the first table.
+        shown: slugs of the metrics of the other tables; () for all.
+        claims: statements to test.
+        tables: functions of the study and its outcomes that make further tables.
+        fast: changes of --fast to the recipe, in the syntax of --set.
+        fast_measures: measurements of --fast.
+    """
+
+    name: str
+    recipe: Recipe
+    images: Images
+    methods: tuple[Method, ...]
+    measures: tuple[Measure, ...]
     fusions: tuple[Fusion, ...] = ()
-    transfer: tuple[str, ...] = ()  # data sets that MEAN averages
-    steps: tuple[int, ...] = ()  # checkpoints to measure in addition
-    transfer_over_steps: tuple[str, ...] = ()  # data sets for their 20-NN accuracy
-    pairs: tuple[tuple[str, str], ...] = ()  # methods to compare, the first minus the second
-    headline: tuple[Place, ...] = ()  # numbers of the first table
-    shown: tuple[str, ...] = ()  # slugs of the metrics of the other tables; () for all
+    transfer: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+    transfer_over_steps: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    headline: tuple[Place, ...] = ()
+    shown: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
-    tables: tuple[Callable[..., Table], ...] = ()  # further tables, each made from the study and its outcomes
-    fast: tuple[str, ...] = ()  # changes of --fast to the recipe
-    fast_measures: tuple[Measure, ...] = ()  # measurements of --fast
+    tables: tuple[Callable[..., Table], ...] = ()
+    fast: tuple[str, ...] = ()
+    fast_measures: tuple[Measure, ...] = ()
 
     def only(self, names: Sequence[str] | None) -> "Study":
         """Returns the study with the methods and fusions of these names, or unchanged for None.

@@ -3,9 +3,10 @@
 A protocol is a module with `run(model, splits, seed) -> Measurement`; the first line of its docstring describes it.
 `run` raises NotApplicable for a model or for labels that it isn't meant for, TooFew for a data set of too few images or
 classes, and ValueError for other reasons; only the last counts as a failure in `eval all`. A protocol that returns
-`hits` sets `CLASSIFIES_IMAGES = True`, so that `compare` runs it by default; one that takes seconds once the features
-are extracted may set `IN_ALL = True`, so that `eval all` runs it by default. To add a protocol, add a file here;
-nothing else changes, because the unit and the kind of its metrics determine how they are displayed.
+`hits` sets `CLASSIFIES_IMAGES = True`, so that `compare` takes it; one that takes seconds once the features are
+extracted may set `IN_ALL = True`, so that `eval all` runs it by default, and `compare` if it takes it. To add a
+protocol, add a file here; nothing else changes, because the unit and the kind of its metrics determine how they are
+displayed.
 """
 
 import importlib
@@ -41,6 +42,11 @@ def find(name: str) -> Protocol:
 def classifying() -> tuple[str, ...]:
     """Returns the sorted names of the protocols that classify test images one by one."""
     return tuple(name for name in known() if getattr(_module(name), "CLASSIFIES_IMAGES", False))
+
+
+def compared() -> tuple[str, ...]:
+    """Returns the sorted names of the protocols that `compare` runs by default."""
+    return tuple(name for name in in_all() if name in classifying())
 
 
 def in_all() -> tuple[str, ...]:

@@ -187,7 +187,8 @@ def test_parquet_why_there_are_no_labels(tmp_path, labels, why):
 
 
 def test_parquet_labels_beyond_64_bits_are_refused(tmp_path):
-    path = write_parquet(tmp_path / "x.parquet", image=[png(0)], label=pyarrow.array([2**63], pyarrow.uint64()))
+    labels = pyarrow.array([1, 2**63], pyarrow.uint64())
+    path = write_parquet(tmp_path / "x.parquet", image=[png(0), png(1)], label=labels)
     with pytest.raises(DataError, match=f"the largest label is {2**63}: number the classes from 0"):
         open_source(str(path))
 

@@ -137,3 +137,5 @@ def test_a_folder_in_which_nothing_was_trained_may_be_removed(tmp_path: Path):
         assert ("nothing was trained there yet, so you can also remove it" in str(raised.value)) == removable
         with lock_folder(tmp_path), pytest.raises(ValueError, match="another process is using"):
             check_folder(recipe, path, False, "")
+        with pytest.raises(ValueError, match=f"{tmp_path} already holds a run of pretrain; choose another folder"):
+            check_folder(recipe, tmp_path / "finetune.json", False, "")

@@ -167,7 +167,10 @@ def test_an_error_is_one_failure(kind: type[Exception], folder: Path, monkeypatc
     printed = capsys.readouterr()
     reason = "unexpected ZeroDivisionError: a fault" if kind is ZeroDivisionError else "a fault"
     assert f"knn on many failed: {reason}" in printed.out
-    assert "Linear top-1, %" in printed.out and "1 of 2 evaluations failed: knn on many" in printed.err
+    assert (
+        "Linear top-1, %" in printed.out
+        and f"1 of 2 evaluations failed: knn on many; the first: {reason}" in printed.err
+    )
 
 
 def _once(raising: Callable) -> Callable:

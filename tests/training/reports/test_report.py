@@ -27,7 +27,7 @@ from star_training.engine.results.old import upgrade
 from star_training.evaluation.record import Record
 from star_training.reports import details, figures
 from star_training.reports.details import equivariance
-from star_training.reports.drawing import looks_of
+from star_training.reports.drawing import looks_of, sized
 from star_training.reports.loading import Shown, gather
 from star_zoo import objectives, save_pretrained
 from twins import POLICY, backbone
@@ -265,8 +265,10 @@ def test_a_model_has_one_colour_and_no_legend_covers_a_plot(data: Splits, monkey
 
 
 def test_a_bar_of_zero_can_be_seen():
-    known = {"m": {"params": [*"abcdef"], "R2": {"pair, features": [0.0] * 6}}}
-    figure = equivariance.draw(known, looks_of(["m"]))
+    name = "$(m) \\frac$"  # a name of a folder, and no formula
+    known = {name: {"params": [*"abcdef"], "R2": {"pair, features": [0.0] * 6}}}
+    with sized():
+        figure = equivariance.draw(known, looks_of([name]))
     assert figure is not None
     pixels = np.asarray(Image.open(io.BytesIO(figure.png)).convert("RGB")).astype(int)
     ink = (np.abs(pixels - np.array([0, 114, 178])).sum(2) < 120)[pixels.shape[0] // 3 :]  # below the legend

@@ -81,8 +81,9 @@ def evaluate(
             made.append(outcome)
             made[-1] = _stored(outcome, file, each)
     evaluations = Evaluations(made, file, all_reasons=bool(given))
-    if several and (failed := [f"{one.protocol} on {one.data}" for one in made if one.end == "failed"]):
-        message = f"{len(failed)} of {len(made)} evaluations failed: {', '.join(failed)}"
+    if several and (failed := [one for one in made if one.end == "failed"]):
+        places = ", ".join(f"{one.protocol} on {one.data}" for one in failed)
+        message = f"{len(failed)} of {len(made)} evaluations failed: {places}; the first: {failed[0].reason}"
         raise SomeFailed(message, evaluations)
     return evaluations
 

@@ -69,6 +69,8 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
             if not any((out / "checkpoints").glob("*")) and not (log.exists() and log.stat().st_size):
                 way_out += "; nothing was trained there yet, so you can also remove it and start anew"
             raise ValueError(f"{out} already holds a run; {way_out}")
+        if command := _command(out):
+            raise ValueError(f"{out} already holds a run of {command}; choose {ANOTHER_FOLDER}")
         for export in (out / "export", out / FOLDER):
             if (export / "results.json").exists():  # this run would overwrite them
                 raise ValueError(f"{export} holds a model already; remove it, or choose {ANOTHER_FOLDER}")

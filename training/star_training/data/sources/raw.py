@@ -136,16 +136,22 @@ def as_targets(labels: Any) -> tuple[Tensor | None, str]:
         if missing := [index for index, value in enumerate(labels) if value is None]:
             return None, _lacking(len(missing), len(labels), missing[0], "have no label")
         values = _from_decimals(values)
+    if values.dtype.kind == "f" and isinstance(labels, list) and all(isinstance(label, int) for label in labels):
+        raise _too_large(max(labels))  # numpy has no integers for them
     if values.dtype.kind in "iub" and values.ndim == 1:
         if (values < 0).any():
             negative = np.flatnonzero(values < 0)
             return None, _lacking(len(negative), len(values), int(negative[0]), "have a negative label")
         if len(values) and int(values.max()) > np.iinfo(np.int64).max:
-            raise DataError(f"the largest label is {values.max()}: number the classes from 0, without gaps.")
+            raise _too_large(int(values.max()))
         return torch.from_numpy(values.astype(np.int64)), ""
     if values.dtype.kind in "iuf" and values.ndim in (1, 2):
         return _numbers(values)
     return None, "the labels are neither classes nor numbers"
+
+
+def _too_large(label: int) -> DataError:
+    return DataError(f"the largest label is {label}: number the classes from 0, without gaps.")
 
 
 def _numbers(values: np.ndarray) -> tuple[Tensor | None, str]:

@@ -6,8 +6,8 @@ model.safetensors, config.json    the backbone, in timm's format under timm's ar
 heads.safetensors, heads.json     the objective: its weights; its name, settings, feature width and policy
 recipe.json, results.json         the recipe and the measurements, if given
 
-A classifier's config.json has the names of its classes, `label_names` of the backbone's cfg, at its top level; that of
-a network that the user registered with timm has its `module`, which is imported when star-zoo loads the model.
+At its top level, config.json has the names of a classifier's classes, `label_names` of the backbone's cfg, and the
+module that registers a user's network with timm, which is imported to load it.
 """
 
 import contextlib
@@ -78,8 +78,7 @@ def _save_backbone(folder: Path, backbone: nn.Module | Backbone, model_args: Map
         )
         config = json.loads(part.read_text(encoding="utf-8"))
         config["pretrained_cfg"].pop("label_names", None)  # timm and transformers read those at the top level
-        if module := star_backbones.module_of(config["architecture"]):
-            config["module"] = module
+        config |= star_backbones.registration(config["architecture"])
         # num_classes also stands at the top level; transformers rejects the duplicate
         config.get("model_args", {}).pop("num_classes", None)
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -186,7 +185,7 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
         check_name(known_as)
     weights = bounds.check_config(place(known_as)) if saved else None
     if saved:
-        _register(known_as)
+        star_backbones.register_users(place(known_as))
     if weights and pretrained:
         read_shapes(weights)  # raises for a damaged file, which timm's error wouldn't name
     model = bounds.check_model(known_as, name, weights, **arguments)
@@ -198,20 +197,8 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
     return made if saved else _named(made, known_as.partition(".")[0])
 
 
-def _register(name: str) -> None:
-    """Registers the network of a saved model. A missing config.json is for timm to report."""
-    with contextlib.suppress(FileNotFoundError):
-        path = zoo.fetch(place(name), "config.json")
-        config = json_object(path, "config.json")
-        if "architecture" in config:
-            star_backbones.register_users(config)
-
-
 def _named(model: Any, architecture: str) -> Any:
-    """Writes the name of a network that the user registered with timm to its cfg, from where it goes to config.json.
-
-    A network made by modifying one of timm's has a cfg that names timm's.
-    """
+    """Returns the model; the cfg of a user's network, which may be one of timm's modified, names the user's."""
     if star_backbones.is_users(architecture):
         model.pretrained_cfg = {**model.pretrained_cfg, "architecture": architecture}
     return model

@@ -29,7 +29,7 @@ from torch import nn
 
 from star_catalog import store, tags, zoo
 from star_catalog.names import not_found
-from star_catalog.reading import one_line, refusing
+from star_catalog.reading import json_object, one_line, refusing
 
 from . import bounds, group_resnet, wrapped_model
 
@@ -74,21 +74,24 @@ def is_users(architecture: str) -> bool:
     return model_entrypoint(architecture).__module__.partition(".")[0] not in ("timm", __package__)
 
 
-def module_of(architecture: str) -> str | None:
-    """Returns the module that registers a user's architecture; None for others, and for one that can't be imported."""
+def registration(architecture: str) -> dict[str, str]:
+    """Returns the entry "module" of a user's architecture; none for others, and if the module can't be imported."""
     if not is_model(architecture) or not is_users(architecture):
-        return None
+        return {}
     module = model_entrypoint(architecture).__module__
-    return None if module == "__main__" else module
+    return {} if module == "__main__" else {"module": module}
 
 
-def register_users(config: dict[str, Any]) -> None:
+def register_users(where: Path | zoo.Repository) -> None:
     """Imports the module of a saved model's config.json that registers a user's architecture, unless that is known.
 
-    Raises ValueError if the architecture stays unknown.
+    Raises ValueError if the architecture stays unknown. A missing config.json is for timm to report.
     """
-    architecture, module = str(config.get("architecture")).partition(".")[0], config.get("module")
-    if is_model(architecture):
+    config: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError):
+        config = json_object(zoo.fetch(where, "config.json"), "config.json")
+    architecture, module = str(config.get("architecture", "")).partition(".")[0], config.get("module")
+    if not architecture or is_model(architecture):
         return
     unknown = f"neither timm nor star-zoo has the network {architecture!r}"
     if not isinstance(module, str):

@@ -94,7 +94,7 @@ def register_users(where: Path | zoo.Repository) -> None:
     if not architecture or is_model(architecture):
         return
     unknown = f"neither timm nor star-zoo has the network {architecture!r}"
-    if not isinstance(module, str):
+    if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(f"{unknown}; in Python, first import the module that registers it with timm")
     way_out = "install its package, or add its folder to PYTHONPATH"
     try:

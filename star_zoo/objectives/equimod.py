@@ -25,7 +25,10 @@ PREDICTORS = ("residual", "linear")
 
 
 class EquiMod(RoutedExperts):
-    """EquiMod: two separate heads, the first for the invariant task and the second for the equivariant task."""
+    """EquiMod: separate heads for the invariant and for the equivariant task.
+
+    Raises ValueError for an unknown predictor and for less than one head of a task.
+    """
 
     papers = (_papers.EQUIMOD, _papers.STAR)
 

@@ -267,6 +267,7 @@ def test_an_unknown_network_is_refused_with_the_way_out(tmp_path: Path):
         ("nowhere", ", and its module can't be imported: No module named 'nowhere'; install its package, or add its"),
         ("json", ", and the module 'json' doesn't register it; install its package, or add its folder to PYTHONPATH"),
         (None, "; in Python, first import the module that registers it with timm"),
+        (".relative", "; in Python, first import the module that registers it with timm"),
     ):
         (tmp_path / "config.json").write_text(json.dumps({**made, "architecture": "own_tiny", "module": module}))
         with pytest.raises(ValueError, match=re.escape(f"neither timm nor star-zoo has the network 'own_tiny'{words}")):

@@ -117,10 +117,10 @@ def test_help_names_every_recipe_and_what_it_is(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["pretrain", "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, line in recipes.known().items():
         words = r"\s+".join(map(re.escape, line.split()))
-        assert re.search(rf"^  {name} +{words}$", told, re.MULTILINE)
+        assert re.search(rf"^  {name} +{words}$", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -51,6 +51,16 @@ def test_timm_shows_an_export_the_same_part_of_an_image_as_the_runs_base_view(mo
     assert (ours - timms).abs().max() < step  # two ways to interpolate; squashed, the edges would be 12 steps apart
 
 
+def test_a_network_without_the_number_of_its_features_is_refused(monkeypatch: pytest.MonkeyPatch):
+    network = torch.nn.Flatten()
+    network.pretrained_cfg, network.num_features = {}, 8
+    monkeypatch.setattr(module.hub, "create", lambda *_, **__: network)
+    with pytest.raises(ValueError, match=r"the network has no head_hidden_size; set it, see help\(star_zoo\.backbone"):
+        module.build_backbone(folder(), device="meta")
+    network.head_hidden_size = 8
+    assert module.build_backbone(folder(), device="meta") is network  # without set_grad_checkpointing
+
+
 def test_an_installed_tag_keeps_how_images_are_cropped(tmp_path: Path):
     overlay = {"crop_mode": "squash", "crop_pct": 0.9, "interpolation": "bilinear"}
     model = timm.create_model("test_resnet", num_classes=0, pretrained_cfg_overlay=overlay)

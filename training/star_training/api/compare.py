@@ -35,7 +35,7 @@ def compare(
         first: a `Trained`, or any name of a model.
         second: another one; differences are first minus second.
         data: data sets with train and test splits, as in `--data`; None: all in $STAR_ZOO_DATA.
-        protocol: one or several that classify test images one by one; None: knn and linear.
+        protocol: one or several that classify test images one by one; None: those of `eval all`.
         max_bad: share of each split's images that may fail to decode.
         seed: seed of random splits.
         workers: processes that load images.

@@ -117,7 +117,7 @@ def build_backbone(recipe: Recipe, size: int | None = None, device: str | None =
         )
         for name in ("pretrained_cfg", "num_features", "head_hidden_size"):
             if not hasattr(backbone, name):
-                raise ValueError(f"the network has no {name}; set it, see help(star_zoo.Backbone)")
+                raise ValueError(f"the network has no {name}; set it, see help(star_zoo.backbone.Backbone)")
         backbone.pretrained_cfg["tag"] = None  # only now, because some networks are built according to their tag
         if recipe.grad_checkpointing:
             backbone.set_grad_checkpointing()

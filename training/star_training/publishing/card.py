@@ -4,7 +4,6 @@ The text is in `templates`; the numbers come from config.json, recipe.json, fine
 number none of them holds is omitted. Only the equivariance error of star-zoo's own networks is measured here.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ..messages import RESUME
 from ..recipes.folder import folder as folder_recipe
 from . import card_metadata, card_method, dataset_terms, markdown
 from .card_results import measured, seen
-from .card_training import Made, chain, described
+from .card_training import Made, chain, changes, described
 
 _CLASSES_SHOWN = 20
 
@@ -174,15 +173,9 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], config: dict[str, Any]
     objective, start = heads["objective"], folder_recipe()
     own = {"objective_args": heads["settings"], "backbone_args": recipe.get("backbone_args", {})}
     usual = {"objective_args": objectives.settings(objective) | start.objective_args, "backbone_args": {}}
-    settings = [
-        f"{part}.{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for part, values in own.items()
-        for name, value in values.items()
-        if value != usual[part].get(name)
-    ]
     backbone = str(recipe.get("backbone", config["architecture"]))
     return {
         "experts": heads["settings"].get("num_experts"),
         "objective": objective,
-        "settings": [f"backbone={backbone}", *settings],
+        "settings": [f"backbone={backbone}", *changes(own, usual, "")],
     }

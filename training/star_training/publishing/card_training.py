@@ -123,14 +123,14 @@ def _pretrain_command(recipe: dict[str, Any]) -> list[str]:
     ours = recipes.find(recipe["name"]).with_objective(recipe["objective"])
     ours = dataclasses.replace(ours, init_from=start, data=dataclasses.replace(ours.data, source=source))
     same = {name: True for name in CHOSEN if getattr(ours, name) == AUTO and recipe.get(name) is True}  # chosen by auto
-    changes = list(_changes(recipe, ours.to_dict() | same, ""))
+    differing = list(changes(recipe, ours.to_dict() | same, ""))
     try:
-        made = override(ours, changes).to_dict()
+        made = override(ours, differing).to_dict()
     except ValueError:  # a setting that this version lacks
         return []
     if made | same | {"run": recipe.get("run")} != recipe:
         return []
-    sets = [word for change in changes for word in ("--set", change)]
+    sets = [word for change in differing for word in ("--set", change)]
     begin = ["--init-from", operand(start)] if start else []
     return ["pretrain", recipe["name"], "--objective", recipe["objective"], "--data", operand(source), *begin, *sets]
 
@@ -139,20 +139,21 @@ def _finetune_command(settings: dict[str, Any]) -> list[str]:
     """Returns the words of the command with these settings."""
     model, source = settings["model"], settings["data"]["source"]
     ours = FineTune(model=model, data=LabelledData(source=source)).to_dict()
-    sets = [word for change in _changes(settings, ours, "") for word in ("--set", change)]
+    sets = [word for change in changes(settings, ours, "") for word in ("--set", change)]
     return ["finetune", operand(model), "--data", operand(source), *sets]
 
 
-def _changes(settings: dict[str, Any], ours: dict[str, Any], path: str) -> Iterator[str]:
+def changes(settings: dict[str, Any], ours: dict[str, Any], path: str) -> Iterator[str]:
+    """Yields the values of `--set` that make settings of ours, which lie below `path`."""
     for name, value in settings.items():
         if not path and name == "run":  # which changes no number
             continue
         before = ours.get(name)
         if isinstance(before, dict) and before and isinstance(value, dict):
-            yield from _changes(value, before, f"{path}{name}.")
+            yield from changes(value, before, f"{path}{name}.")
         elif isinstance(before, list) and isinstance(value, list) and before and _names(before) == _names(value):
             for old, new in zip(before, value, strict=True):
-                yield from _changes(new, old, f"{path}{name}.{new['name']}.")
+                yield from changes(new, old, f"{path}{name}.{new['name']}.")
         elif value != before:
             yield f"{path}{name}={value if isinstance(value, str) else json.dumps(value)}"
 

@@ -19,8 +19,14 @@ from .tables import Table
 
 WIDTH = 4.2  # inches
 _DPI = 220
-_TEXT: Any = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8}
-_TEXT["text.parse_math"] = False  # names may hold dollar signs
+_TEXT: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "text.parse_math": False,  # names may hold dollar signs
+}
 # Okabe and Ito's colours without yellow, which is too pale for lines; distinct for most colour-blind readers
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES, _MARKERS, _HATCHES = ("-", "--", "-.", ":"), "os^Dv<>P", ("", "//", "xx", "..", "\\\\", "++")

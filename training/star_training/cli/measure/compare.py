@@ -19,7 +19,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("first", help=f"{LEAVES}, pixels, {WRAPPERS}")
     add("second", help="another model; differences are first minus second")
     add("--data", nargs="+", help="data sets with train and test splits (default: all in $STAR_ZOO_DATA)")
-    add("--protocol", nargs="+", help="protocols that classify test images one by one (default: knn linear)")
+    add("--protocol", nargs="+", help="protocols that classify test images one by one (default: those of eval all)")
     add(
         "--max-bad",
         type=float,

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from star_training.cli import main as cli
 from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
 from star_training.engine import logging as log
+from star_training.engine import results
 from star_training.evaluation import protocols as evals
 from star_training.finetuning.run import FineTuning
 from star_training.pretraining.module import build
@@ -215,19 +217,56 @@ def test_the_guide_names_every_protocol_and_no_other() -> None:
     assert sorted(re.findall(r"^- `(\w+)`: ", text, re.M)) == sorted(evals.known())
 
 
-def test_the_guide_names_every_field_of_a_log_and_no_other(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of three finished runs: of images with classes, of objects with numbers, of fine-tuning."""
+    folder = tmp_path_factory.mktemp("runs")
     crop = 'policy={"augmentations": [{"name": "Crop", "size": 32}], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}'
-    images, short = coloured(tmp_path / "images", 24, 6), ("epochs=1", "objective_args.embed_dim=4", EVALUATED)
-    Run(tiny(*short, f"data.source={images}", crop), tmp_path / "classes").train()
-    Run(tiny(*short, "data.source=spirograph:80", "batch_size=40"), tmp_path / "numbers").train()
-    FineTuning(tiny_tuning(images, "epochs=1"), tmp_path / "tuned").train()
-    logs = [log.read(path) for path in tmp_path.glob("*/log.jsonl")]
+    images, short = coloured(folder / "images", 24, 6), ("epochs=1", "objective_args.embed_dim=4", EVALUATED)
+    best = "run.keep_best=knn1_top1"
+    Run(tiny(*short, f"data.source={images}", crop, best), folder / "classes").train()
+    Run(tiny(*short, "data.source=spirograph:80", "batch_size=40"), folder / "numbers").train()
+    FineTuning(tiny_tuning(images, "epochs=1", f"model={folder / 'classes'}"), folder / "tuned").train()
+    return folder
+
+
+def test_the_guide_names_every_field_of_a_log_and_no_other(runs: Path) -> None:
+    logs = [log.read(path) for path in runs.glob("*/log.jsonl")]
     found = {field for entries in logs for entry in entries for field in entry}
     table = read(GUIDE).partition("| field | every | meaning |")[2].partition("\n\n")[0]
     named = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[1:])))
     assert len(logs) == 3
     assert found - {"invariant", "equivariant"} == named - {"TERM"}
     assert {"invariant", "equivariant"} <= found
+
+
+def test_the_guide_names_every_field_of_a_results_file_and_no_other(runs: Path) -> None:
+    model, other = str(runs / "classes"), "untrained:resnet10t"
+    data = ["--data", str(runs / "images")]
+    assert cli.main(["eval", "knn", model, *data]) == 0
+    assert cli.main(["compare", model, other, *data, "--protocol", "knn"]) == 0
+    held = [results.read(path) for path in runs.glob("*/export*/results.json")]
+    records = [record for part in held for record in part.get("evaluations", [])]
+    comparisons = [record for part in held for record in part.get("comparisons", [])]
+    rows = [row for record in comparisons for row in record["rows"]]
+    found = {
+        **{part: fields(each[part] for each in held if part in each) for part in ("training", "best", "start")},
+        "pretrained": fields(model for part in held for model in part.get("pretrained", {}).values()),
+        "evaluations": fields(records),
+        "metrics": fields(metric for record in records for metric in record["metrics"].values()),
+        "comparisons": fields(comparisons),
+        "rows": fields(rows) | fields(row["difference"] for row in rows),
+    }
+    table = read(GUIDE).partition("| part | fields |")[2].partition("\n\n")[0]
+    named = {part: set(re.findall(r"`([\w ]+)`", words)) for part, words in re.findall(r"\| `(\w+)` \| (.*) \|", table)}
+    elsewhere = {"finetune", "start", "listed"}  # of a start that was fine-tuned or had its own, and of `redundancy`
+    assert found == {part: named[part] - elsewhere for part in found}
+    assert fields(held) | {"released"} == named.keys() - {"metrics", "rows"}
+
+
+def fields(records: Iterable[dict[str, Any]]) -> set[str]:
+    """Returns the names of all fields of some records."""
+    return {name for record in records for name in record}
 
 
 def test_the_guide_names_every_agreement_and_no_other() -> None:

@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from data_cases import (
     write_idx,
 )
 from star_training.data import DataError, open_source
+from star_training.data.streaming.stream import open_stream
 
 # torchvision
 
@@ -221,6 +223,25 @@ def test_huggingface_mistakes(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="pip install datasets"):
         open_source("hf:some/name")
+
+
+@pytest.mark.parametrize("spec", ["hf:some/name", "stream:hf:some/name"])
+def test_a_hub_set_without_a_network_is_refused_before_the_librarys_retries(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    loaded = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: loaded.append(names[0]) or {})
+    opens = open_stream if spec.startswith("stream:") else open_source
+    with pytest.raises(DataError, match=r"'some/name' with .*NotAvailable: the Hub can't be reached"):
+        opens(spec)
+    assert not loaded
+    (tmp_path / "some___name").mkdir()  # as the library names a data set in its cache, which streams don't use
+    with pytest.raises(DataError):
+        opens(spec)
+    assert loaded == ([] if spec.startswith("stream:") else ["some/name"])
 
 
 # Spirographs

@@ -96,7 +96,7 @@ def test_each_image_passes_once_and_a_set_of_too_few_classes_is_left_out(
     assert len(extractions) == len(set(extractions)) == 4  # train and test of both
     made = {(r["data"], r["protocol"]) for r in read(out)["evaluations"]}
     assert made == {("few", "knn"), ("few", "linear"), *(("many", p) for p in ("few_shot", "knn", "linear"))}
-    reason = "few has 3 classes of more than 1 images to test on; 5-way 1-shot needs 5 of them"
+    reason = "few has 3 classes with at least 2 test images; 5-way 1-shot needs 5 of them"
     assert f"few_shot on few left out: {reason}" in printed.out and "regression" not in printed.out
     assert "failed" not in printed.err
     table = [line.split(" | ") for line in printed.out.splitlines() if line.startswith("| ")]

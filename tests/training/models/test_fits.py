@@ -104,6 +104,13 @@ def test_a_classifier_that_does_not_take_the_features(monkeypatch):
     assert "fails with a new classifier, so it can't be fine-tuned" in line and "doesn't take images" not in line
 
 
+def test_a_model_whose_classifier_cannot_be_replaced(monkeypatch):
+    monkeypatch.delattr(Fake, "reset_classifier")
+    line = refusal(features, size=32, classifier=True)
+    assert line == "model 'm' has no method reset_classifier(num_classes), so it can't be fine-tuned; define it"
+    fits.check(lambda size: Fake(features), 32, "model 'm'", "views.size")
+
+
 def test_a_model_that_needs_numbers_is_left_to_the_trial_with_numbers():
     fits.check(lambda size: Fake(lambda x: features(x[: int(x.sum()) + 1])), 40, "m", "s")
 

@@ -83,6 +83,8 @@ def _check(make: Make, size: int, what: str, classifier: bool) -> None:
 
 def _check_classifier(model: Any, size: int, what: str) -> None:
     """Replaces the classifier, and raises ValueError unless it takes the model's features."""
+    if not hasattr(model, "reset_classifier"):
+        raise ValueError(f"{what} has no method reset_classifier(num_classes), so it can't be fine-tuned; define it")
     with torch.device("meta"):
         model.reset_classifier(_CLASSES)
     try:

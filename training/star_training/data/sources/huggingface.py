@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from star_catalog.zoo import check_reachable
+
 from ..contents import fingerprint, of_files
 from ..decode import UndecodableImage
 from ..split_names import choose_split
@@ -58,6 +60,8 @@ def open_hub(spec: str, split: str, given: Mapping[str, str]) -> HuggingFaceImag
     name, _, config = spec.partition(":")
     datasets = import_datasets(spec)
     try:
+        if not _is_cached(name):
+            check_reachable()
         loaded = datasets.load_dataset(name, config or None)
     except Exception as error:  # the library's own errors share no base
         raise DataError(
@@ -65,6 +69,13 @@ def open_hub(spec: str, split: str, given: Mapping[str, str]) -> HuggingFaceImag
             "connection; or download its Parquet files and give their folder."
         ) from error
     return _split_of(loaded, split, spec, local_folders(name), given)
+
+
+def _is_cached(name: str) -> bool:
+    """Returns whether a data set was loaded before, so that the library finds it without the Hub; or is a folder."""
+    from datasets import config
+
+    return os.path.isdir(name) or (Path(config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir()
 
 
 def local_folders(name: str) -> tuple[Path, ...]:

@@ -1,9 +1,12 @@
 """Hugging Face data sets as shards with sequential access, read over the network without a prior download."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from star_catalog.zoo import check_reachable
 
 from ..decode import MOST_ENCODED
 from ..sources.base import DataError
@@ -55,6 +58,8 @@ def open_hub_shards(spec: str) -> HubShards:
     name, _, config = spec.partition(":")
     datasets = import_datasets(spec)
     try:
+        if not os.path.isdir(name):
+            check_reachable()
         loaded = datasets.load_dataset(name, config or None, streaming=True)
     except Exception as error:  # the library's own errors share no base
         raise DataError(

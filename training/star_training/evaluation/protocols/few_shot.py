@@ -94,7 +94,7 @@ def usable(targets: Tensor, shots: int, name: str) -> list[Tensor]:
     found = [images for images in members if len(images) > shots]
     if len(found) < WAYS:
         raise TooFew(
-            f"{name} has {len(found)} classes of more than {shots} images to test on; "
+            f"{name} has {len(found)} classes with at least {shots + 1} test images; "
             f"{WAYS}-way {shots}-shot needs {WAYS} of them"
         )
     return found

@@ -235,6 +235,18 @@ def test_star_heads_mix_the_experts_by_each_tasks_weights():
     assert_close(z_eq, torch.einsum("be,beo->bo", weights[:, 1], outputs))
 
 
+def test_swapped_routers_swap_the_embeddings():
+    """So no symmetric measurement of z_inv and z_eq, e.g. a canonical correlation, depends on which is which."""
+    heads = StarHeads(Experts(5, 4, 3), Router(5, 4)).eval()
+    x = torch.randn(7, 5)
+    z_inv, z_eq = heads(x)
+    for parameter in heads.router.parameters():
+        parameter.data = parameter.detach().unflatten(0, (2, 4)).flip(0).flatten(0, 1)
+    swapped = heads(x)
+    assert torch.equal(swapped[0], z_eq) and torch.equal(swapped[1], z_inv)
+    assert not torch.equal(z_inv, z_eq)
+
+
 def test_experts_give_bfloat16_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert Experts(D, 2, O, H)(randn(B, D)).dtype == torch.bfloat16

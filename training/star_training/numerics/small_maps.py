@@ -1,0 +1,106 @@
+"""Gradients of convolution weights on small feature maps, as matrix products.
+
+On a CPU, torch's kernel for the gradient of a convolution's weight is slow where maps have a few pixels, as in the last
+stages of a network on small images. The same sums are one product of the output's gradient with the unfolded input.
+Values of the forward pass, and gradients of its input, are those of torch to the last bit.
+
+Letters: B images, C and O channels, H x W pixels, K x L taps of a kernel, of which k x m reach the map.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_PIXELS = 9  # of the largest output map; from 4 x 4 on, a product isn't clearly faster
+_Pair = tuple[int, int]
+
+
+def use(module: nn.Module) -> None:
+    """Makes the convolutions in a module compute gradients on small maps as matrix products, in place.
+
+    That holds for plain `nn.Conv2d` without groups or dilation, in full precision, outside of torch.compile.
+    """
+    for layer in module.modules():
+        if type(layer) is nn.Conv2d and _is_plain(layer):
+            layer.__class__ = Conv2d  # not a new layer, because optimisers and hooks hold its weights
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+    return plain and not isinstance(layer.padding, str)
+
+
+class Conv2d(nn.Conv2d):
+    """torch's `Conv2d` with another way to compute the gradient of its weight.
+
+    The name is the same, because hashes of models contain the names of their layers' classes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        other = torch.is_autocast_enabled(x.device.type) or torch.compiler.is_compiling()
+        if not trained or other or self._pixels(x) > _PIXELS:
+            return super().forward(x)
+        found: Tensor = _Convolution.apply(x, self.weight, self.bias, self.stride, self.padding)
+        return found
+
+    def _pixels(self, x: Tensor) -> int:
+        """Returns the number of pixels of the output map."""
+        padding = cast(_Pair, self.padding)
+        sides = zip(x.shape[-2:], self.kernel_size, self.stride, padding, strict=True)
+        height, width = ((n + 2 * pad - taps) // step + 1 for n, taps, step, pad in sides)
+        return height * width
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Pair, padding: _Pair) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
+        settings = ([0], ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1)  # without dilation, transposition, groups
+        found = torch.ops.aten.convolution_backward(gradient, x, weight, *settings, (of_x, False, False))
+        return (
+            found[0],
+            weight_gradient(x, gradient, weight.shape, ctx.stride, ctx.padding) if of_weight else None,
+            gradient.sum((0, 2, 3)) if of_bias else None,
+            None,
+            None,
+        )
+
+
+def weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, stride: _Pair, padding: _Pair) -> Tensor:
+    """Returns the gradient (O, C, K, L) of a convolution's weight, from its input and the gradient of its output.
+
+    `x` is (B, C, H, W), `gradient` has O channels, `shape` is the weight's. Taps that meet padding alone get zeros,
+    and no product is computed for them.
+    """
+    top, k, *pad_rows = _reach(x.shape[2], gradient.shape[2], shape[2], stride[0], padding[0])
+    left, m, *pad_columns = _reach(x.shape[3], gradient.shape[3], shape[3], stride[1], padding[1])
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *pad_columns, *pad_rows))
+    windows = padded.unfold(1, k, stride[0]).unfold(2, m, stride[1])  # (B, rows, columns, C, k, m)
+    unfolded = windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 2)
+    found = gradient.permute(0, 2, 3, 1).flatten(0, 2).t() @ unfolded
+    reached = found.view(shape[0], k, m, shape[1]).permute(0, 3, 1, 2)
+    if (k, m) == tuple(shape[2:]):
+        return reached
+    whole = torch.zeros(shape, dtype=x.dtype, device=x.device).to(memory_format=torch.channels_last)
+    whole[:, :, top : top + k, left : left + m] = reached
+    return whole
+
+
+def _reach(pixels: int, outputs: int, taps: int, stride: int, padding: int) -> tuple[int, int, int, int]:
+    """Returns the first tap that meets pixels, the number of such taps, and the padding that these need on both sides.
+
+    Padding is negative where pixels at the end meet no tap.
+    """
+    first, end = max(0, padding - (outputs - 1) * stride), min(taps, padding + pixels)
+    before = padding - first
+    return first, end - first, before, (outputs - 1) * stride + end - first - pixels - before

@@ -27,7 +27,7 @@ from star_catalog import store, zoo
 from star_catalog.files import replacing, user_path, write_json
 from star_catalog.reading import json_object, refusing
 
-from . import bounds, objectives, star_backbones
+from . import bounds, objectives, own_networks, star_backbones
 from .augmentations import Policy
 from .backbone import Backbone
 from .objectives import Objective
@@ -78,9 +78,10 @@ def _save_backbone(folder: Path, backbone: nn.Module | Backbone, model_args: Map
         )
         config = json.loads(part.read_text(encoding="utf-8"))
         config["pretrained_cfg"].pop("label_names", None)  # timm and transformers read those at the top level
-        config |= star_backbones.registration(config["architecture"])
-        # num_classes also stands at the top level; transformers rejects the duplicate
-        config.get("model_args", {}).pop("num_classes", None)
+        own_networks.describe(config, cast(nn.Module, backbone))
+        config.get("model_args", {}).pop(
+            "num_classes", None
+        )  # a duplicate of the top level's that transformers rejects
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -185,7 +186,7 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
         check_name(known_as)
     weights = bounds.check_config(place(known_as)) if saved else None
     if saved:
-        star_backbones.register_users(place(known_as))
+        own_networks.register_saved(place(known_as))
     if weights and pretrained:
         read_shapes(weights)  # raises for a damaged file, which timm's error wouldn't name
     model = bounds.check_model(known_as, name, weights, **arguments)
@@ -199,7 +200,7 @@ def create(name: str, *, pretrained: bool = True, **arguments: Any) -> Any:
 
 def _named(model: Any, architecture: str) -> Any:
     """Returns the model; the cfg of a user's network, which may be one of timm's modified, names the user's."""
-    if star_backbones.is_users(architecture):
+    if own_networks.is_users(architecture):
         model.pretrained_cfg = {**model.pretrained_cfg, "architecture": architecture}
     return model
 
@@ -210,6 +211,7 @@ def check_name(name: str) -> None:
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise ValueError(f"{name!r} is no timm model; {hint}timm.list_models() lists all")
+    own_networks.check_free(name.partition(".")[0])
 
 
 def _check_downloadable(name: str) -> None:
@@ -251,7 +253,7 @@ def check(folder: Path) -> None:
         expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     _compare(folder / "model.safetensors", "config.json", expected, shapes)
     check_finite(folder / "model.safetensors")
-    if star_backbones.is_users(architecture := json_object(folder / "config.json", "config.json")["architecture"]):
+    if own_networks.is_users(architecture := json_object(folder / "config.json", "config.json")["architecture"]):
         _check_read(folder, architecture)
     if any((folder / name).exists() for name in ("heads.json", "heads.safetensors")):
         load_objective(folder)

@@ -8,7 +8,6 @@ Models in the local store are registered too, with the properties in their confi
 
 import contextlib
 import functools
-import importlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,7 +19,6 @@ from timm.models import (
     PretrainedCfg,
     generate_default_cfgs,
     get_pretrained_cfg,
-    is_model,
     model_entrypoint,
     register_model,
     resolve_pretrained_cfg,
@@ -29,9 +27,9 @@ from torch import nn
 
 from star_catalog import store, tags, zoo
 from star_catalog.names import not_found
-from star_catalog.reading import json_object, one_line, refusing
+from star_catalog.reading import one_line, refusing
 
-from . import bounds, group_resnet, wrapped_model
+from . import bounds, group_resnet, own_networks, wrapped_model
 
 __all__: list[str] = []  # register_model adds the names
 
@@ -53,6 +51,7 @@ def _network(name: str) -> _Network:
     if name in group_resnet.ARCHITECTURES:
         return _Network(name, group_resnet.structure(name), functools.partial(group_resnet.create, name))
     stock = name.removeprefix(_PREFIX)
+    own_networks.check_free(stock)
     structure = get_pretrained_cfg(stock)
     if structure is None:
         raise ValueError(
@@ -65,44 +64,6 @@ def _network(name: str) -> _Network:
 def is_own(saved: str) -> bool:
     """Returns whether the architecture that a saved model's config.json names is star_zoo's, unknown to plain timm."""
     return saved in group_resnet.ARCHITECTURES or saved == wrapped_model.NAME
-
-
-def is_users(architecture: str) -> bool:
-    """Returns whether neither timm nor star_zoo registered an architecture."""
-    if not is_model(architecture):
-        return True
-    return model_entrypoint(architecture).__module__.partition(".")[0] not in ("timm", __package__)
-
-
-def registration(architecture: str) -> dict[str, str]:
-    """Returns the entry "module" of a user's architecture; none for others, and if the module can't be imported."""
-    if not is_model(architecture) or not is_users(architecture):
-        return {}
-    module = model_entrypoint(architecture).__module__
-    return {} if module == "__main__" else {"module": module}
-
-
-def register_users(where: Path | zoo.Repository) -> None:
-    """Imports the module of a saved model's config.json that registers a user's architecture, unless that is known.
-
-    Raises ValueError if the architecture stays unknown. A missing config.json is for timm to report.
-    """
-    config: dict[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError):
-        config = json_object(zoo.fetch(where, "config.json"), "config.json")
-    architecture, module = str(config.get("architecture", "")).partition(".")[0], config.get("module")
-    if not architecture or is_model(architecture):
-        return
-    unknown = f"neither timm nor star-zoo has the network {architecture!r}"
-    if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
-        raise ValueError(f"{unknown}; in Python, first import the module that registers it with timm")
-    way_out = "install its package, or add its folder to PYTHONPATH"
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{unknown}, and its module can't be imported: {error}; {way_out}") from error
-    if not is_model(architecture):
-        raise ValueError(f"{unknown}, and the module {module!r} doesn't register it; {way_out}")
 
 
 def star_name(saved: str) -> str:

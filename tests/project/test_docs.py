@@ -1,5 +1,6 @@
 """The pages' snippets work: Python is run, command lines go through the real parser, links lead somewhere."""
 
+import json
 import re
 import shlex
 import sys
@@ -34,7 +35,8 @@ ROOT = Path(__file__).parents[2]
 README, GUIDE = ROOT / "README.md", ROOT / "training/README.md"
 PAGES = (README, GUIDE, *sorted(ROOT.glob("hub_cards/**/README.md")))
 EXPORT = Path("star-zoo-quickstart/export")  # the folder that pages and quickstart name
-OWN = ("my_package/my_objective.py", "my_package/my_study.py")  # the files that README and the guide show whole
+# the files that README and the guide show whole
+OWN = ("my_package/my_objective.py", "my_package/my_network.py", "my_package/my_study.py")
 
 
 def read(page: Path) -> str:
@@ -65,7 +67,7 @@ def snippets() -> list[Any]:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the objective of README and the study of the guide, as a package that can be imported."""
+    """A working folder with the objective of README, the network and the study of the guide, as a package."""
     shown = [snippet for page in (README, GUIDE) for snippet in blocks(read(page), "python")]
     (tmp_path / "my_package").mkdir()
     for name in OWN:
@@ -73,7 +75,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("my_package", "my_package.my_objective", "my_package.my_study"):
+    for name in ("my_package", *(path.removesuffix(".py").replace("/", ".") for path in OWN)):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -150,7 +152,7 @@ def test_a_python_snippet_of_a_page_runs(snippet: str, saved: Path) -> None:
 
 def test_the_objective_of_the_readme_is_trained_and_comes_back(package: Path) -> None:
     pictures(package / "images", 16)
-    (line,) = (line for line in commands() if "my_package" in line)
+    (line,) = (line for line in commands() if "my_package.my_objective" in line)
     settings = (
         "backbone=test_resnet", "policy.augmentations.0.size=32", "epochs=2", "batch_size=8", "run.workers=0",
         "objective_args.embed_dim=64", "precision=no",
@@ -161,6 +163,34 @@ def test_the_objective_of_the_readme_is_trained_and_comes_back(package: Path) ->
     assert objective.config["objective"] == "my_package.my_objective"
     features = torch.randn(4, objective.config["num_features"])
     assert objective.eval().embed(features)["z_inv"].shape == (4, 64)
+
+
+NETWORK = """
+from star_training.cli.main import main
+
+fast = ["--set", "epochs=1", "--set", "batch_size=8", "--set", "run.workers=0", "--set", "precision=no"]
+words = [
+    ["pretrain", "--resume", "--out", "run"],
+    ["finetune", "run", "--data", "images", "--out", "tuned", *fast],
+    ["eval", "knn", "tuned", "--data", "images"],
+]
+assert [main(each) for each in words] == [0, 0, 0]
+"""
+
+
+def test_the_network_of_the_guide_is_pretrained_resumed_fine_tuned_and_evaluated(package: Path) -> None:
+    coloured(package / "images", 24, 12)
+    (line,) = (line for line in commands() if "my_package.my_network" in line)
+    settings = ("policy.augmentations.0.size=32", "epochs=1", "batch_size=8", "run.workers=0", "precision=no")
+    words = [word.replace("path/to/images", "images") for word in shlex.split(line)[1:]]
+    words += ["--out", "run", *(part for setting in settings for part in ("--set", setting))]
+    exit_code, _, errors = finish(start(words, warnings="default", cwd=package))
+    assert exit_code == 0, errors
+    config = json.loads((package / "run/export/config.json").read_text())
+    assert (config["module"], config["pretrained_cfg"]["classifier"]) == ("my_package.my_network", "head")
+    exit_code, printed, errors = finish(start([], program=("-c", NETWORK), warnings="default", cwd=package))
+    assert exit_code == 0, errors
+    assert "run is finished" in printed and "20-NN top-1" in printed
 
 
 def test_the_study_of_the_guide_can_be_run(package: Path, capsys: pytest.CaptureFixture) -> None:

@@ -175,10 +175,14 @@ def test_heads_json_tells_what_the_heads_are(tmp_path: Path):
 
 
 OWN = """
-import pathlib, sys, timm, torch
+import pathlib, sys, timm, torch, warnings
 from timm.models import register_model
+from star_training.evaluation.features import pixels
+from star_training.evaluation.frozen_model import FrozenModel
+from star_training.models.identity import identity
+from star_training.models.names import Leaf
 from star_training.publishing import card
-from star_zoo import hub
+from star_zoo import hub, own_networks
 
 def small(settings):
     model = timm.create_model("resnet10t", **settings)
@@ -218,7 +222,28 @@ assert "\\nown_small_stem, a network that is not part of timm.\\n" in text and "
 assert "in a program that has registered the network `own_small_stem`" in text
 sys.path.append(str(folder.parent))
 import own_module
-hub.save_pretrained(folder.parent / "tiny", hub.create("own_tiny", pretrained=False))
+made = hub.create("own_tiny", pretrained=False, num_classes=3)
+hub.save_pretrained(folder.parent / "tiny", made)
+for classes in (0, 5):
+    loaded = hub.create(str(folder.parent / "tiny"), num_classes=classes)
+    assert torch.equal(loaded.layers[0].weight, made.layers[0].weight) and loaded(x).shape == (2, classes or 8)
+assert "After importing `own_module`" in card.render(folder.parent / "tiny").replace("after", "After")
+
+source = pathlib.Path(own_module.__file__)
+assert own_networks.sources(made) == [source]
+prints = []
+for code in (source.read_text(), source.read_text() + "# another\\n"):
+    source.write_text(code)
+    prints.append(FrozenModel("tiny", made, pixels(32)).fingerprint)
+assert prints[0] != prints[1] and identity(Leaf(str(folder.parent / "tiny"))) is None is not identity(Leaf(str(folder)))
+with warnings.catch_warnings(action="ignore"):  # timm's of the overwritten name
+    register_model(own_module.resnet26)
+try:
+    hub.create("resnet26", pretrained=False)
+except ValueError as error:
+    assert "own_module registers its own network under a name of timm's, 'resnet26'" in str(error)
+else:
+    raise AssertionError("it would be loaded as timm's")
 """
 
 
@@ -231,9 +256,16 @@ class Tiny(nn.Module):
         super().__init__()
         self.num_classes, self.num_features, self.head_hidden_size = num_classes, 8, 8
         self.layers = nn.Sequential(nn.Conv2d(in_chans, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.last = nn.Linear(8, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self):
+        return self.last
 
     def forward(self, x):
-        return self.layers(x)
+        return self.last(self.layers(x))
+
+def resnet26(pretrained=False, **arguments):
+    return timm.models.build_model_with_cfg(Tiny, "resnet26", pretrained, **arguments)
 
 @timm.models.register_model
 def own_tiny(pretrained=False, **arguments):
@@ -265,7 +297,7 @@ def test_an_unknown_network_is_refused_with_the_way_out(tmp_path: Path):
     assert "module" not in made
     for module, words in (
         ("nowhere", ", and its module can't be imported: No module named 'nowhere'; install its package, or add its"),
-        ("json", ", and the module 'json' doesn't register it; install its package, or add its folder to PYTHONPATH"),
+        ("json", ", and the module 'json' doesn't register it; correct it, or install its package, or add its folder"),
         (None, "; in Python, first import the module that registers it with timm"),
         (".relative", "; in Python, first import the module that registers it with timm"),
     ):

@@ -1,5 +1,6 @@
 """Whether a model takes images of a size: found from shapes, before anything is read."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ class Fake(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return x.new_zeros(len(x), self.classes) if self.classes else self.act(x)
+
+    def get_classifier(self) -> Any:
+        return self.act
 
     def reset_classifier(self, classes: int) -> None:
         self.classes = classes
@@ -60,7 +64,7 @@ def test_a_model_that_fits_is_accepted_and_computes_nothing():
 )
 def test_sizes_that_fit_are_listed_with_the_setting(sizes: tuple[int, ...], own: int | None, listed: str):
     line = refusal(only(*sizes), own=own)
-    assert line.startswith("model 'm' doesn't take images of 40 pixels: AssertionError in test_fits.py:")
+    assert line.startswith("model 'm' doesn't take images of 40 pixels: AssertionError (test_fits.py:")
     assert line.endswith(f"; it takes e.g. {listed} pixels: --set views.size={listed.partition(' ')[0]}")
 
 
@@ -83,13 +87,20 @@ def test_a_size_for_which_the_model_can_not_be_built():
     [
         (lambda x: x, 3, r"returns the shape \(2, 3, 40, 40\) for two images instead of a vector of features"),
         (lambda x: (x, x), 3, "returns a tuple for two images instead of a vector of features"),
-        (lambda x: x[:, 0, 0, :7], 3, "returns 7 features instead of 5"),
+        (lambda x: x[:, 0, 0, :7], 3, "returns 7 features, but its head_hidden_size is 5"),
     ],
 )
 def test_what_has_another_cause_is_not_reported_as_a_wrong_size(forward: Forward, channels: int, message: str):
     with pytest.raises(ValueError, match=f"^model 'm' {message}") as refused:
         fits.check(lambda size: Fake(forward, channels), 40, "model 'm'", "views.size", classifier=True)
     assert "pixels" not in str(refused.value)
+
+
+def test_an_error_in_a_network_of_the_users_is_named_with_its_place():
+    def forward(x: Tensor) -> Tensor:
+        raise KeyError("block")
+
+    assert re.search(r"pixels: 'block' \(test_fits\.py:\d+\)$", refusal(forward))
 
 
 def test_a_cause_that_shows_at_another_size_alone_is_the_one_reported():
@@ -104,10 +115,11 @@ def test_a_classifier_that_does_not_take_the_features(monkeypatch):
     assert "fails with a new classifier, so it can't be fine-tuned" in line and "doesn't take images" not in line
 
 
-def test_a_model_whose_classifier_cannot_be_replaced(monkeypatch):
-    monkeypatch.delattr(Fake, "reset_classifier")
+@pytest.mark.parametrize("method", ["get_classifier", "reset_classifier"])
+def test_a_model_whose_classifier_cannot_be_replaced(method: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(Fake, method)
     line = refusal(features, size=32, classifier=True)
-    assert line == "model 'm' has no method reset_classifier(num_classes), so it can't be fine-tuned; define it"
+    assert line == f"model 'm' has no method {method}, so it can't be fine-tuned; define it as timm's models do"
     fits.check(lambda size: Fake(features), 32, "model 'm'", "views.size")
 
 

@@ -66,6 +66,19 @@ def test_one_run_has_no_interval_and_many_a_wide_one():
     assert found.low is not None and exact.low - 0.1 < found.low < exact.low
 
 
+@pytest.mark.parametrize(
+    ("sets", "slugs"), [((), ["knn1_top1", "loss"]), (("a",), ["knn1_top1", "loss"]), (SETS, ["knn1_accuracy", "loss"])]
+)
+def test_every_number_is_shown_once(sets: tuple[str, ...], slugs: list[str]):
+    top1 = Metric("knn1_top1", "1-NN top-1", SHARE, ACCURACY, 0.5, averaged_as=("knn1_accuracy", "1-NN accuracy"))
+    accuracy = top1._replace(slug="knn1_accuracy", averaged_as=None)
+    found = {(m.slug, "a"): m for m in (top1, accuracy, Metric("loss", "loss", "", "loss", 1.0))}
+    outcomes = [Outcome("ours", 0, found, {})]
+    every = dataclasses.replace(study(), transfer=sets, shown=())
+    assert over_seeds.shown(every, outcomes) == slugs
+    assert over_seeds.shown(dataclasses.replace(every, shown=("x",)), outcomes) == ["x"]
+
+
 def test_means_are_over_seeds_and_the_mean_of_sets_is_taken_in_each():
     found = cells(over_seeds.averaged(study(), OUTCOMES))
     stats = pytest.importorskip("scipy.stats")

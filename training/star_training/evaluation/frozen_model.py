@@ -56,8 +56,12 @@ class FrozenModel:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A short hex hash of the backbone's weights and settings and of its preprocessing."""
+        """A short hex hash of the backbone's weights, its settings, the user's code in it, and its preprocessing."""
+        from star_zoo import own_networks
+
         sha = hashlib.sha256(self.preprocess.key.encode())
+        for file in own_networks.sources(self.backbone):
+            sha.update(file.read_bytes())
         sha.update(repr([(name, *_settings(module)) for name, module in self.backbone.named_modules()]).encode())
         for name, tensor in (*self.backbone.state_dict().items(), *self.backbone.named_buffers()):
             sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

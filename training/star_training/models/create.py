@@ -8,7 +8,7 @@ import torch
 
 from star_catalog import zoo
 from star_catalog.reading import one_line, refusing
-from star_zoo import Objective, Policy, hub, wrappers
+from star_zoo import Objective, Policy, hub, own_networks, wrappers
 from star_zoo.augmentations.presets import of_config
 
 from .names import Leaf, Model, check_scheme, leaves, parse
@@ -63,6 +63,9 @@ def _single(leaf: Leaf, what: str, **arguments: Any) -> Any:
         raise ValueError("pixels are no model: they can be evaluated alone, but not be wrapped or trained")
     known_as = hub.timm_name(leaf.name)  # raises NotAvailable, whose message names the ways out
     read, failed = not leaf.untrained and arguments.get("device") != "meta", f"{what} {str(leaf)!r} can't be loaded"
+    saved = zoo.exported(leaf.name)
+    if saved and (module := own_networks.module_of_saved(saved)):
+        failed += f" with the code that {module} has now"
     try:
         with refusing(failed):
             made = hub.create(known_as, pretrained=read, **arguments)

@@ -18,6 +18,7 @@ from star_catalog.reading import one_line
 
 _STEP, _TRIES = 16, 8  # pixels between the sizes that are tried if one doesn't fit, and how many of them
 _CLASSES = 2  # of a classifier on trial
+_LIBRARIES = {"timm", "torchvision", "star_zoo", "star_training"}  # folders of code that isn't the user's
 
 Make = Callable[[int], Any]  # image size in pixels -> the model without classifier, on the meta device
 
@@ -66,6 +67,9 @@ def _check(make: Make, size: int, what: str, classifier: bool) -> None:
         model = make(size).eval()
     except ValueError as error:
         raise _WrongSize(str(error)) from error
+    methods = ("get_classifier", "reset_classifier") if classifier else ()
+    if missing := [name for name in methods if not hasattr(model, name)]:
+        raise ValueError(f"{what} has no method {missing[0]}, so it can't be fine-tuned; define it as timm's models do")
     features = _output(model, size, what)
     if features is None:
         return
@@ -76,15 +80,16 @@ def _check(make: Make, size: int, what: str, classifier: bool) -> None:
         )
     width = features.shape[1]
     if width != model.head_hidden_size:
-        raise ValueError(f"{what} returns {width} features instead of {model.head_hidden_size}; use another model")
+        raise ValueError(
+            f"{what} returns {width} features, but its head_hidden_size is {model.head_hidden_size}; correct it, or "
+            "use another model"
+        )
     if classifier:
         _check_classifier(model, size, what)
 
 
 def _check_classifier(model: Any, size: int, what: str) -> None:
     """Replaces the classifier, and raises ValueError unless it takes the model's features."""
-    if not hasattr(model, "reset_classifier"):
-        raise ValueError(f"{what} has no method reset_classifier(num_classes), so it can't be fine-tuned; define it")
     with torch.device("meta"):
         model.reset_classifier(_CLASSES)
     try:
@@ -121,12 +126,16 @@ def _output(model: Any, size: int, what: str) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns an error's message; one without is named by its place, e.g. "AssertionError in halo_attn.py:208"."""
-    if str(error).strip():
-        return one_line(error).rstrip(".")
+    """Returns an error's message, with its place in a user's network, e.g. "no such block (my_network.py:17)".
+
+    An error without a message is named by its type and its place, e.g. "AssertionError (halo_attn.py:208)".
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    place = next(frame for frame in reversed(frames) if "torch" not in Path(frame.filename).parts)
-    return f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
+    frame = next(frame for frame in reversed(frames) if "torch" not in Path(frame.filename).parts)
+    path, message = Path(frame.filename), one_line(error).rstrip(".") if str(error).strip() else ""
+    if message and not _LIBRARIES.isdisjoint(path.parts):
+        return message
+    return f"{message or type(error).__name__} ({path.name}:{frame.lineno})"
 
 
 def _shape(output: Any) -> str:

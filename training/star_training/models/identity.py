@@ -7,6 +7,7 @@ from pathlib import Path
 
 from star_catalog import store
 from star_catalog.names import folders
+from star_catalog.reading import json_object
 
 from ..data.contents import of_files, state
 from ..data.sources.raw import digest
@@ -23,10 +24,11 @@ def identity(model: Model) -> str | None:
     """Returns a hex string that changes with all that the network, its settings and its preprocessing depend on.
 
     That is the model's name, the bytes of its files, the versions of the packages, this project's code and timm's
-    environment variables. None if a part of the model has no files here: untrained models, timm's and the Hub's.
+    environment variables. None if a part of the model has no files here: untrained models, timm's and the Hub's; and
+    for a network of the user's, whose code is known only when it is created.
     """
     places = [_folder(leaf) for leaf in leaves(model)]
-    if None in places:
+    if any(place is None or _is_users(place) for place in places):
         return None
     files = [place / name for place in places if place for name in _FILES]
     settings = sorted((name, value) for name, value in os.environ.items() if name.startswith("TIMM_"))
@@ -38,6 +40,13 @@ def code(*packages: str) -> str:
     """Returns a hex string that changes with every write to a module of the packages."""
     found = [folder for package in packages for folder in folders(package)]
     return state(sorted(file for folder in found for file in Path(folder).rglob("*.py")))
+
+
+def _is_users(place: Path) -> bool:
+    """Returns whether a saved model's network is registered by a module of the user's."""
+    with contextlib.suppress(OSError, ValueError):  # which `create` reports
+        return "module" in json_object(place / "config.json", "config.json")
+    return False
 
 
 def _folder(leaf: Leaf) -> Path | None:

@@ -85,7 +85,7 @@ def _check_objective(recipe: Recipe, width: int) -> None:
 
 def check_backbone(recipe: Recipe) -> None:
     """Raises ValueError for a backbone that is unknown to timm, or can't train on the recipe's views or its start."""
-    hub.check_name(recipe.backbone)
+    recipe.check_backbone()
     cfg = timm.get_pretrained_cfg(recipe.backbone)
     fits.check(
         lambda size: build_backbone(recipe, size, "meta"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from star_catalog import zoo
 from star_catalog.names import not_found
-from star_zoo import hub, objectives
+from star_zoo import hub, objectives, own_networks
 from star_zoo.augmentations import Augmentation, Policy
 from star_zoo.augmentations.policy import KNOWN, augmentation
 from star_zoo.augmentations.presets import PRESETS, preset
@@ -56,6 +56,7 @@ class Recipe(Settings):
     data: DataConfig
     epochs: int  # passes over the images
     backbone_args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of timm.create_model
+    backbone_module: str = ""  # of a backbone of your own: the dotted path of the module that registers it with timm
     objective: str = "star"  # by its name in star_zoo.objectives, or the dotted path of a module
     objective_args: dict[str, Any] = field(default_factory=dict)  # the objective's settings
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -135,7 +136,26 @@ class Recipe(Settings):
     def check(self) -> None:
         """Raises ValueError for a backbone or an objective that is unknown, and for wrong settings of the objective."""
         self.check_objective()
-        hub.check_name(self.backbone)
+        self.check_backbone()
+
+    def check_backbone(self) -> None:
+        """Raises ValueError for a backbone that neither timm has nor `backbone_module` registers."""
+        self.registered()
+        try:
+            hub.check_name(self.backbone)
+        except ValueError as error:
+            way_out = "for one of your own, name the module that registers it: --set backbone_module=MODULE"
+            raise ValueError(f"{error}; {way_out}") from error
+
+    def registered(self) -> "Recipe":
+        """Returns the recipe with the module that has registered its backbone, if that is a user's.
+
+        A module that the recipe names is imported first. Raises ValueError if it can't be, or lacks the backbone.
+        """
+        if self.backbone_module:
+            own_networks.import_module(self.backbone_module, self.backbone)
+            return self
+        return dataclasses.replace(self, backbone_module=own_networks.module_of(self.backbone))
 
     def check_objective(self) -> None:
         """Raises ValueError for settings of the objective that are unknown, or not of the types that it declares."""

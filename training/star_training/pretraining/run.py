@@ -57,7 +57,7 @@ class Run(Loop[Recipe]):
     """
 
     def __init__(self, recipe: Recipe, out: Path, *, resume: bool = False, tracker: str | None = None):
-        super().__init__(recipe, recipe.run, out, resume, tracker)
+        super().__init__(recipe.registered(), recipe.run, out, resume, tracker)
         self.accumulate, self.batch_size, self.clip = recipe.accumulate, recipe.batch_size, recipe.optimizer.clip
         self.eval_every = recipe.run.eval_every
         check_backbone(recipe)  # before the data are read

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from star_catalog.files import sweep, write_text
 from star_catalog.reading import json_object, refusing
 from star_catalog.writing import going_on
-from star_zoo import hub, objectives, star_backbones, wrapped_model
+from star_zoo import hub, objectives, own_networks, star_backbones, wrapped_model
 from star_zoo.groups import equivariance_error
 
 from ..engine.results import read as read_results
@@ -79,9 +79,9 @@ def _render(folder: Path, name: str) -> str:
     methods = card_method.of(made, heads)
     data_sets = list(dict.fromkeys((step.kind, dataset_terms.of(step.source)) for step in made if step.source))
     own, licence = star_backbones.is_own(config["architecture"]), config["pretrained_cfg"].get("license")
-    users = star_backbones.is_users(config["architecture"])
+    users = own_networks.is_users(config["architecture"])
     title = _title(config, recipe, finetune, heads, name)
-    metadata = {"title": title, "own": own, "licence": licence, "is_classifier": bool(config["num_classes"])}
+    metadata = {"title": title, "own": own or users, "licence": licence, "is_classifier": bool(config["num_classes"])}
     metadata |= {"tags": methods.tags}
     text = markdown.render(
         "card.md.jinja",
@@ -92,6 +92,8 @@ def _render(folder: Path, name: str) -> str:
         registered=_is_tag(name),
         own=own,
         registered_by_user=config["architecture"] if users else None,
+        module=own_networks.module_of_saved(folder),
+        has_maps=hasattr(model, "feature_info"),
         network=_network(config),
         images=data_sets[-1][1] if made and made[-1].source else None,
         start=made[-1].recipe.get("init_from") if made else None,
@@ -122,7 +124,7 @@ def _is_tag(name: str) -> bool:
 
 def _network(config: dict[str, Any]) -> str:
     architecture = config["architecture"]
-    if star_backbones.is_users(architecture):
+    if own_networks.is_users(architecture):
         return f"{architecture}, a network that is not part of timm"
     if architecture != wrapped_model.NAME:
         return f"{'star-zoo' if star_backbones.is_own(architecture) else 'timm'}'s {architecture}"
@@ -171,8 +173,9 @@ def _heads(heads: dict[str, Any], recipe: dict[str, Any], config: dict[str, Any]
     if not heads:
         return None
     objective, start = heads["objective"], folder_recipe()
-    own = {"objective_args": heads["settings"], "backbone_args": recipe.get("backbone_args", {})}
-    usual = {"objective_args": objectives.settings(objective) | start.objective_args, "backbone_args": {}}
+    of_recipe = {"backbone_args": {}, "backbone_module": ""}
+    own = {"objective_args": heads["settings"]} | {name: recipe.get(name, usual) for name, usual in of_recipe.items()}
+    usual = {"objective_args": objectives.settings(objective) | start.objective_args} | of_recipe
     backbone = str(recipe.get("backbone", config["architecture"]))
     return {
         "experts": heads["settings"].get("num_experts"),

@@ -24,6 +24,19 @@ def places(study: Study, outcomes: Sequence[Outcome]) -> list[Place]:
     return [*(Place(*place) for place in found), *(Place(metric) for metric in means)]
 
 
+def shown(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
+    """Returns the slugs of the metrics of the tables: those of the study, or else of all metrics, each number once.
+
+    An accuracy also has the slug of its mean over data sets, under which it is shown if there are several to average.
+    """
+    if study.shown:
+        return list(study.shown)
+    metrics = [metric for outcome in outcomes for metric in outcome.metrics.values()]
+    averaged = {metric.slug: metric.averaged_as[0] for metric in metrics if metric.averaged_as}
+    twice = averaged.keys() if len(study.transfer) > 1 else set(averaged.values())
+    return [slug for slug in dict.fromkeys(metric.slug for metric in metrics) if slug not in twice]
+
+
 def by_seed(study: Study, outcomes: Sequence[Outcome], method: str, place: Place) -> dict[int, float]:
     """Returns a method's number for each seed that has it."""
     found = {o.seed: o.number(*place, study.transfer) for o in outcomes if o.method == method}

@@ -98,7 +98,7 @@ def report(study: Study, out: Path) -> list[Table]:
     outcomes = [outcome.load(path) for path in sorted((out / "results").glob("*.json"))]
     if not outcomes:
         raise ValueError(f"{out / 'results'} holds no outcome of a run")
-    shown = list(study.shown or dict.fromkeys(slug for each in outcomes for slug, _ in each.metrics))
+    shown = aggregate.shown(study, outcomes)
     tables = [
         aggregate.headline(study, outcomes),
         compare(aggregate.averaged(study, outcomes), shown)._replace(title="methods: means over seeds"),

@@ -79,9 +79,7 @@ def _save_backbone(folder: Path, backbone: nn.Module | Backbone, model_args: Map
         config = json.loads(part.read_text(encoding="utf-8"))
         config["pretrained_cfg"].pop("label_names", None)  # timm and transformers read those at the top level
         own_networks.describe(config, cast(nn.Module, backbone))
-        config.get("model_args", {}).pop(
-            "num_classes", None
-        )  # a duplicate of the top level's that transformers rejects
+        config.get("model_args", {}).pop("num_classes", None)  # transformers rejects a duplicate of the top level's
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import accelerate
 
-from ..numerics import choice, layout, precision
+from ..numerics import choice, layout, precision, small_maps
 from ..numerics.choice import Choice, Trial
 from ..numerics.trial import Convolution
 from ..settings.base import CHOSEN, adopted
@@ -58,6 +58,8 @@ class Choices:
         `layout_before` is the layout that a resumed run was trained in. Raises ValueError if a layer computes wrong
         gradients in the precision that was asked for, or a convolution fails in the layout.
         """
+        if self._processes.device.type == "cpu":
+            small_maps.use(module)  # first, because the choice of a precision depends on the time of a step
         asked = self.precision
         if asked == AUTO:
             self.precision, self._why = choice.suggested(self._processes.device, known)

@@ -19,7 +19,6 @@ from star_catalog.files import sweep, write_json
 from ..data.workers import loading, useful_beside
 from ..errors import Diverged
 from ..messages import ANOTHER_FOLDER, busy, quiet
-from ..numerics import small_maps
 from ..numerics.allocator import keep_large_blocks
 from ..numerics.choice import Trial
 from ..settings.base import Settings
@@ -69,8 +68,6 @@ class Loop(Hooks, Generic[S]):
         """Chooses precision and memory layout by `Choices.make`, then makes the Accelerator."""
         images, found = self.batch_size // self.processes.num_processes, self._newest if self._resuming else None
         layout = found.state.get("channels_last", True) if found else None
-        if self.processes.device.type == "cpu":
-            small_maps.use(module)  # before, because a choice depends on the time of a step
         self._choices.make(module, trial, images, share, self.precisions, convolutions, layout)
         self.settings = self._choices.applied()
         self.notes += self._choices.notes(str(self.workers))

@@ -120,6 +120,7 @@ def _pretrain_command(recipe: dict[str, Any]) -> list[str]:
     if recipe.get("name") not in recipes.known() or recipe.get("objective") not in objectives.known():
         return []
     source, start = recipe["data"]["source"], recipe.get("init_from")
+    recipe = {"backbone_module": ""} | recipe  # which earlier versions lacked
     ours = recipes.find(recipe["name"]).with_objective(recipe["objective"])
     ours = dataclasses.replace(ours, init_from=start, data=dataclasses.replace(ours.data, source=source))
     same = {name: True for name in CHOSEN if getattr(ours, name) == AUTO and recipe.get(name) is True}  # chosen by auto

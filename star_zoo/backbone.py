@@ -9,7 +9,7 @@ from .groups import Group
 
 
 class Backbone(Protocol):
-    """A timm model without a classifier: images (B, 3, S, S), normalised -> pooled features (B, D).
+    """A timm model without a classifier: normalised images (B, C, S, S) -> pooled features (B, D).
 
     Any `nn.Module` with these members is a backbone. `forward_intermediates` is needed only by `Encoder.maps`.
     """
@@ -17,7 +17,7 @@ class Backbone(Protocol):
     training: bool
     num_features: int  # channels of the last feature map
     head_hidden_size: int  # D, width of the pooled features; larger than num_features in e.g. MobileNet
-    pretrained_cfg: dict[str, Any]  # timm's: input_size (3, S, S), mean and std per channel of pixels in [0, 1], ...
+    pretrained_cfg: dict[str, Any]  # timm's: input_size (C, S, S), mean and std per channel of pixels in [0, 1], ...
 
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
@@ -49,7 +49,7 @@ class GroupBackbone(Backbone, Protocol):
     group: Group
 
     def regular_features(self, x: Tensor, /) -> Tensor:
-        """Returns the pooled features by element, (B, 3, S, S) -> (B, D, G); their mean over G is the model's output.
+        """Returns the pooled features by element, (B, C, S, S) -> (B, D, G); their mean over G is the model's output.
 
         `group.act_on_images(x, g)` has the features `group.act_on_features(z, g)`.
         """

@@ -40,11 +40,12 @@ def test_the_gradient_of_the_weight_is_torchs(
         return
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(*images, *size, dtype=torch.float64).contiguous(memory_format=layout)
-    weight = torch.randn(3, images[1], *kernel, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, images[1], *kernel, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     output = F.conv2d(x, weight, None, stride, padding)
     gradient = torch.randn_like(output).contiguous(memory_format=layout)
     (expected,) = torch.autograd.grad(output, weight, gradient)
-    found = small_maps.weight_gradient(x, gradient, weight.shape, stride, padding)
+    found = small_maps.weight_gradient(x, gradient, weight.detach(), stride, padding)
+    assert found.stride() == weight.stride()
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -69,19 +69,20 @@ class _Convolution(torch.autograd.Function):
         found = torch.ops.aten.convolution_backward(gradient, x, weight, *settings, (of_x, False, False))
         return (
             found[0],
-            weight_gradient(x, gradient, weight.shape, ctx.stride, ctx.padding) if of_weight else None,
+            weight_gradient(x, gradient, weight, ctx.stride, ctx.padding) if of_weight else None,
             gradient.sum((0, 2, 3)) if of_bias else None,
             None,
             None,
         )
 
 
-def weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, stride: _Pair, padding: _Pair) -> Tensor:
+def weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, stride: _Pair, padding: _Pair) -> Tensor:
     """Returns the gradient (O, C, K, L) of a convolution's weight, from its input and the gradient of its output.
 
-    `x` is (B, C, H, W), `gradient` has O channels, `shape` is the weight's. Taps that meet padding alone get zeros,
-    and no product is computed for them.
+    `x` is (B, C, H, W), `gradient` has O channels. Taps that meet padding alone get zeros, and no product is computed
+    for them. The strides are the weight's, because those of gradients in buckets of several processes are.
     """
+    shape = weight.shape
     top, k, *pad_rows = _reach(x.shape[2], gradient.shape[2], shape[2], stride[0], padding[0])
     left, m, *pad_columns = _reach(x.shape[3], gradient.shape[3], shape[3], stride[1], padding[1])
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, *pad_columns, *pad_rows))
@@ -90,8 +91,8 @@ def weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, stride: _Pai
     found = gradient.permute(0, 2, 3, 1).flatten(0, 2).t() @ unfolded
     reached = found.view(shape[0], k, m, shape[1]).permute(0, 3, 1, 2)
     if (k, m) == tuple(shape[2:]):
-        return reached
-    whole = torch.zeros(shape, dtype=x.dtype, device=x.device).to(memory_format=torch.channels_last)
+        return reached if reached.stride() == weight.stride() else torch.empty_like(weight).copy_(reached)
+    whole = torch.zeros_like(weight)
     whole[:, :, top : top + k, left : left + m] = reached
     return whole
 

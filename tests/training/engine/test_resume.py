@@ -1,12 +1,14 @@
 """Exact resume: a run that was stopped or killed and goes on ends with the same bits as one that was left alone."""
 
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import resource
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +118,48 @@ def test_a_second_signal_insists():
         signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
+
+
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+@pytest.mark.parametrize(
+    ("sent", "last"),
+    [((INT, TERM), TERM), ((TERM, INT), INT), ((INT, INT), INT), ((HUP, HUP, TERM), TERM), ((INT, HUP, HUP), None)],
+)
+def test_signals_that_come_before_a_handler_is_called_are_all_counted(sent: tuple[int, ...], last: int | None, capfd):
+    """A call of C holds the handlers back; `pthread_kill`, because another thread may get what is sent to a process."""
+    main_thread = threading.get_ident()
+
+    def send() -> None:
+        for number in sent:
+            time.sleep(0.02)  # a signal of the same kind that has not been delivered yet would be lost
+            signal.pthread_kill(main_thread, number)
+
+    sender = threading.Thread(target=send)
+    with contextlib.ExitStack() as stack:
+        if last is not None:
+            caught = stack.enter_context(pytest.raises(KeyboardInterrupt))
+        stop = stack.enter_context(StopRequest("stopping"))
+        sender.start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 800_000)
+        sender.join()
+    assert capfd.readouterr().err == ("" if last else "stopping\n")
+    if last is None:
+        assert stop.signal == sent[0]
+    else:
+        assert Stopped.by(caught.value).exit_code == 128 + last
+
+
+def test_a_forked_process_adds_no_signal_to_those_of_its_parent():
+    with StopRequest() as stop:
+        if (child := os.fork()) == 0:
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), INT)
+            os._exit(0)
+        os.waitpid(child, 0)
+        signal.raise_signal(INT)
+    assert stop.signal == INT
 
 
 def test_the_first_signal_alone_prints_its_notice(capfd):
@@ -235,6 +279,36 @@ def test_a_process_that_gets_a_signal_stops_cleanly_and_goes_on(whole, tmp_path,
     assert main(command(out, "--resume", settings=settings)) == 0
     assert_equal(exported(out), exported(whole))
     assert [e["step"] for e in entries(out)] == [*range(1, STEPS + 1)]
+
+
+SLOW = """
+import hashlib, sys
+from pathlib import Path
+from star_training.cli.main import program
+from star_training.pretraining.run import Run
+
+def slow(run, batches, step=Run._train_step):
+    step(run, batches)
+    Path(run.out, "slow").touch()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
+
+Run._train_step = slow
+program()
+"""
+
+
+@pytest.mark.slow
+def test_two_signals_within_a_slow_step_end_the_run_at_once(tmp_path: Path):
+    process = start(command(tmp_path / "run"), program=("-c", SLOW))
+    wait_until((tmp_path / "run" / "slow").exists, process)
+    for number in (INT, TERM):
+        os.kill(process.pid, number)
+        time.sleep(0.1)
+    code, _, err = finish(process)
+    blank, line = err.splitlines()
+    assert code == 128 + TERM and blank == ""
+    assert line.startswith("stopped by SIGTERM after step 1, there is no checkpoint; go on with: ")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.slow

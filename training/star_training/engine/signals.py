@@ -2,6 +2,11 @@
 
 While a training has something to save, the first one is a request (`StopRequest`); elsewhere it is an exception
 (`interrupting`), so that temporary files are removed.
+
+Python calls a handler between two of its instructions: when a signal comes during a long call of C, e.g. a backward
+pass, once that call returns. Then several signals may be waiting, and those of one kind are a single call. A handler
+that is replaced by SIG_DFL or SIG_IGN while its signal waits is not called: Python drops that signal and prints a
+traceback about it.
 """
 
 import contextlib
@@ -12,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from ..messages import quiet
 
@@ -44,6 +49,9 @@ class Stopped(Exception):
 class StopRequest:
     """While entered, stores the first SIGINT, SIGTERM or SIGHUP in `signal`; further ones have their default effect.
 
+    They raise KeyboardInterrupt if they come before the first one could be handled. Afterwards, SIGINT raises it, too,
+    once a call of C returns, and SIGTERM ends the process even during one.
+
     SIGHUP, which a closed terminal sends more than once, is ignored from the second one on, and always where it was
     ignored before, as nohup does. In a thread other than the main one, which can't handle signals, none is stored.
 
@@ -54,10 +62,12 @@ class StopRequest:
         self.signal: int | None = None
         self._notice = "" if quiet() else notice
         self._before: dict[int, Any] = {}
+        self._called: list[int] = []  # the signals whose handler was called
         self._terminal: list[int] = []  # file descriptors
 
     def __enter__(self) -> "StopRequest":
         if _is_main_thread():
+            self._arrivals = _Arrivals()
             hangup = [] if _ignores_hangup() else [signal.SIGHUP]
             self._before = {s: signal.signal(s, self._asked) for s in (signal.SIGINT, signal.SIGTERM, *hangup)}
             self._terminal = [output for output in (1, 2) if os.isatty(output)]
@@ -66,14 +76,62 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            self._arrivals.close()
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        _by_default(number, self._terminal)
-        if self._notice and number != signal.SIGHUP:
+        self._called.append(number)
+        came = [number for number in self._arrivals.read() if number in self._before]
+        if not {*came} <= {*self._called}:
+            return  # Python calls the handlers of the others next
+        # a signal that another thread received may be recorded after the call of its handler
+        first, *further = max(came, self._called, key=len)
+        _by_default({first, *further}, self._terminal)
+        if insisting := [number for number in further if number != signal.SIGHUP]:
+            raise KeyboardInterrupt(insisting[-1])
+        self.signal = first
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # none is waiting
+        if self._notice and first != signal.SIGHUP:
             line = f"{self._notice}\n"
             with contextlib.suppress(OSError):  # not print, which fails if the signal interrupted another print
                 os.write(2, (f"\n{line}" if 2 in self._terminal else line).encode())
+
+
+class _Arrivals:
+    """Records every signal that has a Python handler when it comes, also before the handler is called."""
+
+    _open: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self._pipe = os.pipe()
+        for end in self._pipe:
+            os.set_blocking(end, False)
+        self._before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        _Arrivals._open += 1
+
+    def read(self) -> list[int]:
+        """Returns the numbers of all signals so far, in their order."""
+        with contextlib.suppress(BlockingIOError):
+            self._numbers += os.read(self._pipe[0], 65536)
+        return self._numbers
+
+    def close(self) -> None:
+        """Ends the recording."""
+        _Arrivals._open -= 1
+        signal.set_wakeup_fd(self._before)
+        for end in self._pipe:
+            os.close(end)
+
+    @classmethod
+    def leave(cls) -> None:
+        """Ends the recording in a forked process, whose signals are not those of its parent."""
+        if cls._open:
+            signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Arrivals.leave)
 
 
 @contextlib.contextmanager
@@ -93,7 +151,7 @@ def interrupting() -> Iterator[None]:
     def asked(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:
             os._exit(128 + number)
-        _by_default(number, terminal)
+        _by_default({number}, terminal)
         if _is_importing(frame):
             print(f"\nstopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
             os._exit(128 + number)
@@ -123,18 +181,29 @@ def exiting(code: int) -> None:
         signal.signal(number, exit_now)
 
 
-def _by_default(number: int, terminal: list[int]) -> None:
-    """Gives signals their default effect once `number` came; `terminal` are the file descriptors of one.
+def _by_default(came: set[int], terminal: list[int]) -> None:
+    """Gives signals their default effect once some came; `terminal` are the file descriptors of one.
 
-    Not the previous handlers, because a background job ignores SIGINT.
+    Not the previous handlers, because a background job ignores SIGINT; and by handlers of Python, because others of
+    these signals may be waiting.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if number == signal.SIGHUP:  # the terminal is closed, and writing to it would be an error
+    signal.signal(signal.SIGTERM, _end)
+    if not _ignores_hangup():
+        signal.signal(signal.SIGHUP, _ignore)
+    if signal.SIGHUP in came:  # the terminal is closed, and writing to it would be an error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for output in terminal:
             os.dup2(nowhere, output)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def end_with_parent() -> None:

@@ -218,10 +218,7 @@ def _check_downloadable(name: str) -> None:
     if cfg is None or not cfg.hf_hub_id or name.startswith("star_"):
         return
     if not any(try_to_load_from_cache(cfg.hf_hub_id, file) for file in ("model.safetensors", "pytorch_model.bin")):
-        try:
-            zoo.check_reachable()
-        except zoo.NotAvailable as error:
-            raise zoo.NotAvailable(f"the weights of {name} are not in the cache, and {error}") from error
+        zoo.check_downloadable(f"the weights of {name} are", f"{zoo.WAY_OUT}, or untrained:{name}")
 
 
 def install(folder: str | Path, tag: str) -> Path:

@@ -191,8 +191,9 @@ def _fetch(tag: str, installed: Path | None, cache_dir: str | Path | None) -> Pa
 
 def not_available(what: str, tag: str, error: Exception, more: str) -> zoo.NotAvailable:
     """Returns the error for a tag whose files are at none of the places, with the ways out and `more` of them."""
+    reason = error.reason if isinstance(error, zoo.NotAvailable) else error
     return zoo.NotAvailable(
-        f"no {what} for {tag}: none in the local store ({store.folder(tag)}), none in the package, and {error}. "
+        f"no {what} for {tag}: none in the local store ({store.folder(tag)}), none in the package, and {reason}. "
         f"Ways out: train it and run `star-zoo install RUN {tag}`; run `star-zoo convert` with --install on a "
         "released checkpoint; set STAR_ZOO_HUB_ORG=OWNER for other repositories or HF_ENDPOINT=URL for a mirror; "
         f"{more}."

@@ -7,25 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .printing import printable
+
 _LONGEST = 500  # characters of a library's message that are shown
 _OURS = ("star_catalog", "star_training", "star_zoo")
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's message on one line; its class if it has none.
+    """Returns an error's message on one line of printable characters; its class if it has none.
 
     A library's message is cut at a word; ours is complete, because it ends with the way out. PyTorch's about a pickle
     is replaced, because it advises to load it without the safety that star-zoo doesn't give up.
     """
     if type(error).__name__ == "UnpicklingError":
         return "it is no file of tensors alone, and star-zoo doesn't unpickle anything else"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if _is_ours(error) else shortened(text)
-
-
-def printable(text: str) -> str:
-    """Returns the text with non-printable characters escaped, because file names may contain any character."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    text = str(error).strip() or type(error).__name__
+    return printable(text if _is_ours(error) else shortened(" ".join(text.split())))
 
 
 def shortened(text: str) -> str:

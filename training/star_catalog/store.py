@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .files import locked, replacing, sweep, user_path, write_text
+from .printing import printable
 from .reading import one_line
 from .writing import NotWritten, writing
 
@@ -51,7 +52,8 @@ def keeping() -> Iterator[None]:
         if (where := home()) not in _noted:
             _noted.add(where)
             reason = error.reason if isinstance(error, NotWritten) else one_line(error)
-            print(f"star-zoo: nothing is cached in {where}, because it can't be written: {reason}", file=sys.stderr)
+            line = f"star-zoo: nothing is cached in {where}, because it can't be written: {reason}"
+            print(printable(line), file=sys.stderr)
 
 
 @functools.cache

@@ -32,7 +32,9 @@ def writing(path: Path, part: Path | None = None) -> Iterator[None]:
             raise
         raise NotWritten(path / error.path.relative_to(part), error.reason, error.way_out) from error
     except OSError as error:
-        named = None if error.filename is None else Path(str(error.filename))
+        # of a copy, the first name is the source, and only the second one can be short of room
+        copied = error.filename2 if error.errno in _ROOM else None
+        named = None if error.filename is None else Path(str(copied or error.filename))
         if not error.errno or not (named is None or _related(named, path) or (part and _related(named, part))):
             raise
         raise NotWritten(path, *_explained(path, error.errno)) from error

@@ -14,10 +14,18 @@ from .reading import one_line
 HUB_OWNER = "star-zoo"  # owner of the repositories of the published tags; STAR_ZOO_HUB_ORG overrides it
 EMBEDDED = Path(folders("star_zoo")[0], "weights")
 HUB_PREFIX = "hf-hub:"
+WAY_OUT = "try again with a network, or pass a saved folder"  # where the Hub can't be reached
 
 
 class NotAvailable(RuntimeError):
-    """Raised if a model's files are not available; the message lists the places tried and the ways out."""
+    """Raised if a model's files are not available; the message lists the places tried and the ways out.
+
+    `reason` is the message without the way out, for a message that has others.
+    """
+
+    def __init__(self, reason: str, way_out: str = ""):
+        super().__init__(f"{reason}; {way_out}" if way_out else reason)
+        self.reason = reason
 
 
 class Repository(NamedTuple):
@@ -105,10 +113,10 @@ def _download(repository: Repository, filename: str, cache_dir: str | Path | Non
     try:
         before = try_to_load_from_cache(repo_id, filename, cache_dir, revision)
         if not before:
-            check_reachable()
+            check_downloadable(f"{filename} of {repository} is")
         path = Path(hf_hub_download(repo_id, filename, revision=revision, cache_dir=cache_dir, library_name="star-zoo"))
-    except NotAvailable as error:
-        raise NotAvailable(f"{filename} of {repository} is not in the cache, and {error}") from error
+    except NotAvailable:
+        raise
     except errors.GatedRepoError as error:
         raise NotAvailable(f"{repository} is gated; accept its terms on the Hub, then run `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
@@ -120,7 +128,7 @@ def _download(repository: Repository, filename: str, cache_dir: str | Path | Non
     except errors.LocalEntryNotFoundError as error:
         reason = one_line(error.__cause__ or error)
         raise NotAvailable(
-            f"{filename} of {repository} is not in the cache, and the Hub can't be reached ({reason})"
+            f"{filename} of {repository} is not in the cache, and the Hub can't be reached ({reason})", WAY_OUT
         ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"{repository} on the Hub has no {filename}") from error
@@ -129,6 +137,14 @@ def _download(repository: Repository, filename: str, cache_dir: str | Path | Non
     if str(path) != before:
         _verify(path, repository)
     return path
+
+
+def check_downloadable(wanted: str, way_out: str = WAY_OUT) -> None:
+    """Raises NotAvailable if the Hub can't be reached: "WANTED not in the cache", with the way out."""
+    try:
+        check_reachable()
+    except NotAvailable as error:
+        raise NotAvailable(f"{wanted} not in the cache, and {error}", way_out) from error
 
 
 @functools.cache

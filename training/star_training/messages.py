@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
-from star_catalog.reading import printable
+from star_catalog.printing import printable
 
 QUIET, NORMAL, VERBOSE = range(3)
 # how messages name the arguments of a training: as the command line and as Python take them
@@ -64,10 +64,16 @@ def verbose() -> bool:
     return _levels[-1] == VERBOSE
 
 
+def say(text: str) -> None:
+    """Prints a line to standard output, unless -q was given."""
+    if not quiet():
+        print(printable(text), flush=True)
+
+
 def detail(text: str) -> None:
     """Prints a line to standard error if details are wanted."""
     if verbose():
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -98,7 +104,7 @@ def busy(line: Callable[[], str]) -> Iterator[None]:
 
 def in_progress() -> str:
     """Returns the lines of nested works, the outermost first: "knn on birds; features of birds: 256 of 300"."""
-    return "; ".join(line() for line in tuple(_active))
+    return printable("; ".join(line() for line in tuple(_active)))
 
 
 def duration(seconds: float) -> str:

@@ -7,15 +7,17 @@ import timm
 import torch
 from torch import Tensor
 
+from star_catalog.printing import printable
 from star_zoo import Objective, load_objective
 
 from . import recipes
 from .data import Source
 from .data.views import MultiViewDataset, stack
 from .engine.logging import read
-from .messages import quiet
+from .messages import say
 from .pretraining.run import Run
 from .publishing import card
+from .publishing.markdown import python_string
 from .reports import run_figure
 
 _PICTURED = 4  # images whose views are drawn
@@ -24,10 +26,9 @@ _PICTURED = 4  # images whose views are drawn
 def quickstart(out: Path) -> None:
     """Runs the recipe `spirograph_tiny` in a folder, or resumes it there, and prints its results."""
     start = time.perf_counter()
-    recipe = recipes.find("spirograph_tiny")
-    if not quiet():
-        print(f"pretraining {recipe.backbone} with {recipe.objective} on spirographs, {recipe.epochs} epochs ...")
-    run = Run(recipe, out, resume=(out / "recipe.json").exists())
+    recipe, resumed = recipes.find("spirograph_tiny"), (out / "recipe.json").exists()
+    say(f"pretraining {recipe.backbone} with {recipe.objective} on spirographs, {recipe.epochs} epochs ...")
+    run = Run(recipe, out, resume=resumed)
     results = run.train()
     export = out / "export"
     card.write_after_training(out, changed=not run.finished)
@@ -42,11 +43,12 @@ def quickstart(out: Path) -> None:
     weights = torch.tensor([e["router"] for e in entries if "router" in e][-1])
     run_figure.draw(picture, views, objective.policy, entries, weights)
 
+    since = " since the resume" if resumed else ""
     print(f"\nloss {losses[0]:.2f} -> {losses[-1]:.2f}")
     print(f"R2 of the four true parameters from frozen features: untrained {untrained:.3f} -> trained {trained:.3f}")
-    print(f"figure: {picture}    time: {time.perf_counter() - start:.0f} s\n\nNow in Python:\n")
+    print(f"figure: {printable(str(picture))}    time{since}: {time.perf_counter() - start:.0f} s\n\nNow in Python:\n")
     print("import timm")
-    print(f'model = timm.create_model("local-dir:{export}", pretrained=True)')
+    print(f"model = timm.create_model({python_string(f'local-dir:{export}')}, pretrained=True)")
     print("features = model.eval()(images)  # (B, 3, 32, 32) -> (B, 512)")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,14 +10,19 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import timm
 
-from runs import STEPS, at_step, command, pictures
+from runs import STEPS, at_step, command, pictures, tiny
 from star_catalog import zoo
+from star_catalog.printing import as_typed
 from star_catalog.reading import one_line
 from star_training import messages
+from star_training.api.trained import Trained
 from star_training.cli.main import main
 from star_training.evaluation import features
 from star_training.evaluation.protocols import knn
+from star_training.evaluation.record import Record
+from star_training.finetuning.run import in_words
 
 SILENCE = messages._SILENCE
 
@@ -120,6 +126,42 @@ def test_outputs_that_nobody_reads_end_no_command(tmp_path: Path, often, monkeyp
             assert main(words) == 0
     records = json.loads((run / "export" / "results.json").read_text())["evaluations"]
     assert [record["data"] for record in records] == ["one", "other"]
+
+
+STRANGE = ("a b; touch c", "it's", "a\nb", "'\\\x1b[2J\u202e", "\udcff", "ü", "", "-x", "\u200b\U000e0001")
+
+
+def test_a_command_is_typed_as_one_line_that_a_shell_reads():
+    line = as_typed("printf", r"%s\0", *STRANGE)
+    assert line.isprintable()
+    found = subprocess.run(["bash", "-c", line], capture_output=True, env={"LC_ALL": "C.UTF-8"}, check=True).stdout
+    assert tuple(os.fsdecode(word) for word in found.split(b"\0")[:-1]) == STRANGE
+
+
+def test_a_result_has_one_line_for_each_name_whatever_its_characters(tmp_path: Path, capsys):
+    data = pictures(tmp_path / "my\nphotos\x1b[2J", 20)
+    assert main(["eval", "all", "pixels", "--protocols", "knn,regression", "--data", str(data)]) == 0
+    result, *lines, left_out = capsys.readouterr().out.splitlines()
+    name = r"my\nphotos\x1b[2J"
+    assert result.startswith(f"pixels on {name}, knn (") and rf"| pixels | {name} |" in lines
+    assert left_out.startswith(f"regression on {name} not applicable: {name} has classes")
+    record = Record(protocol="finetune", model="a\x1b", data="b\n", seed=0)
+    assert in_words(record) == r"a\x1b on b\n: "
+    assert str(Trained(Path("a\nb"), {})).startswith(r"exported to a\nb/export: ")
+    assert main(["eval", "knn", "pixels", "--data", f"{data}x"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_quickstart_prints_its_time_and_python_that_loads_the_model(tmp_path: Path, monkeypatch, capsys):
+    recipe = tiny("run.eval_every=1")
+    monkeypatch.setattr("star_training.quickstart.recipes.find", lambda name: recipe)
+    monkeypatch.setattr("star_training.quickstart.run_figure.draw", lambda *drawn: None)
+    out = tmp_path / "it's"
+    for time_of in ("time", "time since the resume"):
+        assert main(["quickstart", "--out", str(out)]) == 0
+        *_, line, _, _, _, _, load, _ = capsys.readouterr().out.splitlines()
+        assert f"figure: {out / 'learned.png'}    {time_of}: " in line
+        assert eval(load.partition(" = ")[2], {"timm": timm}).num_features == 96
 
 
 def test_a_long_message_of_ours_is_complete_and_a_library_s_is_cut_at_a_word():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from disk import files_end_at
 from finetune_cases import coloured
 from runs import TINY
 from star_catalog import zoo
@@ -71,6 +72,17 @@ def test_a_folder_in_the_place_of_a_file_and_a_store_that_is_a_file(tmp_path: Pa
     monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "home"))
     line = refusal(capsys, "install", MODEL, "star_resnet10t.mine")
     assert f"can't be written: {tmp_path / 'home'} is a file; move it away" in line
+
+
+def test_a_copy_on_a_full_disk(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path))
+    with files_end_at(1_000_000):
+        install = refusal(capsys, "install", MODEL, "star_resnet10t.mine")
+        publish = refusal(capsys, "publish", MODEL, "me/star", "--dry-run", "--out", str(tmp_path / "staged"))
+    where = {install: tmp_path / "models" / "star_resnet10t.mine", publish: tmp_path / "staged"}
+    for line, folder in where.items():
+        assert line.startswith(f"star-zoo: {folder}") and line.endswith("can't be written: File too large; make room")
+    assert not any(folder.exists() for folder in where.values())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from runs import command, exported, pictures
 from star_catalog import store, zoo
 from star_catalog.files import user_path
 from star_training.cli.main import main
+from star_training.models.create import create
 from star_training.pretraining.run import Run
+from star_training.publishing import upload
 from star_training.reports.loading import gather
 from star_zoo import install, load_objective, save_pretrained
 from twins import backbone
@@ -37,6 +39,16 @@ def test_a_path_to_nothing_is_not_looked_up_on_the_hub(name: str, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_of_the_hub_where_a_folder_is_needed(capsys):
+    for words in (["card", "hf-hub:me/a"], ["install", "hf-hub:me/a@v1", "star_resnet10t.mine"], ["report", "me/a"]):
+        line = refusal(capsys, *words)
+        assert "; pass a run or a saved folder on this machine, of the Hub's after `hf download " in line
+        named = words[1].startswith("hf-hub:")
+        assert line.startswith("me/a is a model of the Hub" if named else "'me/a' doesn't exist")
+        source = "me/a --revision v1" if "@" in words[1] else "me/a" if named else "OWNER/NAME"
+        assert line.endswith(f"`hf download {source} --local-dir FOLDER`")
+
+
 def test_an_unknown_tag_lists_the_known_ones_of_its_architecture(capsys):
     said = (
         "tag 'star_resnet10t.cifar11' not found; did you mean 'star_resnet10t.cifar10'? known: star_resnet10t.cifar10, "
@@ -49,7 +61,7 @@ def test_an_unknown_tag_lists_the_known_ones_of_its_architecture(capsys):
     assert said in refusal(capsys, "eval", "knn", "resnett18", "--data", "x")
 
 
-def test_the_hub_is_tried_twice(monkeypatch: pytest.MonkeyPatch):
+def test_the_hub_is_tried_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tried = []
 
     class Session:
@@ -60,10 +72,20 @@ def test_the_hub_is_tried_twice(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    said = "is not in the cache, and the Hub can't be reached .no route to host.$"
-    with pytest.raises(zoo.NotAvailable, match=said):
+    said = f"in the cache, and the Hub can't be reached .no route to host.; {zoo.WAY_OUT}"
+    with pytest.raises(zoo.NotAvailable, match=f"model.safetensors of owner/name is not {said}$"):
         zoo.fetch(zoo.Repository("owner/name"), "model.safetensors")
     assert tried == [constants.ENDPOINT] * 2
+    with pytest.raises(ValueError, match=f"the weights of resnet26 are not {said}, or untrained:resnet26"):
+        create("resnet26")
+    with pytest.raises(zoo.NotAvailable) as raised:
+        timm.create_model("star_resnet50.in100", pretrained=True)
+    assert "can't be reached (no route to host). Ways out: train it" in str(raised.value)
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    (model / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.setattr(upload.ModelCard, "validate", lambda card: Session().head("validate"))
+    with pytest.raises(OSError, match=r"^me/a could not be published: the Hub can't be reached .*; try again with a n"):
+        upload.publish(model, "me/a")
 
 
 def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

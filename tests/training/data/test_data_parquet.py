@@ -17,6 +17,7 @@ from data_cases import (
     write_folder,
     write_parquet,
 )
+from star_training.cli.main import main
 from star_training.data import BadImageWarning, DataError, decode, open_source
 from star_training.data.summary import summary
 
@@ -186,10 +187,20 @@ def test_parquet_why_there_are_no_labels(tmp_path, labels, why):
     assert source.targets is None and f"2 images without labels ({why}) in train" in summary(source)
 
 
+def test_parquet_why_one_of_several_splits_has_no_labels(tmp_path, capsys):
+    rows = {"image": [png(k) for k in range(5)], "label": [0, -1, 1, -1, -1], "split": ["train"] * 3 + ["test"] * 2}
+    path = write_parquet(tmp_path / "x.parquet", **rows)
+    test = "2 of 2 images of the split 'test' have a negative label, the first is image 0"
+    assert f"without labels ({test}) in train, 2 in test" in summary(open_source(str(path), "test"))
+    assert main(["eval", "knn", "pixels", "--data", str(path)]) == 1
+    train = "1 of 3 images of the split 'train' have a negative label, the first is image 1"
+    assert f"{path} has no labels to evaluate with: {train}\n" in capsys.readouterr().err
+
+
 def test_parquet_labels_beyond_64_bits_are_refused(tmp_path):
     labels = pyarrow.array([1, 2**63], pyarrow.uint64())
     path = write_parquet(tmp_path / "x.parquet", image=[png(0), png(1)], label=labels)
-    with pytest.raises(DataError, match=f"the largest label is {2**63}: number the classes from 0"):
+    with pytest.raises(DataError, match=rf"x.parquet has labels above 2\^63 - 1, e.g. {2**63}: number the"):
         open_source(str(path))
 
 

@@ -121,7 +121,7 @@ def test_a_missing_label_is_said(tmp_path, capsys):
     for split in ("train", "test"):
         write_tar(tmp_path / f"x/{split}-0.tar", members)
     source = open_source(str(tmp_path / "x"))
-    why = "1 of 4 images have no .cls, the first is 2"
+    why = "1 of 4 images of the split 'train' have no .cls, the first is 2"
     assert source.targets is None and f"4 images without labels ({why}) in train, more in test" in summary(source)
     assert main(["eval", "knn", "pixels", "--data", str(tmp_path / "x")]) == 1
     assert f"has no labels to evaluate with: {why}" in capsys.readouterr().err.splitlines()[-1]

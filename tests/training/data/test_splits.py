@@ -8,7 +8,7 @@ import torch
 from data_cases import numbers, png, write_folder, write_parquet
 from eval_cases import Given, small
 from runs import pictures, tiny
-from star_training.data import DataError
+from star_training.data import BadImageWarning, DataError
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.sources.subset import hold_out_by_class
 from star_training.evaluation.features import Labelled
@@ -53,6 +53,13 @@ def test_the_same_images_are_held_out_whichever_is_asked_first(tmp_path: Path):
             f"{tmp_path.name}: the test images are 8 of 40 images, a fifth of each class drawn at random, since there "
             "are no splits"
         )
+
+
+def test_images_that_decode_are_counted_among_those_of_the_summary(tmp_path: Path):
+    write_folder(tmp_path, {f"{c}/{k}.png": png(k) if k else b"" for k in range(10) for c in "ab"})
+    with pytest.warns(BadImageWarning, match="2 of the 20 images"):
+        splits = Splits(str(tmp_path), max_bad=0.1)
+        assert "the test images are 4 of 18 images that decode, a fifth of each class" in splits.note
 
 
 def test_unknown_splits_beside_the_training_images_are_not_passed_over(tmp_path: Path):

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -283,9 +284,11 @@ def test_images_that_are_others_are_refused(tmp_path: Path, runs: list[Path], da
 
 
 def test_data_of_which_nothing_is_shown_are_refused(runs: list[Path], tmp_path: Path, capsys):
-    assert main(["report", str(runs[0]), "--data", "nope", "--out", str(tmp_path / "x.html")]) == 1
-    said = capsys.readouterr().err
-    assert "--data nope: no model has nearest neighbours" in said and "nearest neighbours: images; `star-zoo" in said
+    name = "my flowers; touch x"
+    assert main(["report", str(runs[0]), "--data", name, "--out", str(tmp_path / "x.html")]) == 1
+    said, command, _ = capsys.readouterr().err.split("`")
+    assert f"--data {name}: no model has nearest neighbours" in said and said.endswith("nearest neighbours: images; ")
+    assert shlex.split(command) == ["star-zoo", "eval", "routing", "MODEL", "--data", name]
     assert not (tmp_path / "x.html").exists()
 
 

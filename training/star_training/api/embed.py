@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from star_catalog.files import user_path
+from star_catalog.printing import printable
 from star_catalog.writing import check_file
 
 from ..messages import noted
@@ -63,7 +64,7 @@ class Embeddings:
         lines = [f"{self.path}: {self.images:,} image{'s' if self.images != 1 else ''}{beside}"]
         if self.failed:
             lines += [f"left out, because they don't decode ({len(self.failed):,}):", *self.failed]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 @noted()

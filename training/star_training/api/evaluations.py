@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from star_catalog.printing import printable
+
 from ..evaluation.many import Outcome
 from ..evaluation.record import Record
 from ..reports.tables import Table, by_data, markdown
@@ -31,7 +33,7 @@ class Evaluations:
         """Why results are missing, a line each."""
         measured = {outcome.data for outcome in self.outcomes if outcome.record}
         return [
-            f"{outcome.protocol} on {outcome.data} {outcome.end}: {outcome.reason}"
+            printable(f"{outcome.protocol} on {outcome.data} {outcome.end}: {outcome.reason}")
             for outcome in self.outcomes
             if not outcome.record
             and (self.all_reasons or outcome.end != "not applicable" or outcome.data not in measured)

@@ -1,11 +1,11 @@
 """`pretrain`: trains a backbone with a recipe."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from star_catalog.files import user_path
 from star_catalog.objectives import check
+from star_catalog.printing import as_typed
 
 from .. import recipes
 from ..messages import noted
@@ -95,7 +95,7 @@ def planned(
         return change(_saved(user_path(out or ""))), user_path(out or "")
     if resume and recipe and recipe not in recipes.known() and user_path(recipe).is_dir():
         raise ValueError(
-            f"{recipe} is a folder, not a recipe; to continue its run: {shlex.join(['--resume', '--out', recipe])} "
+            f"{recipe} is a folder, not a recipe; to continue its run: {as_typed('--resume', '--out', recipe)} "
             "(resume=True, out=...)"
         )
     named = change(recipes.find(recipe or "folder"))

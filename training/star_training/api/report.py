@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from star_catalog.files import user_path
+from star_catalog.printing import printable
 
 from ..messages import noted
 from .arguments import Data, Model, Place, listed
@@ -20,7 +21,7 @@ class Report:
     titles: list[str]  # of its tables and figures
 
     def __str__(self) -> str:
-        return "\n".join([*self.titles, str(self.path)])
+        return "\n".join(map(printable, [*self.titles, str(self.path)]))
 
     def _repr_html_(self) -> str:
         """Returns the page in a frame, so that its style doesn't change the notebook's."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from star_catalog.decimals import significant
+from star_catalog.printing import printable
 
 from ..engine.signals import Stopped
 
@@ -35,7 +36,7 @@ class Trained:
         return str(self.folder)
 
     def __str__(self) -> str:
-        return f"exported to {self.export}: {self._load}"
+        return printable(f"exported to {self.export}: {self._load}")
 
     @property
     def _load(self) -> str:

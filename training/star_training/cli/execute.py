@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from star_catalog.names import not_found
+from star_catalog.printing import as_typed, printable
 from star_catalog.version import version
 from star_catalog.zoo import NotAvailable
 
@@ -34,22 +34,25 @@ def execute(argv: Sequence[str] | None = None) -> int:
             arguments.module.run(arguments)
             detail(f"took {duration(time.monotonic() - began)}")
     except Stopped as stopped:
-        command = shlex.join([*_program(), *arguments.module.go_on(arguments, words, stopped.folder)])
-        print(f"\n{stopped.reason}; go on with: {command}", file=sys.stderr)
+        again = as_typed(*_program(), *arguments.module.go_on(arguments, words, stopped.folder))
+        print(f"\n{printable(stopped.reason)}; go on with: {again}", file=sys.stderr)
         return stopped.exit_code
     except ImportError as error:
-        print(f"star-zoo: {not_installed(error) or error}", file=sys.stderr)
-        return 1
+        return _failed(not_installed(error) or str(error))
     except (ValueError, OSError, NotAvailable, Diverged) as error:
-        print(f"star-zoo: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error), *getattr(error, "output", ()))
     except Exception as error:
         if sys.flags.dev_mode:
             raise
         said = error if isinstance(error, LoadingError) else f"unexpected {unexpected(error)}"
-        print(f"star-zoo: {said}; PYTHONDEVMODE=1 shows the traceback", file=sys.stderr)
-        return 1
+        return _failed(f"{said}; PYTHONDEVMODE=1 shows the traceback")
     return 0
+
+
+def _failed(message: str, *output: str) -> int:
+    """Prints an error, and the last lines of a failed process; returns the exit code."""
+    print(f"star-zoo: {printable(message)}", *map(printable, output), sep="\n", file=sys.stderr)
+    return 1
 
 
 def _check_names(words: Sequence[str]) -> None:

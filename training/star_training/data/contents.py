@@ -21,6 +21,7 @@ from torch import Tensor
 
 from star_catalog import store
 from star_catalog.files import replacing
+from star_catalog.printing import printable
 
 from ..messages import busy, quiet
 from .sources.raw import digest
@@ -126,11 +127,8 @@ def _read_all(files: Sequence[Path], digests: list[bytes | None]) -> None:
         digests += part
         if not announced and time.monotonic() - began > _PATIENCE:
             announced = True
-            print(
-                f"star-zoo: hashing the contents of {len(files)} files, the first of them {files[0]}; "
-                "this is done once, unless they change",
-                file=sys.stderr,
-            )
+            where = printable(f"{len(files)} files, the first of them {files[0]}")
+            print(f"star-zoo: hashing the contents of {where}; this is done once, unless they change", file=sys.stderr)
 
 
 def _digest(file: Path) -> bytes | None:

@@ -1,6 +1,6 @@
 """The exception for data that can't be used; it stands below decoding, which lets it pass."""
 
-from star_catalog.reading import printable
+from star_catalog.printing import printable
 
 
 class DataError(ValueError):

@@ -58,6 +58,11 @@ def choose_split(split: str, available: Collection[str], where: str) -> str:
     raise error(f"no split {split!r} in {where}: it has {', '.join(map(repr, sorted(available))) or 'none'}.")
 
 
+def of_split(split: str, available: Collection[str]) -> str:
+    """Returns " of the split 'test'", for messages about the images of one of several splits; "" for the only one."""
+    return f" of the split {split!r}" if len(available) > 1 else ""
+
+
 def refuse_pairs(names: Collection[str], where: str) -> None:
     """Raises DataError if names differ only in the word for a split, e.g. `seg_train` and `seg_test`."""
     rests: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)

@@ -2,7 +2,7 @@
 
 from typing import TextIO
 
-from star_catalog.reading import printable
+from star_catalog.printing import printable
 
 from ..messages import quiet
 from .eval_sets.dataset import Splits

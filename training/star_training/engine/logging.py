@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from star_catalog.files import write_text
+from star_catalog.printing import printable
 from star_catalog.reading import refusing
 from star_catalog.writing import going_on, writing
 
@@ -74,7 +75,7 @@ class Logbook:
     def result(self, text: str) -> None:
         """Prints a line above the bar."""
         if self.active:
-            self.bar.write(text)
+            self.bar.write(printable(text))
 
     def close(self) -> None:
         """Closes the bar and the tracker."""

@@ -1,6 +1,5 @@
 """A run's folder: it holds the settings of one run, which alone may resume there, in one process at a time."""
 
-import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
+from star_catalog.printing import as_typed
 from star_catalog.reading import json_object, refusing
 from star_catalog.writing import check_writable, writing
 from star_zoo import hub
@@ -29,7 +29,7 @@ def saved_settings(kind: type[S], path: Path) -> S:
     `path` is the file with the settings. The error about a run of another command names it.
     """
     if (command := _command(path.parent)) not in (None, kind.command):
-        words = shlex.join(["star-zoo", command, "--resume", "--out", str(path.parent)])
+        words = as_typed("star-zoo", command, "--resume", "--out", path.parent)
         raise ValueError(f"{path.parent} holds a run of {command}; go on with: {words}")
     if not path.exists():
         raise ValueError(

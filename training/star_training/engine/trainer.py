@@ -18,7 +18,7 @@ from star_catalog.files import sweep, write_json
 
 from ..data.workers import loading, useful_beside
 from ..errors import Diverged
-from ..messages import ANOTHER_FOLDER, busy, quiet
+from ..messages import ANOTHER_FOLDER, busy, say
 from ..numerics.allocator import keep_large_blocks
 from ..numerics.choice import Trial
 from ..settings.base import Settings
@@ -112,8 +112,8 @@ class Loop(Hooks, Generic[S]):
 
     def report_finished(self) -> Any:
         """Prints that the resumed run was already finished, and returns its outcome."""
-        if self.main and not quiet():
-            print(f"{self.out} is finished: nothing was left to do, nothing was changed")
+        if self.main:
+            say(f"{self.out} is finished: nothing was left to do, nothing was changed")
         outcome = self.outcome()
         assert outcome is not None
         return outcome

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from star_catalog.reading import one_line
+
 from ..data.eval_sets.dataset import Splits
 from ..data.sources.base import NoSuchSplit
 from ..errors import unexpected
@@ -78,11 +80,11 @@ def _outcome(model: FrozenModel, splits: Splits, protocol: str, seed: int) -> tu
         finished.write(key, record)
         return Outcome(*place, record), False
     except NotApplicable as error:
-        return Outcome(*place, None, " ".join(str(error).split()), "not applicable"), True
+        return Outcome(*place, None, one_line(error), "not applicable"), True
     except (NoSuchSplit, TooFew) as error:
-        return Outcome(*place, None, " ".join(str(error).split()), "left out"), True
+        return Outcome(*place, None, one_line(error), "left out"), True
     except (ValueError, OSError) as error:
-        return Outcome(*place, None, " ".join(str(error).split()), "failed"), True
+        return Outcome(*place, None, one_line(error), "failed"), True
     except Exception as error:
         if sys.flags.dev_mode:
             raise

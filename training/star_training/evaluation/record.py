@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from star_catalog.decimals import significant
+from star_catalog.printing import printable
 
 from ..data.eval_sets.dataset import Splits
 from ..data.eval_sets.names import ends
@@ -59,7 +60,7 @@ class Record:
         return [metric for metric in self.metrics.values() if metric.listed]
 
     def __str__(self) -> str:
-        lines = [f"{self.model} on {self.data}, {self.protocol} ({self.seconds:.0f} s)"]
+        lines = [printable(f"{self.model} on {self.data}, {self.protocol} ({self.seconds:.0f} s)")]
         width = max((len(metric.title) for metric in self.listed), default=0)
         lines += [f"  {metric.title:{width}}  {metric.text(significant)}" for metric in self.listed]
         if more := len(self.metrics) - len(self.listed):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from star_catalog.decimals import significant
 from star_catalog.files import write_json
 from star_catalog.names import slugify
+from star_catalog.printing import printable
 from star_catalog.reading import one_line
 from star_catalog.writing import NotWritten, going_on
 from star_zoo import save_pretrained
@@ -47,7 +48,7 @@ from .start import channels, check
 def in_words(made: Record) -> str:
     """Returns a fine-tuning's record on one line."""
     found = (f"{m.name} {m.text(significant)}{' %' if m.is_share else ''}" for m in made.metrics.values())
-    return f"{made.model} on {made.data}: {', '.join(found)}"
+    return printable(f"{made.model} on {made.data}: {', '.join(found)}")
 
 
 class FineTuning(Loop[FineTune]):

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from star_catalog import tags, zoo
+from star_catalog.printing import as_typed
 
-from .names import Leaf, Model, Wrapped, parse
+from .names import Leaf, Model, Wrapped, names_path, parse
 
 if TYPE_CHECKING:  # star_zoo imports timm, which finding files doesn't need
     from star_zoo import Objective
@@ -45,9 +46,15 @@ def saved_folder(name: str) -> Path:
     """Returns the folder as `model_folder`. Raises ValueError for names that mean no folder."""
     if isinstance(parse(name), Wrapped):
         raise ValueError(f"{name!r} is a wrapper; only a saved folder can be published, installed or shown: pass one")
-    folder = model_folder(name)
+    folder = model_folder(name) if names_path(name) else None
     if folder is None:
-        raise ValueError(f"{name!r} doesn't exist; pass a run or a saved folder")
+        problem, source = f"{name!r} doesn't exist", ["OWNER/NAME"]
+        if name.startswith(zoo.HUB_PREFIX):
+            repo_id, revision = zoo.Repository.parse(name)
+            problem = f"{repo_id} is a model of the Hub"
+            source = [repo_id, *(["--revision", revision] if revision else [])]
+        download = as_typed("hf", "download", *source, "--local-dir", "FOLDER")
+        raise ValueError(f"{problem}; pass a run or a saved folder on this machine, of the Hub's after `{download}`")
     return folder
 
 

@@ -1,7 +1,6 @@
 """Pretraining: a recipe, its views, its losses in the common loop, online evaluation, export."""
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from star_catalog import store
 from star_catalog.decimals import fixed
+from star_catalog.printing import as_typed
 from star_catalog.writing import going_on
 from star_zoo import objectives, save_pretrained
 
@@ -119,7 +119,7 @@ class Run(Loop[Recipe]):
 
     @property
     def anew(self) -> str:
-        return f"--init-from {shlex.quote(str(self.out))} (init_from=...)"
+        return f"{as_typed('--init-from', self.out)} (init_from=...)"
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, exports, and returns the results. Raises Diverged, Stopped, OSError, DataError."""

@@ -1,9 +1,9 @@
 """The start of a run: the weights of its backbone and its heads, from the model that `init_from` names."""
 
 import json
-import shlex
 from typing import Any
 
+from star_catalog.printing import as_typed
 from star_zoo import Objective
 
 from ..models.create import create, input_channels
@@ -67,7 +67,8 @@ def _check_shapes(recipe: Recipe, backbone: Any, start: Any) -> None:
         if recipe.init_from.partition(".")[0] == f"star_{held}":
             held = f"star_{held}"
         raise ValueError(
-            f"{saved} holds a {held}, the recipe's backbone is {recipe.backbone}; pass --set backbone={held}"
+            f"{saved} holds a {held}, the recipe's backbone is {recipe.backbone}; pass "
+            f"{as_typed('--set', f'backbone={held}')}"
         )
     given = beside(recipe.init_from, "config.json").get("model_args")
     raise ValueError(
@@ -81,7 +82,7 @@ def _load_heads(objective: Objective, saved: Objective, name: str) -> str:
     ours, theirs = objective.config, saved.config
     if theirs["objective"] != ours["objective"]:
         kinds = f"those of {name} are of {theirs['objective']}, this run's of {ours['objective']}"
-        return f"fresh heads: {kinds}; --objective {theirs['objective']} keeps them"
+        return f"fresh heads: {kinds}; {as_typed('--objective', theirs['objective'])} keeps them"
     here, there = objective.policy.fields, saved.policy.fields
     if here != there:
         only_here, only_there = ([f for f in a if f not in b] for a, b in ((here, there), (there, here)))
@@ -91,7 +92,7 @@ def _load_heads(objective: Objective, saved: Objective, name: str) -> str:
     needs, has = _shapes(objective.published()), _shapes(saved.published())
     if needs != has:  # compared first, because load_state_dict loads all that fits before it raises
         settings = {k: v for k, v in theirs["settings"].items() if v != ours["settings"].get(k)}
-        keep = " ".join(f"--set {shlex.quote(f'objective_args.{k}={_text(v)}')}" for k, v in settings.items())
+        keep = " ".join(as_typed("--set", f"objective_args.{k}={_text(v)}") for k, v in settings.items())
         return f"fresh heads, because {_first_difference(has, needs)}{keep and f'; {keep} keeps them'}"
     objective.load_state_dict(saved.published(), strict=False)  # momentum copies and queues start afresh
     return f"heads from {name}"
@@ -109,7 +110,7 @@ def _other_views(objective: Objective, saved: Objective, name: str) -> list[str]
 
 
 def _taking(name: str) -> str:
-    return f"--set policy={shlex.quote(name)}"
+    return as_typed("--set", f"policy={name}")
 
 
 def _text(value: Any) -> str:

@@ -13,6 +13,7 @@ import torch
 from markupsafe import Markup
 
 from star_catalog.files import sweep, write_text
+from star_catalog.printing import printable
 from star_catalog.reading import json_object, refusing
 from star_catalog.writing import going_on
 from star_zoo import hub, objectives, own_networks, star_backbones, wrapped_model
@@ -48,7 +49,7 @@ def write_after_training(run: Path, changed: bool) -> None:
         with going_on(f"{RESUME} to write its card"):
             write(export)
         if not changed:
-            print(f"wrote the card that {export} lacked")
+            print(printable(f"wrote the card that {export} lacked"))
 
 
 def write_of_stopped(run: Path) -> None:

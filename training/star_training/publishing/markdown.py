@@ -10,9 +10,10 @@ import shlex
 from typing import Any
 from urllib.parse import quote
 
-# characters that start or end an element of Markdown, a table, a formula or HTML where they stand
+# characters that start or end an element of Markdown, a table, a formula or HTML where they stand; a backslash before
+# a letter, a digit or a space is one
 _SPECIAL = re.compile(
-    r"[\\`*~$|#]|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)|(?<=\])[(\[:]|(?<=\[)\^"
+    r"\\(?![A-Za-z0-9 ])|[`*~$|#]|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|&(?=#?\w+;)|!(?=\[)|(?<=\])[(\[:]|(?<=\[)\^"
 )
 
 

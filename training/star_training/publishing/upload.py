@@ -90,8 +90,19 @@ def publish(staged: Path, repo_id: str, *, private: bool = False, tag: str | Non
         if tag and new_tag:
             api.create_tag(repo_id, tag=tag, revision=commit)
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise OSError(f"{repo_id} could not be published: {one_line(error)}") from error
+        raise OSError(f"{repo_id} could not be published: {_reason(error)}") from error
     return f"{repo_id}@{commit}"
+
+
+def _reason(error: Exception) -> str:
+    """Returns the reason of a failed upload; that the Hub can't be reached, if it is that."""
+    if isinstance(error, ValueError) or getattr(error, "response", None) is not None:
+        return one_line(error)
+    try:
+        zoo.check_reachable()
+    except zoo.NotAvailable as unreachable:
+        return f"{unreachable}; try again with a network (--dry-run writes the folder to upload)"
+    return one_line(error)
 
 
 def _is_new(api: HfApi, repo_id: str, tag: str, head: str, staged: Path) -> bool:

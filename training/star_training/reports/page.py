@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from star_catalog.files import replacing, write_text
+from star_catalog.printing import as_typed
 from star_catalog.reading import refusing
 from star_catalog.writing import check_file
 
@@ -47,8 +48,9 @@ def _sheets(models: list[Shown], spec: str) -> list[Figure]:
     found = [figure for sheet in (neighbours.draw, reconstructions.draw) for figure in sheet(models, Splits(spec))]
     if not found:
         known = ", ".join(dict.fromkeys(name for model in models for name in neighbours.measured(model))) or "none"
+        finding = as_typed("star-zoo", "eval", "routing", "MODEL", "--data", spec)
         raise ValueError(
             f"--data {spec}: no model has nearest neighbours among its images, or reconstructs images; data sets with "
-            f"nearest neighbours: {known}; `star-zoo eval routing MODEL --data {spec}` finds them"
+            f"nearest neighbours: {known}; `{finding}` finds them"
         )
     return found

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from star_catalog.decimals import fixed
+from star_catalog.printing import printable
 
 from ..evaluation.metrics import Estimate, Metric
 from ..evaluation.record import Record
@@ -19,7 +20,7 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
     def __str__(self) -> str:
-        lines = [self.head, *self.rows]
+        lines = [list(map(printable, line)) for line in (self.head, *self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.head))]
         return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
@@ -106,7 +107,7 @@ def compare(models: list[Shown], slugs: Sequence[str]) -> Table:
 def markdown(table: Table) -> str:
     """Returns a table in Markdown."""
     lines = [table.head, ["---"] * len(table.head), *table.rows]
-    return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines) + "\n"
+    return "\n".join(f"| {' | '.join(map(escape, map(printable, line)))} |" for line in lines) + "\n"
 
 
 def cell(metric: Metric) -> str:

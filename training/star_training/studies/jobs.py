@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..engine.signals import Stopped, StopRequest
-from ..messages import busy, quiet
+from ..messages import busy, quiet, say
 
 _PAUSE = 0.2  # seconds between polls
 _STOPPING = "stopping the running jobs, each once it has saved its progress; a second signal ends them at once"
@@ -28,7 +28,11 @@ class Job(NamedTuple):
 
 
 class Failed(OSError):
-    """A job failed; the other running jobs have finished."""
+    """A job failed; the other running jobs have finished. `output` holds its last lines."""
+
+    def __init__(self, message: str, output: Sequence[str]):
+        super().__init__(message)
+        self.output = output
 
 
 def run(jobs: Sequence[Job], at_once: int) -> None:
@@ -53,7 +57,7 @@ def run(jobs: Sequence[Job], at_once: int) -> None:
     if failed:
         job, code = failed[0]
         lines = job.output.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN:]
-        raise Failed(f"{job.name} ended with exit code {code}; {job.output} ends with:\n" + "\n".join(lines))
+        raise Failed(f"{job.name} ended with exit code {code}; {job.output} ends with:", lines)
 
 
 class _Running:
@@ -79,8 +83,7 @@ class _Running:
 
     def start(self, job: Job) -> None:
         """Starts a job in its own session, so that Ctrl-C reaches it only once, through `signal`."""
-        if not quiet():
-            print(f"{job.name} ...", flush=True)
+        say(f"{job.name} ...")
         job.output.parent.mkdir(parents=True, exist_ok=True)
         with job.output.open("ab") as output:
             self._earlier[job.name] = output.tell()

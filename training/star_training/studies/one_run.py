@@ -6,6 +6,8 @@ from typing import Any
 from accelerate import PartialState
 from safetensors import safe_open
 
+from star_catalog.printing import printable
+
 from ..data import DataError
 from ..data.eval_sets.dataset import Splits
 from ..engine.results import read
@@ -72,7 +74,7 @@ def _splits(study: Study, folder: Path) -> dict[str, Splits]:
     """Returns the study's data sets by name, after printing their notes."""
     splits = {name: Splits(located(name, folder)) for name in study.data}
     for note in filter(None, (of_set.note for of_set in splits.values())):
-        print(note, flush=True)
+        print(printable(note), flush=True)
     return splits
 
 
@@ -93,7 +95,7 @@ def _measure(study: Study, name: str, path: Path, splits: dict[str, Splits]) -> 
             except (DataError, NotFinite):
                 raise
             except ValueError as error:  # the protocol does not apply to the method, e.g. routing without experts
-                print(f"{protocol} on {of_set.name} left out: {error}", flush=True)
+                print(printable(f"{protocol} on {of_set.name} left out: {error}"), flush=True)
                 continue
             print(found, flush=True)
             record(path, found, of_set.spec)

@@ -3,6 +3,7 @@
 import argparse
 
 from star_catalog.files import user_path
+from star_catalog.printing import printable
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -15,4 +16,4 @@ def run(arguments: argparse.Namespace) -> None:
     from ...reports.curves import text
 
     for folder in arguments.runs:
-        print(*([f"{folder}"] if len(arguments.runs) > 1 else []), *text(folder), sep="\n")
+        print(*([printable(str(folder))] if len(arguments.runs) > 1 else []), *text(folder), sep="\n")

@@ -70,11 +70,14 @@ def _show(shown: "list[Record]", record: "Record") -> None:
 
 def _print(found: "Evaluations", shown: "list[Record]", every: bool) -> None:
     """Prints a table of several evaluations, the names under which they are recorded, and why others are missing."""
+    from star_catalog.printing import printable
+
     from ...reports.tables import markdown
 
     for before, after in zip(shown, found.records, strict=True):
         if before.data != after.data:
-            print(f"recorded as {after.data}, because {found.file} holds other data under the name {before.data}")
+            why = f"{found.file} holds other data under the name {before.data}"
+            print(printable(f"recorded as {after.data}, because {why}"))
     if every:
         print(f"\n{markdown(found.table)}", end="", flush=True)
     for reason in found.reasons:

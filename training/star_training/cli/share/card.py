@@ -2,19 +2,22 @@
 
 import argparse
 
+from star_catalog.printing import printable
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("model", help="a run, a saved folder, or a tag whose weights are on this machine")
+    parser.add_argument("model", help="a run, a saved folder or a tag, whose files are on this machine")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
-    from ...models.resolve import model_folder, saved_folder, tag_folder
+    from ...models.names import names_path
+    from ...models.resolve import saved_folder, tag_folder
     from ...publishing import card
 
-    tag = None if model_folder(arguments.model) else tag_folder(arguments.model)
+    tag = None if names_path(arguments.model) else tag_folder(arguments.model)
     if tag:  # the folder of a tag is not the user's to change
         print(card.render(tag, arguments.model), end="")
     else:
-        print(card.write(saved_folder(arguments.model)))
+        print(printable(str(card.write(saved_folder(arguments.model)))))

@@ -3,6 +3,7 @@
 import argparse
 
 from star_catalog.files import user_path
+from star_catalog.printing import printable
 
 from ... import recipes
 
@@ -34,4 +35,4 @@ def run(arguments: argparse.Namespace) -> None:
 
     convert(arguments.source, recipe, arguments.out)
     if arguments.install:
-        print(install(arguments.out, arguments.install))
+        print(printable(str(install(arguments.out, arguments.install))))

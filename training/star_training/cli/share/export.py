@@ -3,6 +3,7 @@
 import argparse
 
 from star_catalog.files import user_path
+from star_catalog.printing import printable
 
 from ...exporting import FORMATS
 from ...models import LEAVES
@@ -20,4 +21,4 @@ def run(arguments: argparse.Namespace) -> None:
     """Executes the command."""
     from ...exporting.export import export
 
-    print(export(arguments.model, arguments.to, arguments.out))
+    print(printable(str(export(arguments.model, arguments.to, arguments.out))))

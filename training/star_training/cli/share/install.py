@@ -2,10 +2,12 @@
 
 import argparse
 
+from star_catalog.printing import printable
+
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("model", help="a run or a saved folder")
+    parser.add_argument("model", help="a run or a saved folder on this machine")
     parser.add_argument("tag", help="star_ARCHITECTURE.NAME, e.g. star_resnet18.mine")
     parser.add_argument("--embed", action="store_true", help="in the package, in half precision; for maintainers")
 
@@ -19,4 +21,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     folder = saved_folder(arguments.model)
     where = embed(folder, arguments.tag) if arguments.embed else install(folder, arguments.tag)
-    print(f'{where}\nimport timm, star_zoo\nmodel = timm.create_model("{arguments.tag}", pretrained=True)')
+    print(printable(str(where)))
+    print(f'import timm, star_zoo\nmodel = timm.create_model("{arguments.tag}", pretrained=True)')

@@ -5,12 +5,13 @@ import tempfile
 from pathlib import Path
 
 from star_catalog.files import user_path
+from star_catalog.printing import printable
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("model", help="a run or a saved folder")
+    add("model", help="a run or a saved folder on this machine")
     add("repo_id", metavar="OWNER/NAME", help="the repository; created if it does not exist")
     add("--license", help="licence of the weights, e.g. apache-2.0")
     add("--private", action="store_true", help="create a private repository")
@@ -27,7 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder, repo_id, licence = saved_folder(arguments.model), arguments.repo_id, arguments.license
     if arguments.dry_run:
         beside = folder.absolute()
-        print(stage(folder, repo_id, arguments.out or beside.with_name(f"{beside.name}-to-publish"), licence))
+        out = arguments.out or beside.with_name(f"{beside.name}-to-publish")
+        print(printable(str(stage(folder, repo_id, out, licence))))
         return
     with tempfile.TemporaryDirectory() as scratch:
         staged = stage(folder, repo_id, Path(scratch) / "staged", licence)

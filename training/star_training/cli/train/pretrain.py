@@ -28,7 +28,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="another objective, e.g. star, star_ss, equimod, simclr, my_package.my_objective",
     )
     add(
-        "--data", help="images: a folder, *.parquet, *.tar, torchvision:NAME, hf:NAME, stream:SHARDS_OR_URL, spirograph"
+        "--data",
+        help="images: a folder of images or of .npy arrays, *.parquet, *.tar, torchvision:NAME, hf:NAME, "
+        "stream:SHARDS_OR_URL, spirograph",
     )
     add("--out", type=user_path, help="the run's folder (default: runs/RECIPE-OBJECTIVE)")
     shared.declare(parser, f"optimizer.lr=0.06, policy=dorsal, policy.augmentations+=Solarize; {PRECISION_HELP}")

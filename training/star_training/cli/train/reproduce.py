@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from star_catalog.files import user_path
+from star_catalog.printing import printable
 
 from ... import studies
 from ...engine.signals import end_with_parent
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
         run.run_all(study, arguments.study, out, folder, options, jobs, arguments.processes)
     for table in run.report(study, out):
         print(f"\n{table.title}\n\n{markdown(table)}", end="")
-    print(f"\n{out / 'table.md'}\n{out / 'report.html'}")
+    print(f"\n{printable(str(out / 'table.md'))}\n{printable(str(out / 'report.html'))}")
 
 
 def go_on(arguments: argparse.Namespace, words: list[str], folder: Path | None) -> list[str]:

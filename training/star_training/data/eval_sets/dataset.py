@@ -117,7 +117,8 @@ class Splits:
         """The training images and the test images of a data set without splits."""
         whole = self._open("train")
         parts = hold_out_by_class(whole, _TEST_SHARE)
-        found = f"{len(parts[1])} of {len(whole)} images, a fifth of each class drawn at random"
+        decode = "" if len(whole) in whole.inventory.images.values() else " that decode"
+        found = f"{len(parts[1])} of {len(whole)} images{decode}, a fifth of each class drawn at random"
         self.test_images = f"{found}, {NO_SPLITS}"
         return parts
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..contents import fingerprint, of_files
 from ..decode import IMAGE_SUFFIXES
-from ..split_names import choose_split, kind_of
+from ..split_names import choose_split, kind_of, of_split
 from .base import NOT_TAKEN, DataError, Inventory, NoSuchSplit
 from .layout import children, layout, left_out, named, walk
 from .raw import number_names
@@ -61,16 +61,18 @@ def open_folder(folder: Path, split: str) -> FolderImages:
     splits = layout(tree.images, folder)
     absent = tuple(left_out(tree, splits))
     try:
-        prefix = splits.splits[choose_split(split, splits.splits, str(folder))]
+        chosen = choose_split(split, splits.splits, str(folder))
     except NoSuchSplit as error:
         rest = f" Left out: {'; '.join(absent)}." if absent else ""
         raise type(error)(f"{error}{rest}") from None
+    prefix = splits.splits[chosen]
     root, files = folder / prefix, tuple(_below(tree.images, prefix))
     counts = {name: len(_below(tree.images, inner)) for name, inner in splits.splits.items()}
     loose = [file for file in files if "/" not in file]
     why = ""
     if loose and len(loose) < len(files):
-        why = f"{len(loose):,} of {len(files):,} images lie beside the class folders, e.g. {loose[0]}"
+        of = of_split(chosen, splits.splits)
+        why = f"{len(loose):,} of {len(files):,} images{of} lie beside the class folders, e.g. {loose[0]}"
     inventory = Inventory(counts, splits.notes, absent, why)
     if loose:
         return FolderImages(root, files, None, None, inventory)

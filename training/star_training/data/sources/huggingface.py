@@ -13,7 +13,7 @@ from star_catalog.zoo import check_reachable
 
 from ..contents import fingerprint, of_files
 from ..decode import UndecodableImage
-from ..split_names import choose_split
+from ..split_names import choose_split, of_split
 from .base import DataError, Inventory
 from .columns import LABELS, check_given, choose
 from .raw import as_targets, inside, number_names, whole_floats
@@ -123,7 +123,7 @@ def _split_of(
     column, *more = [given["image"]] if "image" in given else pictures
     if column not in pictures:
         raise DataError(f"column {column!r} of {where} is not of type Image, as {' and '.join(pictures)} is.")
-    targets, classes, why, note = _labels(splits, chosen, given.get("label"))
+    targets, classes, why, note = _labels(splits, chosen, given.get("label"), where)
     notes = [f"column {column} holds the images, not {' or '.join(more)}" if more else "", note, whole_floats(targets)]
     images = dataset.select_columns(column).cast_column(column, datasets.Image(decode=False))
     return HuggingFaceImages(
@@ -152,7 +152,7 @@ def _contents(images: Any, column: str, folders: Sequence[Path]) -> Iterator[obj
 
 
 def _labels(
-    splits: Mapping[str, Any], split: str, given: str | None
+    splits: Mapping[str, Any], split: str, given: str | None, where: str
 ) -> tuple[Tensor | None, tuple[str, ...] | None, str, str]:
     """Returns (targets, classes, reason for no labels, note) of a split; text classes are numbered over all splits."""
     import datasets
@@ -166,10 +166,10 @@ def _labels(
         note = f"column {column} is taken for label"
     values = splits[split].select_columns(column)[:][column]
     if isinstance(features[column], datasets.ClassLabel):
-        targets, why = as_targets(values)
+        targets, why = as_targets(values, where, of_split(split, splits))
         return targets, tuple(features[column].names), why, note
     if all(isinstance(value, str) for value in values):
         names = tuple(sorted({str(name) for part in splits.values() for name in part.unique(column)}))
         return number_names(values, names), names, "", note
-    targets, why = as_targets(values)
+    targets, why = as_targets(values, where, of_split(split, splits))
     return targets, None, why, note

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..contents import fingerprint, of_files
-from ..split_names import choose_split
+from ..split_names import choose_split, of_split
 from .base import DataError, Inventory
 from .columns import IMAGES, LABELS, PATHS, check_given, choose
 from .layout import named as listed
@@ -68,19 +68,21 @@ def _read(
     left_out: tuple[str, ...] = ()
     if "split" in columns:
         counts, without = _splits(files, columns["split"])
-        rows, used = choose_split(split, counts, named(files)), files
+        chosen = rows = choose_split(split, counts, named(files))
+        used = files
         if len(without):
             first = [_row(files, place) for place in without[:3]]
             left_out = (f"{listed(first, len(without))} (without a split)",)
     else:
         counts = Counter({name: sum(map(_length, group)) for name, group in groups.items()})
-        used, rows = groups[choose_split(split, groups, named(files))], None
+        chosen = choose_split(split, groups, named(files))
+        used, rows = groups[chosen], None
     images = Encoded(used, columns["image"], None if rows is None else (columns["split"], rows))
     check_images(used[0], columns["image"])
     # the rows that are read are counted, because a damaged file may state any number
     beside = {role: name for role, name in columns.items() if role != "image"} or columns
     table, places = read_rows(used, beside, images.split)
-    targets, classes, why = _labels(table, files, columns)
+    targets, classes, why = _labels(table, files, columns, of_split(chosen, counts))
     read = [*used, *images.bare(places)]
     parts = [file.name for file in used], rows, len(table), of_files(read)
     fingerprinted = fingerprint("parquet", *parts, classes=classes, targets=targets)
@@ -151,9 +153,12 @@ def _length(file: Path) -> int:
 
 
 def _labels(
-    table: Any, files: Sequence[Path], columns: Mapping[str, str]
+    table: Any, files: Sequence[Path], columns: Mapping[str, str], of: str
 ) -> tuple[Tensor | None, tuple[str, ...] | None, str]:
-    """Returns (targets, classes, reason for no labels) of the label columns; text is numbered over all splits."""
+    """Returns (targets, classes, reason for no labels) of the label columns; text is numbered over all splits.
+
+    `of` names the split, as `of_split` does.
+    """
     from pyarrow import types
 
     text = next((name for name in ("label", "label_name") if name in table.column_names), None)
@@ -162,12 +167,12 @@ def _labels(
     if table[text].null_count:
         first = table[text].is_null().index(True).as_py()
         how = f"no {columns[text]}, the first is image {first}"
-        return None, None, f"{table[text].null_count:,} of {len(table):,} rows have {how}"
+        return None, None, f"{table[text].null_count:,} of {len(table):,} rows{of} have {how}"
     kind = table.schema.field(text).type
     if types.is_string(kind) or types.is_large_string(kind):
         classes = _distinct(files, columns[text])
         return number_names(table[text].to_pylist(), classes), classes, ""
-    targets, why = as_targets(table[text].to_pylist())
+    targets, why = as_targets(table[text].to_pylist(), named(files), of)
     if targets is None or targets.is_floating_point():
         return targets, None, why
     return *_numbered(targets, table, files, columns), ""

@@ -121,8 +121,10 @@ def digest(parts: Iterable[object]) -> str:
     return sha.hexdigest()[:16]
 
 
-def as_targets(labels: Any) -> tuple[Tensor | None, str]:
+def as_targets(labels: Any, where: str, of: str = "") -> tuple[Tensor | None, str]:
     """Returns numeric labels as `Source.targets`, or None and the reason why there are none.
+
+    `where` names the data for errors, and `of` the split of the images, as `of_split` does.
 
     Integers are classes, and so are decimals (`decimal.Decimal`) if all are integral. Floats and rows of numbers are
     regression targets, even if integral. One label that is missing (None, NaN, a negative class), infinite or not
@@ -134,33 +136,33 @@ def as_targets(labels: Any) -> tuple[Tensor | None, str]:
         return None, "the labels are rows of different lengths"
     if values.dtype.kind == "O":
         if missing := [index for index, value in enumerate(labels) if value is None]:
-            return None, _lacking(len(missing), len(labels), missing[0], "have no label")
+            return None, _lacking(len(missing), len(labels), of, missing[0], "have no label")
         values = _from_decimals(values)
     if values.dtype.kind == "f" and isinstance(labels, list) and all(isinstance(label, int) for label in labels):
-        raise _too_large(max(labels))  # numpy has no integers for them
+        raise _too_large(where, max(labels))  # numpy has no integers for them
     if values.dtype.kind in "iub" and values.ndim == 1:
         if (values < 0).any():
             negative = np.flatnonzero(values < 0)
-            return None, _lacking(len(negative), len(values), int(negative[0]), "have a negative label")
+            return None, _lacking(len(negative), len(values), of, int(negative[0]), "have a negative label")
         if len(values) and int(values.max()) > np.iinfo(np.int64).max:
-            raise _too_large(int(values.max()))
+            raise _too_large(where, int(values.max()))
         return torch.from_numpy(values.astype(np.int64)), ""
     if values.dtype.kind in "iuf" and values.ndim in (1, 2):
-        return _numbers(values)
+        return _numbers(values, of)
     return None, "the labels are neither classes nor numbers"
 
 
-def _too_large(label: int) -> DataError:
-    return DataError(f"the largest label is {label}: number the classes from 0, without gaps.")
+def _too_large(where: str, label: int) -> DataError:
+    return DataError(f"{where} has labels above 2^63 - 1, e.g. {label}: number the classes from 0, or use smaller ids.")
 
 
-def _numbers(values: np.ndarray) -> tuple[Tensor | None, str]:
+def _numbers(values: np.ndarray, of: str) -> tuple[Tensor | None, str]:
     """Returns regression targets (N, K) float32 as `as_targets` does."""
     with np.errstate(over="ignore"):
         rows = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
     for found, how in ((rows.isnan(), "have no label"), (rows.isinf(), "have a label beyond the range of float32")):
         if wrong := found.any(1).nonzero().flatten().tolist():
-            return None, _lacking(len(wrong), len(rows), wrong[0], how)
+            return None, _lacking(len(wrong), len(rows), of, wrong[0], how)
     return rows, ""
 
 
@@ -172,8 +174,8 @@ def are_ids(largest: int, distinct: int, named: int) -> bool:
     return largest >= max(named, _FEW, _GAPS * distinct)
 
 
-def _lacking(count: int, total: int, first: int, how: str) -> str:
-    return f"{count:,} of {total:,} images {how}, the first is image {first}"
+def _lacking(count: int, total: int, of: str, first: int, how: str) -> str:
+    return f"{count:,} of {total:,} images{of} {how}, the first is image {first}"
 
 
 def _from_decimals(values: np.ndarray) -> np.ndarray:

@@ -88,7 +88,7 @@ def open_torchvision(spec: str, split: str) -> TorchvisionImages:
     name, _, root = spec.partition("@")
     maker = _maker(name)
     dataset, own_split = _make(maker, Path(os.path.expanduser(root or DEFAULT_ROOT)).absolute(), split)
-    targets, why = _targets(dataset)
+    targets, why = _targets(dataset, name)
     return TorchvisionImages(
         name=name,
         own_split=own_split,
@@ -190,13 +190,13 @@ def _paths(sample: Any) -> Iterator[Path]:
             yield Path(part)
 
 
-def _targets(dataset: Any) -> tuple[Tensor | None, str]:
+def _targets(dataset: Any, name: str) -> tuple[Tensor | None, str]:
     for attribute in _LABELS:
         labels: Any = getattr(dataset, attribute, ())
         if isinstance(labels, list | tuple) and labels and isinstance(labels[0], tuple):
             labels = [sample[-1] for sample in labels]  # (path, label)
         if hasattr(labels, "__len__") and len(labels) == len(dataset):
-            return as_targets(labels)
+            return as_targets(labels, f"torchvision's {name}")
     return None, "torchvision's class has no list of labels"
 
 

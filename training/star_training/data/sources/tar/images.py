@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...contents import fingerprint, of_files
 from ...decode import MOST_ENCODED, UndecodableImage
-from ...split_names import choose_split
+from ...split_names import choose_split, of_split
 from ..base import DataError, Inventory
 from ..raw import as_targets, number_names
 from .labels import Names, classes_of
@@ -64,9 +64,9 @@ def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
     samples, classes = [sample for _, sample in numbered], None
     if absent.texts and all(sample.label is None for sample in samples):
         others = [shard for group, shards in groups.items() if group != split for shard in shards]
-        targets, classes, why = _by_name(samples, others, names)
+        targets, classes, why = _by_name(samples, others, names, of_split(split, groups))
     else:
-        targets, why = _by_number(samples)
+        targets, why = _by_number(samples, where, of_split(split, groups))
     if classes:
         absent.texts.clear()
     counts = {group: len(samples) if group == split else None for group in groups}
@@ -82,17 +82,17 @@ def open_tar(groups: Mapping[str, Sequence[Path]], split: str) -> TarImages:
     )
 
 
-def _by_number(samples: Sequence[Sample]) -> tuple[Tensor | None, str]:
+def _by_number(samples: Sequence[Sample], where: str, of: str) -> tuple[Tensor | None, str]:
     """Returns the targets of .cls members, and the reason if there are none."""
-    targets, why = as_targets([sample.label for sample in samples])
+    targets, why = as_targets([sample.label for sample in samples], where, of)
     if unlabelled := [sample.key for sample in samples if sample.label is None]:
-        lacking = f"{len(unlabelled):,} of {len(samples):,} images have no .cls, the first is {unlabelled[0]}"
+        lacking = f"{len(unlabelled):,} of {len(samples):,} images{of} have no .cls, the first is {unlabelled[0]}"
         why = lacking if len(unlabelled) < len(samples) else "no image has a .cls or .txt"
     return targets, why
 
 
 def _by_name(
-    samples: Sequence[Sample], others: Sequence[Path], names: Names
+    samples: Sequence[Sample], others: Sequence[Path], names: Names, of: str
 ) -> tuple[Tensor | None, tuple[str, ...] | None, str]:
     """Returns (targets, classes, reason for no labels) of .txt members, whose classes are those of all splits.
 
@@ -104,7 +104,7 @@ def _by_name(
     if names.captions:
         return None, None, f"the .txt members are captions, not classes: {names.captions}"
     if unlabelled := [sample.key for sample in samples if sample.name is None]:
-        lacking = f"{len(unlabelled):,} of {len(samples):,} images have no text in a .txt"
+        lacking = f"{len(unlabelled):,} of {len(samples):,} images{of} have no text in a .txt"
         return None, None, f"{lacking}, the first is {unlabelled[0]}"
     texts = [sample.name for sample in (*samples, *pooled) if sample.name is not None]
     classes, captions = classes_of(texts)

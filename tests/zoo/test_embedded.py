@@ -83,7 +83,7 @@ def test_every_number_has_the_code_that_made_it(tag: str):
 def test_a_tag_without_weights_has_no_card(capsys: pytest.CaptureFixture[str]):
     tag = "star_resnet18.stl10"
     assert cli.main(["card", tag]) == 1
-    assert f"'{tag}' doesn't exist; pass a run or a saved folder" in capsys.readouterr().err
+    assert f"'{tag}' is no folder on this machine; pass a run or a saved folder" in capsys.readouterr().err
     assert cli.main(["card", "star_resnet10"]) == 1
     assert "did you mean 'star_resnet10t'" in capsys.readouterr().err
 

@@ -34,19 +34,18 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize("name", ["runs/nowhere", "./nowhere", "~/nowhere", "a/b/c", "local-dir:nowhere"])
 def test_a_path_to_nothing_is_not_looked_up_on_the_hub(name: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for words in (["card", name], ["eval", "knn", name, "--data", "x"], ["finetune", name, "--data", "x"]):
+    for words in (["eval", "knn", name, "--data", "x"], ["finetune", name, "--data", "x"]):
         assert f"{name!r} doesn't exist; pass a run" in refusal(capsys, *words)
+    assert f"{name!r} is no folder on this machine; pass a run" in refusal(capsys, "card", name)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_of_the_hub_where_a_folder_is_needed(capsys):
     for words in (["card", "hf-hub:me/a"], ["install", "hf-hub:me/a@v1", "star_resnet10t.mine"], ["report", "me/a"]):
         line = refusal(capsys, *words)
-        assert "; pass a run or a saved folder on this machine, of the Hub's after `hf download " in line
-        named = words[1].startswith("hf-hub:")
-        assert line.startswith("me/a is a model of the Hub" if named else "'me/a' doesn't exist")
-        source = "me/a --revision v1" if "@" in words[1] else "me/a" if named else "OWNER/NAME"
-        assert line.endswith(f"`hf download {source} --local-dir FOLDER`")
+        source = {"hf-hub:me/a": "me/a", "hf-hub:me/a@v1": "me/a --revision v1"}.get(words[1], "OWNER/NAME")
+        way_out = f"which `hf download {source} --local-dir FOLDER` gets from the Hub"
+        assert line == f"{words[1]!r} is no folder on this machine; pass a run or a saved folder, {way_out}"
 
 
 def test_an_unknown_tag_lists_the_known_ones_of_its_architecture(capsys):

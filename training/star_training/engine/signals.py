@@ -49,8 +49,8 @@ class Stopped(Exception):
 class StopRequest:
     """While entered, stores the first SIGINT, SIGTERM or SIGHUP in `signal`; further ones have their default effect.
 
-    They raise KeyboardInterrupt if they come before the first one could be handled. Afterwards, SIGINT raises it, too,
-    once a call of C returns, and SIGTERM ends the process even during one.
+    A second SIGINT or SIGTERM raises KeyboardInterrupt if it comes before the first one could be handled. Afterwards,
+    SIGINT raises it, too, once a call of C returns, and SIGTERM ends the process even during one.
 
     SIGHUP, which a closed terminal sends more than once, is ignored from the second one on, and always where it was
     ignored before, as nohup does. In a thread other than the main one, which can't handle signals, none is stored.
@@ -85,13 +85,13 @@ class StopRequest:
         if not {*came} <= {*self._called}:
             return  # Python calls the handlers of the others next
         # a signal that another thread received may be recorded after the call of its handler
-        first, *further = max(came, self._called, key=len)
-        _by_default({first, *further}, self._terminal)
-        if insisting := [number for number in further if number != signal.SIGHUP]:
-            raise KeyboardInterrupt(insisting[-1])
-        self.signal = first
+        came = max(came, self._called, key=len)
+        _by_default({*came}, self._terminal)
+        if sum(number != signal.SIGHUP for number in came) > 1:
+            raise KeyboardInterrupt(max(came))  # the kernel may deliver several at once, in any order
+        self.signal = max(came)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # none is waiting
-        if self._notice and first != signal.SIGHUP:
+        if self._notice and self.signal != signal.SIGHUP:
             line = f"{self._notice}\n"
             with contextlib.suppress(OSError):  # not print, which fails if the signal interrupted another print
                 os.write(2, (f"\n{line}" if 2 in self._terminal else line).encode())
@@ -111,7 +111,7 @@ class _Arrivals:
         _Arrivals._open += 1
 
     def read(self) -> list[int]:
-        """Returns the numbers of all signals so far, in their order."""
+        """Returns the numbers of all signals so far."""
         with contextlib.suppress(BlockingIOError):
             self._numbers += os.read(self._pipe[0], 65536)
         return self._numbers

@@ -48,13 +48,14 @@ def saved_folder(name: str) -> Path:
         raise ValueError(f"{name!r} is a wrapper; only a saved folder can be published, installed or shown: pass one")
     folder = model_folder(name) if names_path(name) else None
     if folder is None:
-        problem, source = f"{name!r} doesn't exist", ["OWNER/NAME"]
+        source = ["OWNER/NAME"]
         if name.startswith(zoo.HUB_PREFIX):
             repo_id, revision = zoo.Repository.parse(name)
-            problem = f"{repo_id} is a model of the Hub"
             source = [repo_id, *(["--revision", revision] if revision else [])]
         download = as_typed("hf", "download", *source, "--local-dir", "FOLDER")
-        raise ValueError(f"{problem}; pass a run or a saved folder on this machine, of the Hub's after `{download}`")
+        raise ValueError(
+            f"{name!r} is no folder on this machine; pass a run or a saved folder, which `{download}` gets from the Hub"
+        )
     return folder
 
 

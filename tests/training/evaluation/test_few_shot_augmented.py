@@ -157,5 +157,5 @@ def test_numbers_and_too_few_classes_are_refused():
     with pytest.raises(ValueError, match="given has numbers for labels; few-shot tasks need classes"):
         few_shot_augmented.run(Oracle(), splits(points, points))
     few = photos_of(Labelled(randn(40, 3), torch.arange(40) % 4))
-    with pytest.raises(ValueError, match="points has 4 classes of more than 5 images"):
+    with pytest.raises(ValueError, match="points has 4 classes with at least 6 test images"):
         accuracies(few, 5, 0, "points")

@@ -93,8 +93,9 @@ def usable(targets: Tensor, shots: int, name: str) -> list[Tensor]:
     members = [(targets == label).nonzero().flatten() for label in targets.unique()]
     found = [images for images in members if len(images) > shots]
     if len(found) < WAYS:
+        classes = "class" if len(found) == 1 else "classes"
         raise TooFew(
-            f"{name} has {len(found)} classes with at least {shots + 1} test images; "
+            f"{name} has {len(found)} {classes} with at least {shots + 1} test images; "
             f"{WAYS}-way {shots}-shot needs {WAYS} of them"
         )
     return found

@@ -110,6 +110,7 @@ def test_the_pages_are_these() -> None:
         "README.md", "training/README.md", "hub_cards/README.md", "hub_cards/benchmarks/README.md",
         "hub_cards/cifar10_small/README.md", "hub_cards/invariances_small/README.md",
         "hub_cards/methods_small/README.md", "hub_cards/symmetry_small/README.md",
+        "hub_cards/why_correlated/README.md",
     ]  # fmt: skip
 
 

@@ -272,6 +272,31 @@ def test_equivariant_backbones_are_as_large_as_plain_ones() -> None:
     assert f"{widths[1]} features, the plain one {widths[0]}" in page
 
 
+def test_the_unfinished_study_says_of_its_first_seeds_what_their_results_say(tmp_path: Path) -> None:
+    study = studies.find("why_correlated")
+    short, *_ = remade(study, tmp_path)
+    assert "It is unfinished" in (CARDS / study.name / "README.md").read_text(encoding="utf-8")
+    assert all(
+        int(row[1]) < method.seeds or method.seeds == 1 for row, method in zip(short.rows, study.methods, strict=True)
+    )
+    first = {
+        name: outcome.load(CARDS / study.name / "results" / f"{name}-0.json").metrics
+        for name in ("equimod", "star_8", "split_6_2", "equimod_linear")
+    }
+    cca, svcca, rank, knn = (
+        {name: found[slug, "cifar10"].value for name, found in first.items()}
+        for slug in ("cca", "svcca", "rankme_z_eq", "knn20_top1")
+    )
+    assert all(
+        value < found["cca_floor", "cifar10"].value for value, found in zip(cca.values(), first.values(), strict=True)
+    )
+    assert abs(cca["split_6_2"] - cca["equimod"]) < 0.01 and cca["star_8"] - cca["equimod"] > 0.02
+    assert abs(knn["split_6_2"] - knn["star_8"]) < 0.01 and knn["split_6_2"] - knn["equimod"] > 0.01
+    assert rank["star_8"] - rank["split_6_2"] < 3 < rank["split_6_2"] - rank["equimod"]
+    assert rank["equimod_linear"] < rank["equimod"] / 2 + 1
+    assert min(cca, key=cca.__getitem__) == max(svcca, key=svcca.__getitem__) == "equimod_linear"
+
+
 INVARIANCES = CARDS / "invariances_small" / "README.md"
 
 

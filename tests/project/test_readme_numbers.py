@@ -159,6 +159,16 @@ def test_speeds_are_those_that_were_recorded() -> None:
     assert speed() in SPEED.read_text(encoding="utf-8")
 
 
+def test_the_speed_with_products_on_small_maps_is_the_one_that_was_recorded() -> None:
+    found = [record["sizes"]["r18-32"] for record in records("small_maps")]
+    alone, style = (
+        " and ".join(spread(measured[ratio]) for measured in found)
+        for ratio in ("times the backbone alone", "times the released style")
+    )
+    assert len(found) == 2
+    assert f"have the ratios {alone} to the backbone alone, and {style} to the released style" in words(SPEED)
+
+
 def peers() -> str:
     """The table of `star-zoo bench peers`, made from the records of its runs."""
     rows = [

@@ -56,7 +56,7 @@ def import_module(module: Any, architecture: str) -> None:
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        way_out = _WAY_OUT if module.startswith(str(error.name)) else f"{module} needs it"
+        way_out = _WAY_OUT if f"{module}.".startswith(f"{error.name}.") else f"{module} needs it"
         raise ValueError(f"{unknown}, and its module can't be imported: {error}; {way_out}") from error
     except (ImportError, SyntaxError) as error:
         raise ValueError(f"{unknown}, and its module {module!r} can't be imported: {error}; correct it") from error

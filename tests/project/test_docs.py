@@ -167,6 +167,8 @@ def test_the_objective_of_the_readme_is_trained_and_comes_back(package: Path) ->
 
 
 NETWORK = """
+import dataclasses
+from star_training import recipes
 from star_training.cli.main import main
 
 fast = ["--set", "epochs=1", "--set", "batch_size=8", "--set", "run.workers=0", "--set", "precision=no"]
@@ -176,6 +178,12 @@ words = [
     ["eval", "knn", "tuned", "--data", "images"],
 ]
 assert [main(each) for each in words] == [0, 0, 0]
+
+from my_package import my_network  # which the commands have imported
+recipe = dataclasses.replace(recipes.find("folder"), backbone="tiny")
+assert recipe.registered().backbone_module == "my_package.my_network"
+my_network.Tiny.reset_classifier = lambda self, *_: setattr(self, "head", my_network.nn.Linear(64, 2))
+assert main(["eval", "knn", "run", "--data", "images"]) == 1
 """
 
 
@@ -192,6 +200,10 @@ def test_the_network_of_the_guide_is_pretrained_resumed_fine_tuned_and_evaluated
     exit_code, printed, errors = finish(start([], program=("-c", NETWORK), warnings="default", cwd=package))
     assert exit_code == 0, errors
     assert "run is finished" in printed and "20-NN top-1" in printed
+    assert "'run' can't be loaded with the code that my_package.my_network has now: " in errors
+    text = (package / "run/export/README.md").read_text(encoding="utf-8")
+    assert "--init-from " in text and " --set backbone_module=my_package.my_network" in text
+    assert "\nTraining a new classifier:\n" in text and "features_only" not in text
 
 
 def test_the_study_of_the_guide_can_be_run(package: Path, capsys: pytest.CaptureFixture) -> None:

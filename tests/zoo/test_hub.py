@@ -175,8 +175,9 @@ def test_heads_json_tells_what_the_heads_are(tmp_path: Path):
 
 
 OWN = """
-import pathlib, sys, timm, torch, warnings
+import dataclasses, pathlib, sys, timm, torch, warnings
 from timm.models import register_model
+from star_training import recipes
 from star_training.evaluation.features import pixels
 from star_training.evaluation.frozen_model import FrozenModel
 from star_training.models.identity import identity
@@ -239,9 +240,10 @@ assert prints[0] != prints[1] and identity(Leaf(str(folder.parent / "tiny"))) is
 with warnings.catch_warnings(action="ignore"):  # timm's of the overwritten name
     register_model(own_module.resnet26)
 try:
-    hub.create("resnet26", pretrained=False)
+    dataclasses.replace(recipes.find("folder"), backbone="resnet26").check()
 except ValueError as error:
     assert "own_module registers its own network under a name of timm's, 'resnet26'" in str(error)
+    assert str(error).endswith("register it under another name")
 else:
     raise AssertionError("it would be loaded as timm's")
 """
@@ -291,13 +293,16 @@ def test_a_network_that_the_user_registered_is_saved_under_its_own_name_and_foun
     assert (status, out) == (0, "own_module\n"), err
 
 
-def test_an_unknown_network_is_refused_with_the_way_out(tmp_path: Path):
+def test_an_unknown_network_is_refused_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     save_pretrained(tmp_path, backbone())
+    (tmp_path / "needs.py").write_text("import nee")  # the start of its own name
+    monkeypatch.syspath_prepend(tmp_path)
     made = json.loads((tmp_path / "config.json").read_text())
     assert "module" not in made
     for module, words in (
         ("nowhere", ", and its module can't be imported: No module named 'nowhere'; install its package, or add its"),
         ("json", ", and the module 'json' doesn't register it; correct it, or install its package, or add its folder"),
+        ("needs", ", and its module can't be imported: No module named 'nee'; needs needs it"),
         (None, "; in Python, first import the module that registers it with timm"),
         (".relative", "; in Python, first import the module that registers it with timm"),
     ):

@@ -182,10 +182,11 @@ def exiting(code: int) -> None:
 
 
 def _by_default(came: set[int], terminal: list[int]) -> None:
-    """Gives signals their default effect once some came; `terminal` are the file descriptors of one.
+    """Restores the default effect of the three signals after those in `came` have arrived.
 
-    Not the previous handlers, because a background job ignores SIGINT; and by handlers of Python, because others of
-    these signals may be waiting.
+    `terminal` holds the file descriptors of standard output and error that are a terminal.
+    The previous handlers are not restored, because a background job ignores SIGINT. The new ones are Python's, because
+    others of these signals may be waiting.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _end)

@@ -144,6 +144,8 @@ class Recipe(Settings):
         try:
             hub.check_name(self.backbone)
         except ValueError as error:
+            if own_networks.module_of(self.backbone):
+                raise  # registered, but under a name of timm's
             way_out = "for one of your own, name the module that registers it: --set backbone_module=MODULE"
             raise ValueError(f"{error}; {way_out}") from error
 

@@ -66,15 +66,30 @@ def test_fits_that_might_be_the_best_are_made_finer(monkeypatch):
     monkeypatch.setattr(linear, "_GAP", 1e-3)  # so rough that several might be
     train, val = (blobs(120, classes=4, spread=1.5, seed=seed) for seed in range(2))
     chosen = linear.choose(linear.Logistic(*train, 4), val)
-    rough = linear.Logistic(*train, 4).path(linear.STRENGTHS, linear._GAP)
+    rough = {fit.strength: fit for fit in linear.Logistic(*train, 4).path(linear.STRENGTHS, linear._GAP)}
     assert chosen.fit.gap <= linear._FINER[0] * chosen.fit.objective < rough[chosen.strength].gap
+
+
+def test_a_fit_loses_up_to_the_gap_that_leaves_its_accuracy_below_the_one_reached():
+    val = Labelled(torch.tensor([[4.0], [2.0], [-1.0], [-3.0]]), torch.zeros(4, dtype=torch.int64))
+    weights = torch.tensor([[1.0, 0], [0, 0]]).double()  # the margins are the features, half of the images are hit
+    fit = linear.Fit(1.0, weights, objective=100.0, gap=1e-12, undecided=8.0)
+    contest = linear._Contest(val, linear.TOP1)
+    assert contest.losing(fit) == 0  # nothing is reached
+    contest.enter(fit)
+    assert contest.losing(fit) == 0
+    contest.enter(fit._replace(strength=0.5, weights=torch.tensor([[1.0, 2], [0, 0]]).double()))  # hits three
+    assert contest.losing(fit) == pytest.approx((1 / linear._SURE) ** 2 * 8 / 2 / 100)  # by a margin of one
+    contest.enter(fit._replace(strength=0.1, weights=torch.tensor([[1.0, 9], [0, 0]]).double()))  # hits all
+    assert contest.losing(fit) == pytest.approx((3 / linear._SURE) ** 2 * 8 / 2 / 100)
 
 
 @pytest.mark.parametrize(("classes", "width", "count"), [(10, 20, 500), (30, 40, 900)])
 def test_fits_that_cannot_win_are_coarser_but_their_bounds_hold(classes: int, width: int, count: int):
     train, val = (blobs(count, classes=classes, width=width, spread=1.5, seed=seed) for seed in range(2))
     chosen = linear.choose(linear.Logistic(*train, classes), val)
-    exact = linear.Logistic(*train, classes, torch.float64).path(linear.STRENGTHS, 1e-12)
+    path = linear.Logistic(*train, classes, torch.float64).path(linear.STRENGTHS, 1e-12)
+    exact = {fit.strength: fit for fit in path}
     reached = {w: float(linear.hits(fit, *val).double().mean()) for w, fit in exact.items()}
     assert chosen.strength == min(w for w in reached if reached[w] == max(reached.values()))
     assert all(reached[w] <= chosen.highest[w] + 1e-9 for w in reached)

@@ -4,6 +4,7 @@ Letters: N images, D features, C classes, R = D + 1.
 """
 
 import math
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -17,8 +18,12 @@ from star_training.benchmarks.linear.compare import objective
 from star_training.evaluation.features import Labelled
 from star_training.evaluation.protocols.linear import STRENGTHS
 from star_training.evaluation.solvers import logistic, preconditioner
-from star_training.evaluation.solvers.logistic import Logistic, with_ones
+from star_training.evaluation.solvers.logistic import Fit, Logistic, with_ones
 from twins import randn
+
+
+def path(problem: Logistic, strengths: Sequence[float], tolerance: float) -> dict[float, Fit]:
+    return {fit.strength: fit for fit in problem.path(strengths, tolerance)}
 
 
 def separable() -> Labelled:
@@ -66,8 +71,8 @@ CASES = (separable, overlapping, wide, repeated, constant, unseen)
 def test_every_fit_is_close_to_the_least_possible_objective(case: Any, dtype: torch.dtype | None):
     images = case()
     classes = int(images.targets.max()) + 2  # of the last there are no images
-    exact = Logistic(*images, classes, torch.float64).path(STRENGTHS, 0)
-    for w, fit in Logistic(*images, classes, dtype).path(STRENGTHS, 1e-6).items():
+    exact = path(Logistic(*images, classes, torch.float64), STRENGTHS, 0)
+    for w, fit in path(Logistic(*images, classes, dtype), STRENGTHS, 1e-6).items():
         value, slope = objective(exact[w].weights, images, w)
         least = value - slope / (4 * w)  # the objective is 2w-strongly convex: nothing is lower
         assert value - least < 1e-6 * value, "the reference is no reference"
@@ -91,7 +96,7 @@ def test_a_fit_is_scikit_learns(w: float):
 @pytest.mark.parametrize("w", [STRENGTHS[0], STRENGTHS[22], STRENGTHS[-1]])
 def test_a_start_far_away_leads_to_the_same_optimum(w: float, case: Any):
     images, far = case(), 30 * randn(4, case().features.shape[1] + 1, seed=5).double()
-    near = Logistic(*images, 4).path(STRENGTHS, 1e-9)[w]
+    near = path(Logistic(*images, 4), STRENGTHS, 1e-9)[w]
     found = Logistic(*images, 4).fit(w, far, 1e-9)
     assert objective(found.weights, images, w)[0] == pytest.approx(objective(near.weights, images, w)[0], rel=1e-7)
 
@@ -102,23 +107,24 @@ def test_neither_the_axes_nor_the_preconditioner_change_the_optimum(monkeypatch:
     monkeypatch.setattr(preconditioner, "_LEADING", 3)
     monkeypatch.setattr(preconditioner, "_ENOUGH", 200)
     monkeypatch.setattr(logistic, "_CHUNK", 64)
-    other = Logistic(*images, 4).path(STRENGTHS, 1e-8)
+    monkeypatch.setattr(logistic, "_PART", 64)
+    other = path(Logistic(*images, 4), STRENGTHS, 1e-8)
     monkeypatch.undo()
-    for w, fit in Logistic(*images, 4).path(STRENGTHS, 1e-8).items():
+    for w, fit in path(Logistic(*images, 4), STRENGTHS, 1e-8).items():
         assert other[w].objective == pytest.approx(fit.objective, rel=1e-6)
 
 
 def test_the_first_images_alone():
     images = overlapping()
-    part = Logistic(*images, 4).first(200).path([1.0], 1e-9)[1.0]
-    alone = Logistic(images.features[:200], images.targets[:200], 4).path([1.0], 1e-9)[1.0]
+    part = path(Logistic(*images, 4).first(200), [1.0], 1e-9)[1.0]
+    alone = path(Logistic(images.features[:200], images.targets[:200], 4), [1.0], 1e-9)[1.0]
     torch.testing.assert_close(part.weights, alone.weights, rtol=1e-3, atol=1e-4)
 
 
 def test_probabilities_keep_their_digits_where_an_image_is_all_but_certain():
     images = separable()
     problem = Logistic(*images, 3, torch.float32)
-    point = problem._at(50 * problem.path([1e-3], 1e-6)[1e-3].weights.float() @ problem._axes.float())
+    point = problem._at(50 * path(problem, [1e-3], 1e-6)[1e-3].weights.float() @ problem._axes.float())
     logits = point.logits.double()
     exact = F.cross_entropy(logits.T, images.targets, reduction="none")
     assert exact.max() < 1e-8  # in float32 the label's p is 1, and log p is 0
@@ -128,19 +134,44 @@ def test_probabilities_keep_their_digits_where_an_image_is_all_but_certain():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_probabilities_and_derivatives_are_those_of_softmax(dtype: torch.dtype):
+    logits, labels = 5 * randn(7, 300, seed=2).to(dtype), torch.arange(300)[None] % 7
+    logits[:, :70] *= 200  # hits and misses so certain that probabilities are zero in the type
+    given, exact = logits.clone(), logits.double().softmax(0)
+    outs = [torch.empty(7, 900, dtype=dtype)[:, 300:600] for _ in range(3)]  # parts of larger tensors
+    loss = logistic._derivatives(logits, labels, outs)
+    residual, p, variance = (out.double() for out in outs)
+    assert torch.equal(logits, given)
+    single = dtype == torch.float32
+    # differences of logits of 3,000 have an error of 2e-4 in float32
+    torch.testing.assert_close(p, exact, rtol=2e-4 if single else 1e-12, atol=2e-26 if single else 1e-200)
+    near = {"rtol": 1e-5, "atol": 3e-7} if single else {"rtol": 1e-11, "atol": 1e-15}
+    torch.testing.assert_close(residual, exact - F.one_hot(labels[0], 7).T, **near)
+    torch.testing.assert_close(variance, exact * (1 - exact), **near)
+    assert loss == pytest.approx(float(F.cross_entropy(given.double().T, labels[0], reduction="sum")), rel=1e-6)
+
+
+def test_the_only_class_is_certain():
+    outs = [torch.empty(1, 5) for _ in range(3)]
+    assert logistic._derivatives(randn(1, 5), torch.zeros(1, 5, dtype=torch.int64), outs) == 0
+    residual, p, variance = outs
+    assert torch.equal(p, torch.ones(1, 5)) and not residual.any() and not variance.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_probability_is_a_denormal_number(dtype: torch.dtype):
     images = separable()
     problem = Logistic(*images, 3, dtype)
-    weights = problem.path([1e-3], 1e-6)[1e-3].weights.to(dtype) @ problem._axes.to(dtype)
+    weights = path(problem, [1e-3], 1e-6)[1e-3].weights.to(dtype) @ problem._axes.to(dtype)
     scale = -math.log(torch.finfo(dtype).tiny) / float(problem._at(weights).logits.abs().max())
-    for factor in (0.5, 0.9, 1, 1.1, 1.5):
+    for factor in (0.5, 0.9, 1, 1.1, 1.5, -0.5, -0.9, -1, -1.1, -1.5):  # of hits, and of misses
         point = problem._at(factor * scale * weights)
         for tensor in (point.p, point.variance, point.residual):
             assert not ((tensor != 0) & (tensor.abs() < torch.finfo(dtype).tiny)).any()
 
 
 def test_a_sample_of_images_has_the_second_moment_of_all(monkeypatch: pytest.MonkeyPatch):
-    images, variance = randn(3000, 4).double(), 10 * randn(3000, seed=1).double()
+    images, variance = randn(2000, 4).double(), 10 * randn(2000, seed=1).double()
     variance = variance.exp() / (1 + variance.exp()) ** 2  # most of it belongs to some of the images
     exact = preconditioner._second_moment(images, variance)
     torch.testing.assert_close(exact, (images.T * variance) @ images / variance.sum())
@@ -172,9 +203,31 @@ def test_a_fit_that_takes_too_long_ends_with_a_larger_gap(monkeypatch: pytest.Mo
     monkeypatch.setattr(logistic, "_ITERATIONS", 1)
     monkeypatch.setattr(logistic, "_INNER", 2)
     problem = Logistic(features, labels, 4)
-    stopped = problem.path([1e-3], 1e-9)[1e-3]
+    stopped = path(problem, [1e-3], 1e-9)[1e-3]
     assert problem._iterations <= 2
     monkeypatch.undo()
-    best = Logistic(features, labels, 4).path([1e-3], 1e-9)[1e-3]
+    best = path(Logistic(features, labels, 4), [1e-3], 1e-9)[1e-3]
     assert stopped.objective - best.objective > 1e-6 * best.objective
     assert stopped.gap > 0.1 * (stopped.objective - best.objective)  # it is an estimate
+
+
+@pytest.mark.parametrize(("patience", "share"), [(10**9, 0.5), (0, 1.0)])
+def test_a_fit_ends_at_half_of_what_is_sufficient_and_at_all_of_it_when_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, patience: int, share: float
+):
+    monkeypatch.setattr(logistic, "_PATIENCE", patience)
+    images, rough, asked, found = overlapping(), 1e-2, list[Fit](), list[Fit]()
+
+    def sufficient(unfinished: Fit) -> float:
+        asked.append(unfinished)
+        assert len(found) == STRENGTHS[::-1].index(unfinished.strength)  # after the fits before it were yielded
+        return rough
+
+    problem = Logistic(*images, 4)
+    for fit in problem.path(STRENGTHS, 1e-9, sufficient):
+        found.append(fit)
+        assert fit.gap <= share * rough * fit.objective
+    assert len(found) == len(STRENGTHS) and asked
+    assert max(fit.gap / fit.objective for fit in found) > 1e-5
+    finest = Logistic(*images, 4)
+    assert len(path(finest, STRENGTHS, 1e-9)) == len(STRENGTHS) and finest._iterations > problem._iterations

@@ -130,7 +130,8 @@ def lbfgs(probe: nn.Linear, images: Labelled, w: float) -> None:
 def exact(problem: Problem) -> tuple[Found, dict[float, float]]:
     """Returns the exact optima, and for each strength a lower bound of the objective that the optima almost reach."""
     start = time.process_time()
-    fits = Logistic(*problem.train, problem.classes, torch.float64).path(STRENGTHS, _EXACT)
+    path = Logistic(*problem.train, problem.classes, torch.float64).path(STRENGTHS, _EXACT)
+    fits = {fit.strength: fit for fit in path}
     rates = {w: _rate(hits(fits[w], *problem.val)) for w in STRENGTHS}
     best = max(STRENGTHS, key=lambda w: rates[w])
     final = Logistic(*_both(problem), problem.classes, torch.float64).fit(best, fits[best].weights, _EXACT)

@@ -148,14 +148,17 @@ class _Contest:
         self._margins: dict[float, Tensor] = {}  # of the validation images, (M,)
         self._reached = 0.0  # by one of the fits, whatever its gap hides
 
-    def enter(self, fit: Fit) -> float:
-        """Adds or replaces a fit; returns the relative gap with which it could not win, zero if it might."""
-        w = fit.strength
-        self.fits[w], self._margins[w] = fit, _margins(self._inputs @ fit.weights.T, self._labels)
-        self._reached = max(self._reached, self.accuracy(w, -1))
-        margins, order = self._margins[w].sort(descending=True)
+    def enter(self, fit: Fit) -> None:
+        """Adds or replaces a fit."""
+        self.fits[fit.strength], self._margins[fit.strength] = fit, self._margins_of(fit)
+        self._reached = max(self._reached, self.accuracy(fit.strength, -1))
+
+    def losing(self, fit: Fit) -> float:
+        """Returns the largest relative gap with which an unfinished fit can't win; zero if its accuracy wins now."""
+        margins, order = self._margins_of(fit).sort(descending=True)
         needed = int((self._score(self._weights[order].cumsum(0)) < self._reached).sum())
-        return fit.gap_for(max(0.0, -float(margins[needed])) / _SURE)
+        margin = margins[min(needed, len(margins) - 1)]  # rounding can leave the sum of all below their share
+        return fit.gap_for(max(0.0, -float(margin)) / _SURE)
 
     def accuracy(self, w: float, luck: int = 0) -> float:
         """Returns the accuracy of a fit; the highest that its gap allows with luck 1, the lowest with luck -1."""
@@ -166,6 +169,9 @@ class _Contest:
         """Returns the strengths that may have the highest accuracy, or the highest of equals with larger strengths."""
         low, high = ({w: self.accuracy(w, luck) for w in self.fits} for luck in (-1, 1))
         return [w for w in high if all(high[w] > low[v] or (w <= v and high[w] == low[v]) for v in low)]
+
+    def _margins_of(self, fit: Fit) -> Tensor:
+        return _margins(self._inputs @ fit.weights.T, self._labels)
 
     def _score(self, hit: Tensor) -> Tensor:
         return (hit / self._weights.sum()).round(decimals=12)  # rounding makes equal accuracies equal
@@ -178,7 +184,8 @@ def choose(problem: Logistic, val: tuple[Tensor, Tensor], accuracy: Accuracy = T
     strengths, which take longest, mostly can't.
     """
     contest = _Contest(val, accuracy)
-    problem.path(STRENGTHS, _COARSE, lambda fit: contest.enter(fit) / 2)
+    for fit in problem.path(STRENGTHS, _COARSE, contest.losing):
+        contest.enter(fit)
     for gap in (_GAP, *_FINER):
         may_win = contest.may_win()
         for w in may_win if len(may_win) > 1 or gap == _GAP else ():
@@ -193,7 +200,7 @@ def _settled(problem: Logistic, chosen: Chosen, test: tuple[Tensor, Tensor]) -> 
     """Returns which test images the refit classifies correctly, refined until they are decided: (M,) bool."""
     inputs, w = with_ones(test[0]), chosen.strength
     # starts at the largest w: at small w the fit without the validation images is far off on them
-    fit = problem.path(STRENGTHS[STRENGTHS.index(w) :: 4], 0.01)[w]
+    *_, fit = problem.path(STRENGTHS[STRENGTHS.index(w) :: 4], 0.01)
     for finer in (_GAP, *_FINER):
         fit = problem.fit(w, fit.weights, finer)
         logits = inputs @ fit.weights.T

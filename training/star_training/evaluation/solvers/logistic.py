@@ -9,7 +9,7 @@ small w, where the objective is far from quadratic, a step ends as soon as its q
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +22,9 @@ from .preconditioner import Preconditioner
 _ROWS = 1024  # smallest number of images for computing the axes
 _SMALL = 100_000  # feature values; below this, dispatch takes longer than arithmetic
 _CHUNK = 1024  # images at once, so that they are read from memory only once
+_PART = 65_536  # probabilities at once, but at least those of `_CHUNK` images, so that they stay in the cache
+_DEGREE = 2  # of the polynomials by which a path is extrapolated
+_PATIENCE = 32  # iterations of a fit after which all of the tolerance that is sufficient is accepted, not half of it
 _STEPS, _INNER = 100, 200  # largest numbers of Newton steps per fit and of iterations per step, rarely reached
 _CHECKED = (8, 16, 32, 64, 128)  # iterations of a step after which its quadratic model is compared with the objective
 _NEGLIGIBLE = 2.0**40  # times the smallest normal number: smaller probabilities change no sum
@@ -29,7 +32,7 @@ _ITERATIONS = 500  # after so many in a fit, no further step is taken; usual fea
 
 
 class Fit(NamedTuple):
-    """A minimiser of the objective."""
+    """An approximate minimiser of the objective."""
 
     strength: float  # w
     weights: Tensor  # (C, R) float64, the bias last
@@ -92,21 +95,18 @@ class Logistic:
 
     def path(
         self, strengths: Sequence[float], tolerance: float, sufficient: Callable[[Fit], float] | None = None
-    ) -> dict[float, Fit]:
-        """Returns fits for all strengths, with gap <= tolerance * objective unless that takes `_ITERATIONS`.
+    ) -> Iterator[Fit]:
+        """Yields a fit for each strength, from the largest to the smallest, each computed when it is asked for.
 
-        Fits run from the largest strength to the smallest. `sufficient` takes each and returns a tolerance for the
-        next, which is used if it is larger.
+        The gap of a fit is at most tolerance * objective, unless that takes `_ITERATIONS`. `sufficient` takes an
+        unfinished fit, after the fits before it were yielded, and returns a relative gap that is enough for it. A fit
+        ends at half of that, or at all of it after `_PATIENCE` iterations.
         """
-        found: dict[float, Fit] = {}
-        last: list[tuple[float, Point]] = []
-        enough = tolerance
+        last: list[tuple[float, Tensor]] = []  # weights of the last fits, the latest first
         for w in sorted(strengths, reverse=True):
-            point, found[w] = self._minimise(w, self._foreseen(w, last), enough)
-            last = [*last[-2:], (w, point)]
-            if sufficient is not None:
-                enough = max(tolerance, sufficient(found[w]))
-        return found
+            point, fit = self._minimise(w, self._foreseen(w, last), tolerance, sufficient)
+            last = [(w, point.weights), *last[:_DEGREE]]
+            yield fit
 
     def fit(self, w: float, start: Tensor, tolerance: float) -> Fit:
         """Returns a fit started at weights (C, R) of other images or another strength, or at zero if that is better."""
@@ -116,44 +116,45 @@ class Logistic:
         return self._minimise(w, min(given, self._zero(), key=lambda point: point.objective(w)), tolerance)[1]
 
     def _at(self, weights: Tensor, logits: Tensor | None = None) -> Point:
-        """Returns the point at some weights; float32 keeps the digits of losses and probabilities down to 1e-25.
-
-        Logits are taken relative to the label's own, because 1 - p loses its digits where p is nearly one.
-        """
+        """Returns the point at weights (C, R), whose logits (C, N) are computed unless given."""
         logits = weights @ self._images.T if logits is None else logits
-        others = (logits - logits.gather(0, self._labels)).scatter_(0, self._labels, -math.inf)
-        loss = F.softplus(torch.logsumexp(others, 0), threshold=40)
-        hit, missed = (-loss).exp()[None], -torch.expm1(-loss)[None]
-        p = (others - loss).exp_()  # zero for the label so far
-        for probability in (p, missed):  # because products of denormal numbers are slow
-            probability.masked_fill_(probability < _NEGLIGIBLE * torch.finfo(p.dtype).tiny, 0)
-        residual = p.scatter(0, self._labels, -missed)
-        variance = (p * (1 - p)).scatter_(0, self._labels, hit * missed)
-        p.scatter_(0, self._labels, hit)
-        return Point(weights, logits, residual, p, variance, float(loss.double().sum()))
+        residual, p, variance = (torch.empty_like(logits) for _ in range(3))
+        loss, rows = 0.0, max(_CHUNK, _PART // self._classes)
+        parts = (tensor.split(rows, 1) for tensor in (logits, self._labels, residual, p, variance))
+        for of_part, labels, *outs in zip(*parts, strict=True):
+            loss += _derivatives(of_part, labels, outs)
+        return Point(weights, logits, residual, p, variance, loss)
 
     def _zero(self) -> Point:
         return self._at(self._images.new_zeros(self._classes, self._images.shape[1]))
 
-    def _foreseen(self, w: float, last: list[tuple[float, Point]]) -> Point:
-        """Returns the best of the extrapolations of the last points as polynomials of degree 0, 1 and 2 in log w.
+    def _foreseen(self, w: float, last: list[tuple[float, Tensor]]) -> Point:
+        """Returns an extrapolation of the last weights as a polynomial in log w.
 
-        A higher degree follows the path closely, but amplifies the distances of the points from it.
+        Its degree is lowered as long as that lowers the objective: a higher degree follows the path closely, but
+        amplifies the distances of the points from it.
         """
-        candidates = [self._zero()] if not last else []
-        for first in range(len(last)):
-            used = last[first:]
-            shares = [math.prod(math.log(w / u) / math.log(v / u) for u, _ in used if u != v) for v, _ in used]
-            weights, logits = (
-                torch.stack([share * tensor for share, tensor in zip(shares, tensors, strict=True)]).sum(0)
-                for tensors in ([point.weights for _, point in used], [point.logits for _, point in used])
-            )
-            candidates.append(self._at(weights, logits))
-        return self._at(min(candidates, key=lambda point: point.objective(w)).weights)  # without the logits' rounding
+        best = self._zero() if not last else self._extrapolated(w, last)
+        for count in range(len(last) - 1, 0, -1):
+            lower = self._extrapolated(w, last[:count])
+            if lower.objective(w) >= best.objective(w):
+                break
+            best = lower
+        return best
 
-    def _minimise(self, w: float, point: Point, tolerance: float) -> tuple[Point, Fit]:
-        """Runs Newton's method until the gap is small enough, rounding stops its decrease, or it takes too long."""
-        least, stalled, before, expected = math.inf, 0, self._iterations, math.inf
+    def _extrapolated(self, w: float, known: list[tuple[float, Tensor]]) -> Point:
+        shares = (math.prod(math.log(w / u) / math.log(v / u) for u, _ in known if u != v) for v, _ in known)
+        terms = [share * weights for share, (_, weights) in zip(shares, known, strict=True)]
+        return self._at(torch.stack(terms).sum(0))
+
+    def _minimise(
+        self, w: float, point: Point, tolerance: float, sufficient: Callable[[Fit], float] | None = None
+    ) -> tuple[Point, Fit]:
+        """Runs Newton's method until the gap is small enough, rounding stops its decrease, or it takes too long.
+
+        The gap is small enough by `tolerance`, or by `sufficient` as in `path`.
+        """
+        least, stalled, before, expected, enough = math.inf, 0, self._iterations, math.inf, math.inf
         for _ in range(_STEPS):
             inverse = self._inverse(w, point)
             gradient = point.residual @ self._images + 2 * w * point.weights
@@ -163,12 +164,21 @@ class Logistic:
             stalled = stalled + 1 if gap > least / 2 else 0
             if gap <= tolerance * objective or (stalled == 3 and gap < 1e-6 * objective):
                 break
-            if self._iterations - before >= _ITERATIONS:
+            used = self._iterations - before
+            if gap <= enough * objective:  # `sufficient` takes long for few images, so that it is asked again only here
+                enough = sufficient(self._fit(w, point, gap)) if sufficient else 0.0
+            aim = enough / 2  # because extrapolations amplify the distances of the points from the path
+            settled = gap <= objective * (enough if used >= _PATIENCE else aim)
+            if used and (settled or used >= _ITERATIONS):  # before the first step, the gap is only guessed
                 break
             least = min(least, gap)
-            point, expected = self._newton(w, point, gradient, step, inverse, tolerance * objective)
-        undecided = max(float(point.variance.double().sum()), 1e-30)
-        return point, Fit(w, point.weights.double() @ self._axes.T, objective, gap, undecided)
+            target = max(tolerance, aim) * objective
+            point, expected = self._newton(w, point, gradient, step, inverse, target)
+        return point, self._fit(w, point, gap)
+
+    def _fit(self, w: float, point: Point, gap: float) -> Fit:
+        undecided = max(float(point.variance.sum(dtype=torch.float64)), 1e-30)
+        return Fit(w, point.weights.double() @ self._axes.T, point.objective(w), gap, undecided)
 
     def _inverse(self, w: float, point: Point) -> "Preconditioner":
         """Returns a preconditioner for w: the existing one, until it has cost as many iterations as a new one would."""
@@ -224,7 +234,7 @@ class Logistic:
         parts = (self._images.split(_CHUNK), self._labels.split(_CHUNK, 1))
         for images, labels, p, out in zip(*parts, point.p.split(_CHUNK, 1), logits.split(_CHUNK, 1), strict=True):
             torch.mm(ahead, images.T, out=out)
-            relative = out - out.gather(0, labels)  # as in `_at`
+            relative = out - out.gather(0, labels)  # as in `_derivatives`
             product.addmm_(p * (relative - (p * relative).sum(0)), images)
         return product, logits
 
@@ -241,6 +251,30 @@ class Logistic:
 def with_ones(features: Tensor) -> Tensor:
     """Returns features (N, D) with a one appended: (N, R) float64."""
     return torch.cat((features.double(), torch.ones(len(features), 1, dtype=torch.float64)), 1)
+
+
+def _derivatives(logits: Tensor, labels: Tensor, outs: Sequence[Tensor]) -> float:
+    """Writes residual, p and variance (C, N) of logits (C, N) into `outs`; returns the sum of cross entropies.
+
+    Float32 keeps the digits of losses and probabilities down to 1e-25, because logits are taken relative to the label's
+    own: 1 - p loses its digits where p is nearly one.
+    """
+    residual, p, variance = outs
+    least = _NEGLIGIBLE * torch.finfo(p.dtype).tiny  # products of denormal numbers are slow
+    others = (logits - logits.gather(0, labels)).scatter_(0, labels, -math.inf)
+    highest = others.amax(0).clamp_(min=torch.finfo(p.dtype).min)
+    shares = others.sub_(highest).clamp_(min=math.log(least)).exp_()  # of the other classes, relative to the highest
+    total = shares.sum(0)
+    loss = F.softplus(highest + total.log(), threshold=40)
+    hit, missed = (-loss).exp()[None], -torch.expm1(-loss)[None]
+    for probability in (hit, missed):
+        probability.masked_fill_(probability < least, 0)
+    scale = missed / total
+    torch.mul(shares.masked_fill_(shares < least / scale, 0), scale, out=p)
+    torch.mul(p, 1 - p, out=variance).scatter_(0, labels, hit * missed)
+    residual.copy_(p).scatter_(0, labels, -missed)
+    p.scatter_(0, labels, hit)
+    return float(loss.double().sum())
 
 
 def _dot(a: Tensor, b: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _LEADING = 64  # K: in these coordinates the full curvature of each class is held
-_ENOUGH = 4096  # images for computing it
+_ENOUGH = 2048  # images for computing it
 _CHUNK = 1024  # images at once, so that they are read from memory only once
 
 

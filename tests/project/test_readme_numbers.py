@@ -201,6 +201,30 @@ def test_peers_and_warm_evaluations_are_as_recorded() -> None:
     assert peers() in text and warm() in text
 
 
+def test_evaluations_of_all_sets_took_what_was_recorded() -> None:
+    found = records("eval_all")
+    assert len(found) == 2 and all(len(measured["protocols"]) == 9 for measured in found)
+    rows = ["| run | all, s | linear evaluation of CIFAR-100, s |", "| --- " * 3 + "|"]
+    for number, measured in enumerate(found, 1):
+        linear = measured["protocols"]["cifar100"]["linear"]
+        rows.append(f"| {number} | {measured['seconds']:.0f} | {linear:.1f} |")
+    assert "\n".join(["", *rows, "", ""]) in SPEED.read_text(encoding="utf-8")
+    assert f"nine data sets with {found[0]['images']:,} images" in words(SPEED)
+
+
+def test_the_accuracies_of_weights_from_elsewhere_are_those_that_were_recorded() -> None:
+    def accuracies(path: Path) -> dict[str, float]:
+        evaluations = [each for each in read(path)["evaluations"] if each["protocol"] == "linear"]
+        return {each["data"]: next(iter(each["metrics"].values()))["value"] for each in evaluations}
+
+    taken, own = accuracies(CARDS / "efficientnet_lite0" / "results.json"), accuracies(SHOWN["star_resnet10t.cifar10"])
+    rows = [f"| {data} | {100 * value:.1f} | {100 * own[data]:.1f} |" for data, value in sorted(taken.items())]
+    head = ["| data | tf_efficientnet_lite0 | star_resnet10t.cifar10 |", "| --- " * 3 + "|"]
+    assert len(rows) == 3 and "\n".join(["", *head, *rows, "", ""]) in (README.parent / "training/README.md").read_text(
+        encoding="utf-8"
+    )
+
+
 def test_the_command_line_starts_as_fast_as_recorded() -> None:
     found = json.loads((BENCHMARKS / "imports.json").read_text(encoding="utf-8"))["commands"]
     took = {command: f"{statistics.median(seconds):.2f}" for command, seconds in found.items()}

@@ -11,7 +11,7 @@ from star_training import studies
 from star_training.evaluation.metrics import ACCURACY, SHARE, Metric, of_runs
 from star_training.reports.tables import compare
 from star_training.studies import aggregate as over_seeds
-from star_training.studies import curves, outcome
+from star_training.studies import curves, dots, outcome
 from star_training.studies.outcome import Outcome
 from star_training.studies.study import MEAN, Claim, Comparison, Method, Place, Study
 
@@ -255,3 +255,22 @@ def test_a_method_looks_alike_in_every_plot(monkeypatch: pytest.MonkeyPatch):
 
 def test_no_curves_are_drawn_of_nothing():
     assert curves.draw(study(), OUTCOMES) is None
+
+
+def test_each_run_is_a_dot_in_per_cent(monkeypatch: pytest.MonkeyPatch):
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(dots, "finish", lambda figure, legend: drawn.setdefault("figure", figure) and b"")
+    shown = dataclasses.replace(study(), headline=(Place("linear_accuracy", "a"), Place("missing"), Place("loss", "a")))
+    figure = dots.draw(shown, [run for run in OUTCOMES if run.method == "theirs"], columns=2)
+    assert figure is not None
+    (axis,) = drawn["figure"].axes  # no run has the other numbers
+    (points,), (line,) = axis.collections, axis.get_lines()
+    assert points.get_offsets().tolist() == [pytest.approx([100 * a, 0]) for a, _ in THEIRS]
+    assert line.get_xdata() == pytest.approx([100 * sum(a for a, _ in THEIRS) / 3] * 2)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["theirs"]
+    assert axis.get_title() == "Linear accuracy, % (a)"
+    assert figure.numbers.rows == over_seeds.headline(shown, OUTCOMES[3:]).rows
+
+
+def test_no_dots_are_drawn_of_nothing():
+    assert dots.draw(dataclasses.replace(study(), headline=(Place("missing"),)), OUTCOMES) is None

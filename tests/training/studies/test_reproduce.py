@@ -75,6 +75,7 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(
     assert len([float(cell) for cell in mean.strip("| ").split(" | ")[2:]]) == len(names)  # a number of every method
     page = (out / "report.html").read_text()
     assert "When the methods diverge" in page and "differences by seed" in page and (out / "curves.png").exists()
+    assert "Every run" in page and (out / "seeds.png").exists()
 
     # a result is one file, and each run can be had again by its own command
     wanted = json.loads((results / "star_8-0.json").read_text())

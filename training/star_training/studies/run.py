@@ -19,7 +19,7 @@ from ..reports import figures, html
 from ..reports.loading import Shown, gather
 from ..reports.tables import Table, compare, markdown
 from ..settings.base import differences
-from . import aggregate, curves, jobs, outcome
+from . import aggregate, curves, dots, jobs, outcome
 from .one_run import fuse, name_of, run
 from .study import Fusion, Method, Study, located
 
@@ -109,13 +109,13 @@ def report(study: Study, out: Path) -> list[Table]:
     note = "± and brackets are Student's 95 % interval over the seeds of a method; a method with one seed has none."
     text = "\n".join(f"## {table.title}\n\n{markdown(table)}" for table in tables)
     write_text(out / "table.md", f"# {study.name}\n\n{note}\n\n{text}")
-    drawn = [curve] if (curve := curves.draw(study, outcomes)) else []
-    models = _first_seeds(study, out)
-    drawn += figures.draw(models)
+    drawn = [figure for kind in (dots, curves) if (figure := kind.draw(study, outcomes))]
+    drawn += figures.draw(_first_seeds(study, out))
     write_text(out / "report.html", html.render(study.name, note, tables, drawn))
-    if wide := curves.draw(study, outcomes, columns=2):  # for the study's page
-        with replacing(out / f"{wide.name}.png") as part:
-            part.write_bytes(wide.png)
+    for kind in (dots, curves):  # wider, for the study's page
+        if wide := kind.draw(study, outcomes, columns=2):
+            with replacing(out / f"{wide.name}.png") as part:
+                part.write_bytes(wide.png)
     return tables
 
 

@@ -306,29 +306,52 @@ def test_equivariant_backbones_are_as_large_as_plain_ones() -> None:
     assert f"{widths[1]} features, the plain one {widths[0]}" in page
 
 
-def test_the_unfinished_study_says_of_its_first_seeds_what_their_results_say(tmp_path: Path) -> None:
+def four_times(out: Path) -> str:
+    """The difference of STAR's and EquiMod's canonical correlation in `cifar10_small`."""
+    (table,) = (found for found in remade(studies.find("cifar10_small"), out / "small") if "differences" in found.title)
+    (row,) = (row for row in table.rows if row[0] == "mean canonical correlation of z_inv and z_eq")
+    return row[table.head.index("star_8 - equimod")]
+
+
+WHY = CARDS / "why_correlated" / "README.md"
+
+
+def test_the_reasons_for_correlated_embeddings_are_those_of_the_results(tmp_path: Path) -> None:
     study = studies.find("why_correlated")
-    short, *_ = remade(study, tmp_path)
-    assert "It is unfinished" in (CARDS / study.name / "README.md").read_text(encoding="utf-8")
-    assert all(
-        int(row[1]) < method.seeds or method.seeds == 1 for row, method in zip(short.rows, study.methods, strict=True)
-    )
-    first = {
-        name: outcome.load(CARDS / study.name / "results" / f"{name}-0.json").metrics
-        for name in ("equimod", "star_8", "split_6_2", "equimod_linear")
+    short, _, differences = remade(study, tmp_path)
+    page, columns = words(WHY), differences.head
+    table = tables.markdown(differences).splitlines()
+    shown = [line for line in WHY.read_text(encoding="utf-8").splitlines() if line in table[2:]]
+    assert len(shown) == 10 and "\n".join([*table[:2], shown[0]]) in WHY.read_text(encoding="utf-8")
+    by_metric = {row[0]: dict(zip(columns, row, strict=True)) for row in differences.rows}
+    cca, knn = by_metric["mean canonical correlation of z_inv and z_eq"], by_metric["20-NN top-1, %"]
+    assert f"is higher than EquiMod's by {cca['star_8 - equimod']}" in page
+    assert f"`split_6_2`, add {cca['split_6_2 - equimod']} to EquiMod's correlation, sharing adds" in page
+    assert f"sharing adds {cca['star_8 - split_6_2']} to that" in page
+    assert f"{knn['split_6_2 - equimod']} points by averaging, and {knn['star_8 - split_6_2']} by sharing" in page
+    ranks = [by_metric["RankMe of z_inv"][pair].split()[0] for pair in ("split_6_2 - equimod", "star_8 - split_6_2")]
+    grows, more = (f"{float(rank):.1f}" for rank in ranks)
+    assert f"RankMe of z_inv grows by {grows} from EquiMod to `split_6_2`, and by {more} from there to STAR" in page
+    narrow = [cca[f"star_8_o{o} - equimod_o{o}"] for o in (64, 32)]
+    assert f"the difference of STAR and EquiMod is {narrow[0]} (64) and {narrow[1]} (32)" in page
+    in_short = {row[0]: dict(zip(short.head, row, strict=True)) for row in short.rows}
+    mean, floor, svcca = short.head[2:5]
+    floors = [in_short[name][floor].split()[0] for name in ("equimod", "equimod_o64", "equimod_o32")]
+    assert f"features, {floors[0]}, at 64 and 32 above theirs, {floors[1]} and {floors[2]}, so" in page
+    linear = in_short["equimod_linear"]
+    assert f"lowest, {linear[mean].split()[0]}, and its SVCCA the highest, {linear[svcca].split()[0]}," in page
+    of_width = {name: float(row[mean].split()[0]) for name, row in in_short.items() if not name.endswith(("32", "64"))}
+    assert min(of_width, key=of_width.__getitem__) == "equimod_linear"
+    certain = {
+        row["metric"]: [float(end) for end in row["star_8 - equimod"].partition("[")[2].strip("]").split(", ")]
+        for row in by_metric.values()
+        if not row["metric"].startswith(("overlap", "20-NN", "R2, pair"))
     }
-    cca, svcca, rank, knn = (
-        {name: found[slug, "cifar10"].value for name, found in first.items()}
-        for slug in ("cca", "svcca", "rankme_z_eq", "knn20_top1")
+    assert (
+        f"In [cifar10_small](../cifar10_small/README.md), with four times the steps, it is {four_times(tmp_path)}"
+        in page
     )
-    assert all(
-        value < found["cca_floor", "cifar10"].value for value, found in zip(cca.values(), first.values(), strict=True)
-    )
-    assert abs(cca["split_6_2"] - cca["equimod"]) < 0.01 and cca["star_8"] - cca["equimod"] > 0.02
-    assert abs(knn["split_6_2"] - knn["star_8"]) < 0.01 and knn["split_6_2"] - knn["equimod"] > 0.01
-    assert rank["star_8"] - rank["split_6_2"] < 3 < rank["split_6_2"] - rank["equimod"]
-    assert rank["equimod_linear"] < rank["equimod"] / 2 + 1
-    assert min(cca, key=cca.__getitem__) == max(svcca, key=svcca.__getitem__) == "equimod_linear"
+    assert len(certain) > 40 and not any(high < 0 for _, high in certain.values())
 
 
 INVARIANCES = CARDS / "invariances_small" / "README.md"
@@ -382,7 +405,9 @@ def test_the_lead_of_the_fusion_is_that_of_the_results(tmp_path: Path) -> None:
     assert "ahead of the best policy and of `wide` on every data set by both classifiers" in words(INVARIANCES)
 
 
-@pytest.mark.parametrize("name", ["cifar10_small", "methods_small", "symmetry_small", "invariances_small"])
+@pytest.mark.parametrize(
+    "name", ["cifar10_small", "methods_small", "symmetry_small", "invariances_small", "why_correlated"]
+)
 def test_every_result_tells_the_code_that_made_it(name: str) -> None:
     names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name))}
     paths = list((CARDS / name / "results").glob("*.json"))
@@ -392,4 +417,4 @@ def test_every_result_tells_the_code_that_made_it(name: str) -> None:
         assert all(r["versions"]["commit"] for r in result["evaluations"])
         # the parts of a fusion have files of their own
         assert "parts" in result or result["training"]["versions"]["commit"]
-        assert path.stat().st_size < 50_000
+        assert path.stat().st_size < (120_000 if name == "why_correlated" else 50_000)  # hundreds of correlations

@@ -21,7 +21,7 @@ OBJECTIVE = {"objective", "objective_args"}
 CHANGED = {  # the recipe's other fields in which methods differ
     "invariances_small": {"policy", "backbone_args"},
     "symmetry_small": {"backbone", "backbone_args"},
-    "why_correlated": {"backbone_args", "epochs"},
+    "why_correlated": {"backbone_args"},
 }
 
 

@@ -338,6 +338,9 @@ def test_the_reasons_for_correlated_embeddings_are_those_of_the_results(tmp_path
     mean, floor, svcca = short.head[2:5]
     floors = [in_short[name][floor].split()[0] for name in ("equimod", "equimod_o64", "equimod_o32")]
     assert f"features, {floors[0]}, at 64 and 32 above theirs, {floors[1]} and {floors[2]}, so" in page
+    full = [in_short[name][svcca] for name in ("star_8_full", "equimod_full")]
+    assert f"It is {cca['star_8_full - equimod_full']} with 512 features, and SVCCA turns the order, {full[0]}" in page
+    assert f"against EquiMod's {full[1]}, both of one seed" in page and float(full[0]) < float(full[1])
     linear = in_short["equimod_linear"]
     assert f"lowest, {linear[mean].split()[0]}, and its SVCCA the highest, {linear[svcca].split()[0]}," in page
     of_width = {name: float(row[mean].split()[0]) for name, row in in_short.items() if not name.endswith(("32", "64"))}

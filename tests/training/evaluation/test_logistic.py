@@ -170,9 +170,19 @@ def test_no_probability_is_a_denormal_number(dtype: torch.dtype):
             assert not ((tensor != 0) & (tensor.abs() < torch.finfo(dtype).tiny)).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_probability_of_a_certain_miss_is_no_denormal_number(dtype: torch.dtype):
+    logits = torch.tensor([[-math.log(torch.finfo(dtype).tiny) + 5], [0.0]], dtype=dtype)
+    outs = [torch.empty_like(logits) for _ in range(3)]
+    assert logistic._derivatives(logits, torch.tensor([[1]]), outs) == pytest.approx(float(logits[0]))
+    residual, p, variance = outs
+    assert float(p[1]) == 0 and not variance.any() and residual.tolist() == [[1], [-1]]
+
+
 def test_a_sample_of_images_has_the_second_moment_of_all(monkeypatch: pytest.MonkeyPatch):
-    images, variance = randn(2000, 4).double(), 10 * randn(2000, seed=1).double()
+    images, variance = randn(3000, 4).double(), 10 * randn(3000, seed=1).double()
     variance = variance.exp() / (1 + variance.exp()) ** 2  # most of it belongs to some of the images
+    monkeypatch.setattr(preconditioner, "_ENOUGH", 3000)
     exact = preconditioner._second_moment(images, variance)
     torch.testing.assert_close(exact, (images.T * variance) @ images / variance.sum())
     monkeypatch.setattr(preconditioner, "_ENOUGH", 1000)
@@ -223,11 +233,23 @@ def test_a_fit_ends_at_half_of_what_is_sufficient_and_at_all_of_it_when_it_takes
         assert len(found) == STRENGTHS[::-1].index(unfinished.strength)  # after the fits before it were yielded
         return rough
 
-    problem = Logistic(*images, 4)
+    problem, before = Logistic(*images, 4), 0
     for fit in problem.path(STRENGTHS, 1e-9, sufficient):
         found.append(fit)
         assert fit.gap <= share * rough * fit.objective
+        assert problem._iterations > before or fit.gap <= 1e-9 * fit.objective  # a start's gap is only guessed
+        before = problem._iterations
     assert len(found) == len(STRENGTHS) and asked
     assert max(fit.gap / fit.objective for fit in found) > 1e-5
     finest = Logistic(*images, 4)
     assert len(path(finest, STRENGTHS, 1e-9)) == len(STRENGTHS) and finest._iterations > problem._iterations
+
+
+@pytest.mark.parametrize("patience", [10**9, 0])
+def test_all_of_what_is_sufficient_is_accepted_after_many_iterations_alone(
+    monkeypatch: pytest.MonkeyPatch, patience: int
+):
+    monkeypatch.setattr(logistic, "_PATIENCE", patience)
+    # the gap that a fit has is always sufficient, but more than half of what is
+    fits = list(Logistic(*overlapping(), 4).path(STRENGTHS, 1e-9, lambda fit: 1.5 * fit.gap / fit.objective))
+    assert any(fit.gap > 1e-8 * fit.objective for fit in fits) == (patience == 0)

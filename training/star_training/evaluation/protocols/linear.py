@@ -157,8 +157,7 @@ class _Contest:
         """Returns the largest relative gap with which an unfinished fit can't win; zero if its accuracy wins now."""
         margins, order = self._margins_of(fit).sort(descending=True)
         needed = int((self._score(self._weights[order].cumsum(0)) < self._reached).sum())
-        margin = margins[min(needed, len(margins) - 1)]  # rounding can leave the sum of all below their share
-        return fit.gap_for(max(0.0, -float(margin)) / _SURE)
+        return fit.gap_for(max(0.0, -float(margins[needed])) / _SURE)
 
     def accuracy(self, w: float, luck: int = 0) -> float:
         """Returns the accuracy of a fit; the highest that its gap allows with luck 1, the lowest with luck -1."""

@@ -47,4 +47,8 @@ def test_the_folder_is_evaluated_and_pretraining_starts_from_it(where: Path, mon
     words = ["pretrain", "folder", "--data", "images/train", "--init-from", "lite0", "--out", "run"]
     settings = ("backbone=tf_efficientnet_lite0", *SHORT)
     assert cli.main([*words, *(part for setting in settings for part in ("--set", setting))]) == 0
-    assert timm.create_model("local-dir:run/export", pretrained=True).num_features == 1280
+    start, end = (
+        timm.create_model(f"local-dir:{folder}", pretrained=True).conv_stem.weight.detach().flatten()
+        for folder in ("lite0", "run/export")
+    )
+    assert 0.99 < float(torch.cosine_similarity(start, end, 0)) < 1  # trained on from the folder's weights

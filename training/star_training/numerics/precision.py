@@ -97,7 +97,8 @@ def _calls(module: nn.Module, loss: Callable[[], Tensor]) -> list[_Call]:
     def remember(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, args: Any, kwargs: Any) -> None:
             inputs = [(x.shape, x.dtype, x.stride()) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-            key = (type(layer), str(layer), *inputs)
+            trained = [p.requires_grad for p in layer.parameters()]  # not those of a momentum copy, which may run first
+            key = (type(layer), str(layer), *trained, *inputs)
             if key not in calls:
                 calls[key] = _Call(name, layer, *tree_map(_random, (args, kwargs)))
 

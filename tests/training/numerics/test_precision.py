@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from runs import command, tiny
 from star_training.cli.main import main
+from star_training.numerics import small_maps
 from star_training.numerics.precision import Wrong, describe, wrong_layers
 from star_training.pretraining.run import Run
 
@@ -79,12 +80,22 @@ def test_a_wrong_gradient_is_found(spoil: Callable[[Tensor], Tensor], monkeypatc
     assert wrong.difference > 0.1
 
 
+def test_a_copy_that_is_not_trained_hides_no_wrong_gradient(monkeypatch: pytest.MonkeyPatch):
+    """As momentum copies, which some objectives run first."""
+    images, copied, net = torch.randn(4, 3, 16, 16), network(FaultyConv2d).requires_grad_(False), network(FaultyConv2d)
+    monkeypatch.setattr(FaultyConv2d, "spoil", staticmethod(torch.zeros_like))
+    both = nn.ModuleList([copied, net])
+    (wrong,) = wrong_layers(both, lambda: (net(images) - copied(images)).square().sum(), "bf16")
+    assert wrong.name == "1.3"
+
+
 @pytest.mark.parametrize(
     ("name", "size"), [("test_resnet", 16), ("test_convnext", 96), ("test_vit", 160), ("test_efficientnet", 48)]
 )
 def test_right_layers_pass_and_nothing_changes(name: str, size: int):
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=3, drop_rate=0.5, drop_path_rate=0.5).train()
+    small_maps.use(net)  # as in every run: otherwise the stride of test_resnet's 1x1 maps is a fault of torch's
     net.blocks[0].eval() if hasattr(net, "blocks") else net.eval()
     modes = [m.training for m in net.modules()]
     before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()

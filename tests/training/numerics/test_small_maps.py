@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from star_training.numerics import small_maps
+from star_training.numerics.allocator import filled_memory
 
 Pair = tuple[int, int]
 two = st.tuples
@@ -80,8 +81,10 @@ def test_what_is_not_on_a_small_map_or_plain_is_torchs(monkeypatch: pytest.Monke
     assert used(layer, small, monkeypatch) and not used(layer, large, monkeypatch)
     with torch.autocast("cpu", torch.bfloat16):
         assert not used(layer, small, monkeypatch)
+    grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+    small_maps.use(grouped)
+    assert not used(grouped, small, monkeypatch)
     others = (
-        nn.Conv2d(4, 4, 3, padding=1, groups=2),
         nn.Conv2d(4, 4, 3, padding=2, dilation=2),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
         nn.Conv2d(4, 4, 3, padding="same"),
@@ -94,6 +97,34 @@ def test_what_is_not_on_a_small_map_or_plain_is_torchs(monkeypatch: pytest.Monke
     x = small.clone().requires_grad_()
     layer(x).sum().backward()
     assert x.grad is not None and layer.weight.grad is None is not layer.bias.grad
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 16])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"),
+    [((1, 1), 3, 2, 1), ((4, 1), 3, 2, 1), ((1, 4), 3, 2, 1), ((1, 1), 2, 2, 1), ((2, 2), 5, 3, 2), ((5, 3), 7, 4, 3),
+     ((1, 1), 3, (1, 2), (1, 2)), ((3, 3), 3, 2, 1)],
+)  # fmt: skip
+def test_bfloat16_is_right_on_maps_narrower_than_the_stride(
+    size: Pair, kernel: int, stride: int | Pair, padding: int | Pair, groups: int, layout: torch.memory_format
+):
+    layer = nn.Conv2d(16, 32, kernel, stride, padding, groups=groups).to(memory_format=layout)
+    exact = copy.deepcopy(layer).double()
+    small_maps.use(layer)
+    x = torch.randn(8, 16, *size).contiguous(memory_format=layout)
+    inputs = [x.clone().requires_grad_(), x.double().requires_grad_()]
+    with filled_memory(), torch.autocast("cpu", torch.bfloat16):
+        found = layer(inputs[0])
+    expected = exact(inputs[1])
+    gradient = torch.randn_like(expected)
+    with filled_memory():
+        found.backward(gradient.to(found.dtype))
+    expected.backward(gradient)
+    assert found.dtype == torch.bfloat16 and layer.weight.grad.is_contiguous(memory_format=layout)
+    pairs = [(found, expected), (inputs[0].grad, inputs[1].grad)]
+    for a, b in [*pairs, *((p.grad, q.grad) for p, q in zip(layer.parameters(), exact.parameters(), strict=True))]:
+        assert (a.detach() - b.detach()).norm() < 0.02 * b.detach().norm()
 
 
 def test_gradients_can_be_differentiated():

@@ -113,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.content[: answer.cut])
-        self.close_connection |= answer.cut is not None
+        # after a whole answer, a client may already be sending its next request over the same connection
+        self.close_connection |= answer.cut is not None and answer.cut < len(answer.content)
 
     do_GET = do_HEAD = do_POST = do_PUT = _serve
 

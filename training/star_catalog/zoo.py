@@ -147,17 +147,21 @@ def check_downloadable(wanted: str, way_out: str = WAY_OUT) -> None:
         raise NotAvailable(f"{wanted} not in the cache, and {error}", way_out) from error
 
 
-@functools.cache
 def check_reachable() -> None:
     """Raises NotAvailable if the Hub can't be reached in two attempts; the client alone tries for half a minute."""
     from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:  # which the client reports
+        _connect(constants.ENDPOINT, constants.HF_HUB_ETAG_TIMEOUT)
+
+
+@functools.cache
+def _connect(endpoint: str, timeout: float) -> None:
     from huggingface_hub.utils import get_session
 
-    if constants.HF_HUB_OFFLINE:
-        return  # the client reports it
     for last in (False, True):
         try:
-            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            get_session().head(endpoint, timeout=timeout)
             return
         except Exception as error:  # of the HTTP library, which differs between versions of the client
             if last:

@@ -19,6 +19,7 @@ from star_zoo.heads import StarHeads
 PACK = "{name}.parquet"
 OBJECTIVE = {"objective", "objective_args"}
 CHANGED = {  # the recipe's other fields in which methods differ
+    "backbones_small": {"backbone", "backbone_args", "optimizer"},
     "invariances_small": {"policy", "backbone_args"},
     "symmetry_small": {"backbone", "backbone_args"},
     "why_correlated": {"backbone_args"},

@@ -77,7 +77,7 @@ import sys
 from star_training.cli.main import main
 
 code = main(sys.argv[1:])
-heavy = {"timm", "torchvision", "star_zoo", "sklearn", "scipy", "accelerate", "matplotlib"}
+heavy = {"timm", "torchvision", "star_zoo", "sklearn", "scipy", "accelerate", "matplotlib", "pandas"}
 print(code, *sorted(heavy & sys.modules.keys()))
 """
 

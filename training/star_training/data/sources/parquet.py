@@ -20,7 +20,7 @@ from ..split_names import choose_split, of_split
 from .base import DataError, Inventory
 from .columns import IMAGES, LABELS, PATHS, check_given, choose
 from .layout import named as listed
-from .parquet_rows import Encoded, beside, check_images, holds_images, named, read_rows, readable
+from .parquet_rows import Encoded, as_bools, beside, check_images, holds_images, named, read_rows, readable
 from .raw import are_ids, as_targets, number_names, whole_floats
 
 
@@ -135,7 +135,7 @@ def _splits(files: Sequence[Path], column: str) -> tuple[Counter[str], np.ndarra
     values = table["value"].cast("string")
     counts = {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}
     counts.pop(None, None)
-    return Counter({name: counts[name] for name in sorted(counts)}), places[values.is_null().to_numpy()]
+    return Counter({name: counts[name] for name in sorted(counts)}), places[as_bools(values.is_null())]
 
 
 def _row(files: Sequence[Path], place: np.ndarray) -> str:

@@ -46,7 +46,7 @@ class Encoded:
         images, paths = self.rows
         if paths is None or not images.null_count:
             return []
-        bare = np.flatnonzero(images.is_null().to_numpy())
+        bare = np.flatnonzero(as_bools(images.is_null()))
         pairs = zip(places[bare, 0], paths.take(bare).to_pylist(), strict=True)
         return [found for number, path in pairs if path and (found := inside(path, self._files[number].parent))]
 
@@ -66,7 +66,7 @@ def check_images(file: Path, column: str) -> None:
     """Raises DataError unless a column may hold images, by its type."""
     from pyarrow.parquet import read_schema
 
-    _bytes_and_paths(plain(read_schema(file).empty_table()[column]), [file])
+    _bytes_and_paths(plain(_empty(read_schema(file))[column]), [file])
 
 
 def holds_images(kind: Any) -> bool:
@@ -142,7 +142,7 @@ def read_rows(
     for number, path in enumerate(files):
         with ParquetFile(path) as file:
             start = 0
-            tables.append(_by_role(file.schema_arrow.empty_table(), columns))
+            tables.append(_by_role(_empty(file.schema_arrow), columns))
             for group in range(file.num_row_groups):
                 # counts the rows that were read, because a damaged file may state any number
                 if split is None:
@@ -152,9 +152,9 @@ def read_rows(
                 else:
                     column, name = split
                     values = _group(file, group, {"split": column}, left)["split"].cast("string")
-                    keep = pyarrow.compute.equal(values, name).fill_null(False)
+                    keep = pyarrow.compute.is_in(values, value_set=_texts(name))  # False for nulls
                     count = len(keep)
-                    rows = start + np.flatnonzero(keep.to_numpy())
+                    rows = start + np.flatnonzero(as_bools(keep))
                     if len(rows):
                         tables.append(_group(file, group, columns, left).filter(keep))
                 left -= tables[-1].nbytes if len(rows) else 0
@@ -170,7 +170,7 @@ def _group(file: Any, group: int, columns: Mapping[str, str], most: int) -> Any:
     """
     import pyarrow
 
-    tables = [_by_role(file.schema_arrow.empty_table(), columns)]
+    tables = [_by_role(_empty(file.schema_arrow), columns)]
     for batch in file.iter_batches(_ROWS, row_groups=[group], columns=list(columns.values())):
         tables.append(_by_role(pyarrow.Table.from_batches([batch]), columns))
         most -= tables[-1].nbytes
@@ -185,7 +185,28 @@ def _group(file: Any, group: int, columns: Mapping[str, str], most: int) -> Any:
 def _by_role(table: Any, columns: Mapping[str, str]) -> Any:
     import pyarrow
 
-    return pyarrow.table({role: plain(table[name]) for role, name in columns.items()})
+    return pyarrow.Table.from_arrays([plain(table[name]) for name in columns.values()], names=list(columns))
+
+
+def _empty(schema: Any) -> Any:
+    """Returns a pyarrow.Table without rows; `schema.empty_table()` imports pandas, which takes a third of a second."""
+    import pyarrow
+
+    return pyarrow.Table.from_batches([], schema)
+
+
+def _texts(text: str) -> Any:
+    """Returns a pyarrow.StringArray of one text; `pyarrow.array` and `pyarrow.scalar` import pandas."""
+    import pyarrow
+
+    content = text.encode()
+    offsets = np.array([0, len(content)], np.int32)
+    return pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(offsets), pyarrow.py_buffer(content))
+
+
+def as_bools(column: Any) -> np.ndarray:
+    """Returns a pyarrow.ChunkedArray of booleans without nulls; its own `to_numpy` imports pandas."""
+    return np.from_dlpack(column.cast("uint8").combine_chunks()).astype(bool)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 
-from . import wrappers
+from . import own_networks, wrappers
 from .augmentations import Policy
 from .wrappers import Wrapper
 
@@ -37,12 +37,14 @@ def savable(model: Wrapper) -> Wrapper:
 
 
 def _description(backbone: Any) -> dict[str, Any]:
-    """Returns the arguments of `timm.create_model` for a backbone without classifier."""
+    """Returns the arguments of `_backbone` for a backbone without classifier."""
     if isinstance(backbone, Wrapper):
         savable(backbone)
     cfg, arguments = backbone.pretrained_cfg, getattr(backbone, "_model_args", {})
+    module = own_networks.module_of(cfg["architecture"])
     return {
         "model_name": cfg["architecture"],
+        **({"module": module} if module else {}),
         "pretrained_cfg_overlay": {field: cfg[field] for field in _INPUT if field in cfg},
         **{name: value for name, value in arguments.items() if name != "num_classes"},
     }
@@ -70,11 +72,13 @@ def _build(
     return model
 
 
-def _backbone(model_name: str, **arguments: Any) -> Any:
+def _backbone(model_name: str, module: str = "", **arguments: Any) -> Any:
     """Returns the backbone of a description in a config.json, which may name an architecture, but no file of weights.
 
-    Raises ValueError for one that does.
+    `module` registers a user's network. Raises ValueError for a file of weights and for an unknown network.
     """
     if ":" in model_name or {"pretrained", "checkpoint_path"} & set(arguments):
         raise ValueError(f"the backbone {model_name!r} names weights of its own; a wrapper's are in its own file")
+    if module:
+        own_networks.import_module(module, model_name)
     return timm.create_model(model_name, **arguments)

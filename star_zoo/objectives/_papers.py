@@ -44,7 +44,7 @@ STAR = Paper(
 )  # fmt: skip
 EQUIMOD = Paper(
     "Devillers, Alexandre and Lefort, Mathieu",
-    "EquiMod: An Equivariance Module to Improve Self-Supervised Learning",
+    "EquiMod: An Equivariance Module to Improve Visual Instance Discrimination",
     _ICLR, 2023, "2211.01244",
 )  # fmt: skip
 SIMCLR = Paper(
@@ -164,7 +164,7 @@ GIAE = Paper(
     _NEURIPS, 2022, "2202.07559",
 )  # fmt: skip
 CANONICALIZATION = Paper(
-    "Mondal, Arnab Kumar and Panigrahi, Siba Smarak and Kaba, Oumar and Rajeswar, Sai and Ravanbakhsh, Siamak",
+    "Mondal, Arnab Kumar and Panigrahi, Siba Smarak and Kaba, Oumar and Mudumba, Sai Rajeswar and Ravanbakhsh, Siamak",
     "Equivariant Adaptation of Large Pretrained Models",
     _NEURIPS, 2023, "2310.01647",
 )  # fmt: skip

@@ -33,8 +33,8 @@ def backbones_small() -> Study:
     """Three objectives under a ResNet with batch norm, one with group norm, a ConvNeXt and a ViT: one epoch each.
 
     The paper has ResNets with batch norm alone. The ResNet with group norm has one group, because its narrowest layer
-    has 16 channels. ViT and ConvNeXt are trained by AdamW with decoupled weight decay. Of learning rates 0.002, 0.004
-    and 0.008, SimCLR's 20-NN accuracy after 400 steps differed by at most a point. Results: hub_cards/backbones_small.
+    has 16 channels. ViT and ConvNeXt are trained by AdamW with decoupled weight decay. SimCLR's 20-NN accuracy after
+    400 steps differs by at most one point between the learning rates 0.002, 0.004 and 0.008.
     """
     methods = tuple(
         Method(objective + backbone, objective, changes, seeds=3)
@@ -52,14 +52,13 @@ def backbones_small() -> Study:
         images=Images("cifar10", "CIFAR10"),
         methods=methods,
         measures=(
-            Measure("linear", ("cifar10", *_SETS)),
+            Measure("linear", _SETS),  # not on CIFAR-10, where it takes longer than a training of two of the backbones
             Measure("knn", ("cifar10", *_SETS)),
             Measure("equivariance", ("cifar10",)),
         ),
         transfer=_SETS,
         pairs=pairs,
         headline=(
-            Place(_LINEAR, "cifar10"),
             Place(_KNN, "cifar10"),
             Place(_R2, "cifar10"),
             Place(_LINEAR),

@@ -85,6 +85,16 @@ def test_costs_in_words_are_those_of_the_result_files() -> None:
     assert f"saw {tin100:.1f} million images to the other's {ours:.1f}" in words(ZOO)
 
 
+def test_the_lead_with_few_labels_is_that_of_the_result_files() -> None:
+    found = []
+    for tag in TAGS[:2]:
+        records = [record["metrics"] for record in read(SHOWN[tag])["evaluations"] if record["data"] == "cifar10"]
+        metrics = {name: metric["value"] for record in records for name, metric in record.items()}
+        found.append([100 * metrics[f"linear_top1{share}"] for share in ("_1pct", "_10pct", "")])
+    few, some, every = (f"{ours - twins:.1f}" for ours, twins in zip(*found, strict=True))
+    assert f"is smaller: {few} points with 1 % of them, {some} with 10 %, {every} with all." in words(ZOO)
+
+
 def test_every_record_names_the_commit_that_made_it() -> None:
     for path in SHOWN.values():
         results = read(path)

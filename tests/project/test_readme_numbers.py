@@ -158,7 +158,7 @@ def test_the_speed_with_products_on_small_maps_is_the_one_that_was_recorded() ->
 def peers() -> str:
     """The table of `star-zoo bench peers`, made from the records of its runs."""
     rows = [
-        "| size | run | ours | lightly | timm | times lightly | times timm, by view | MiB | memory of lightly's |",
+        "| size | run | ours | lightly | timm | times lightly | times timm, by view | our memory, MiB | to lightly's |",
         "| --- " * 9 + "|",
     ]
     found = [record["sizes"] for record in records("peers")]

@@ -18,6 +18,7 @@ from star_catalog.printing import as_typed
 from star_catalog.reading import one_line
 from star_training import messages
 from star_training.api.trained import Trained
+from star_training.cli.execute import parser
 from star_training.cli.main import main
 from star_training.evaluation import features
 from star_training.evaluation.protocols import knn
@@ -55,6 +56,12 @@ def test_quiet_and_verbose_exclude_each_other(capsys):
     with pytest.raises(SystemExit):
         main(["list", "-q", "-v"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["bench", "-v", "linear"], ["bench", "linear", "-v"]])
+def test_a_benchmark_takes_both_before_and_after_its_name(words: list[str]):
+    assert parser().parse_args(words).verbosity == messages.VERBOSE
+    assert parser().parse_args([word for word in words if word != "-v"]).verbosity == messages.NORMAL
 
 
 def test_the_progress_of_a_training_off_a_terminal(tmp_path: Path, often, monkeypatch, capsys):

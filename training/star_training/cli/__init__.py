@@ -9,6 +9,8 @@ one, it returns the words of the command that continues.
 
 import argparse
 
+from ..messages import QUIET, VERBOSE
+
 COMMANDS = {  # name -> group, in the order of a typical workflow
     "quickstart": "train",
     "pretrain": "train",
@@ -28,6 +30,13 @@ COMMANDS = {  # name -> group, in the order of a typical workflow
     "card": "share",
     "publish": "share",
 }
+
+
+def declare_verbosity(command: argparse.ArgumentParser) -> None:
+    """Declares -q and -v, which set `verbosity`. Without them it is not set, because a parser may be inside another."""
+    add = command.add_mutually_exclusive_group().add_argument
+    for flag, level, text in (("-q", QUIET, "print results and errors only"), ("-v", VERBOSE, "print details, too")):
+        add(flag, dest="verbosity", action="store_const", const=level, default=argparse.SUPPRESS, help=text)
 
 
 class Listing(argparse.HelpFormatter):

@@ -17,8 +17,8 @@ from star_catalog.zoo import NotAvailable
 from .. import benchmarks
 from ..engine.signals import Stopped
 from ..errors import Diverged, LoadingError, not_installed, unexpected
-from ..messages import NORMAL, QUIET, VERBOSE, detail, duration, noted, verbosity
-from . import COMMANDS, Listing
+from ..messages import NORMAL, detail, duration, noted, verbosity
+from . import COMMANDS, Listing, declare_verbosity
 
 
 def execute(argv: Sequence[str] | None = None) -> int:
@@ -78,9 +78,7 @@ def parser() -> argparse.ArgumentParser:
         assert module.__doc__
         command = subparsers.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.declare(command)
-        add = command.add_mutually_exclusive_group().add_argument
-        add("-q", dest="verbosity", action="store_const", const=QUIET, help="print results and errors only")
-        add("-v", dest="verbosity", action="store_const", const=VERBOSE, help="print details, too")
+        declare_verbosity(command)
         command.set_defaults(module=module, refuse=command.error, verbosity=NORMAL)
     return top
 

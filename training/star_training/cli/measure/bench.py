@@ -5,7 +5,7 @@ import argparse
 from star_catalog.files import user_path
 
 from ... import benchmarks
-from .. import Listing
+from .. import Listing, declare_verbosity
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         command = subparsers.add_parser(name, help=line, description=line)
         benchmark.declare(command)
         command.add_argument("--out", type=user_path, help="JSON file to write")
+        declare_verbosity(command)
         command.set_defaults(benchmark=benchmark)
 
 

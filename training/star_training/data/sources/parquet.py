@@ -1,7 +1,8 @@
 """Parquet files with a column of encoded images: star-zoo's packs, and files written by Hugging Face `datasets`.
 
-The encoded images of a split are held in memory as one Arrow table, which forked workers share. They are read at the
-first access to one; opening reads labels and splits alone. Use tar shards or a folder for data sets larger than memory.
+The encoded images of a split are held in memory as one Arrow table, which forked workers share. They are loaded at the
+first access to one, or when the data set is opened if rows hold paths. Otherwise opening loads labels and splits alone,
+and reads the files once for their fingerprint. Use tar shards or a folder for data sets larger than memory.
 """
 
 import json

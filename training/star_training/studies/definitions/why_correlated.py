@@ -19,10 +19,9 @@ _KNN, _R2 = "knn20_top1", "r2_pair_features"
 def why_correlated() -> Study:
     """Which difference of STAR and EquiMod makes z_inv and z_eq share more: three epochs of CIFAR-10 each.
 
-    The views and the statistics (E1, E2) are those of the protocol `redundancy`. Methods change one thing each: narrow
-    embeddings of 32 and 64 and the full backbone (E3), means of six and two separate heads, i.e. averaging without
-    sharing (E4), and the published predictor (E5). `cifar10_small` has four times the steps (E6). The verdict is in
-    hub_cards/why_correlated.
+    The views and the statistics are those of the protocol `redundancy`. Methods change one thing each: embeddings of
+    32 and 64 dimensions, the full backbone, means of six and two separate heads, i.e. averaging without sharing, and
+    the published predictor. `cifar10_small` has four times the steps. The verdict is in hub_cards/why_correlated.
     """
     narrow = (32, 64)
     return Study(

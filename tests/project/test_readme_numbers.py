@@ -95,6 +95,19 @@ def test_the_lead_with_few_labels_is_that_of_the_result_files() -> None:
     assert f"is smaller: {few} points with 1 % of them, {some} with 10 %, {every} with all." in words(ZOO)
 
 
+def test_the_sizes_of_the_data_sets_are_those_of_the_records() -> None:
+    lines = ZOO.read_text(encoding="utf-8").partition("## The data sets")[2].splitlines()
+    rows = [line.removeprefix("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
+    stated = {row[0]: [int(cell) if cell != "-" else None for cell in row[1:4]] for row in rows}
+    for tag in TAGS:
+        for record in read(SHOWN[tag])["evaluations"]:
+            counts = [record["images"].get(split) for split in ("train", "val", "test")]
+            assert record["data"] in stated
+            if record["protocol"] != "linear" and counts[1] is None:  # which doesn't read the validation images
+                counts[1] = stated[record["data"]][1]
+            assert counts == stated[record["data"]], record["data"]
+
+
 def test_every_record_names_the_commit_that_made_it() -> None:
     for path in SHOWN.values():
         results = read(path)

@@ -138,12 +138,18 @@ def test_the_reasons_for_correlated_embeddings_are_those_of_the_results(tmp_path
     in_short = {row[0]: dict(zip(short.head, row, strict=True)) for row in short.rows}
     mean, floor, svcca = short.head[2:5]
     floors = [in_short[name][floor].split()[0] for name in ("equimod", "equimod_o64", "equimod_o32")]
-    assert f"features, {floors[0]}, at 64 and 32 above theirs, {floors[1]} and {floors[2]}, so" in page
+    assert f"features, {floors[0]}; with 64 and 32 of 256 it is above theirs, {floors[1]} and {floors[2]}, and" in page
+    means, all_floors = ({row[0]: float(row[k].split()[0]) for row in short.rows} for k in (2, 3))
+    assert f"with 128 of 512 above {in_short['equimod_full'][floor].split()[0]}. Values" in page
+    above = {name for name in means if means[name] > all_floors[name]}
+    assert above == {name for name in means if name.endswith(("_o32", "_o64", "_full"))}
     full = [in_short[name][svcca] for name in ("star_8_full", "equimod_full")]
-    assert f"It is {cca['star_8_full - equimod_full']} with 512 features, and SVCCA turns the order, {full[0]}" in page
+    assert (
+        f"It is {cca['star_8_full - equimod_full']} with 512 features, and SVCCA reverses the order, {full[0]}" in page
+    )
     assert f"against EquiMod's {full[1]}, both of one seed" in page and float(full[0]) < float(full[1])
     linear = in_short["equimod_linear"]
-    assert f"lowest, {linear[mean].split()[0]}, and its SVCCA the highest, {linear[svcca].split()[0]}," in page
+    assert f"lowest, {linear[mean].split()[0]}, and its SVCCA the highest, {linear[svcca].split()[0]}. Its" in page
     of_width = {name: float(row[mean].split()[0]) for name, row in in_short.items() if not name.endswith(("32", "64"))}
     assert min(of_width, key=of_width.__getitem__) == "equimod_linear"
     certain = {
@@ -151,10 +157,7 @@ def test_the_reasons_for_correlated_embeddings_are_those_of_the_results(tmp_path
         for row in by_metric.values()
         if not row["metric"].startswith(("overlap", "20-NN", "R2, pair"))
     }
-    assert (
-        f"In [cifar10_small](../cifar10_small/README.md), with four times the steps, it is {four_times(tmp_path)}"
-        in page
-    )
+    assert f"After four times the steps, in bfloat16, it is {four_times(tmp_path)} in [cifar10_small]" in page
     assert len(certain) > 40 and not any(high < 0 for _, high in certain.values())
     for place in ("", ", random views"):
         statistics_of = (f"SVCCA 0.9{place}", f"R2 of z_eq from z_inv{place}", f"R2 of z_inv from z_eq{place}")

@@ -9,10 +9,10 @@ def cifar10_small() -> Study:
     """Eight methods at ten thousand steps on CIFAR-10 under a small backbone: the claims that a CPU can test.
 
     Twenty runs of 8 to 24 minutes on one core of an AMD EPYC each, beside other work: 4.7 hours, and 2 to 8 minutes a
-    run to measure. EquiMod and STAR transfer far better than SimCLR; STAR is ahead of EquiMod, by little (0.9 % [0.5,
-    1.3] in linear evaluation of the transfer sets), and not distinguished from an EquiMod with heads as large; its
-    embeddings share more than EquiMod's, not less, if by little against heads as large and by SVCCA. All numbers:
-    hub_cards/cifar10_small/table.md; README.md judges the claims by them.
+    run to measure. EquiMod and STAR transfer far better than SimCLR; STAR is ahead of EquiMod by 0.9 points
+    [0.5, 1.3] in linear evaluation of the transfer sets, and not distinguished from an EquiMod with heads as large. Its
+    embeddings share more than EquiMod's, not less; the difference is small against heads as large and by SVCCA. All
+    numbers: hub_cards/cifar10_small/table.md; README.md judges the claims by them.
     """
     small = ("caltech101", "dtd10", "flowers17", "rsscn7", "signdigits")
     transfer = ("cifar100", *small)

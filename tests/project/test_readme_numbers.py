@@ -101,11 +101,8 @@ def test_the_sizes_of_the_data_sets_are_those_of_the_records() -> None:
     stated = {row[0]: [int(cell) if cell != "-" else None for cell in row[1:4]] for row in rows}
     for tag in TAGS:
         for record in read(SHOWN[tag])["evaluations"]:
-            counts = [record["images"].get(split) for split in ("train", "val", "test")]
-            assert record["data"] in stated
-            if record["protocol"] != "linear" and counts[1] is None:  # which doesn't read the validation images
-                counts[1] = stated[record["data"]][1]
-            assert counts == stated[record["data"]], record["data"]
+            sizes = dict(zip(("train", "val", "test"), stated[record["data"]], strict=True))
+            assert record["images"].items() <= sizes.items(), record["data"]  # some protocols don't read all splits
 
 
 def test_every_record_names_the_commit_that_made_it() -> None:

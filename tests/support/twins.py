@@ -80,6 +80,12 @@ def backbone(name: str = "test_resnet", **kwargs: Any) -> nn.Module:
         return timm.create_model(name, num_classes=0, **kwargs)
 
 
+def sized(size: int = 32, name: str = "test_resnet", mean: tuple = MEAN) -> nn.Module:
+    """A backbone for images of a size, normalised with `mean`."""
+    overlay = {"input_size": (3, size, size), "mean": mean, "std": STD, "crop_pct": 1.0}
+    return backbone(name, pretrained_cfg_overlay=overlay)
+
+
 class Pooled(nn.Module):
     """The smallest backbone with batch norm and forward_intermediates: (B, 3, S, S) -> (B, NUM_FEATURES)."""
 

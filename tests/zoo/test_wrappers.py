@@ -1,10 +1,9 @@
-"""Every wrapper by existing, against slow twins; the grammar of model names; wrappers through the commands.
+"""Every wrapper by existing, against slow twins.
 
 Letters: B images, S image size, D features.
 """
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,33 +11,20 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from data_cases import birds
 from star_training import models
-from star_training.cli.main import main
 from star_training.data.sources.spirograph import Spirographs
 from star_training.evaluation.features import extract, objects
-from star_training.evaluation.frozen_model import FrozenModel, load
 from star_training.evaluation.protocols.regression import r2
-from star_training.models.create import create
-from star_training.models.names import Leaf, Wrapped, parse
-from star_training.models.resolve import called, model_folder, saved_objective
 from star_zoo import Objective, Policy, objectives, save_pretrained, wrapped_model, wrappers
-from star_zoo.augmentations import Crop, Spirograph
+from star_zoo.augmentations import Spirograph
 from star_zoo.wrappers import Wrapper
-from twins import MEAN, STD, backbone, every_operation, generator, randn, repeatable
+from twins import MEAN, STD, every_operation, generator, randn, sized
 
 S, B = 32, 5
 POLICY = every_operation(S)
-
-
-def sized(size: int = S, name: str = "test_resnet", mean: tuple = MEAN) -> nn.Module:
-    overlay = {"input_size": (3, size, size), "mean": mean, "std": STD, "crop_pct": 1.0}
-    return backbone(name, pretrained_cfg_overlay=overlay)
 
 
 def parts(name: str) -> list[nn.Module]:
@@ -248,7 +234,7 @@ def test_concat_leaves_the_images_of_models_alike_as_they_are():
 
 def test_views_below_one_are_refused():
     with pytest.raises(ValueError, match="views of Averaged is 1001; it must be at least 1, and at most 1000"):
-        wrappers.build("averaged", [backbone()], POLICY, views=1001)
+        wrappers.build("averaged", [sized()], POLICY, views=1001)
     with pytest.raises(ValueError, match="views of Averaged is 0; it must be at least 1"):
         build("averaged", views=0)
 
@@ -308,182 +294,6 @@ def test_models_of_objects_are_joined_but_not_averaged_again():
         wrappers.build("averaged", [spirograph(1)], POLICY)
     with pytest.raises(ValueError, match="one kind of input"):
         wrappers.build("concat", [sized(), spirograph(1)], POLICY)
-
-
-# --- names
-
-
-def names() -> st.SearchStrategy:
-    """Parsed names; a concat stands last in another, because it takes all that follows."""
-    plain = st.sampled_from(["resnet18", "timm:vit", "hf-hub:me/mine@v1", "local-dir:none", "star_resnet10t.a", "x/y"])
-    leaf = st.builds(Leaf, plain, st.booleans())
-    settings = st.one_of(st.just({}), st.fixed_dictionaries({"views": st.integers(-9, 99)}))
-
-    def averaged(inner: st.SearchStrategy) -> st.SearchStrategy:
-        return st.builds(lambda s, m: Wrapped("averaged", s, (m,)), settings, inner) | st.builds(
-            lambda s, m: Wrapped("heads", {"space": s}, (m,)), st.sampled_from(["all", "z_eq"]), inner
-        )
-
-    single = st.recursive(leaf, averaged, max_leaves=3)
-
-    def larger(inner: st.SearchStrategy) -> st.SearchStrategy:
-        first = st.lists(single, min_size=1, max_size=3)
-        return averaged(inner) | st.builds(lambda a, last: Wrapped("concat", {}, (*a, last)), first, inner)
-
-    return st.recursive(single, larger, max_leaves=4)
-
-
-@repeatable
-@given(names())
-def test_a_name_is_read_as_it_is_written(model: Leaf | Wrapped):
-    assert parse(str(model)) == model
-    assert called(str(model)) == str(model)
-
-
-@repeatable
-@given(st.text("averagedconcat:+(),=8 untrained:é/", max_size=40))
-def test_any_text_is_a_name_or_refused_in_one_line(text: str):
-    try:
-        parse(text)
-    except ValueError as refused:
-        assert "\n" not in str(refused)
-
-
-def test_names_mean_what_the_grammar_says():
-    a, b, c = map(Leaf, "abc")
-    assert parse("averaged:a") == Wrapped("averaged", {}, (a,))
-    assert parse("averaged( 4 ):a") == parse("averaged(views=4):a") == Wrapped("averaged", {"views": 4}, (a,))
-    assert parse("averaged(4):concat:a+b") == Wrapped("averaged", {"views": 4}, (Wrapped("concat", {}, (a, b)),))
-    assert parse("concat:averaged:a+b") == Wrapped("concat", {}, (Wrapped("averaged", {}, (a,)), b))
-    assert parse("concat:a+concat:b+c") == Wrapped("concat", {}, (a, Wrapped("concat", {}, (b, c))))
-    assert parse("concat:untrained:a+b") == Wrapped("concat", {}, (Leaf("a", untrained=True), b))
-    assert parse("untrained:timm:a") == Leaf("timm:a", untrained=True)
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("averaged(vews=3):a", "setting of averaged 'vews' not found; did you mean 'views'. known: views"),
-        ("averaged(many):a", "averaged.views is 'many'; it must be a whole number"),
-        ("averaged(views=2.5):a", "averaged.views is 2.5; it must be a whole number"),
-        ("averaged(1,2):a", "has too many settings; known: views"),
-        ("averaged(views=1,views=2):a", "has views twice"),
-        ("concat(3):a+b", "has too many settings; known: none"),
-        ("concat:a", "'concat:a' lacks a model; write concat:MODEL.MODEL"),
-        ("concat:a+", "lacks a model"),
-        ("averaged:", "'averaged:' lacks a model; write averaged:MODEL"),
-        ("untrained:averaged:a", "untrained: stands before a single name, as in averaged:untrained:NAME"),
-        (
-            "averagd:untrained:test_resnet",
-            "wrapper 'averagd' not found; did you mean 'averaged'. known: averaged",
-        ),
-        ("concat:untrained:test_resnet+pixels", "pixels are no model"),
-        ("averaged:nosuchnet", "model 'nosuchnet' can't be loaded"),
-        ("", "name is empty"),
-    ],
-)
-def test_a_wrong_name_is_refused_in_one_line(text: str, told: str):
-    with pytest.raises(ValueError, match=told) as refused:
-        create(text)
-    assert "\n" not in str(refused.value)
-
-
-def test_a_path_that_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("a+b", "averaged:x", "p:q+r"):
-        save_pretrained(tmp_path / name / "export", sized())
-        assert parse(name) == Leaf(name) and model_folder(name) == Path(name) / "export"
-        assert called(f"untrained:{tmp_path / name}") == f"untrained:{name}"
-    assert parse("concat:a+b+p:q+r+untrained:c").models == (Leaf("a+b"), Leaf("p:q+r"), Leaf("c", untrained=True))
-    assert create("concat:a+b+averaged(2):p:q+r").num_features == 2 * sized().num_features
-
-
-# --- commands
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run's folder with an export and its heads, in the folder that is the current one."""
-    model, policy = sized(), Policy((Crop(S),), MEAN, STD)
-    saved = objectives.build("simclr", model.num_features, policy, hidden=8)
-    save_pretrained(tmp_path / "secret" / "mine" / "export", model, saved)
-    monkeypatch.chdir(tmp_path / "secret")
-    return tmp_path / "secret" / "mine"
-
-
-def test_an_averaged_model_keeps_its_objective_and_several_have_none(run: Path):
-    one, averaged = load(str(run)), load(f"averaged(2):{run}")
-    assert averaged.objective is not None and averaged.policy == one.policy == averaged.backbone.policy
-    assert saved_objective(f"concat:{run}+{run}") is None and saved_objective(f"untrained:{run}") is None
-
-
-def test_heads_replace_the_objective_and_keep_its_policy(run: Path):
-    one, heads = load(str(run)), load(f"heads:{run}")
-    assert heads.objective is None and heads.policy == one.policy == load(f"averaged:heads:{run}").policy
-    assert heads.backbone.num_features == 128 and heads.fingerprint != one.fingerprint
-    assert load(f"heads(space=z_inv):averaged(2):{run}").backbone.num_features == 128
-    with pytest.raises(ValueError, match="saved with its heads; this one has none"):
-        load("heads:untrained:test_resnet")
-
-
-def test_features_are_kept_by_wrapper_settings_and_policy(run: Path):
-    prefixes = ("", "averaged:", "averaged(2):", f"concat:{run}+")
-    marks = [load(f"{prefix}{run}").fingerprint for prefix in prefixes]
-    other = wrappers.build("averaged", [sized()], Policy((Crop(S, scale=(0.5, 1.0)),), MEAN, STD))
-    changed = FrozenModel("changed", other, load(f"averaged:{run}").preprocess)
-    assert len({*marks, changed.fingerprint}) == 5 and load(f"averaged(8):{run}").fingerprint == marks[1]
-
-
-def test_two_untrained_models_in_a_wrapper_differ_and_depend_on_the_seed():
-    first, second = create("concat:untrained:test_resnet+untrained:test_resnet", seed=3).backbones
-    assert torch.equal(first.conv1[0].weight, create("untrained:test_resnet", seed=3).conv1[0].weight)
-    assert not torch.equal(first.conv1[0].weight, second.conv1[0].weight)
-
-
-def test_wrappers_are_evaluated_and_compared_by_their_whole_names(run: Path, capsys: pytest.CaptureFixture[str]):
-    pack, out = str(birds(run.parent)), str(run.parent / "results.json")
-    averaged, both = f"averaged(2):{run}", f"concat:{run}/export+untrained:test_resnet"
-    assert main(["eval", "knn", averaged, "--data", pack, "--out", out]) == 0
-    assert main(["compare", averaged, both, "--data", pack, "--protocol", "knn", "--out", out]) == 0
-    text = Path(out).read_text()
-    told = json.loads(text)
-    assert told["evaluations"][0]["model"] == told["comparisons"][0]["model"] == "averaged(views=2):mine"
-    assert told["comparisons"][0]["other"] == "concat:mine+untrained:test_resnet" and "secret" not in text
-    assert main(["report", out, "--out", str(run / "report.html")]) == 0
-    assert "averaged(views=2):mine" in (run / "report.html").read_text()
-    capsys.readouterr()
-
-
-@pytest.mark.parametrize(
-    ("command", "told"),
-    [
-        (["publish", "MODEL", "me/mine", "--dry-run"], "only a saved folder can be published"),
-        (["install", "MODEL", "star_test_resnet.mine"], "only a saved folder can be published"),
-        (["card", "MODEL"], "only a saved folder can be published"),
-        (["report", "MODEL"], "only a saved folder can be published"),
-        (["pretrain", "spirograph_tiny", "--init-from", "MODEL", "--out", "out"], "weights of a single model"),
-    ],
-)
-def test_commands_that_need_a_single_model_refuse_wrappers_in_one_line(command, told: str, run: Path, capsys):
-    words = [f"averaged:{run}" if word == "MODEL" else word for word in command]
-    assert main(words) == 1
-    error = capsys.readouterr().err
-    assert f"'averaged:{run}' is a wrapper; " in error and told in error and error.count("\n") == 1
-
-
-def test_a_fine_tuned_fusion_is_one_model_in_every_command(run: Path, tmp_path: Path, capsys):
-    out, data = str(tmp_path / "tuned"), str(birds(tmp_path / "birds"))
-    words = ["--data", data, "--out", out, "--set", "epochs=1", "--set", "batch_size=2", "--set", "views.size=32"]
-    words += ["--set", "precision=no", "--set", "run.workers=0"]
-    assert main(["finetune", f"concat:{run}+averaged(views=2):untrained:test_resnet", *words]) == 0
-    tuned = timm.create_model(f"local-dir:{out}/export", pretrained=True)
-    assert tuned.num_features == 2 * sized().num_features and tuned.num_classes == 4
-    assert main(["eval", "knn", out, "--data", data, "--out", str(tmp_path / "results.json")]) == 0
-    assert main(["card", out]) == 0
-    text = (Path(out) / "export" / "README.md").read_text()
-    assert "star-zoo's concat of timm's test_resnet and star-zoo's averaged of timm's test_resnet" in text
-    assert main(["finetune", f"heads:{run}", *words[:2], *words[4:], "--out", str(tmp_path / "heads")]) == 1
-    assert "\nstar-zoo: heads: computes with an objective" in capsys.readouterr().err
 
 
 def test_random_images_have_finite_features():

@@ -167,6 +167,53 @@ def test_the_reasons_for_correlated_embeddings_are_those_of_the_results(tmp_path
     assert abs(ranks_eq["equimod_linear"] / ranks_eq["equimod"] - 0.5) < 0.05  # half as many dimensions
 
 
+BACKBONES = CARDS / "backbones_small" / "README.md"
+BACKBONE_NAMES = {"": "ResNet, batch norm", "_gn": "ResNet, group norm", "_convnext": "ConvNeXt", "_vit": "ViT"}
+GAINS = (
+    ("Linear accuracy, %", "mean of transfer sets"),
+    ("20-NN top-1, %", "mean of transfer sets"),
+    ("20-NN top-1, %", "cifar10"),
+    ("R2, pair, features", "cifar10"),
+)
+
+
+def gains(differences: tables.Table, better: str, worse: str) -> str:
+    """The table of a page: the differences of two objectives under each backbone."""
+    numbers = {(row[0], row[1]): dict(zip(differences.head, row, strict=True)) for row in differences.rows}
+    rows = [
+        [name, *(numbers[gain][f"{better}{suffix} - {worse}{suffix}"] for gain in GAINS)]
+        for suffix, name in BACKBONE_NAMES.items()
+    ]
+    head = [f"{better} - {worse}", *(f"{metric} ({data})" for metric, data in GAINS)]
+    return tables.markdown(tables.Table("", head, rows))
+
+
+def test_the_gains_under_other_backbones_are_those_of_the_results(tmp_path: Path) -> None:
+    _, _, differences = remade(studies.find("backbones_small"), tmp_path)
+    text = BACKBONES.read_text(encoding="utf-8")
+    for pair in (("star", "simclr"), ("star", "equimod"), ("equimod", "simclr")):
+        assert gains(differences, *pair) in text, gains(differences, *pair)
+    verdict = " ".join(text.partition("## Verdict")[2].split())
+
+    def rows(better: str, worse: str) -> dict[str, list[str]]:
+        cells = [line.strip("| ").split(" | ") for line in gains(differences, better, worse).splitlines()[2:]]
+        return {name: found for name, *found in cells}
+
+    def ends(cell: str) -> list[float]:
+        return [float(end) for end in cell.partition("[")[2].strip("]").split(", ")]
+
+    over_simclr, over_equimod = rows("star", "simclr"), rows("star", "equimod")
+    batch, group, convnext, vit = over_simclr.values()
+    leads = [row[1].split()[0] for row in over_simclr.values()]
+    assert f"it is {', '.join(leads[:3])} and {leads[3]} points under the four backbones" in verdict
+    assert all(ends(row[1])[0] > 0 for row in over_simclr.values()) and max(leads, key=float) == leads[1]
+    assert f"shows none, {convnext[0]}, and" in verdict and f"of the augmentations, {convnext[3]}." in verdict
+    assert f"R2 grows by {vit[3]}, and the interval in linear evaluation includes zero, {vit[0]}." in verdict
+    assert ends(batch[0])[0] > 0 and ends(group[0])[0] > 0 and ends(vit[0])[0] < 0
+    accuracies = [ends(cell) for row in over_equimod.values() for cell in row[:3]]
+    assert len(accuracies) == 12 and all(low < 0 < high for low, high in accuracies)
+
+
 INVARIANCES = CARDS / "invariances_small" / "README.md"
 
 
@@ -219,7 +266,8 @@ def test_the_lead_of_the_fusion_is_that_of_the_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cifar10_small", "methods_small", "symmetry_small", "invariances_small", "why_correlated"]
+    "name",
+    ["backbones_small", "cifar10_small", "methods_small", "symmetry_small", "invariances_small", "why_correlated"],
 )
 def test_every_result_tells_the_code_that_made_it(name: str) -> None:
     names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name))}

@@ -36,7 +36,7 @@ WRONG = {  # the arguments, and what the message must contain
     "pretrain folder --max-bad few": "invalid float value: 'few'",
     "pretrain foulder": "recipe 'foulder' not found; did you mean 'folder'? known: cifar10_resnet10t",
     "pretrain folder --objective starr": "objective 'starr' not found; did you mean 'star'? known: augself",
-    "reproduce cifar10_smal": "study 'cifar10_smal' not found; did you mean 'cifar10_small'? known: cifar10_small",
+    "reproduce cifar10_smal": "study 'cifar10_smal' not found; did you mean 'cifar10_small'? known: backbones_small, ",
     "reproduce claims": "study 'claims' not found",  # a helper of the studies
     "detect resnet18": "pass a model, and the folder of the new run with --out; or --resume",
     "detect resnet18 --recipe coco25 --out run": "recipe 'coco25' not found; did you mean 'coco256'? known: coco256",

@@ -79,6 +79,5 @@ def _backbone(model_name: str, module: str = "", **arguments: Any) -> Any:
     """
     if ":" in model_name or {"pretrained", "checkpoint_path"} & set(arguments):
         raise ValueError(f"the backbone {model_name!r} names weights of its own; a wrapper's are in its own file")
-    if module:
-        own_networks.import_module(module, model_name)
+    own_networks.import_module(module, model_name)
     return timm.create_model(model_name, **arguments)

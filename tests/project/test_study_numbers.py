@@ -114,6 +114,11 @@ def four_times(out: Path) -> str:
     return found["cifar10_small", "star_8 - equimod"]
 
 
+def ends(cell: str) -> list[float]:
+    """The ends of the interval in a cell such as "0.047 [0.035, 0.059]"."""
+    return [float(end) for end in cell.partition("[")[2].strip("]").split(", ")]
+
+
 WHY = CARDS / "why_correlated" / "README.md"
 
 
@@ -153,7 +158,7 @@ def test_the_reasons_for_correlated_embeddings_are_those_of_the_results(tmp_path
     of_width = {name: float(row[mean].split()[0]) for name, row in in_short.items() if not name.endswith(("32", "64"))}
     assert min(of_width, key=of_width.__getitem__) == "equimod_linear"
     certain = {
-        row["metric"]: [float(end) for end in row["star_8 - equimod"].partition("[")[2].strip("]").split(", ")]
+        row["metric"]: ends(row["star_8 - equimod"])
         for row in by_metric.values()
         if not row["metric"].startswith(("overlap", "20-NN", "R2, pair"))
     }
@@ -198,9 +203,6 @@ def test_the_gains_under_other_backbones_are_those_of_the_results(tmp_path: Path
     def rows(better: str, worse: str) -> dict[str, list[str]]:
         cells = [line.strip("| ").split(" | ") for line in gains(differences, better, worse).splitlines()[2:]]
         return {name: found for name, *found in cells}
-
-    def ends(cell: str) -> list[float]:
-        return [float(end) for end in cell.partition("[")[2].strip("]").split(", ")]
 
     over_simclr, over_equimod = rows("star", "simclr"), rows("star", "equimod")
     batch, group, convnext, vit = over_simclr.values()

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from loopback_client import client
 from loopback_hub import LoopbackHub
 from markdown_cases import blocks
+from pages import CARDS
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
@@ -21,7 +22,6 @@ from star_training.publishing import card
 from star_zoo import objectives, save_pretrained, zoo
 from twins import POLICY
 
-CARDS = Path(__file__).parents[2] / "hub_cards"
 TAGS = sorted(path.name for path in zoo.EMBEDDED.iterdir())
 
 

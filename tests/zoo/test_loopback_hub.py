@@ -4,7 +4,9 @@ import hashlib
 import http.client
 import json
 import re
+import select
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -253,6 +255,22 @@ def test_a_dropped_download_goes_on_where_it_stopped(hub: LoopbackHub, home: Pat
         assert starts == ["0", str(resumed)]
         assert Path(path).read_bytes() == WEIGHTS
         assert asked(hub, "/resolve/")[1:] == ["GET main/model.safetensors"] * 2
+
+
+def test_a_connection_stays_open_after_an_answer_that_is_not_cut(hub: LoopbackHub):
+    """Otherwise a client that reuses it at once may find it closed."""
+    hub.put("org/a", {"a.txt": b"0123456789"})
+    hub.drop_after = 11
+    connection = http.client.HTTPConnection(hub.url.removeprefix("http://"), timeout=10)
+    sockets = []
+    for _ in range(4):
+        connection.request("GET", "/org/a/resolve/main/a.txt")
+        assert connection.getresponse().read() == b"0123456789"
+        time.sleep(0.05)  # in which the server would close it
+        assert connection.sock is not None and not select.select([connection.sock], [], [], 0)[0]
+        sockets.append(connection.sock)
+    assert len(set(sockets)) == 1
+    connection.close()
 
 
 def test_the_range_of_a_download(hub: LoopbackHub):

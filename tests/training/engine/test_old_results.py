@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from eval_cases import Oracle, blobs, splits
+from pages import CARDS
 from star_training.engine.results import read
 from star_training.engine.results.old import slug, upgrade
 from star_training.evaluation import protocols
@@ -21,7 +22,6 @@ from star_zoo import zoo
 from twins import build, randn
 from view_cases import Sees, data
 
-CARDS = Path(__file__).parents[3] / "hub_cards"
 FILES = [*zoo.EMBEDDED.glob("*/results.json"), CARDS / "resnet10t" / "untrained.json"]
 SLUGS = {
     "1-NN top-1": "knn1_top1",

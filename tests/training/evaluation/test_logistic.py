@@ -250,6 +250,6 @@ def test_all_of_what_is_sufficient_is_accepted_after_many_iterations_alone(
     monkeypatch: pytest.MonkeyPatch, patience: int
 ):
     monkeypatch.setattr(logistic, "_PATIENCE", patience)
-    # the gap that a fit has is always sufficient, but more than half of what is
+    # a sufficient gap of 1.5 times the fit's own: the fit's is below it, but above half of it
     fits = list(Logistic(*overlapping(), 4).path(STRENGTHS, 1e-9, lambda fit: 1.5 * fit.gap / fit.objective))
     assert any(fit.gap > 1e-8 * fit.objective for fit in fits) == (patience == 0)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from content_cases import KINDS, rows
+from data_cases import birds
 from runs import PACKAGES
 from star_training.cli.main import main
 from star_training.data import contents
@@ -83,7 +84,7 @@ print(code, *sorted(heavy & sys.modules.keys()))
 
 
 def test_a_second_process_imports_no_package_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    spec = KINDS["parquet"](tmp_path / "data", rows(12))
+    spec = str(birds(tmp_path))  # with a column of splits
     command = ["eval", "knn", "star_resnet10t", "--data", spec]
     assert main(command) == 0
     time.sleep(max(0.0, tmp_path.stat().st_mtime + 2.2 - time.time()))  # until the files count as settled

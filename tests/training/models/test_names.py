@@ -61,7 +61,7 @@ def test_names_mean_what_the_grammar_says():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("averaged(vews=3):a", "setting of averaged 'vews' not found; did you mean 'views'. known: views"),
         ("averaged(many):a", "averaged.views is 'many'; it must be a whole number"),
@@ -82,8 +82,8 @@ def test_names_mean_what_the_grammar_says():
         ("", "name is empty"),
     ],
 )
-def test_a_wrong_name_is_refused_in_one_line(text: str, told: str):
-    with pytest.raises(ValueError, match=told) as refused:
+def test_a_wrong_name_is_refused_in_one_line(text: str, message: str):
+    with pytest.raises(ValueError, match=message) as refused:
         create(text)
     assert "\n" not in str(refused.value)
 

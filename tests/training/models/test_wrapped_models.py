@@ -64,16 +64,16 @@ def test_wrappers_are_evaluated_and_compared_by_their_whole_names(run: Path, cap
     assert main(["eval", "knn", averaged, "--data", pack, "--out", out]) == 0
     assert main(["compare", averaged, both, "--data", pack, "--protocol", "knn", "--out", out]) == 0
     text = Path(out).read_text()
-    told = json.loads(text)
-    assert told["evaluations"][0]["model"] == told["comparisons"][0]["model"] == "averaged(views=2):mine"
-    assert told["comparisons"][0]["other"] == "concat:mine+untrained:test_resnet" and "secret" not in text
+    written = json.loads(text)
+    assert written["evaluations"][0]["model"] == written["comparisons"][0]["model"] == "averaged(views=2):mine"
+    assert written["comparisons"][0]["other"] == "concat:mine+untrained:test_resnet" and "secret" not in text
     assert main(["report", out, "--out", str(run / "report.html")]) == 0
     assert "averaged(views=2):mine" in (run / "report.html").read_text()
     capsys.readouterr()
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         (["publish", "MODEL", "me/mine", "--dry-run"], "only a saved folder can be published"),
         (["install", "MODEL", "star_test_resnet.mine"], "only a saved folder can be published"),
@@ -82,11 +82,11 @@ def test_wrappers_are_evaluated_and_compared_by_their_whole_names(run: Path, cap
         (["pretrain", "spirograph_tiny", "--init-from", "MODEL", "--out", "out"], "weights of a single model"),
     ],
 )
-def test_commands_that_need_a_single_model_refuse_wrappers_in_one_line(command, told: str, run: Path, capsys):
+def test_commands_that_need_a_single_model_refuse_wrappers_in_one_line(command, message: str, run: Path, capsys):
     words = [f"averaged:{run}" if word == "MODEL" else word for word in command]
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert f"'averaged:{run}' is a wrapper; " in error and told in error and error.count("\n") == 1
+    assert f"'averaged:{run}' is a wrapper; " in error and message in error and error.count("\n") == 1
 
 
 def test_a_fine_tuned_fusion_is_one_model_in_every_command(run: Path, tmp_path: Path, capsys):

@@ -85,7 +85,7 @@ def test_a_copy_that_is_not_trained_hides_no_wrong_gradient(monkeypatch: pytest.
     images, copied, net = torch.randn(4, 3, 16, 16), network(FaultyConv2d).requires_grad_(False), network(FaultyConv2d)
     monkeypatch.setattr(FaultyConv2d, "spoil", staticmethod(torch.zeros_like))
     both = nn.ModuleList([copied, net])
-    (wrong,) = wrong_layers(both, lambda: (net(images) - copied(images)).square().sum(), "bf16")
+    (wrong,) = wrong_layers(both, lambda: (copied(images) - net(images)).square().sum(), "bf16")
     assert wrong.name == "1.3"
 
 

@@ -12,7 +12,7 @@ from ...models import LEAVES, WRAPPERS
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     add = parser.add_argument
-    add("model", help=f"{LEAVES}, {WRAPPERS}; not averaged")
+    add("model", help=f"{LEAVES}, {WRAPPERS} (not averaged, which draws views)")
     add("--to", required=True, choices=FORMATS, help="format of the file; torch deprecates torchscript")
     add("--out", required=True, type=user_path, help="the file to write, e.g. model.onnx")
 

@@ -53,7 +53,7 @@ def backbones_small() -> Study:
         images=Images("cifar10", "CIFAR10"),
         methods=methods,
         measures=(
-            Measure("linear", _SETS),  # not on CIFAR-10, where it takes longer than a training of two of the backbones
+            Measure("linear", _SETS),  # not on CIFAR-10, where it takes minutes with group norm
             Measure("knn", ("cifar10", *_SETS)),
             Measure("equivariance", ("cifar10",)),
         ),

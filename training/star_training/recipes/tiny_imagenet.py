@@ -33,6 +33,16 @@ def tin100_resnet10t_48px() -> Recipe:
     return replace(tin100_resnet10t(), name="tin100_resnet10t_48px", policy=default_policy(48, TIN100), epochs=5)
 
 
+def tin100_resnet18() -> Recipe:
+    """The images of `tin100_resnet10t` at 32 px under ResNet-18: five epochs, the start of `tin100_resnet18_64px`."""
+    return replace(tin100_resnet10t(), name="tin100_resnet18", backbone="star_resnet18", epochs=5)
+
+
+def tin100_resnet18_64px() -> Recipe:
+    """Goes on from `tin100_resnet18` (`--init-from`) at 64 px: seven epochs."""
+    return replace(tin100_resnet18(), name="tin100_resnet18_64px", policy=default_policy(64, TIN100), epochs=7)
+
+
 def tinyimagenet_resnet18() -> Recipe:
     """Tiny-ImageNet at 64 px under ResNet-18. Ours, not run to the end; meant for one GPU."""
     return Recipe(

@@ -4,9 +4,6 @@ import copy
 import json
 import math
 import multiprocessing
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +21,8 @@ from torchvision.transforms.functional import to_pil_image
 from metronome import Metronome
 from runs import STEPS, assert_equal, tiny
 from star_training import benchmarks
-from star_training.benchmarks import imports
 from star_training.benchmarks.pretrain import (
     SIZES,
-    backbone_alone,
     clock,
     elsewhere,
     released_views,
@@ -38,7 +33,7 @@ from star_training.benchmarks.pretrain.memory import saved_bytes
 from star_training.benchmarks.pretrain.ours import Ours
 from star_training.benchmarks.pretrain.released_style import Network
 from star_training.benchmarks.pretrain.rounds import ratio, take_turns
-from star_training.benchmarks.pretrain.sizes import PHOTO, Size, policy, recipe, write_images
+from star_training.benchmarks.pretrain.sizes import PHOTO, Size, policy, write_images
 from star_training.cli.main import main
 from star_training.data import open_source
 from star_training.data.cached import CachedSource
@@ -200,105 +195,6 @@ def test_small_images_are_kept_and_photos_are_decoded_on_access(tmp_path: Path, 
         assert 60_000 < files[0].stat().st_size < 140_000  # ImageNet's photos of this size have about 100 kB
 
 
-# --- the backbone alone
-
-
-def test_multiply_adds_of_the_heads_are_those_of_their_formulas():
-    backbone_width, experts, made = 24, 5, policy(LARGE)
-    objective = objectives.build("star", backbone_width, made, num_experts=experts).train()
-    found = backbone_alone.head_multiply_adds(objective)
-    expert = 2 * backbone_width**2 + backbone_width * 128
-    view = experts * expert + 2 * experts * backbone_width + 2 * experts * 128
-    shift = len(made.fields) * 128 + 256 * 512 + 512 * 512 + 512 * 128
-    assert found == 3 * view + 2 * shift
-    assert objective.training
-
-
-def test_the_backbone_alone_takes_its_passes_and_the_heads_at_the_products_rate(monkeypatch):
-    backbone = timm.create_model("test_resnet", num_classes=0)
-    before = [p.detach().clone() for p in backbone.parameters()]
-    made = backbone_alone.BackboneAlone(backbone, 7, batch=2, pixels=S, precision="no")
-    made.seconds(1)
-    assert made.rates[0] > 1e8  # a processor that does less is none
-    monkeypatch.setattr(backbone_alone, "product_rate", lambda dtype, device: 7 * 2 * 3 / 1000)  # a step of 1000 s
-    start = time.perf_counter()
-    found = made.seconds(3)
-    assert 3000 < found <= 3000 + time.perf_counter() - start
-    assert all(torch.equal(a, b) for a, b in zip(before, backbone.parameters(), strict=True))
-    assert all(p.grad is None for p in backbone.parameters())
-
-
-# --- the roofline
-
-
-def test_multiply_adds_are_those_of_each_product_and_its_two_gradients():
-    b, wide, narrow, classes, side, kernel = 2, 4, 5, 7, 8, 3
-    out = side - kernel + 1
-    first, second = nn.Conv2d(3, wide, kernel), nn.Conv2d(wide, narrow, 1, stride=2)
-    linear = nn.Linear(narrow * (out // 2) ** 2, classes)
-    images = randn(b, 3, side, side)
-
-    def step() -> None:
-        linear(second(first(images).relu()).relu().flatten(1)).sum().backward()
-
-    of_first = b * out**2 * wide * 3 * kernel**2
-    of_second = b * (out // 2) ** 2 * narrow * wide
-    of_linear = b * (out // 2) ** 2 * narrow * classes
-    # nobody needs the gradient of the images
-    assert roofline.multiply_adds(step) == 2 * of_first + 3 * of_second + 3 * of_linear
-    images.requires_grad_()
-    assert roofline.multiply_adds(step) == 3 * (of_first + of_second + of_linear)
-
-
-def test_the_roofline_has_the_multiply_adds_of_three_passes_and_of_the_loss(tmp_path: Path):
-    write_images(SMALL, tmp_path / "images")
-    batch, run = SMALL.batch, Run(recipe("tiny", SMALL, tmp_path / "images", 0, "no"), tmp_path / "run")
-    with Ours(run) as ours:
-        found = roofline.Roofline(ours, "no").multiply_adds
-    backbone, objective = run.pretrainer.backbone, run.pretrainer.objective
-    images = randn(batch, 3, S, S)
-    stem: Any = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
-    of_images = stem(images)[0, 0].numel() * stem.weight.numel()
-    of_params = len(objective.policy.fields) * 128
-    forward = 3 * roofline.multiply_adds(lambda: backbone(images)) // batch
-    forward += backbone_alone.head_multiply_adds(objective)
-    similarities = (2 * batch) ** 2 * 128 + (4 * batch) ** 2 * 128  # of one pair of embeddings, and of two
-    # nobody needs the gradients of three views' images and of two views' params
-    needed = 3 * forward - 3 * of_images - 2 * of_params - 3 * padding_alone(backbone, images[:1])
-    assert found == batch * needed + 3 * similarities
-
-
-def padding_alone(backbone: nn.Module, image: Tensor) -> int:
-    """The multiply-adds in gradients of weights on maps of at most nine pixels, of taps that meet padding alone."""
-    found = []
-
-    def note(layer: Any, inputs: Any, output: Tensor) -> None:
-        n, m, (taps, _), (stride, _), (padding, _) = (
-            inputs[0].shape[-1], output.shape[-1], layer.kernel_size, layer.stride, layer.padding,
-        )  # fmt: skip
-        met = [any(0 <= out * stride - padding + tap < n for out in range(m)) for tap in range(taps)]
-        if m * m <= 9:
-            found.append(m * m * (taps**2 - sum(met) ** 2) * layer.weight[:, :, 0, 0].numel())
-
-    for layer in backbone.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(note)
-    backbone.eval()(image)
-    assert sum(found) > 0
-    return sum(found)
-
-
-def test_the_roofline_takes_the_best_rate_beside_the_steps_of_a_round(monkeypatch):
-    told = iter([9.0, 9.0, 2.0, 4.0, 8.0, 1.0])  # before and after each turn; the first turn is the warm-up
-    monkeypatch.setattr(roofline, "product_rate", lambda dtype, device: next(told))
-    run = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cpu")))
-    a, b = randn(3, 4), randn(4, 5)
-    made = roofline.Roofline(SimpleNamespace(run=run, step=lambda: a @ b, seconds=lambda steps: 5.0 * steps), "no")
-    assert made.multiply_adds == 3 * 4 * 5
-    seconds = take_turns([made], 2, 7)
-    assert made.beside(seconds, 7) == [{"ours": 35, "roofline": 7 * 60 / rate} for rate in (4, 8)]
-
-
 # --- bytes
 
 
@@ -350,13 +246,6 @@ def test_a_variant_elsewhere_answers_until_it_fails(capfd):
 def test_benchmarks_are_packages_too():
     assert {"imports", "pretrain"} <= set(benchmarks.known())
     assert not {"clock", "roofline", "released_style", "sizes"} & set(benchmarks.known())
-
-
-def test_declaring_the_benchmarks_imports_nothing_heavy():
-    program = "import sys, star_training.benchmarks.pretrain, star_training.benchmarks.imports; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "star_training.benchmarks.pretrain" in done.stdout.split()
-    assert not {"accelerate", "matplotlib", "timm", "torch"} & set(done.stdout.split())
 
 
 @pytest.fixture
@@ -445,41 +334,3 @@ def test_the_command_prints_and_records_all_of_it(
 def test_counts_that_measure_nothing_are_refused(option: str, capsys):
     assert main(["bench", "pretrain", f"--{option}", "0"]) == 1
     assert f"--{option} is 0; it must be at least 1" in capsys.readouterr().err
-
-
-# --- imports
-
-
-def test_both_ways_load_the_same_weights():
-    file = imports.weights()
-    loaded = [
-        eval(load, {"timm": timm, "sys": SimpleNamespace(argv=["", str(file)])}) for load in imports._LOADS.values()
-    ]
-    assert_equal(*(dict(model.state_dict()) for model in loaded))
-
-
-def test_the_first_round_is_dropped_and_the_order_alternates(monkeypatch, capsys):
-    told: list[str] = []
-
-    def measure(package: str, file: Path) -> dict[str, float]:
-        told.append(package)
-        once = {"timm": 100.0, "star_zoo": 1.0} if len(told) <= 2 else {"timm": 2.0, "star_zoo": 3.0}
-        return {"import": once[package], "load": 2 * once[package]}
-
-    monkeypatch.setattr(imports, "measure", measure)
-    starts = iter([90.0, 91.0, 1.0, 4.0, 3.0, 5.0])  # the first round is dropped
-    monkeypatch.setattr(imports, "start", lambda command: next(starts))
-    found = imports.run(SimpleNamespace(rounds=2))
-    assert told == ["timm", "star_zoo", "star_zoo", "timm", "timm", "star_zoo"]
-    assert found["import"]["ratio"]["median"] == found["load"]["ratio"]["most"] == 1.5
-    assert len(found["load"]["seconds"]) == 2
-    assert found["commands"] == {"--help": [1.0, 3.0], "list": [4.0, 5.0]}
-    out = capsys.readouterr().out
-    assert "1.500 times as long" in out and "star-zoo list             4.500 s (4.000 to 5.000" in out
-
-
-@pytest.mark.slow
-def test_a_process_of_its_own_tells_its_seconds():
-    seconds = imports.measure("star_zoo", imports.weights())
-    assert seconds["import"] > seconds["load"] > 0
-    assert imports.start("--help") < seconds["import"]

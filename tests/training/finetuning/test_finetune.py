@@ -13,33 +13,25 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from timm.data import Mixup
 from torch import Tensor, nn
 
 from data_cases import png, write_parquet
-from eval_cases import Given
-from finetune_cases import COLOURS, coloured, tiny
+from finetune_cases import coloured, tiny
 from runs import TWO, entries, finish, start
-from star_training.cli.execute import parser
 from star_training.cli.main import main
-from star_training.cli.train.finetune import settings_of
 from star_training.data import BadImageWarning, DataError
-from star_training.data.eval_sets.dataset import Splits
 from star_training.data.sources.open import open_undecoded
 from star_training.engine.optim import learning_rate
 from star_training.evaluation import metrics as metric
-from star_training.evaluation.features import Labelled, extract
-from star_training.finetuning.config import FineTune, LabelledData
-from star_training.finetuning.data import open_labelled, stratified
+from star_training.evaluation.features import extract
+from star_training.finetuning.config import FineTune
 from star_training.finetuning.model import Learner, build, build_optimizer
 from star_training.finetuning.run import FineTuning
-from star_training.finetuning.setup import default_out, steps_per_epoch
 from star_zoo import Batch, Policy, save_pretrained
 from star_zoo.augmentations import Crop
-from twins import photos, randn
+from twins import photos
 
 
 @pytest.fixture(scope="module")
@@ -188,71 +180,6 @@ def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path:
         tuning._accuracy()
 
 
-def test_a_set_without_names_of_classes_gives_their_labels_as_names(tmp_path: Path):
-    coloured(tmp_path / "images", 24, 6)
-    files = sorted((tmp_path / "images").rglob("*.png"))
-    columns = {
-        "image": [f.read_bytes() for f in files],
-        "label": [list(COLOURS).index(f.parent.name) for f in files],
-        "split": [f.parent.parent.name for f in files],
-    }
-    pack = write_parquet(tmp_path / "pack.parquet", **columns)
-    FineTuning(tiny(pack, "epochs=1"), tmp_path / "out").train()
-    model = timm.create_model(f"local-dir:{tmp_path / 'out' / 'export'}", pretrained=True)
-    assert model.num_classes == 3 and model.pretrained_cfg["label_names"] == ["0", "1", "2"]
-
-
-# Labels
-
-
-@settings(derandomize=True, deadline=None, max_examples=40)
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), fraction=st.floats(0.01, 1), seed=st.integers(0, 9))
-def test_a_fraction_takes_the_same_share_of_each_class(sizes: list[int], fraction: float, seed: int):
-    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    source = Given(Labelled(randn(len(labels), 2), labels))
-    part = stratified(source, fraction, seed)
-    assert part.targets is not None
-    expected = [max(1, round(fraction * size)) for size in sizes]
-    assert torch.bincount(part.targets, minlength=len(sizes)).tolist() == expected
-    again = stratified(source, fraction, seed)
-    assert part.fingerprint == again.fingerprint
-
-
-def test_another_seed_takes_other_images():
-    source = Given(Labelled(randn(200, 2), torch.arange(200) % 2))
-    assert stratified(source, 0.1, 0).fingerprint != stratified(source, 0.1, 1).fingerprint
-    assert stratified(source, 1, 0) is source
-
-
-def labelled(train: Tensor | None, test: Tensor | None) -> Splits:
-    made = Splits("given")
-    for name, targets in (("train", train), ("test", test)):
-        source = Given(Labelled(torch.zeros(9 if targets is None else len(targets), 2), targets))
-        made.__dict__[name] = source
-    return made
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "message"),
-    [
-        (None, torch.arange(3), "the train split of given has no labels to fine-tune with"),
-        (torch.arange(3), None, "the test split of given has no labels to fine-tune with"),
-        (torch.rand(4, 2), torch.rand(4, 2), "the labels of given are numbers; fine-tuning needs classes"),
-        (torch.arange(3), torch.arange(5), "has 2 classes that its train split lacks: 3, 4; a classifier can't"),
-        (torch.arange(2), torch.arange(9), "has 7 classes that its train split lacks: 2, 3, 4, 5, 6 and 2 more;"),
-        (torch.zeros(3).long(), torch.zeros(3).long(), "given: the training images are all of one class"),
-    ],
-)
-def test_labels_that_can_not_be_learned_are_refused(train, test, message: str):
-    with pytest.raises(ValueError) as refused:
-        open_labelled(tiny("given"), labelled(train, test))
-    assert message in str(refused.value) and "\n" not in str(refused.value)
-
-
-def test_a_class_without_test_images_is_fine():
-    assert open_labelled(tiny("given"), labelled(torch.tensor([0, 3, 1]), torch.tensor([1])))[2] == 4
-
-
 # A step
 
 
@@ -374,71 +301,6 @@ def test_two_processes_compute_what_one_does(images: Path, tmp_path: Path):
     assert told.count("exported to") == 1
     ones, twos = entries(tmp_path / "one"), entries(tmp_path / "two")
     assert [e["loss"] for e in twos] == pytest.approx([e["loss"] for e in ones], rel=1e-4)
-
-
-# Settings
-
-
-def test_settings_survive_json_and_changes_reach_their_fields():
-    made = tiny("images", "optimizer.lr=1", "views.scale=[0.5, 1]", 'backbone_args={"drop_rate": 0.1}', "ema=0.9")
-    assert FineTune.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-    assert (made.optimizer.lr, made.views.scale, made.backbone_args) == (1.0, (0.5, 1.0), {"drop_rate": 0.1})
-
-
-def test_options_reach_their_fields():
-    words = ["finetune", "resnet18", "--data", "my images", "--fraction", "0.1", "--set", "seed=4"]
-    made = settings_of(parser().parse_args(words))
-    expected = FineTune(model="resnet18", data=LabelledData(source="my images", fraction=0.1), seed=4)
-    assert made == expected
-
-
-@pytest.mark.parametrize(
-    ("model", "source", "fraction", "expected"),
-    [
-        ("runs/a-star", "packs/cifar10.parquet", 1.0, "finetune-a-star-cifar10"),
-        ("runs/a-star/export", "images", 0.01, "finetune-a-star-images-0.01"),
-        ("untrained:resnet18", "hf:some/set", 1.0, "finetune-untrained-resnet18-set"),
-    ],
-)
-def test_a_folder_is_named_after_model_and_data(model: str, source: str, fraction: float, expected: str):
-    made = FineTune(model=model, data=LabelledData(source=source, fraction=fraction))
-    assert default_out(made) == Path("runs") / expected
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("epochs=0", "epochs is 0; it must be at least 1"),
-        ("batch_size=1", "batch_size is 1; it must be at least 2"),
-        ("data.fraction=0", "data.fraction is 0.0; it must be a share of the labels above 0, up to 1"),
-        ("smoothing=1", "smoothing is 1.0; it must be from 0 to below 1"),
-        ("mixup=-1", "mixup is -1.0; it must be at least 0"),
-        ("ema=1", "ema is 1.0; it must be between 0 and 1, or null for none"),
-        ("optimizer.layer_decay=0", "optimizer.layer_decay is 0.0; it must be above 0, up to 1, or null for none"),
-        ("optimizer.clip=0", "optimizer.clip is 0.0; pass a norm above 0, or null for none"),
-        ("precision=half", "precision is 'half'; known: 'auto', 'no', 'bf16', 'fp16'"),
-        ("run.log_every=0", "run.log_every is 0; it must be at least 1"),
-        ("optimizer.rl=1", "field 'rl' not found; known: name, lr,"),
-        ("epochs", "--set 'epochs' has no value; write path=value"),
-        ("epochs=many", "epochs is 'many'; it must be a whole number"),
-        ("views.flip=2", "views.flip is 2.0; it must be from 0 to 1"),
-        ("data=3", "data is 3; it has the fields source, fraction"),
-    ],
-)
-def test_wrong_settings_are_refused(change: str, message: str):
-    with pytest.raises(ValueError) as refused:
-        tiny("images", change)
-    assert message in str(refused.value)
-
-
-def test_too_few_images_or_an_odd_batch_to_mix_are_refused():
-    with pytest.raises(ValueError, match=r"7 labelled images .* a step takes 8; .* --set batch_size=6"):
-        steps_per_epoch(tiny("images"), 7, 1)
-    with pytest.raises(ValueError, match="batch_size 8 must be a multiple of the number of processes, 3"):
-        steps_per_epoch(tiny("images"), 90, 3)
-    with pytest.raises(ValueError, match="batch_size 9 is odd on each process; mixup and cutmix mix pairs"):
-        steps_per_epoch(tiny("images", "batch_size=9", "cutmix=1"), 90, 1)
-    assert steps_per_epoch(tiny("images", "batch_size=9"), 90, 3) == 10
 
 
 # The command

@@ -1,73 +1,24 @@
 """Cards: every number stands in a file beside them, every snippet runs, and nothing is said that isn't known."""
 
-import ast
 import json
-import re
 import shlex
 import shutil
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import timm
-import torch
 from huggingface_hub import ModelCard
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loopback_client import client
 from loopback_hub import LoopbackHub
 from markdown_cases import RECORD, blocks
-from released_twin import Theirs
-from runs import EVALUATED, tiny
 from star_training import recipes
 from star_training.cli import main as cli
 from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
-from star_training.pretraining.run import Run
-from star_training.publishing import card, card_metadata, card_results, card_training, dataset_terms
-from star_training.publishing.convert import convert
+from star_training.publishing import card, dataset_terms
 from star_training.settings.base import changed
-from star_zoo import load_objective, objectives, save_pretrained
+from star_zoo import load_objective, objectives
 from star_zoo.augmentations import Blur
-from twins import POLICY, backbone, repeatable
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of a run, with an evaluation on record and a figure."""
-    out = tmp_path_factory.mktemp("finished")
-    Run(tiny("epochs=1", EVALUATED), out).train()
-    folder = out / "export"
-    card.write(folder)
-    results = json.loads((folder / "results.json").read_text())
-    results["training"]["seconds"] = 4321.5  # of a run that takes longer
-    (folder / "results.json").write_text(json.dumps(results | {"evaluations": [RECORD]}))
-    (folder / "nearest_neighbours.png").touch()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A released checkpoint of the authors in our layout."""
-    where = tmp_path_factory.mktemp("converted")
-    torch.manual_seed(0)
-    convert(Theirs().checkpoint(where / "ckpt-200.pth"), recipes.find("stl10_resnet18"), where / "ours")
-    return where / "ours"
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of which less is known."""
-    where, model = tmp_path_factory.mktemp("others"), backbone()
-    save_pretrained(where / "bare", model)
-    save_pretrained(where / "pairs", model, objectives.build("simclr", model.num_features, POLICY))
-    save_pretrained(where / "classifier", timm.create_model("test_resnet", num_classes=7))
-    save_pretrained(where / "photos", model, recipe=tiny("data.source=pictures/cats@v2").to_dict())
-    return {path.name: path for path in where.iterdir()}
-
 
 # --- snippets
 
@@ -279,227 +230,6 @@ def test_a_card_says_which_test_images_pretraining_used_and_on_how_many_it_was_e
         text = card.render(folder)
         assert [line for line in text.splitlines() if "has no splits" in line] == [sentence] * (sentence is not None)
         assert "of 1,200 training images in a view" in text
-
-
-INVARIANT = {
-    "barlow_twins", "byol", "distill", "looc", "moco", "moco_v3", "simclr", "simclr_gr", "simsiam", "supervised",
-    "vicreg",
-}  # fmt: skip
-
-
-def test_every_objective_is_credited_with_its_own_papers(tmp_path: Path):
-    model = backbone()
-    described = {}
-    for name in objectives.known():
-        kind, objective = objectives.find(name), objectives.build(name, model.num_features, POLICY)
-        text = card.render(save_pretrained(tmp_path / name, model, objective))
-        first = str(sys.modules[kind.__module__].__doc__).splitlines()[0]
-        assert len(first) > 20 and first in text and f"# Model card for test_resnet-{name}\n" in text
-        described[name] = first
-        cited = [line for line in text.splitlines() if line.startswith(("@inproceedings{", "@misc{"))]
-        assert cited == [paper.bibtex.partition("\n")[0] for paper in kind.papers]
-        assert ("jeon2025soft" in text) == (name in ("star", "star_ss", "uniform", "equimod"))
-        tags = set(ModelCard(text).data.tags) & {"self-supervised-learning", "equivariance", "distillation"}
-        assert tags == set(kind.tags) and ("without labels" in text) == ("self-supervised-learning" in tags)
-        assert ("equivariance" in tags) == (name not in INVARIANT)
-    assert len(set(described.values())) == len(described)
-    assert [name for name in described if not objectives.find(name).papers] == ["supervised"]
-    assert described["star"].startswith("STAR (Jeon et al., NeurIPS 2025)") and "SimCLR (Chen" in described["simclr"]
-
-
-def test_every_method_of_a_chain_is_credited_and_an_objective_from_outside_named(tmp_path: Path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "support")
-    model = backbone()
-    objective = objectives.build("outside.simsiam", model.num_features, POLICY)
-    recipe = tiny().to_dict() | {"objective": "outside.simsiam", "objective_args": {}}
-    before = tiny().to_dict() | {"objective": "distill", "objective_args": {"beside": "vicreg"}}
-    folder = save_pretrained(tmp_path / "outside", model, objective, recipe=recipe)
-    text = card.render(folder)
-    assert "on Spirographs with the objective `outside.simsiam`. SimSiam (Chen & He, CVPR 2021) on STAR" in text
-    assert "those of the objective `outside.simsiam`, which isn't part of star-zoo" in text
-    assert "## Citation" not in text and "jeon2025" not in text
-    (folder / "results.json").write_text(json.dumps({"start": {"recipe": before}}))
-    text = card.render(folder)
-    cited = [line.split("{")[1] for line in text.splitlines() if line.startswith(("@inproceedings", "@misc"))]
-    assert cited == ["bardes2022vicreg,", "hinton2015distilling,", "romero2015fitnets,"]
-    assert "equivariance" not in ModelCard(text).data.tags
-
-
-# --- numbers
-
-
-def numbers(text: str) -> set[str]:
-    return set(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?", text))
-
-
-def leaves(data: Any) -> Iterator[Any]:
-    """Every value in JSON, and every key."""
-    if isinstance(data, dict):
-        for key, value in data.items():
-            yield key
-            yield from leaves(value)
-    elif isinstance(data, list):
-        for value in data:
-            yield from leaves(value)
-    else:
-        yield data
-
-
-def fixed(path: Path) -> str:
-    """The text in a module's strings, without the specs that numbers are formatted by."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FormattedValue):
-            node.format_spec = None
-    return " ".join(n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
-
-
-METHODS = [sys.modules[objectives.find(name).__module__] for name in objectives.known()]  # whose first lines are told
-MODULES = (card, card_metadata, card_results, card_training, dataset_terms)
-TEMPLATES = Path(card.__file__).with_name("templates").glob("*.jinja")
-FIXED = numbers(
-    " ".join([*(t.read_text("utf-8") for t in TEMPLATES), *(str(m.__doc__).splitlines()[0] for m in METHODS)])
-)
-FIXED |= {n for name in objectives.known() for paper in objectives.find(name).papers for n in numbers(paper.bibtex)}
-FIXED |= {number for module in MODULES for number in numbers(fixed(Path(module.__file__)))}
-
-
-def digits(value: float) -> str:
-    """A number as cards print it: four digits, or 0 if its first six decimals are 0."""
-    return "0" if abs(value) < 5e-7 else f"{value:.4g}"
-
-
-def per_cent(value: float) -> str:
-    """A share as cards print it."""
-    return f"{100 * value:.1f}".replace("-0.0", "0.0") if abs(value) < 0.0005 else f"{100 * value:.1f}"
-
-
-def derived(folder: Path) -> set[str]:
-    """Every number that a card may contain, in every form that it may have."""
-    recorded = set()
-    for path in folder.glob("*.json"):
-        for value in leaves(json.loads(path.read_text())):
-            if isinstance(value, str):
-                recorded |= numbers(value)
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                for form in ("{}", "{:,}", "{:.3f}"):
-                    recorded |= numbers(form.format(value))
-                recorded |= numbers(f"{digits(value)} {per_cent(value)}")
-                if path.name == "results.json":  # hours, minutes, gigabytes
-                    recorded |= numbers(f"{value / 3600:.1f} {value / 60:.1f} {value / 1e9:.2f}")
-    model = timm.create_model(f"local-dir:{folder}", device="meta")
-    return recorded | {f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}"}
-
-
-def body(text: str) -> str:
-    return text.split("\n---\n", 1)[1]
-
-
-def test_every_number_in_a_card_is_in_a_file(finished: Path, converted: Path, others: dict[str, Path]):
-    shown = set()
-    for folder in (finished, converted, *others.values()):
-        found = numbers(body(card.render(folder, "hf-hub:me/name"))) - FIXED
-        assert found - derived(folder) == set()
-        shown |= found
-    assert len(shown) > 30, len(shown)  # of all cards, because two durations may be equal by chance
-
-
-fraction = st.floats(0, 1, width=32)
-count = st.integers(0, 10**9)
-metric = st.one_of(
-    st.fixed_dictionaries({"value": st.floats(-1e6, 1e6), "low": st.none(), "high": st.none()}),
-    st.fixed_dictionaries({"value": fraction, "low": fraction, "high": fraction}),
-)
-record = st.fixed_dictionaries(
-    {
-        "protocol": st.sampled_from(("knn", "linear")),
-        "data": st.sampled_from(("stl10", "birds")),
-        "seed": count,
-        "images": st.dictionaries(st.sampled_from(("train", "test")), count, max_size=2),
-        "metrics": st.dictionaries(st.sampled_from(("20-NN top-1", "linear", "R2")), metric, max_size=3),
-    }
-)
-pair = st.lists(st.fixed_dictionaries({"step": count, "epoch": fraction, "knn20": fraction}), min_size=2, max_size=2)
-cost = st.fixed_dictionaries(
-    {
-        "steps": count, "images": count, "seconds": st.floats(0, 1e7), "processes": count,
-        "device": st.just("cuda"), "versions": st.just({"torch": "2.7.1", "timm": "1.0.31"}),
-    }
-)  # fmt: skip
-comparison = st.fixed_dictionaries(
-    {
-        "other": st.sampled_from(("pixels", "star_resnet18.stl10")), "seed": count, "interval": st.just("over images"),
-        "protocols": st.just(["linear", "knn"]),
-        "data_fingerprints": st.dictionaries(st.sampled_from(("stl10", "birds")), st.just({"test": "f"}), min_size=1),
-        "rows": st.lists(
-            st.fixed_dictionaries(
-                {
-                    "metric": st.just("20-NN top-1"), "data": st.sampled_from(("stl10", "mean of all")),
-                    "first": fraction, "second": fraction, "difference": metric,
-                }
-            ),
-            max_size=3,
-        ),
-    }
-)  # fmt: skip
-measured = {
-    "evaluations": st.lists(record, max_size=3),
-    "comparisons": st.lists(comparison, max_size=2),
-    "training": cost,
-    "online": pair,
-}
-
-
-@repeatable
-@given(st.fixed_dictionaries({}, optional=measured))
-def test_card_shows_every_measured_value_and_nothing_else(others: dict[str, Path], results: dict[str, Any]):
-    folder = others["bare"]
-    (folder / "results.json").write_text(json.dumps(results))
-    try:
-        text = card.render(folder, "hf-hub:me/name")
-        shown = body(text)
-        assert numbers(shown) - FIXED - derived(folder) == set()
-    finally:
-        (folder / "results.json").unlink()
-    for found in results.get("evaluations", []):
-        for name, value in found["metrics"].items():
-            share = name == "20-NN top-1"
-            start = f"| {found['protocol']} | {name}{', %' * share} | {found['data']} | "
-            rows = [line for line in shown.splitlines() if line.startswith(start)]  # several if measured twice
-            cell = f"| {(per_cent if share else digits)(value['value'])} "
-            assert any(cell in row and row.endswith(" |") for row in rows), rows
-    for found in results.get("comparisons", []):
-        for row in found["rows"]:
-            cells = row["metric"], row["data"], *(per_cent(row[which]) for which in ("first", "second"))
-            assert f"| {' | '.join(cells)} | {per_cent(row['difference']['value'])}" in shown
-        assert f"star-zoo compare hf-hub:me/name {found['other']} --data" in shown
-    values = {m["value"] for r in results.get("evaluations", []) for m in r["metrics"].values()}
-    index = ModelCard(text).data.eval_results or []
-    assert {result.metric_value for result in index} == values
-    assert ("Nothing was measured." in shown) == (not values and not any(map(results.get, ("online", "comparisons"))))
-
-
-def test_a_changed_value_is_a_changed_card(finished: Path, tmp_path: Path):
-    folder = Path(shutil.copytree(finished, tmp_path / "folder"))
-    before, path = card.render(folder), folder / "results.json"
-    results = json.loads(path.read_text())
-    untold = []
-
-    def walk(data: Any) -> None:
-        for key in data if isinstance(data, dict) else range(len(data)):
-            value = data[key]
-            if isinstance(value, dict | list):
-                walk(value)
-            elif isinstance(value, int | float):
-                data[key] = 2 * value + 1
-                path.write_text(json.dumps(results))
-                if card.render(folder) == before:
-                    untold.append((key, value))
-                data[key] = value
-
-    walk(results)
-    when = [(key, found[key]) for found in results["online"] for key in ("step", "epoch")]
-    assert sorted(untold) == sorted([*when, ("epochs", 77), ("seconds", 55.5), ("threads", 1)])  # of an evaluation
 
 
 # --- broken files

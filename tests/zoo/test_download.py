@@ -94,8 +94,7 @@ def test_a_tag_is_downloaded_once_and_cached(hub: LoopbackHub, tmp_path: Path, s
 
     with torch.no_grad():
         assert torch.equal(create()(expected["images"]), expected["features"])
-        assert torch.equal(create("star_resnet18")(expected["images"]), expected["features"])
-        assert create("star_resnet18.stl10", num_classes=10)(expected["images"]).shape == (2, 10)
+        assert create(num_classes=10)(expected["images"]).shape == (2, 10)
         grey = create(in_chans=1)
         assert grey(expected["images"][:, :1]).shape == (2, 512)
         maps = create(features_only=True)(expected["images"])
@@ -105,10 +104,10 @@ def test_a_tag_is_downloaded_once_and_cached(hub: LoopbackHub, tmp_path: Path, s
     assert [tuple(m.shape[1:]) for m in maps] == [(64, 48, 48), (64, 24, 24), (128, 12, 12), (256, 6, 6), (512, 3, 3)]
     torch.testing.assert_close(maps[-1].mean((2, 3)), expected["features"])
     heads = load_file(Path(sys.argv[1]) / "heads.safetensors")
-    for name in ("star_resnet18", "star_resnet18.stl10", "hf-hub:star-zoo/star_resnet18.stl10", sys.argv[2]):
+    for name in ("star_resnet18.stl10", "hf-hub:star-zoo/star_resnet18.stl10", sys.argv[2]):
         found = load_objective(name).state_dict()
         assert found.keys() == heads.keys() and all(torch.equal(found[k], heads[k]) for k in heads)
-    print(json.dumps(star_zoo.load_objective(sys.argv[1]).config == load_objective("star_resnet18").config))
+    print(json.dumps(load_objective(sys.argv[1]).config == load_objective("star_resnet18.stl10").config))
     """
     assert run(hub, tmp_path, code, saved, f"hf-hub:{REPOSITORY}@{first}")
     assert sorted(downloads(hub)) == [
@@ -127,7 +126,7 @@ def test_a_pinned_tag_asks_nothing_once_it_is_cached(hub: LoopbackHub, tmp_path:
     from star_catalog import tags
     tags.TAGS["star_resnet18.stl10"]["hf_hub_id"] = sys.argv[1]
     timm.create_model("star_resnet18.stl10", pretrained=True)
-    star_zoo.load_objective("star_resnet18")
+    star_zoo.load_objective("star_resnet18.stl10")
     print(json.dumps(told(timm.create_model, "star_resnet18", pretrained=True, pretrained_cfg="other")))
     """
     assert "other" in run(hub, tmp_path / "home", code, f"{REPOSITORY}@{pinned}")
@@ -138,7 +137,7 @@ def test_a_pinned_tag_asks_nothing_once_it_is_cached(hub: LoopbackHub, tmp_path:
     assert hub.requests == []
     hub.put("other/star_resnet18.stl10", files)
     code = code.replace("pretrained=True)", "pretrained=True, cache_dir=sys.argv[2])", 1).replace(
-        'load_objective("star_resnet18")', 'load_objective("star_resnet18", cache_dir=sys.argv[2])'
+        'load_objective("star_resnet18.stl10")', 'load_objective("star_resnet18.stl10", cache_dir=sys.argv[2])'
     )
     cache = tmp_path / "cache"
     run(hub, tmp_path / "new", code, f"{REPOSITORY}@{pinned}", cache, STAR_ZOO_HUB_ORG="other")
@@ -151,7 +150,7 @@ def test_offline_what_is_cached_is_there(hub: LoopbackHub, tmp_path: Path):
     code = """
     import star_zoo, timm
     timm.create_model("star_resnet18.stl10", pretrained=True)
-    star_zoo.load_objective("star_resnet18")
+    star_zoo.load_objective("star_resnet18.stl10")
     print(json.dumps(told(timm.create_model, "star_resnet50.in100", pretrained=True)))
     """
     run(hub, tmp_path, code)
@@ -235,7 +234,7 @@ def test_what_cannot_be_had_is_told_in_a_line_and_leaves_nothing(
     errors = {}
     for owner in sys.argv[1:]:
         os.environ["STAR_ZOO_HUB_ORG"] = owner
-        errors[owner] = told(timm.create_model, "star_resnet18", pretrained=True)
+        errors[owner] = told(timm.create_model, "star_resnet18.stl10", pretrained=True)
         errors[f"heads of {owner}"] = told(star_zoo.load_objective, "star_resnet18.stl10")
         start = f"init_from=hf-hub:{owner}/star_resnet18.stl10"
         errors[f"start from {owner}"] = told(lambda: build(override(stl10_resnet18(), [start])))
@@ -305,9 +304,9 @@ def test_nothing_but_safetensors_is_taken_from_a_repository(hub: LoopbackHub, tm
     errors = []
     for owner in ("pickled", "named"):
         os.environ["STAR_ZOO_HUB_ORG"] = owner
-        errors.append(told(timm.create_model, "star_resnet18", pretrained=True))
-        errors.append(told(timm.create_model, "star_resnet18", pretrained=True, features_only=True))
-        errors.append(told(star_zoo.load_objective, "star_resnet18"))
+        errors.append(told(timm.create_model, "star_resnet18.stl10", pretrained=True))
+        errors.append(told(timm.create_model, "star_resnet18.stl10", pretrained=True, features_only=True))
+        errors.append(told(star_zoo.load_objective, "star_resnet18.stl10"))
         start = f"init_from=hf-hub:{owner}/star_resnet18.stl10"
         errors.append(told(build, override(stl10_resnet18(), [start])))
     print(json.dumps([errors, Path(sys.argv[1]).exists(), told(pickle.loads, sys.argv[2].encode())]))

@@ -186,7 +186,7 @@ def test_a_released_checkpoint_is_converted_and_installed_at_once(tmp_path: Path
     expected = theirs.backbone.state_dict()
     assert model.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
-    assert load_objective("star_resnet18").policy == load_objective(out).policy
+    assert load_objective("star_resnet18.stl10").policy == load_objective(out).policy
     assert main([*words, "--install", "star_resnet50.stl10"]) == 1
     assert store.installed() == ["star_resnet18.stl10"]
 

@@ -39,8 +39,8 @@ def tin100_resnet18() -> Recipe:
 
 
 def tin100_resnet18_64px() -> Recipe:
-    """Goes on from `tin100_resnet18` (`--init-from`) at 64 px: seven epochs."""
-    return replace(tin100_resnet18(), name="tin100_resnet18_64px", policy=default_policy(64, TIN100), epochs=7)
+    """Goes on from `tin100_resnet18` (`--init-from`) at 64 px: six epochs."""
+    return replace(tin100_resnet18(), name="tin100_resnet18_64px", policy=default_policy(64, TIN100), epochs=6)
 
 
 def tinyimagenet_resnet18() -> Recipe:

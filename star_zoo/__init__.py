@@ -11,10 +11,10 @@ from .augmentations import Policy as Policy
 from .encoder import Encoder as Encoder
 from .hub import install as install
 from .hub import load_objective as load_objective
-from .hub import save_pretrained as save_pretrained
 from .losses import nt_xent as nt_xent
 from .objectives import Batch as Batch
 from .objectives import FeatureObjective as FeatureObjective
 from .objectives import Objective as Objective
+from .saving import save_pretrained as save_pretrained
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """The part of a timm model that the package uses, as a type; and that of a backbone that is equivariant to a group."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -22,19 +22,28 @@ class Backbone(Protocol):
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
     def forward_intermediates(
-        self, x: Tensor, /, indices: list[int] | None = None, *, intermediates_only: bool = False
+        self,
+        x: Tensor,
+        /,
+        indices: list[int] | None = None,
+        *,
+        stop_early: bool = False,
+        intermediates_only: bool = False,
     ) -> Any:
-        """Returns maps (B, C, H, W) of these layers; also the last map unless `intermediates_only`, as timm does."""
+        """Returns maps (B, C, H, W) of these layers; also the last map unless `intermediates_only`, as timm does.
+
+        With `stop_early`, the layers after them are not computed.
+        """
 
     def modules(self) -> Iterator[nn.Module]: ...
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
 
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]: ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
-
-    def register_forward_pre_hook(self, hook: Callable[..., Any], /) -> Any: ...
 
     def to(self, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -49,7 +58,8 @@ class GroupBackbone(Backbone, Protocol):
     group: Group
 
     def regular_features(self, x: Tensor, /) -> Tensor:
-        """Returns the pooled features by element, (B, C, S, S) -> (B, D, G); their mean over G is the model's output.
+        """Returns the pooled features by element, (B, C, S, S) -> (B, D, G).
 
+        Their mean over G is the model's output under average pooling.
         `group.act_on_images(x, g)` has the features `group.act_on_features(z, g)`.
         """

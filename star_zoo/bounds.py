@@ -178,6 +178,4 @@ def check_config(place: Path | zoo.Repository) -> Path | None:
     with contextlib.suppress(FileNotFoundError):
         path = zoo.fetch(place, "config.json")
         check_numbers(json_object(path, "config.json").get("model_args"), f"{path}: model_args")
-    with contextlib.suppress(FileNotFoundError):  # timm's own older repositories hold no safetensors
-        return zoo.fetch(place, "model.safetensors")
-    return None
+    return zoo.fetch_weights(place)

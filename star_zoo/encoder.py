@@ -1,7 +1,7 @@
 """The encoder that objectives receive: a backbone preceded by a policy's augmentations.
 
-Letters: B images, V views of an image, S_v size of view v in pixels, D features, C channels, P augmentation parameters,
-G elements of a group.
+Letters: B images, V views of an image, S_v size of view v in pixels, C channels of images or maps, D features,
+P augmentation parameters, G elements of the group.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,14 +40,21 @@ class Encoder(nn.Module):
     def use_layout(self, channels_last: bool) -> None:
         """Sets the memory format of weights and views: channels last, or contiguous."""
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.backbone.to(memory_format=self.memory_format)
+        for tensor in (*self.backbone.parameters(), *self.backbone.buffers()):
+            if tensor.dim() == 4:  # 5-D weights, of e.g. LambdaNetworks, have another format
+                tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the backbone's weights."""
+        return next(self.backbone.parameters()).device
 
     def synchronise_norms(self) -> None:
         """Installs the view norms again, which is required after batch norms are converted to synchronised ones."""
         self._norms = ViewNorms(self.backbone)
 
     def augment(self, batch: Batch, view: int) -> Tensor:
-        """Returns one view of the batch, augmented and normalised: (B, 3, S_v, S_v) float32.
+        """Returns one view of the batch, augmented and normalised: (B, C, S_v, S_v) float32.
 
         The result is differentiable in the params wherever the augmentations are.
         """
@@ -57,7 +64,7 @@ class Encoder(nn.Module):
         return x.contiguous(memory_format=self.memory_format)
 
     def forward(self, images: list[Tensor]) -> list[Tensor]:
-        """Returns the pooled features of each view: V of (B, 3, S_v, S_v) -> V of (B, D)."""
+        """Returns the pooled features of each view: V of (B, C, S_v, S_v) -> V of (B, D)."""
         return _together(self._norms, images)
 
     @property
@@ -71,9 +78,10 @@ class Encoder(nn.Module):
         return cast(GroupBackbone, self.backbone).group
 
     def regular(self, images: list[Tensor]) -> list[Tensor]:
-        """Returns the regular features of each view: V of (B, 3, S_v, S_v) -> V of (B, D, G).
+        """Returns the regular features of each view: V of (B, C, S_v, S_v) -> V of (B, D, G).
 
-        Only for a `GroupBackbone`. The mean over the G elements of `group` is what calling the encoder returns.
+        Only for a `GroupBackbone`. Under average pooling, calling the encoder returns their mean over the G elements
+        of `group`.
         """
         return _together(self._norms.regular, images)
 

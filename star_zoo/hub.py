@@ -1,92 +1,25 @@
-"""Saves and loads models as folders: `save_pretrained` writes a folder that timm and `load_objective` read.
+"""Loads models by any of their names, and installs them: runs, saved folders, tags and repositories on the Hub.
 
-A repository on the Hub and a tag in the local store consist of the same files:
-
-model.safetensors, config.json    the backbone, in timm's format under timm's architecture name, if timm has it
-heads.safetensors, heads.json     the objective: its weights; its name, settings, feature width and policy
-recipe.json, results.json         the recipe and the measurements, if given
-
-At its top level, config.json has the names of a classifier's classes, `label_names` of the backbone's cfg, and the
-module that registers a user's network with timm, which is imported to load it.
+`saving` describes the files of a saved model.
 """
 
-import contextlib
 import difflib
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
-from timm.models._hub import save_config_for_hf
-from torch import nn
 
 from star_catalog import store, zoo
-from star_catalog.files import replacing, user_path, write_json
+from star_catalog.files import user_path
 from star_catalog.reading import json_object, refusing
 
 from . import bounds, objectives, own_networks, star_backbones
 from .augmentations import Policy
-from .backbone import Backbone
 from .objectives import Objective
-from .weights_file import check_finite, read_shapes, read_tensors, write_tensors
-
-FORMAT_VERSION = 1  # of heads.json; increased when an older star_zoo can't read the new format
-
-
-def save_pretrained(
-    folder: str | Path,
-    backbone: nn.Module | Backbone,
-    objective: Objective | None = None,
-    *,
-    model_args: Mapping[str, Any] | None = None,
-    recipe: Mapping[str, Any] | None = None,
-    results: Mapping[str, Any] | None = None,
-) -> Path:
-    """Writes a backbone and, if given, its objective, recipe and results to a folder; returns the folder.
-
-    `timm.create_model("local-dir:FOLDER", pretrained=True)` loads the backbone again, without star_zoo if its network
-    is timm's; star_zoo's own networks, e.g. `star_c4_resnet10t`, need `import star_zoo` before.
-
-    `backbone` is a timm model (`star_*` or any other); `model_args` are the keyword arguments beyond timm's defaults
-    that it was created with, e.g. `img_size` of a ViT. Each file is written atomically. Raises ValueError if the
-    objective was not made by `objectives.build`, because it could not be loaded again.
-    """
-    folder = user_path(folder)
-    if objective is not None and not objective.config:
-        raise ValueError("the objective has no config, so it can't be loaded again; make it with objectives.build")
-    _save_backbone(folder, backbone, model_args)
-    if objective is not None:
-        write_tensors(folder / "heads.safetensors", objective.published())
-        fields = list(objective.policy.fields)
-        write_json(folder / "heads.json", {"format_version": FORMAT_VERSION, **objective.config, "fields": fields})
-    if recipe is not None:
-        write_json(folder / "recipe.json", recipe)
-    if results is not None:
-        write_json(folder / "results.json", results)
-    return folder
-
-
-def _save_backbone(folder: Path, backbone: nn.Module | Backbone, model_args: Mapping[str, Any] | None) -> None:
-    write_tensors(folder / "model.safetensors", backbone.state_dict())
-    with replacing(folder / "config.json") as part:
-        names = _label_names(backbone)
-        save_config_for_hf(
-            cast(nn.Module, backbone), str(part), {"label_names": names}, model_args=dict(model_args or {}) or None
-        )
-        config = json.loads(part.read_text(encoding="utf-8"))
-        config["pretrained_cfg"].pop("label_names", None)  # timm and transformers read those at the top level
-        own_networks.describe(config, cast(nn.Module, backbone))
-        config.get("model_args", {}).pop("num_classes", None)  # transformers rejects a duplicate of the top level's
-        part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _label_names(backbone: Any) -> list[str] | None:
-    """Returns the names of a classifier's classes, if its cfg has one for each output."""
-    names = backbone.pretrained_cfg.get("label_names")
-    return [str(name) for name in names] if names and len(names) == backbone.num_classes else None
+from .saving import FORMAT_VERSION
+from .weights_file import check_finite, read_shapes, read_tensors
 
 
 def load_objective(name: str | Path, *, cache_dir: str | Path | None = None) -> Objective:
@@ -165,8 +98,7 @@ def timm_name(name: str) -> str:
     """
     folder = zoo.exported(name)
     if name.startswith(zoo.HUB_PREFIX):
-        with contextlib.suppress(FileNotFoundError):  # timm's own older repositories hold no safetensors
-            zoo.fetch(zoo.Repository.parse(name), "model.safetensors")
+        zoo.fetch_weights(zoo.Repository.parse(name))
     return f"local-dir:{folder}" if folder else name.removeprefix("timm:")
 
 
@@ -222,7 +154,7 @@ def _check_downloadable(name: str) -> None:
 
 
 def install(folder: str | Path, tag: str) -> Path:
-    """Copies a saved model to the local store, so that `timm.create_model(tag, pretrained=True)` finds it.
+    """Copies a saved model to the local store, so that `timm.create_model(tag, pretrained=True)` finds it from now on.
 
     `tag` is star_ARCHITECTURE.NAME with the architecture of the model; a model installed under the same tag is
     replaced. Returns the folder in the store. Raises FileNotFoundError if `folder` lacks a required file, and
@@ -235,7 +167,9 @@ def install(folder: str | Path, tag: str) -> Path:
     if store.place(tag).name.partition(".")[0] != architecture:
         raise ValueError(f"{folder} holds a {saved}; its tag must be {architecture}.NAME, not {tag!r}")
     star_backbones.read_config(folder / "config.json", tag)  # raises before a working model is replaced
-    return store.put(tag, [folder / name for name in store.FILES if (folder / name).is_file()])
+    place = store.put(tag, [folder / name for name in store.FILES if (folder / name).is_file()])
+    star_backbones.register(architecture)
+    return place
 
 
 def check(folder: Path) -> None:
@@ -251,7 +185,12 @@ def check(folder: Path) -> None:
     if own_networks.is_users(architecture := json_object(folder / "config.json", "config.json")["architecture"]):
         _check_read(folder, architecture)
     if any((folder / name).exists() for name in ("heads.json", "heads.safetensors")):
-        load_objective(folder)
+        width = load_objective(folder).config["num_features"]
+        if width != model.head_hidden_size:
+            raise ValueError(
+                f"{folder} has heads for {width} features, but its model has {model.head_hidden_size}; they belong to "
+                "different models: save both again by save_pretrained, or remove heads.json and heads.safetensors"
+            )
         check_finite(folder / "heads.safetensors")
 
 

@@ -113,11 +113,12 @@ def barlow_twins(a: Tensor, b: Tensor, weight: float = 5e-3) -> Tensor:
 
     Correlations are over the pairs of all processes; `weight` is lambda, the weight of the off-diagonal elements.
     Source: Barlow Twins (Zbontar et al., 2021), eq. 1 and 2. The paper's loss is O times this; the steps of its
-    optimiser, LARS, do not depend on the scale of a loss, but those of SGD do.
+    optimiser, LARS, do not depend on the scale of a loss, but those of SGD do. Dimensions are divided by
+    sqrt(variance + 1e-5), as by batch norm, so that the gradient of a collapsed one is finite.
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = (gather_with_grad(x.float()) for x in (a, b))
-        a, b = ((x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-6) for x in (a, b))
+        a, b = ((x - x.mean(0)) * (x.var(0, correction=0) + 1e-5).rsqrt() for x in (a, b))  # as batch norm
         correlation = a.T @ b / len(a)
         diagonal = correlation.diagonal()
         redundant = correlation.square().sum() - diagonal.square().sum()

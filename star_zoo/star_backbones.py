@@ -9,6 +9,7 @@ Models in the local store are registered too, with the properties in their confi
 import contextlib
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -231,6 +232,15 @@ def _rows() -> dict[str, Any]:
             rows[tag] = _installed(tag, store.folder(tag))[0]
     first = {tag.partition(".")[0]: tag for tag in reversed(rows)}
     return {f"{tag}*" if first[tag.partition(".")[0]] == tag else tag: cfg for tag, cfg in rows.items()}
+
+
+def register(architecture: str) -> None:
+    """Registers all tags of an architecture with timm again, e.g. after one was installed."""
+    rows = {tag: cfg for tag, cfg in _rows().items() if tag.partition(".")[0] == architecture}
+    default_cfgs.update(generate_default_cfgs(rows))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Overwriting")  # timm's own warning
+        globals()[architecture] = register_model(_entrypoint(architecture))
 
 
 default_cfgs = generate_default_cfgs(_rows())  # timm reads this name

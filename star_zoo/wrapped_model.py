@@ -53,6 +53,11 @@ def _description(backbone: Any) -> dict[str, Any]:
 @register_model
 def wrapped(pretrained: bool = False, **kwargs: Any) -> Wrapper:
     """A saved wrapper and its backbones, with random weights unless `pretrained`: (B, 3, S, S) -> (B, D)."""
+    if "wrapper" not in kwargs:
+        raise ValueError(
+            f"{NAME!r} is the architecture of saved wrappers, which 'local-dir:FOLDER' and 'hf-hub:OWNER/NAME' load; "
+            "star_zoo.wrappers.build makes one"
+        )
     model: Wrapper = build_model_with_cfg(_build, NAME, pretrained, **kwargs)
     return model
 

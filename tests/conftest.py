@@ -1,9 +1,12 @@
 """One thread for every test, no network, a store of models that is empty at first, and slow files first."""
 
+import copy
 import gc
 import multiprocessing
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 
 # small tensors gain nothing from more, and busy machines lose much
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
@@ -29,3 +32,28 @@ def pytest_collection_finish() -> None:
     """Exempts everything imported so far from garbage collection, which would look through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def installed_models_are_forgotten() -> Iterator[None]:
+    """Restores timm's registry, to which `star_zoo.install` adds a model."""
+    if "star_zoo" not in sys.modules:
+        yield
+        return
+    from star_zoo import star_backbones
+
+    registry = vars(sys.modules["timm.models._registry"])
+    tables = [star_backbones.default_cfgs, *(t for name, t in registry.items() if name.startswith(("_model", "_dep")))]
+    tables = [table for table in tables if isinstance(table, dict | set)]
+    before = [copies(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
+
+
+def copies(table: dict | set) -> dict | set:
+    """Returns a copy of a table, and of the lists and sets that it holds."""
+    if isinstance(table, set):
+        return set(table)
+    return {key: copy.copy(value) if isinstance(value, list | set) else value for key, value in table.items()}

@@ -3,9 +3,10 @@
 Letters: B images, C channels, S view size in pixels, P parameters of one view.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Augmentation:
     differentiable: ClassVar[bool] = False  # whether `apply` is differentiable in the params
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, tuples(getattr(self, field.name)))  # an augmentation is hashable
         p = getattr(self, "p", 1.0)  # not every operation has one
         if not 0 <= p <= 1:
             raise ValueError(f"{type(self).__name__}'s p is {p}; it must be a probability, from 0 to 1")
@@ -81,6 +84,11 @@ class Framing(Augmentation):
 def per_image(column: Tensor) -> Tensor:
     """Returns a column of params in a shape that broadcasts over images: (B,) -> (B, 1, 1, 1)."""
     return column[:, None, None, None]
+
+
+def tuples(value: Any) -> Any:
+    """Converts lists to tuples, recursively; other values remain as they are."""
+    return tuple(tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def constants(like: Tensor, values: Sequence[float]) -> Tensor:

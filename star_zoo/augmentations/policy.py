@@ -14,7 +14,7 @@ from torch import Tensor
 from star_catalog.names import not_found
 
 from ..bounds import SIDE
-from .base import Augmentation, Framing, constants
+from .base import Augmentation, Framing, constants, tuples
 from .blur import Blur
 from .color import ColorJitter, Grayscale, Invert, Solarize
 from .crop import Crop
@@ -47,6 +47,8 @@ class Policy:
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # of the params: means, standard deviations
 
     def __post_init__(self) -> None:
+        for name in ("augmentations", "mean", "std", "statistics"):
+            object.__setattr__(self, name, tuples(getattr(self, name)))  # a policy is hashable
         if not self.augmentations or not isinstance(self.augmentations[0], Framing):
             raise ValueError("the first augmentation of a policy must be Crop or Spirograph, which make the view")
         if any(isinstance(a, Framing) for a in self.augmentations[1:]):
@@ -211,6 +213,11 @@ class Policy:
         for a in self.augmentations:
             x = a.apply(x, params[:, start : start + len(a.fields)])
             start += len(a.fields)
+        if x.shape[1] != self.channels:
+            raise ValueError(
+                f"images have {x.shape[1]} channels, but the policy's mean and std have {self.channels}; pass a policy "
+                "with one number for each channel"
+            )
         mean, std = (constants(x, values)[:, None, None] for values in (self.mean, self.std))
         return (x - mean) / std
 
@@ -235,8 +242,8 @@ class Policy:
         try:
             made = tuple(augmentation(one) for one in data["augmentations"])
             pixels = data["mean"], data["std"]
-            mean, std = ((), ()) if AUTO in pixels else map(_tuples, pixels)
-            return Policy(made, mean, std, _tuples(data.get("statistics")))
+            mean, std = ((), ()) if AUTO in pixels else map(tuples, pixels)
+            return Policy(made, mean, std, tuples(data.get("statistics")))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the data is not a policy: {error!r} in {str(data)[:200]}") from error
 
@@ -268,9 +275,4 @@ def augmentation(data: Mapping[str, Any]) -> Augmentation:
         raise ValueError(f"{name} has no setting {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
     if missing := [each for each, default in known.items() if default is MISSING and each not in settings]:
         raise ValueError(f"{name} lacks {', '.join(missing)}; its settings are {', '.join(known)}")
-    return KNOWN[name](**{key: _tuples(value) for key, value in settings.items()})
-
-
-def _tuples(value: Any) -> Any:
-    """Converts the lists that JSON returns to tuples, recursively."""
-    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+    return KNOWN[name](**{key: tuples(value) for key, value in settings.items()})

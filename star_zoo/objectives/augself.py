@@ -106,15 +106,22 @@ class AugSelf(SimCLR):
         own = params[:, start : start + len(augmentation.fields)]
         if isinstance(augmentation, Crop):
             fractions = own / size.repeat(1, 2) if augmentation.unit == "pixel" else own
-            return box(fractions, params[:, fields.index("flip")] if "flip" in fields else None)
+            flips = (params[:, fields.index(n)] if n in fields else None for n in ("flip", "vertical_flip"))
+            return box(fractions, *flips)
         return own if (scale := _scale(augmentation)) is None else _scaled(own, *scale)
 
 
-def box(fractions: Tensor, flip: Tensor | None) -> Tensor:
-    """Returns centre y, centre x, height and width of crops (B, 4); centre x is mirrored where `flip` (B,) is 1."""
+def box(fractions: Tensor, flip: Tensor | None = None, vertical: Tensor | None = None) -> Tensor:
+    """Returns centre y, centre x, height and width of crops (B, 4).
+
+    Centre x is mirrored where `flip` (B,) is 1, centre y where `vertical` is.
+    """
     top, left, height, width = fractions.unbind(1)
-    y, x = top + height / 2, left + width / 2
-    return torch.stack((y, x if flip is None else torch.where(flip > 0.5, 1 - x, x), height, width), 1)
+    return torch.stack((_mirrored(top + height / 2, vertical), _mirrored(left + width / 2, flip), height, width), 1)
+
+
+def _mirrored(centre: Tensor, flip: Tensor | None) -> Tensor:
+    return centre if flip is None else torch.where(flip > 0.5, 1 - centre, centre)
 
 
 def _scale(augmentation: Augmentation) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

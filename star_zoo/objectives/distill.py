@@ -68,9 +68,9 @@ class Distill(Objective):
 
         Raises ValueError or `zoo.NotAvailable` if the teacher can't be loaded.
         """
-        self.teacher = Teacher(self._teacher_name, self.policy, self._teacher_size)
-        self.map = nn.Linear(self.num_features, self.teacher.num_features)
-        self.standardize = nn.BatchNorm1d(self.teacher.num_features, affine=False)
+        self.teacher = Teacher(self._teacher_name, self.policy, self._teacher_size).to(encoder.device)
+        self.map = nn.Linear(self.num_features, self.teacher.num_features, device=encoder.device)
+        self.standardize = nn.BatchNorm1d(self.teacher.num_features, affine=False, device=encoder.device)
         if self.config:
             self.config["settings"]["teacher"] = self.teacher.record.name  # is saved, and must not hold a user's folder
         if self.beside:

@@ -90,7 +90,8 @@ class GIAE(GroupObjective):
     def reconstruct(self, z: Tensor) -> Reconstruction:
         """Returns the reconstructions of images, given their regular features: (B, D, G), elements of C4 or D4."""
         canonical = self.decoder(self.code(z.mean(2)))
-        scores = by_element(self.pose_map, z)[:, 0].float()  # (B, G)
+        with torch.autocast(z.device.type, enabled=False):  # bfloat16 scores would tie
+            scores = by_element(self.pose_map, z.float())[:, 0]  # (B, G)
         if self.pose == "so2":
             pose = direction(scores)
             return Reconstruction(rotate(canonical, pose), canonical, pose)

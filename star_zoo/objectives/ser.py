@@ -60,11 +60,12 @@ class SER(Objective):
         """Makes the projector of the maps, whose number of channels only the backbone knows."""
         if not self.equivariant_weight:
             return
-        training, size = encoder.training, self.policy.size
+        training, size, device = encoder.training, self.policy.size, encoder.device
         with torch.no_grad():
-            ((seen,),) = encoder.eval().maps([torch.zeros(1, self.policy.channels, size, size)], [self.layer])
+            black = torch.zeros(1, self.policy.channels, size, size, device=device)
+            ((seen,),) = encoder.eval().maps([black], [self.layer])
         encoder.train(training)
-        first, second = (nn.Conv2d(c, self.width, 1, bias=False) for c in (seen.shape[1], self.width))
+        first, second = (nn.Conv2d(c, self.width, 1, bias=False, device=device) for c in (seen.shape[1], self.width))
         self.projector = nn.Sequential(first, nn.GELU(), second)
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:

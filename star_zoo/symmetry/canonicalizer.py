@@ -43,6 +43,15 @@ class Canonicalizer(nn.Module):
         super().__init__()
         self.group = group
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Keeps float32 when the model is converted to another precision, because rounded activations would tie."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            made = fn(tensor)
+            return made if made.dtype == tensor.dtype else tensor.to(made.device)
+
+        return super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+
     def forward(self, x: Tensor, backbone: Backbone) -> Tensor:
         """Returns the activations, (B, G), float32. Raises ValueError for images that aren't square."""
         return self.activate(x, backbone)[0]
@@ -150,13 +159,13 @@ class OfFeatures(Canonicalizer):
         and it is invariant up to rounding: a weighted frame.
         """
         activations, features = self._of_poses(x, backbone)
-        return (activations.softmax(1)[..., None] * features).sum(1)
+        return (activations.softmax(1)[..., None] * features).sum(1).to(x.dtype)
 
     def _of_poses(self, x: Tensor, backbone: Backbone) -> tuple[Tensor, Tensor]:
         """Returns the activations (B, G) and the features (B, G, D) of the poses; float32."""
         check_square(x)
         with _float32(x):
-            features = backbone(self.poses(x.float()))
+            features = backbone(self.poses(x)).float()
             activations = self.net(features).view(self.group.order, -1).T
             return activations, features.view(self.group.order, len(x), -1).transpose(0, 1)
 
@@ -169,7 +178,7 @@ class OfFeatures(Canonicalizer):
         elements = torch.randint(1, self.group.order, (len(x),), device=x.device)
         turned = turn(x, F.one_hot(elements, self.group.order).to(x.dtype), self.group)
         features = backbone(torch.cat([x, turned]))
-        activations = self.net(features).float().view(2, -1).T  # (B, 2)
+        activations = self.net(features.float()).float().view(2, -1).T  # (B, 2)
         probabilities = (1 - _BOTH) * activations.softmax(1) + _BOTH / 2
         expected = (probabilities.T * task(features).view(2, -1)).sum(0).mean()
         return expected, prior(activations, activations.new_zeros(()))

@@ -60,7 +60,7 @@ class Projection(nn.Module):
                 return cross_section(self.group, z).flatten(1)
         assert self.weight is not None
         orbit = torch.stack([self.group.act_on_features(z, g).flatten(1) for g in range(self.group.order)])
-        projected = orbit @ self.weight.T  # (G, B, O)
+        projected = orbit @ self.weight.T.to(z.dtype)  # (G, B, O)
         return projected.amax(0) if self.kind == "random_max" else projected.mean(0)
 
     def extra_repr(self) -> str:

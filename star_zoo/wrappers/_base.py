@@ -4,10 +4,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import timm
 from torch import Tensor, nn
 
 from ..augmentations import Policy
 from ..objectives import Objective
+
+_layers: Any = timm.layers  # untyped
 
 
 class Wrapper(nn.Module):
@@ -56,7 +59,9 @@ class Wrapper(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier by a fresh one, by an identity for 0 classes; each backbone keeps its own pooling."""
         self.num_classes = self.pretrained_cfg["num_classes"] = num_classes
-        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.classifier: nn.Module = nn.Identity()
+        if num_classes:
+            self.classifier = nn.Linear(self.num_features, num_classes, **_layers.get_device_dtype(self))
 
     def arguments(self) -> dict[str, Any]:
         """Returns the settings that build the module again, up to its weights.

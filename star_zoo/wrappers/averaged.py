@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..augmentations import Policy
+from ..augmentations.base import constants
 from ..augmentations.spirograph import Spirograph
 from ..objectives import Objective
 from ._base import Wrapper
@@ -27,8 +28,6 @@ class Averaged(Wrapper):
     """
 
     draws = True
-    mean: Tensor  # of the images' normalisation, (3, 1, 1)
-    std: Tensor
 
     def __init__(self, backbones: Sequence[Any], policy: Policy, objective: Objective | None = None, *, views: int = 8):
         super().__init__(backbones, policy)
@@ -40,8 +39,7 @@ class Averaged(Wrapper):
             )
         self.views = views
         config = _data.resolve_model_data_config(self)
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(config[name], device="cpu")[:, None, None], persistent=False)
+        self._normalisation = config["mean"], config["std"]  # of the images, not rounded when the model is converted
         self.takes_objects = isinstance(policy.augmentations[0], Spirograph)
         if self.takes_objects:
             self.pretrained_cfg |= {"input_size": (4, 1, 1), "mean": (0.0,) * 4, "std": (1.0,) * 4, "crop_pct": 1.0}
@@ -58,12 +56,13 @@ class Averaged(Wrapper):
     def view(self, x: Tensor, params: Tensor) -> Tensor:
         """Returns one view of each image, normalised: (B, 3, S, S), (B, P) -> (B, 3, S, S); differentiable in both."""
         with torch.autocast(x.device.type, enabled=False):  # params have more digits than bfloat16 keeps
-            images = x if self.takes_objects else (x.float() * self.std + self.mean) * 255
+            mean, std = (constants(x.float(), values)[:, None, None] for values in self._normalisation)
+            images = x if self.takes_objects else (x.float() * std + mean) * 255
             framed = [self.policy.crop(image, row) for image, row in zip(images, params, strict=True)]
             return self.policy.apply(torch.stack(framed), params.to(x.device))
 
     def forward_features(self, x: Tensor) -> Tensor:
         if self.takes_objects and x.shape[1:] != (4, 1, 1):
             raise ValueError(f"this model renders objects, (B, 4, 1, 1); its input has the shape {tuple(x.shape)}")
-        features = [self.backbones[0](self.view(x, params)) for params in self.draw(len(x), *x.shape[-2:])]
+        features = [self.backbones[0](self.view(x, params).to(x.dtype)) for params in self.draw(len(x), *x.shape[-2:])]
         return torch.stack(features).mean(0)

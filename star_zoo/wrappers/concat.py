@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..augmentations import Policy
+from ..augmentations.base import constants
 from ..objectives import Objective
 from ._base import Wrapper
 
@@ -22,8 +23,6 @@ class Concat(Wrapper):
     """
 
     several = True
-    scale: Tensor  # from the first backbone's normalisation to each one's, (number of backbones, 3, 1, 1)
-    shift: Tensor
 
     def __init__(self, backbones: Sequence[Any], policy: Policy, objective: Objective | None = None):
         super().__init__(backbones, policy)
@@ -33,9 +32,7 @@ class Concat(Wrapper):
         self.sizes = [tuple(config["input_size"][1:]) for config in configs]
         if len({len(config["mean"]) for config in configs}) > 1:
             raise ValueError("Concat takes models of images with the same number of channels; these differ")
-        mean, std = (torch.tensor([config[key] for config in configs], device="cpu") for key in ("mean", "std"))
-        self.register_buffer("scale", (std[0] / std)[..., None, None], persistent=False)
-        self.register_buffer("shift", ((mean[0] - mean) / std)[..., None, None], persistent=False)
+        self._normalisations = [(config["mean"], config["std"]) for config in configs]
 
     def arguments(self) -> dict[str, Any]:
         return {}
@@ -46,7 +43,11 @@ class Concat(Wrapper):
 
     def view(self, x: Tensor, k: int) -> Tensor:
         """Returns the images as backbone `k` takes them: (B, 3, S_k, S_k)."""
-        x = x * self.scale[k] + self.shift[k]
+        first, own = self._normalisations[0], self._normalisations[k]
+        scale = [s / t for s, t in zip(first[1], own[1], strict=True)]
+        shift = [(m - n) / t for m, n, t in zip(first[0], *own, strict=True)]
+        x = x * constants(x, scale)[:, None, None] + constants(x, shift)[:, None, None]
         if x.shape[-2:] == self.sizes[k]:
             return x
-        return F.interpolate(x, self.sizes[k], mode="bilinear", antialias=True)
+        # torch resizes no bfloat16 on CPUs
+        return F.interpolate(x.float(), self.sizes[k], mode="bilinear", antialias=True).to(x.dtype)

@@ -32,7 +32,7 @@ def columns(rows: list[list[float]]) -> list[list[float]]:
 def slow_barlow_twins(a: list[list[float]], b: list[list[float]]) -> float:
     def standardised(column: list[float]) -> list[float]:
         mean = sum(column) / N
-        deviation = math.sqrt(sum((x - mean) ** 2 for x in column) / N)
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in column) / N + 1e-5)  # as batch norm
         return [(x - mean) / deviation for x in column]
 
     first, second = ([standardised(column) for column in columns(rows)] for rows in (a, b))
@@ -229,3 +229,16 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path):
         assert_close(torch.stack([half[name][1] for half in halves]).mean(0), gradient, rtol=1e-4, atol=1e-6)
         for half in halves:
             assert_close(half[name][2], queue)
+
+
+def test_a_collapsed_dimension_has_the_gradient_that_batch_norm_gives_it():
+    a, b = (randn(64, 32, seed=k) for k in range(2))
+    a[:, 0] = 0.3
+    found, twin = (a.clone().requires_grad_() for _ in range(2))
+    barlow_twins(found, b).backward()
+    x, y = (torch.nn.functional.batch_norm(side, None, None, training=True) for side in (twin, b))
+    c = x.T @ y / len(x)
+    on, off = (1 - c.diagonal()).square().sum(), c.square().sum() - c.diagonal().square().sum()
+    ((on + 5e-3 * off) / 32).backward()
+    torch.testing.assert_close(found.grad, twin.grad)
+    assert found.grad.norm() < 10

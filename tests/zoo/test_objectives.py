@@ -367,3 +367,16 @@ def test_uniform_gives_both_tasks_the_mean_of_all_experts():
     z_inv, z_eq = objective.heads(features)
     assert_close(z_inv, objective.heads.experts(features).mean(1))
     assert torch.equal(z_inv, z_eq)
+
+
+# --- devices
+
+
+@pytest.mark.parametrize("name", objectives.known())
+def test_an_objective_is_attached_on_the_device_of_the_encoder(name: str):
+    """The meta device is another one than the CPU, as CUDA is."""
+    objective = build(name)
+    encoder = twins.encoder(objective.policy, objective.needs_group).to("meta")
+    objective.to("meta").attach(encoder)
+    tensors = dict(objective.named_parameters()) | dict(objective.named_buffers())
+    assert [name for name, tensor in tensors.items() if not tensor.is_meta] == []

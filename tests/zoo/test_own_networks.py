@@ -19,7 +19,7 @@ from star_training.evaluation.frozen_model import FrozenModel
 from star_training.models.identity import identity
 from star_training.models.names import Leaf
 from star_training.publishing import card
-from star_zoo import Policy, hub, own_networks, wrapped_model, wrappers
+from star_zoo import Policy, hub, own_networks, save_pretrained, wrapped_model, wrappers
 from star_zoo.augmentations import Crop
 
 POLICY = Policy([Crop(size=32)], mean=[0.5] * 3, std=[0.5] * 3)
@@ -43,7 +43,7 @@ def forgetful(pretrained=False, **settings):
 
 def saved(name):
     made = hub.create(name, pretrained=False, num_classes=0).eval()
-    hub.save_pretrained(folder, made)
+    save_pretrained(folder, made)
     hub.check(folder)
     return made
 
@@ -63,14 +63,14 @@ assert "in a program that has registered the network `own_small_stem`" in text
 sys.path.append(str(folder.parent))
 import own_module
 made = hub.create("own_tiny", pretrained=False, num_classes=3)
-hub.save_pretrained(folder.parent / "tiny", made)
+save_pretrained(folder.parent / "tiny", made)
 for classes in (0, 5):
     loaded = hub.create(str(folder.parent / "tiny"), num_classes=classes)
     assert torch.equal(loaded.layers[0].weight, made.layers[0].weight) and loaded(x).shape == (2, classes or 8)
 assert "After importing `own_module`" in card.render(folder.parent / "tiny").replace("after", "After")
 plain = [hub.create("own_tiny", pretrained=False, num_classes=0) for _ in range(2)]
 both = wrappers.build("concat", [plain[0], wrappers.build("averaged", [plain[1]], POLICY, views=2)], POLICY)
-hub.save_pretrained(folder.parent / "both", wrapped_model.savable(both))
+save_pretrained(folder.parent / "both", wrapped_model.savable(both))
 
 source = pathlib.Path(own_module.__file__)
 assert own_networks.sources(made) == [source]

@@ -213,3 +213,18 @@ def test_a_policy_of_some_kinds_keeps_its_first_augmentation_and_their_order():
     assert policy.only(*map(type, policy.augmentations)) is policy
     given = dataclasses.replace(policy, statistics=((0.5,) * len(policy.fields),) * 2)
     assert given.only(Blur).statistics is None and policy.only().augmentations == policy.augmentations[:1]
+
+
+def test_lists_make_the_same_policy_as_tuples():
+    """Statistics are cached by policy, so that it must be hashable."""
+    lists = Policy([Crop(32, scale=[0.2, 1.0]), Blur(3, levels=[0.0, 1.0])], [0.5] * 3, [0.2] * 3)
+    tuples = Policy((Crop(32, scale=(0.2, 1.0)), Blur(3, levels=(0.0, 1.0))), (0.5,) * 3, (0.2,) * 3)
+    assert lists == tuples and hash(lists) == hash(tuples)
+    assert torch.equal(lists.field_statistics[0], tuples.field_statistics[0])
+
+
+def test_images_of_other_channels_are_refused():
+    policy = Policy((Crop(8),), MEAN, STD)
+    params = policy.base(8, 8)[None]
+    with pytest.raises(ValueError, match="images have 1 channels, but the policy's mean and std have 3"):
+        policy.apply(torch.rand(1, 1, 8, 8), params)

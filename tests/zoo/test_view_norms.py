@@ -148,3 +148,41 @@ def test_large_views_pass_in_turn_to_the_same_features_and_gradients(monkeypatch
     assert passes == [[8], [4, 4]]
     for together, in_turn in zip(*results, strict=True):
         torch.testing.assert_close(in_turn, together, rtol=1e-4, atol=1e-4)
+
+
+def test_two_encoders_of_one_backbone_do_not_disturb_each_other():
+    policy, model = every_operation(32), timm.create_model("test_resnet", num_classes=0)
+    alone = Encoder(policy, copy.deepcopy(model)).train()
+    first, second = Encoder(policy, model).train(), Encoder(policy, model).train()
+    views = [randn(4, 3, 32, 32, seed=k) for k in range(2)]
+    expected = alone(views)
+    for encoder in (first, second):
+        assert all(torch.equal(a, b) for a, b in zip(encoder(views), expected, strict=True))
+
+
+@pytest.mark.parametrize("method", ["forward_features", "forward_intermediates"])
+def test_another_method_of_the_backbone_has_one_batch_after_a_pass(method: str):
+    taught, plain = backbone("test_resnet").train(), backbone("test_resnet").train()
+    images = randn(VIEWS * IMAGES, 3, 32, 32).double()
+    ViewNorms(taught)(images, VIEWS)
+    found, expected = (getattr(model, method)(images) for model in (taught, plain))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_maps_cost_no_later_layer():
+    model = timm.create_model("test_resnet", num_classes=0)
+    encoder = Encoder(every_operation(32), model).train()
+    reached: list[str] = []
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        getattr(model, name).register_forward_hook(lambda *_, name=name: reached.append(name))
+    encoder.maps([randn(2, 3, 32, 32)], [2])
+    assert reached == ["layer1", "layer2"]
+
+
+def test_weights_of_five_dimensions_keep_their_layout():
+    model = timm.create_model("test_resnet", num_classes=0)
+    model.table = nn.Parameter(torch.zeros(2, 2, 2, 2, 2))  # as in LambdaNetworks
+    encoder = Encoder(every_operation(32), model)
+    assert model.conv1[0].weight.is_contiguous(memory_format=torch.channels_last) and model.table.is_contiguous()
+    encoder.use_layout(channels_last=False)
+    assert model.conv1[0].weight.is_contiguous()

@@ -106,6 +106,26 @@ def fetch(place: Path | Repository, filename: str, cache_dir: str | Path | None 
     return place / filename
 
 
+def fetch_weights(place: Path | Repository) -> Path | None:
+    """Returns `fetch` of model.safetensors; None for a model without it, e.g. an old repository of timm's.
+
+    Without a connection, a repository has none if the cache holds its pytorch_model.bin, which timm loads instead.
+    Raises NotAvailable if the download fails.
+    """
+    try:
+        return fetch(place, "model.safetensors")
+    except FileNotFoundError:
+        return None
+    except NotAvailable:
+        from huggingface_hub import try_to_load_from_cache
+
+        if isinstance(place, Path):
+            raise
+        if try_to_load_from_cache(place.id, "pytorch_model.bin", revision=place.revision):
+            return None
+        raise
+
+
 def _download(repository: Repository, filename: str, cache_dir: str | Path | None) -> Path:
     from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import twins
 from star_zoo import Policy, objectives
-from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, QuarterTurn, Spirograph
+from star_zoo.augmentations import Blur, ColorJitter, Crop, Flip, Grayscale, QuarterTurn, Spirograph, VerticalFlip
 from star_zoo.objectives import augself
 from twins import MEAN, NUM_FEATURES, POLICY, STD, build, draws, generator, randn
 
@@ -35,8 +35,9 @@ def slow_difference(first, second, row: int, name: str) -> list[float]:
     def described(params) -> list[float]:
         if name == "Crop":
             top, left, h, w = (value(params, row, f) for f in ("top", "left", "height", "width"))
-            x = left + w / 2
-            return [top + h / 2, 1 - x if value(params, row, "flip") else x, h, w]
+            y, x = top + h / 2, left + w / 2
+            flipped = [value(params, row, f) for f in ("vertical_flip", "flip")]
+            return [*(1 - c if flip else c for c, flip in zip((y, x), flipped, strict=True)), h, w]
         jitter = ColorJitter()
         factors = [(value(params, row, f) - 1) / getattr(jitter, f) for f in ("brightness", "contrast", "saturation")]
         return [*factors, value(params, row, "hue") / jitter.hue]
@@ -106,6 +107,15 @@ def test_a_flip_mirrors_the_centre():
         augself.box(fractions, torch.tensor([0.0, 1.0])), torch.tensor([[0.3, 0.35, 0.4, 0.3], [0.3, 0.65, 0.4, 0.3]])
     )
     assert_close(augself.box(fractions, None)[0], torch.tensor([0.3, 0.35, 0.4, 0.3]))
+
+
+def test_a_crops_centre_is_that_of_the_flipped_view():
+    """A view flipped both ways is the view of the image that was turned by half a turn, with the box turned."""
+    policy = Policy((Crop(16), Flip(), VerticalFlip()), MEAN, STD)
+    objective = objectives.build("augself", NUM_FEATURES, policy)
+    params = torch.tensor([[0.1, 0.2, 0.3, 0.4, x, y] for x in (0.0, 1.0) for y in (0.0, 1.0)])
+    found = objective.described("Crop", params, torch.tensor([[20.0, 30.0]] * 4))
+    assert_close(found[:, :2], torch.tensor([[0.25, 0.4], [0.75, 0.4], [0.25, 0.6], [0.75, 0.6]]))
 
 
 def test_losses_have_closed_forms():

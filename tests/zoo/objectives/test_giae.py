@@ -179,3 +179,11 @@ def test_turned_digits_are_reconstructed_better_with_a_pose_than_without():
     images = C4.orbit(pixels.expand(-1, 3, -1, -1)).flatten(0, 1)
     with_pose, without = (trained_error(group, images) for group in (C4, Group("trivial", 1)))
     assert with_pose < 0.6 * without  # 0.31 to 0.40 with three seeds
+
+
+def test_poses_are_exact_under_mixed_precision():
+    objective, _ = made()
+    z = randn(256, NUM_FEATURES, 4, seed=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective.reconstruct(z).pose
+    assert torch.equal(found.argmax(1), objective.reconstruct(z).pose.argmax(1))

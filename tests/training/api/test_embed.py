@@ -144,7 +144,7 @@ def test_an_error_leaves_the_former_file(name: str, images: Path, tmp_path: Path
 def test_another_format_or_a_place_in_the_data_is_refused_before_the_model_is_loaded(images: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"e.csv ends in '.csv'; pass a file that ends in .parquet or .npy"):
         star_training.embed("no_model", data=images, out=tmp_path / "e.csv")
-    with pytest.raises(ValueError, match=r"images/test/e.npy lies in the data, .*images; pass a file outside of it"):
+    with pytest.raises(ValueError, match=r"images/test/e.npy lies in the data, .*images; pass a place outside of it"):
         star_training.embed("no_model", data=images, out=images / "test" / "e.npy")
 
 

@@ -333,7 +333,7 @@ def test_other_shards_are_refused_on_resume_as_are_other_lanes(source, tmp_path:
     recipe = tiny(*STREAMED, source)
     stopped_at(monkeypatch, recipe, tmp_path / "run", 2)
     other = f"data.source=stream:{shards(tmp_path / 'other', COUNTS[1:])}"
-    with pytest.raises(ValueError, match="are not those that .* was trained on"):
+    with pytest.raises(ValueError, match="are not those that .* began with"):
         Run(tiny(*STREAMED, other), tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match="data.lanes: 4, 2"):
         Run(override(recipe, ["data.lanes=2"]), tmp_path / "run", resume=True)

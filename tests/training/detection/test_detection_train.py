@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
 
 from detection_cases import CLASSES, write_coco, write_pack, write_voc
 from runs import assert_equal, finish, start
+from star_catalog.writing import NotWritten
 from star_training.cli.execute import parser
 from star_training.cli.main import main
 from star_training.cli.train.detect import recipe_of
@@ -169,6 +172,41 @@ def test_a_saved_model_keeps_its_record_and_starts_from_its_weights(tmp_path: Pa
     assert kept[0] == kept[1] and len(kept[0]) == 1
 
 
+def test_a_model_whose_folder_can_not_be_written_costs_no_result(tmp_path: Path, capsys):
+    backbone = timm.create_model("test_resnet", num_classes=0)
+    timm.models.save_for_hf(backbone, tmp_path / "model", safe_serialization=True)
+    run = DetectionRun(tiny(tmp_path, "steps=1", model=str(tmp_path / "model")), tmp_path / "run")
+    models_own = tmp_path / "model" / "results.json"
+    models_own.mkdir()  # not even root can write the file any more
+    run.train()
+    assert len(json.loads((tmp_path / "run" / "results.json").read_text())["evaluations"]) == 1
+    assert f"not added to {models_own}: " in capsys.readouterr().out
+
+
+def test_a_model_in_a_read_only_folder_can_be_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def check(path: Path) -> None:
+        if path.parent.name == "model":
+            raise NotWritten(path, "Read-only file system", "choose another")
+
+    monkeypatch.setattr("star_training.engine.results.check", check)
+    backbone = timm.create_model("test_resnet", num_classes=0)
+    timm.models.save_for_hf(backbone, tmp_path / "model", safe_serialization=True)
+    run = DetectionRun(tiny(tmp_path, model=str(tmp_path / "model")), tmp_path / "run")
+    note = f"the result won't be added to {tmp_path / 'model' / 'results.json'}: Read-only file system"
+    assert note in run.notes
+
+
+def test_test_images_without_boxes_are_refused_before_training(tmp_path: Path):
+    recipe = tiny(tmp_path)
+    table = pq.read_table(recipe.data.source)
+    kept = [b if s == "train" else [] for b, s in zip(*(table[c].to_pylist() for c in ("boxes", "split")), strict=True)]
+    column = pyarrow.array(kept, table.schema.field("boxes").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("boxes"), "boxes", column), recipe.data.source)
+    with pytest.raises(ValueError, match="has no boxes to detect, so average precision is undefined"):
+        DetectionRun(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # Real processes
 
 
@@ -252,7 +290,10 @@ def test_the_model_may_not_change_under_a_run(tmp_path: Path, monkeypatch):
         ("steps=0", "steps is 0; it must be at least 1"),
         ("sizes=[64,32,8]", r"sizes is \[64, 32, 8\]; pass smallest, largest and step"),
         ("sizes=[64,32]", "sizes is .*; it must be a list of 3"),
-        ("clip=0", "clip is 0.0; pass a norm above 0"),
+        ("clip=0", "clip is 0.0; it must be a norm above 0"),
+        ("lr=-1", "lr is -1.0; it must be at least 0"),
+        ("milestones=[3,2]", r"milestones is \[3, 2\]; it must be two steps in order"),
+        ("anchor=100000", "anchor is 100000; it must be at most longest"),
         ("run.keep=0", "run.keep is 0; it must be at least 1"),
         ("lr=fast", "lr is 'fast'; it must be a number"),
         ("colour=1", "field 'colour' not found"),

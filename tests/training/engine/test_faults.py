@@ -261,7 +261,7 @@ def test_images_that_changed_are_refused_and_the_same_ones_elsewhere_are_not(kin
             shutil.rmtree(where)
             write(where, rows(count))
         line = refusal(capsys, on_images(data, out, "--resume"))
-        assert f"the images of {data} are not those that {out} was trained on" in line and "--init-from" in line
+        assert f"the images of {data} are not those that {out} began with" in line and "--init-from" in line
     assert main(on_images(write(tmp_path / "elsewhere", rows(24)), out, "--resume")) == 0
     assert (out / "log.jsonl").read_text() == steps
 

@@ -384,7 +384,7 @@ def test_images_may_move_but_not_change(tmp_path: Path, monkeypatch):
     stopped_at(monkeypatch, recipe("before"), tmp_path / "parted", 3)
     shutil.move(tmp_path / "before", tmp_path / "after")
     pictures(tmp_path / "changed", 16, size=41)
-    with pytest.raises(ValueError, match=r"the images of .*changed are not those that .*parted was trained on"):
+    with pytest.raises(ValueError, match=r"the images of .*changed are not those that .*parted began with"):
         Run(recipe("changed"), tmp_path / "parted", resume=True)
     Run(recipe("after"), tmp_path / "parted", resume=True).train()
     assert_equal(exported(tmp_path / "parted"), exported(tmp_path / "whole"))

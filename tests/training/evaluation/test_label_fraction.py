@@ -35,7 +35,7 @@ def test_the_mean_of_five_draws_has_the_interval_over_them():
     assert found.settings["labels"] == {"1 %": 3, "10 %": 39} and found.settings["validation"] == 60
     for name, value in zip(("1 %", "10 %"), found.metrics.values(), strict=True):
         assert len(found.details["by draw"][name]) == 5 == len(found.details["w by draw"][name])
-        assert value.estimate == metric.mean(found.details["by draw"][name]) and value.low < value.value < value.high
+        assert value.estimate == metric.of_runs(found.details["by draw"][name]) and value.low < value.value < value.high
     assert json.loads(json.dumps(found._asdict()))
     assert found == label_fraction.run(Oracle(), splits(train, test, val), seed=1)
     assert found.details != label_fraction.run(Oracle(), splits(train, test, val), seed=2).details

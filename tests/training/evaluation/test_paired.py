@@ -1,6 +1,7 @@
 """Two models on the same images, against scipy, by hand, and by how often the interval holds the truth."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -27,17 +28,27 @@ def draw(count: int, share: float, seed: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed)) < share
 
 
-def test_the_difference_is_that_of_a_paired_test():
+@pytest.mark.parametrize("count", [1, 18, 400])
+def test_the_interval_is_as_wide_as_that_of_bonett_and_price(count: int):
+    a, b = draw(count, 0.7, 0), draw(count, 0.6, 1)
+    first, second = (float((one & ~other).sum() + 1) / (count + 2) for one, other in ((a, b), (b, a)))
+    half = 1.959964 * math.sqrt((first + second - (first - second) ** 2) / (count + 2))
+    value = float(a.double().mean() - b.double().mean())
+    assert difference(hits(a), hits(b)) == pytest.approx((value, value - half, value + half))
+
+
+def test_the_difference_on_many_images_is_that_of_a_paired_test():
     stats = pytest.importorskip("scipy.stats")
-    a, b = draw(400, 0.7, 0), draw(400, 0.6, 1)
+    a, b = draw(40_000, 0.7, 0), draw(40_000, 0.6, 1)
     by_image = a.double().numpy() - b.double().numpy()
     low, high = stats.norm.interval(0.95, loc=by_image.mean(), scale=stats.sem(by_image))
-    assert difference(hits(a), hits(b)) == pytest.approx((by_image.mean(), low, high))
+    assert difference(hits(a), hits(b)) == pytest.approx((by_image.mean(), low, high), abs=1e-5)
 
 
-def test_models_that_agree_differ_by_nothing_at_all():
-    a = draw(100, 0.7, 0)
-    assert difference(hits(a), hits(a)) == (0, 0, 0)
+def test_few_images_on_which_two_models_agree_show_little():
+    few, many = (difference(hits(a), hits(a)) for a in (draw(18, 0.7, 0), draw(10_000, 0.7, 0)))
+    assert few.value == many.value == 0
+    assert few.high is not None and few.high > 0.1 and many.high is not None and many.high < 0.001
 
 
 def test_what_two_models_have_in_common_doesnt_widen_the_interval():

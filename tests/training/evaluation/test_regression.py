@@ -50,3 +50,13 @@ def test_classes_are_no_numbers_and_numbers_no_classes():
         regression.run(Oracle(), classes)
     with pytest.raises(ValueError, match="given has numbers for labels; classification needs classes"):
         knn.run(Oracle(), numbers)
+
+
+def test_a_number_that_never_varies_has_no_r2():
+    targets = torch.stack((randn(40, seed=1), torch.ones(40)), 1)
+    numbers = Labelled(randn(40, 5), targets)
+    metrics = regression.run(Oracle(), splits(numbers, numbers)).metrics
+    assert metrics.keys() == {"r2", "r2_target_0"} and metrics["r2"].value == metrics["r2_target_0"].value
+    constant = Labelled(randn(40, 5), torch.ones(40, 2))
+    with pytest.raises(ValueError, match="all numbers of given are constant in its test images"):
+        regression.run(Oracle(), splits(constant, constant))

@@ -153,8 +153,23 @@ def test_what_differs_is_refused(images: Path, tmp_path: Path, monkeypatch):
     ):
         FineTuning(tiny(images, *NOISY, "epochs=3", "seed=1", "run.keep=5"), out, resume=True)
     more = coloured(tmp_path / "more", train=60)
-    with pytest.raises(ValueError, match=r"the images of .*more are not those that .*out was trained on"):
+    with pytest.raises(ValueError, match=r"the images of .*more are not those that .*out began with"):
         FineTuning(tiny(more, *NOISY), out, resume=True)
     (out / "finetune.json").write_text("{")
     with pytest.raises(ValueError, match=r"is not a valid finetune\.json"):
         FineTuning(made, out, resume=True)
+
+
+def test_test_images_may_not_change_under_a_run(tmp_path: Path, monkeypatch):
+    """Accuracies of different images would be compared, and recorded as one curve."""
+    images = coloured(tmp_path / "images")
+    made = tiny(images, *NOISY)
+    ended_at(monkeypatch, made, tmp_path / "out", EPOCH + 2, signal.SIGTERM)
+    next((images / "test" / "red").iterdir()).unlink()
+    with pytest.raises(ValueError, match="the test images of .* are not those that .* began with"):
+        FineTuning(made, tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
+def test_any_seed_mixes_images(seed: int, images: Path, tmp_path: Path):
+    FineTuning(tiny(images, f"seed={seed}", "mixup=0.2", "epochs=1"), tmp_path / "out").train()

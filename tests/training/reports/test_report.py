@@ -22,6 +22,7 @@ from PIL import Image
 
 import star_zoo
 from runs import pictures
+from star_catalog.writing import NotWritten
 from star_training.cli.main import main
 from star_training.data.eval_sets.dataset import Splits
 from star_training.engine.results.old import upgrade
@@ -174,6 +175,24 @@ def test_a_single_run_gets_its_figures_beside_its_model_and_in_its_card(tmp_path
     for name in shown:
         Image.open(runs[0] / "export" / name).verify()
         assert f"]({name})" in (runs[0] / "export" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_model_that_can_not_be_written_costs_no_page(tmp_path: Path, runs: list[Path], monkeypatch, capsys):
+    def write_card(folder: Path) -> None:
+        raise NotWritten(folder / "README.md", "Read-only file system", "choose another")
+
+    monkeypatch.setattr("star_training.publishing.card.write", write_card)
+    assert write(tmp_path, runs[0]).pictures
+    assert "the figures aren't added to the model's card: " in capsys.readouterr().out
+
+
+def test_the_accuracy_of_a_fine_tuning_is_not_called_that_of_frozen_features(tmp_path: Path):
+    lines = [{"step": step, "epoch": step / 2, "top1": step / 10} for step in (2, 4)]
+    save_pretrained(tmp_path / "run" / "export", backbone())
+    (tmp_path / "run" / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    page = write(tmp_path, tmp_path / "run")
+    assert "Test accuracy during training" in page.titles
+    assert not any("Frozen" in title for title in page.titles)
 
 
 def test_turned_copies_are_shown_with_their_reconstructions(tmp_path: Path, data: Splits):

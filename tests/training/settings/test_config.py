@@ -226,7 +226,7 @@ def test_no_setting_changes_nothing():
         ("batch_size=1", "batch_size is 1; it must be at least 2"),
         ("run.workers=-1", "run.workers is -1; it must be at least 0"),
         ("run.keep=0", "run.keep is 0; it must be at least 1"),
-        ("optimizer.clip=0", "optimizer.clip is 0.0; pass a norm above 0, or null for none"),
+        ("optimizer.clip=0", "optimizer.clip is 0.0; it must be a norm above 0, or null for none"),
         ("optimizer.warmup_epochs=-1", "optimizer.warmup_epochs is -1.0; it must be at least 0"),
         ("data.hold_out=1", "data.hold_out is 1.0"),
     ],

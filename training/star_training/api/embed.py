@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from star_catalog.files import user_path
 from star_catalog.printing import printable
-from star_catalog.writing import check_file
 
 from ..messages import noted
 from ..settings.common import EVALUATION_WORKERS
@@ -92,22 +91,21 @@ def embed(
     from ..data.eval_sets.every_split import every_split
     from ..data.summary import summary
     from ..engine.logging import messages, progress_bar
-    from ..evaluation.embedding_file import check_suffix, embedding_file
+    from ..evaluation.embedding_file import check_place, embedding_file
     from ..evaluation.frozen_model import load
     from ..messages import busy, quiet
 
     path = user_path(out)
-    check_suffix(path)
-    _check_place(path, user_path(data))
-    check_file(path)
-    sources = every_split(os.fspath(data))
+    check_place(path, os.fspath(data))
     frozen = load(os.fspath(model), seed, workers=workers)
+    sources = every_split(os.fspath(data), frozen.channels)
     if not quiet():
         print(summary(*sources.values()), file=messages(), flush=True)
     about = {"model": frozen.name, "model_fingerprint": frozen.fingerprint, "data": next(iter(sources.values())).name}
+    numbers = any(s.targets is not None and s.targets.is_floating_point() for s in sources.values())
     images, total, failed = 0, sum(map(len, sources.values())), list[str]()
     with (
-        embedding_file(path, about) as write,
+        embedding_file(path, about, numbers) as write,
         progress_bar(total=total, desc="images", unit="image") as bar,
         busy(lambda: f"{images + len(failed):,} of {total:,} images"),
     ):
@@ -119,12 +117,6 @@ def embed(
                 failed += bad
                 bar.update(len(rows.files) + len(bad))
     return Embeddings(path, images, failed)
-
-
-def _check_place(path: Path, data: Path) -> None:
-    """Raises ValueError for a file inside the data, of which it would be a part from then on."""
-    if data.is_dir() and path.resolve().is_relative_to(data.resolve()):
-        raise ValueError(f"{path} lies in the data, {data}; pass a file outside of it")
 
 
 def _batches(model: "FrozenModel", split: str, source: "Source") -> "Generator[tuple[Rows, list[str]], None, None]":

@@ -45,9 +45,12 @@ def finetune(
     given = {"model": model, "data": data, "fraction": fraction, "max_bad": max_bad, "epochs": epochs}
     made, folder = planned(settings, out, resume, **given)
 
+    from ..data.places import check_outside
     from ..finetuning.run import FineTuning
     from ..publishing import card
 
+    if not resume:
+        check_outside(folder, made.data.source)
     how = "go on with star_training.finetune(out={folder!r}, resume=True)"
     with continuing(how, folder / FineTuning.settings_file):
         run = FineTuning(made, folder, resume=resume, tracker=tracker)

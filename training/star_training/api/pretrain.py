@@ -54,9 +54,12 @@ def pretrain(
     given = {"data": data, "max_bad": max_bad, "backbone": backbone, "epochs": epochs, "init_from": init_from}
     made, folder = planned(recipe, objective, settings, out, resume, **given)  # first: the other imports take seconds
 
+    from ..data.places import check_outside
     from ..pretraining.run import Run
     from ..publishing import card
 
+    if not resume:
+        check_outside(folder, made.data.source)
     how = "go on with star_training.pretrain(out={folder!r}, resume=True)"
     with continuing(how, folder / Run.settings_file):
         run = Run(made, folder, resume=resume, tracker=tracker)

@@ -29,6 +29,15 @@ def resolved(spec: str) -> str:
     return with_columns(path, columns)
 
 
+def check_outside(path: Path, spec: str) -> None:
+    """Raises ValueError for a file or folder to write that is the data, or lies in them and would become a part."""
+    data, where = Path(split_columns(resolved(spec))[0]), path.resolve()
+    if data.is_dir() and where.is_relative_to(data.resolve()):
+        raise ValueError(f"{path} lies in the data, {data}; pass a place outside of it")
+    if data.is_file() and where == data.resolve():
+        raise ValueError(f"{path} holds the data; pass another file")
+
+
 def names_at_home() -> list[str]:
     """Returns the names of the files and folders in `home()`, as `resolved` accepts them."""
     folder = home()

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from star_catalog.names import slugify
 
 from ..evaluation.features import evaluating
-from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Measurement, Metric, by_slug
+from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Measurement, Metric, Z, by_slug
 from . import bootstrap
 from .datasets.base import DetectionSet
 from .views import fit, rescale
 
 _RESAMPLES = 200
-_Z = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 
 class Detections(NamedTuple):
@@ -52,25 +51,30 @@ def predict(
     return found
 
 
+def check_measurable(images: DetectionSet) -> None:
+    """Raises ValueError for a set without boxes to detect: difficult ones, and those of crowds, are none."""
+    if bool((images.all_boxes.difficult | images.all_boxes.crowd).all()):
+        raise ValueError(f"{images.name} has no boxes to detect, so average precision is undefined")
+
+
 def measure(images: DetectionSet, detections: Sequence[Detections]) -> Measurement:
     """Returns the average precision of detections in a set's images, in their order; the details hold it by class.
 
     "COCO AP" is the mean over ten IoU thresholds from 0.5 to 0.95 and over 101 recalls; AP50 and AP75 use one
     threshold. "VOC" is VOC07's mean over 11 recalls, which detectron2 reports for VOC07; both use COCO's matching.
     Intervals extend 1.96 standard errors to both sides, estimated from 200 bootstrap resamples of the images; they hold
-    the trained detector fixed. Raises ValueError for a set without boxes, ImportError without pycocotools.
+    the trained detector fixed. Raises ValueError as `check_measurable`, ImportError without pycocotools.
     """
+    check_measurable(images)
     evaluated = _evaluated(images, detections)
     curves = evaluated.eval["precision"][..., 0, 0]  # (T, R, C)
     curves = np.where(curves < 0, np.nan, curves)
-    if np.isnan(curves).all():
-        raise ValueError(f"{images.name} has no boxes to detect, so average precision is undefined")
     classes, recalls = bootstrap.matches(evaluated, len(images)), evaluated.params.recThrs
     draws = np.random.default_rng(0).multinomial(len(images), np.full(len(images), 1 / len(images)), _RESAMPLES)
     drawn = [_averages(bootstrap.precision(classes, weights, recalls)) for weights in draws]
     metrics = []
     for name, value in _averages(curves).items():
-        half = _Z * float(np.nanstd([averages[name] for averages in drawn], ddof=1))
+        half = Z * float(np.nanstd([averages[name] for averages in drawn], ddof=1))
         one = len(images) == 1  # a single image has no spread
         found = Estimate(value) if one else Estimate(value, max(0.0, value - half), min(1.0, value + half))
         metrics.append(Metric(slugify(name), name, SHARE, ACCURACY, *found))

@@ -8,7 +8,7 @@ from star_catalog.names import not_found
 from ..data.sources.base import name_alone
 from ..models.resolve import called
 from ..settings.base import Settings
-from ..settings.common import AUTO, LoopConfig, check_precision
+from ..settings.common import AUTO, LoopConfig, check_precision, check_rules, check_seed
 
 PRECISIONS = ("no", "bf16")  # not "fp16", which was never tried
 
@@ -68,8 +68,16 @@ class DetectionRecipe(Settings):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}")
         if not 1 <= self.sizes[0] <= self.sizes[1] or self.sizes[2] < 1:
             raise ValueError(f"sizes is {list(self.sizes)}; pass smallest, largest and step, e.g. [480, 800, 32]")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is {self.clip}; pass a norm above 0, or null for none")
+        first, second = self.milestones
+        check_seed(self.seed)
+        check_rules(
+            ("lr", self.lr, self.lr >= 0, "at least 0"),
+            ("momentum", self.momentum, 0 <= self.momentum < 1, "from 0 to below 1"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
+            ("milestones", list(self.milestones), 0 <= first <= second, "two steps in order, e.g. [12000, 16000]"),
+            ("anchor", self.anchor, self.anchor <= self.longest, f"at most longest, {self.longest} pixels"),
+            ("clip", self.clip, self.clip is None or self.clip > 0, "a norm above 0, or null for none"),
+        )
 
     def learning_rate(self, step: int) -> float:
         """Returns the learning rate at a step, counted from 0: detectron2's linear warm-up and drops to a tenth."""

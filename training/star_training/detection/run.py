@@ -23,10 +23,10 @@ from ..engine.divergence import Cause
 from ..engine.environment import versions
 from ..engine.trainer import Loop
 from ..evaluation import frozen_model
-from ..evaluation.record import Record, record, results_file
+from ..evaluation.record import Record, record, record_at_start, unwritable
 from ..messages import busy
 from ..models.resolve import single
-from .average_precision import measure, predict, pycocotools
+from .average_precision import check_measurable, measure, predict, pycocotools
 from .datasets.base import align
 from .datasets.open import open_set
 from .model import build, parameter_groups
@@ -64,13 +64,15 @@ class DetectionRun(Loop[DetectionRecipe]):
         pycocotools()  # fails now if it is missing, not at the test hours later
         super().__init__(recipe, recipe.run, out, resume, None)
         if self.main and not resume:
-            for path in self._results_files:
-                results.check(path)
+            results.check(out / "results.json")
+            if note := unwritable(recipe.model):
+                self.notes.append(note)
             if self.outcome() is not None:  # of a run whose recipe.json was removed
                 raise ValueError(f"{out / 'results.json'} holds this record already; remove it, or pass another --out")
         self.batch_size, self.clip = recipe.batch_size, recipe.clip
         splits = [open_set(recipe.data.source, split) for split in (recipe.data.train, recipe.data.test)]
         self.images, self.held_out = align(splits)
+        check_measurable(self.held_out)  # now, not after the training
         if shared := set(self.images.where) & set(self.held_out.where):
             raise ValueError(
                 f"data.train={recipe.data.train} and data.test={recipe.data.test} share {len(shared)} images, e.g. "
@@ -114,8 +116,8 @@ class DetectionRun(Loop[DetectionRecipe]):
         if size % processes:
             raise ValueError(f"batch_size {size} must be a multiple of the number of processes, {processes}")
         if len(self.views.kept) < size:
-            metrics = f"{len(self.views.kept)} images of {self.images.name} have boxes"
-            raise ValueError(f"{metrics}, too few for a step of {size}; pass a smaller batch_size")
+            found = f"{len(self.views.kept)} images of {self.images.name} have boxes"
+            raise ValueError(f"{found}, too few for a step of {size}; pass a smaller batch_size")
         return len(self.views.kept) // size
 
     def _trial(self, images: int) -> Callable[[], Tensor]:
@@ -134,8 +136,8 @@ class DetectionRun(Loop[DetectionRecipe]):
         try:
             predict(self.detector, self.images, [0], recipe.sizes[0], recipe.longest)
         except (AssertionError, IndexError, RuntimeError, TypeError) as error:
-            metrics = f"{recipe.model} and head {recipe.head!r} can't process images of {recipe.sizes[0]} pixels"
-            raise ValueError(f"{metrics}: {one_line(error)}") from error
+            failed = f"{recipe.model} and head {recipe.head!r} can't process images of {recipe.sizes[0]} pixels"
+            raise ValueError(f"{failed}: {one_line(error)}") from error
 
     def batches(self, steps: range) -> Generator[list[Example], None, None]:
         a, recipe = self.accelerator, self.recipe
@@ -160,12 +162,6 @@ class DetectionRun(Loop[DetectionRecipe]):
             "data": (self.images.fingerprint, f"images or boxes of {self.images.name}"),
             "start": (self.start, f"weights of {self.recipe.model}"),
         }
-
-    @property
-    def _results_files(self) -> list[Path]:
-        """Returns the files for the record: the model's, if it has a folder, and the run's."""
-        models_own = results_file(self.recipe.model)
-        return [*([models_own] if models_own else []), self.out / "results.json"]
 
     def outcome(self) -> Record | None:
         own = {"protocol": _PROTOCOL, "model": self.recipe.published()["model"], "seed": self.recipe.seed}
@@ -204,6 +200,7 @@ class DetectionRun(Loop[DetectionRecipe]):
         )
         if self.main:
             self.logbook.result(in_words(result))  # first, so that it isn't lost if recording fails
-            for path in self._results_files:
-                record(path, result, recipe.data.source)
+            if note := record_at_start(recipe.model, result, recipe.data.source):
+                self.logbook.say(note)
+            record(self.out / "results.json", result, recipe.data.source)  # last, because it marks the run as finished
         return result

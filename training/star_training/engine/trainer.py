@@ -281,9 +281,9 @@ class Loop(Hooks, Generic[S]):
                 self.notes.append(f"no checkpoint in {self.out}, so the run starts at step 0")
             return
         for name, (given, noun) in self.fingerprints().items():
-            if found.state[name] != given:
+            if found.state.get(name, given) != given:  # older checkpoints lack some
                 raise ValueError(
-                    f"the {noun} are not those that {self.out} was trained on (fingerprint {given}, was "
+                    f"the {noun} are not those that {self.out} began with (fingerprint {given}, was "
                     f"{found.state[name]}); pass the same, or start anew with {self.anew}"
                 )
         if note := other_bits(found.state.get("computed_with"), computed_with(self.processes), found.step):

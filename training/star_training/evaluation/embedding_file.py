@@ -14,8 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from star_catalog.files import replacing
+from star_catalog.writing import check_file
+
+from ..data.places import check_outside
 
 SUFFIXES = (".parquet", ".npy")
+COLUMNS = ("file", "split", "label", "class")  # beside the vectors
 _GROUP = 2**24  # bytes of a row group, which is the part of a Parquet file that is in memory
 
 
@@ -28,45 +32,62 @@ class Rows(NamedTuple):
     classes: tuple[str, ...] | None  # names by class
     vectors: dict[str, Tensor]  # features and embeddings by name: (B, D) float32
 
-    @property
-    def is_numbers(self) -> bool:
-        """Whether the labels are numbers to predict."""
-        return self.targets is not None and self.targets.is_floating_point()
-
     def columns(self) -> dict[str, list[Any]]:
         """Returns what identifies and labels each image, by column."""
         labels: list[Any] = [None] * len(self.files) if self.targets is None else self.targets.tolist()
-        named = self.classes is not None and not self.is_numbers and self.targets is not None
-        names = [self.classes[label] for label in labels] if self.classes and named else [None] * len(labels)
-        return {"file": self.files, "split": [self.split] * len(self.files), "label": labels, "class": names}
+        named = self.classes and self.targets is not None and not self.targets.is_floating_point()
+        names = [_printed(self.classes[label]) for label in labels] if self.classes and named else [None] * len(labels)
+        files = [_printed(file) for file in self.files]
+        return dict(zip(COLUMNS, (files, [self.split] * len(files), labels, names), strict=True))
 
 
 Write = Callable[[Rows], None]
 
 
-def check_suffix(path: Path) -> None:
-    """Raises ValueError for a file of another format."""
+def _printed(name: str) -> str:
+    """Returns a name with the bytes escaped that aren't UTF-8, which no file format here can hold."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def check_place(path: Path, data: str) -> None:
+    """Raises ValueError for a file of another format, for one that is the data or lies in them, and for one that would
+    replace a .csv file of other contents; OSError for one that can't be written.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} ends in {path.suffix!r}; pass a file that ends in {' or '.join(SUFFIXES)}")
+    listed = path.with_suffix(".csv")
+    for file in (path, listed) if path.suffix.lower() == ".npy" else (path,):
+        check_outside(file, data)
+        check_file(file)
+    if path.suffix.lower() == ".npy" and listed.exists() and not _is_list(listed):
+        raise ValueError(f"{listed}, which would list the images, holds something else; pass another file, or move it")
+
+
+def _is_list(path: Path) -> bool:
+    """Returns whether a CSV file begins as those that are written beside arrays."""
+    with path.open("rb") as file:
+        return file.readline().decode("utf-8", "replace").strip() == ",".join(COLUMNS)
 
 
 @contextlib.contextmanager
-def embedding_file(path: Path, about: dict[str, str]) -> Iterator[Write]:
+def embedding_file(path: Path, about: dict[str, str], numbers: bool) -> Iterator[Write]:
     """Yields the function that adds rows to the file, which replaces `path` at the end, or not at all on any error.
 
     A Parquet file has the columns of `Rows.columns` and one for each vector, with `about` in its metadata. A .npy file
-    is the array of the features, (N, D) float32; the other columns are in a CSV file beside it.
+    is the array of the features, (N, D) float32; the other columns are in a CSV file beside it. `numbers` is whether
+    labels are numbers to predict, in any split.
     """
-    check_suffix(path)
-    with _parquet(path, about) if path.suffix.lower() == ".parquet" else _npy(path) as write:
+    with _parquet(path, about, numbers) if path.suffix.lower() == ".parquet" else _npy(path) as write:
         yield write
 
 
 @contextlib.contextmanager
-def _parquet(path: Path, about: dict[str, str]) -> Iterator[Write]:
+def _parquet(path: Path, about: dict[str, str], numbers: bool) -> Iterator[Write]:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
+    label = pyarrow.list_(pyarrow.float32()) if numbers else pyarrow.int64()
+    types = dict.fromkeys(COLUMNS, pyarrow.string()) | {"label": label}
     held: list[Any] = []
     writer: Any = None
 
@@ -76,9 +97,10 @@ def _parquet(path: Path, about: dict[str, str]) -> Iterator[Write]:
 
     def write(rows: Rows) -> None:
         nonlocal writer
-        label = pyarrow.list_(pyarrow.float32()) if rows.is_numbers else pyarrow.int64()
-        types = {"file": pyarrow.string(), "split": pyarrow.string(), "label": label, "class": pyarrow.string()}
-        columns = {name: pyarrow.array(values, types[name]) for name, values in rows.columns().items()}
+        cells = rows.columns()
+        if numbers:
+            cells["label"] = [[cell] if isinstance(cell, int) else cell for cell in cells["label"]]
+        columns = {name: pyarrow.array(values, types[name]) for name, values in cells.items()}
         for name, vectors in rows.vectors.items():
             flat = pyarrow.array(vectors.contiguous().numpy().ravel())
             columns[name] = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])

@@ -134,8 +134,10 @@ def _transformed(
 
     Images of 8 bits in grey or RGB are resized by Pillow, others as tensors, because Pillow has no mode for them.
     """
-    if len(image) != len(transform.transforms[-1].mean):
+    if image.shape[1:] == (1, 1) and len(image) == 4:
         raise ValueError("spirographs are rendered by a pretraining policy; evaluate this model on images")
+    if len(image) != (taken := len(transform.transforms[-1].mean)):
+        raise ValueError(f"the images have {len(image)} channels, but the model takes {taken}")
     if image.shape == kept:
         return (transform.transforms[-1](image.float() / 255),)
     image = image if longest is None else _middle(image, longest)

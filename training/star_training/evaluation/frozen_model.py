@@ -15,7 +15,7 @@ from ..data.intact import check_intact, intact
 from ..models.identity import identity
 from ..models.names import Leaf, Model, parse
 from ..models.resolve import called, objective_of
-from ..settings.common import EVALUATION_WORKERS
+from ..settings.common import EVALUATION_WORKERS, check_seed
 from .feature_cache import FeatureCache
 from .features import Labelled, Preprocess, extract, objects, pixels, timm_view
 from .metrics import NotApplicable
@@ -170,6 +170,7 @@ def load(name: str, seed: int = 0, cache: Path | None = None, workers: int = EVA
     """
     if workers < 0:
         raise ValueError(f"workers is {workers}; it must be at least 0")
+    check_seed(seed)
     model = parse(name)
     if model == Leaf("pixels"):
         return FrozenModel(name, nn.Flatten(), pixels(_PIXELS), cache=cache, workers=workers)

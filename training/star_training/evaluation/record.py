@@ -10,6 +10,8 @@ from typing import Any
 
 from star_catalog.decimals import significant
 from star_catalog.printing import printable
+from star_catalog.reading import one_line
+from star_catalog.writing import NotWritten
 
 from ..data.eval_sets.dataset import Splits
 from ..data.eval_sets.names import ends
@@ -93,6 +95,29 @@ def results_file(model: str) -> Path | None:
     """Returns the default path of a model's records, the results.json in its folder; None for models without one."""
     folder = model_folder(model)
     return folder and folder / "results.json"
+
+
+def unwritable(model: str) -> str | None:
+    """Returns the note that a training's record can't be added to the results.json of its start; None if it can.
+
+    Raises ValueError for a file that can't be read.
+    """
+    path = results_file(model)
+    try:
+        results.check(path) if path else None
+    except NotWritten as error:
+        return f"the result won't be added to {path}: {error.reason}"
+    return None
+
+
+def record_at_start(model: str, result: Record, spec: str) -> str | None:
+    """Adds a training's record to the results.json of its start; returns a note if it can't be written."""
+    try:
+        if path := results_file(model):
+            record(path, result, spec)
+    except (OSError, ValueError) as error:
+        return f"not added to {path}: {one_line(error)}"
+    return None
 
 
 def record(path: Path, result: Record, spec: str = "") -> Record:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from ..data.sources.base import name_alone
 from ..models.resolve import called
 from ..settings.base import Settings
-from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision
+from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision, check_rules, check_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,9 @@ class FineTune(Settings):
                 "upright"
             )
         share, decay = self.data.fraction, self.optimizer.layer_decay
-        rules = [
+        size = self.views.size
+        check_seed(self.seed)
+        check_rules(
             ("epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size, self.batch_size >= 2, "at least 2"),
             ("data.fraction", share, 0 < share <= 1, "a share of the labels above 0, up to 1"),
@@ -90,10 +92,8 @@ class FineTune(Settings):
             ("views.flip", self.views.flip, 0 <= self.views.flip <= 1, "from 0 to 1"),
             ("views.jitter", self.views.jitter, 0 <= self.views.jitter <= 1, "from 0 to 1"),
             ("optimizer.layer_decay", decay, decay is None or 0 < decay <= 1, "above 0, up to 1, or null for none"),
-        ]
-        for name, given, holds, rule in rules:
-            if not holds:
-                raise ValueError(f"{name} is {given}; it must be {rule}")
+            ("views.size", size, size is None or size >= 1, "at least 1 pixel, or null for the model's own"),
+        )
 
     def published(self) -> dict[str, Any]:
         """Returns `to_dict` without the folders of this machine."""

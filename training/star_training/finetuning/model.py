@@ -131,7 +131,7 @@ class Learner(nn.Module):
 def _numpy_seeded(*key: int) -> Iterator[None]:
     """Seeds numpy's global generator, from which timm draws, inside the block, and restores it afterwards."""
     before = np.random.get_state()
-    np.random.seed(np.random.SeedSequence(key).generate_state(4))
+    np.random.seed(np.random.SeedSequence([number % 2**64 for number in key]).generate_state(4))
     try:
         yield
     finally:

@@ -14,8 +14,7 @@ from star_catalog.decimals import significant
 from star_catalog.files import write_json
 from star_catalog.names import slugify
 from star_catalog.printing import printable
-from star_catalog.reading import one_line
-from star_catalog.writing import NotWritten, going_on
+from star_catalog.writing import going_on
 from star_zoo import save_pretrained
 from star_zoo.wrappers.canonical import Activations, Canonical
 
@@ -34,7 +33,7 @@ from ..engine.saving.best import Best
 from ..engine.trainer import Loop
 from ..evaluation.features import NotFinite, evaluating, extract, timm_view
 from ..evaluation.metrics import ACCURACY, SHARE, Estimate, Metric, by_slug, share
-from ..evaluation.record import Record, record, results_file
+from ..evaluation.record import Record, record, record_at_start, unwritable
 from ..messages import RESUME
 from ..models.lineage import OF_WEIGHTS, origin
 from ..numerics.layout import Convolutions
@@ -61,8 +60,8 @@ class FineTuning(Loop[FineTune]):
 
     def __init__(self, settings: FineTune, out: Path, *, resume: bool = False, tracker: str | None = None):
         super().__init__(settings, settings.run, out, resume, tracker)
-        if self.main and not resume and (models_own := results_file(settings.model)):
-            self._check_start(models_own)
+        if self.main and not resume and (note := unwritable(settings.model)):
+            self.notes.append(note)
         self.batch_size, self.clip = settings.batch_size, settings.optimizer.clip
         self.eval_every = settings.run.eval_every or settings.epochs  # the last epoch is always evaluated
         metric = settings.run.keep_best
@@ -135,7 +134,10 @@ class FineTuning(Loop[FineTune]):
         return learning_rate(step, self.steps, self.warmup, self.peak)
 
     def fingerprints(self) -> dict[str, tuple[str, str]]:
-        return {"data": (self.images.fingerprint, f"images of {self.images.name}")}
+        return {
+            "data": (self.images.fingerprint, f"images of {self.images.name}"),
+            "test": (self.test.fingerprint, f"test images of {self.test.name}"),
+        }
 
     def check_data(self) -> None:
         self.images.check_bad()
@@ -203,7 +205,8 @@ class FineTuning(Loop[FineTune]):
             export = self.out / "export"
             with going_on(f"{RESUME} to export it"):
                 self._save(export)
-                self._record_at_start(made)
+                if note := record_at_start(self.settings.model, made, self.splits.spec):
+                    self.logbook.say(note)
                 record(export / "results.json", made)  # last, because it marks the run as finished
         self.accelerator.wait_for_everyone()
         return made
@@ -229,21 +232,6 @@ class FineTuning(Loop[FineTune]):
 
     def try_export(self) -> None:
         try_export(self.out, self._save)
-
-    def _check_start(self, models_own: Path) -> None:
-        """Notes that the start's results.json can't be written. Raises ValueError if it can't be read."""
-        try:
-            results.check(models_own)
-        except NotWritten as error:
-            self.notes.append(f"the test accuracy won't be added to {models_own}: {error.reason}")
-
-    def _record_at_start(self, made: Record) -> None:
-        """Adds the record to the start's results.json, which holds all evaluations of a model, if it can be written."""
-        if path := results_file(self.settings.model):
-            try:
-                record(path, made, self.splits.spec)
-            except (OSError, ValueError) as error:
-                self.logbook.say(f"not added to {path}: {one_line(error)}")
 
     @property
     def _protocol(self) -> str:

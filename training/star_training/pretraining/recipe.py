@@ -20,7 +20,7 @@ from ..data.sources.base import name_alone
 from ..models.names import expanded, names_path
 from ..models.resolve import called
 from ..settings.base import Settings, build, kinds, typed
-from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision, check_switch
+from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision, check_seed, check_switch
 
 _CHECKED = {bool, int, float, str, list, dict, Sequence, Mapping, NoneType}  # types whose values JSON holds as they are
 
@@ -72,6 +72,7 @@ class Recipe(Settings):
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        check_seed(self.seed)
         check_switch("channels_last", self.channels_last)
         for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1)):
             if getattr(self, name) < least:

@@ -67,6 +67,8 @@ def online(models: list[Shown], looks: Looks) -> Figure | None:
     alt = "; ".join(f"{label}, {name}, from {first} to {last}" for label, name, first, last, _ in rows)
     numbers = Table("online", ["model", "metric", "first", "last", "images"], rows)
     title = "Frozen features during training, on views of the policy"  # unlike those of `star-zoo eval`
+    if panels.keys() == {"top1"}:  # of a fine-tuning
+        title = "Test accuracy during training"
     return Figure("online", title, f"Over steps: {alt}.", finish(figure), numbers)
 
 

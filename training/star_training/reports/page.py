@@ -5,9 +5,10 @@ from pathlib import Path
 from star_catalog.files import replacing, write_text
 from star_catalog.printing import as_typed
 from star_catalog.reading import refusing
-from star_catalog.writing import check_file
+from star_catalog.writing import NotWritten, check_file
 
 from ..data.eval_sets.dataset import Splits
+from ..messages import say
 from ..publishing import card
 from . import figures, html, neighbours, omissions, reconstructions, tables
 from .drawing import Figure
@@ -19,7 +20,8 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
 
     `names` are runs, saved folders and results.json files; `data` are the data sets whose images are shown, as nearest
     neighbours and as reconstructions. The figures of a single run are also saved as PNG files beside its model and
-    added to its card. Raises ValueError if there is nothing to show, or nothing of one of the data sets.
+    added to its card, if they can be written. Raises ValueError if there is nothing to show, or nothing of one of the
+    data sets.
     """
     check_file(out)
     models = gather(names)
@@ -36,11 +38,19 @@ def report(names: list[str], out: Path, data: list[str]) -> list[str]:
     title = ", ".join(model.label for model in models)
     write_text(out, html.render(title, note, shown, found, omissions.of(models, data)))
     if len(models) == 1 and (folder := models[0].folder):
-        for figure in found:
-            with replacing(folder / f"{figure.name}.png") as part:
-                part.write_bytes(figure.png)
-        card.write(folder)
+        try:
+            _add_to(folder, found)
+        except NotWritten as error:
+            say(f"the figures aren't added to the model's card: {error}")
     return [table.title for table in shown] + [figure.title for figure in found]
+
+
+def _add_to(folder: Path, found: list[Figure]) -> None:
+    """Saves figures beside a model, and writes its card with them."""
+    for figure in found:
+        with replacing(folder / f"{figure.name}.png") as part:
+            part.write_bytes(figure.png)
+    card.write(folder)
 
 
 def _sheets(models: list[Shown], spec: str) -> list[Figure]:

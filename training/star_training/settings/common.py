@@ -29,6 +29,19 @@ def check_switch(name: str, value: bool | str) -> None:
         raise ValueError(f"{name} is {value!r}; known: {AUTO!r}, true, false")
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that torch's generators don't take."""
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; it must be from -2**63 to 2**63 - 1")
+
+
+def check_rules(*rules: tuple[str, object, bool, str]) -> None:
+    """Raises ValueError for the first rule that doesn't hold; each is a name, a value, whether it holds, and itself."""
+    for name, given, holds, rule in rules:
+        if not holds:
+            raise ValueError(f"{name} is {given}; it must be {rule}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimiser by timm's name (`timm.optim.list_optimizers()`) and its cosine schedule."""
@@ -42,10 +55,13 @@ class OptimizerConfig:
     clip: float | None = None  # largest gradient norm
 
     def __post_init__(self) -> None:
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"optimizer.clip is {self.clip}; pass a norm above 0, or null for none")
-        if self.warmup_epochs < 0:
-            raise ValueError(f"optimizer.warmup_epochs is {self.warmup_epochs}; it must be at least 0")
+        check_rules(
+            ("optimizer.lr", self.lr, self.lr >= 0, "at least 0"),
+            ("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),
+            ("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "from 0 to below 1"),
+            ("optimizer.warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0"),
+            ("optimizer.clip", self.clip, self.clip is None or self.clip > 0, "a norm above 0, or null for none"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

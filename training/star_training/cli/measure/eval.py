@@ -46,7 +46,9 @@ def run(arguments: argparse.Namespace) -> None:
     every = arguments.protocol == "all"
     if arguments.protocols and not every:
         raise ValueError(f"--protocols is for eval all; eval {arguments.protocol} runs one protocol")
-    protocol = arguments.protocols.split(",") if arguments.protocols else arguments.protocol
+    protocol = arguments.protocol
+    if arguments.protocols:
+        protocol = [name.strip() for name in arguments.protocols.split(",")]
     same = {name: getattr(arguments, name) for name in ("data", "max_bad", "seed", "workers", "out")}
     shown: list[Record] = []
     try:

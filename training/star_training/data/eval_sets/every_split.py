@@ -12,13 +12,13 @@ from . import transfer
 _ORDER = ("train", "val", "test", None)
 
 
-def every_split(spec: str) -> dict[str, Source]:
+def every_split(spec: str, channels: int = 3) -> dict[str, Source]:
     """Returns the splits of a data set by their own names; its images are decoded on access.
 
-    `spec` is as in `Splits`. Images that don't decode are in `Source.bad` after the access, however many they are.
-    Raises DataError if the data can't be used.
+    `spec` and `channels` are as in `Splits`. Images that don't decode are in `Source.bad` after the access, however
+    many they are. Raises DataError if the data can't be used.
     """
-    open_split = _opener(spec)
+    open_split = _opener(spec, channels)
     opened: dict[str, Source] = {}
     names: dict[str, None] = {}  # in order, without duplicates
     missing = None
@@ -37,8 +37,8 @@ def every_split(spec: str) -> dict[str, Source]:
     return {name: opened[name] if name in opened else open_split(name) for name in order}
 
 
-def _opener(spec: str) -> Callable[[str], Source]:
+def _opener(spec: str, channels: int) -> Callable[[str], Source]:
     name, at, root = spec.partition("@")
     if at and name in transfer.SETS:
         return functools.partial(transfer.open_set, name, os.path.expanduser(root))
-    return functools.partial(open_undecoded, spec, max_bad=1.0, cache_bytes=0)
+    return functools.partial(open_undecoded, spec, max_bad=1.0, cache_bytes=0, channels=channels)

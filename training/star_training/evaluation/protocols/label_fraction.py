@@ -12,7 +12,7 @@ from torch import Tensor
 from ...data.eval_sets.dataset import Splits
 from ..features import as_classes
 from ..frozen_model import FrozenModel
-from ..metrics import ACCURACY, SHARE, Measurement, Metric, by_slug, mean
+from ..metrics import ACCURACY, SHARE, Measurement, Metric, by_slug, of_runs
 from ..solvers.logistic import Logistic
 from .linear import PER_CLASS, TOP1, Accuracy, choose, divide, hits
 
@@ -47,7 +47,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
 
 def _metric(accuracy: Accuracy, fraction: str, values: list[float]) -> Metric:
     slug = f"linear_{accuracy.slug}_{100 * FRACTIONS[fraction]:g}pct"
-    return Metric(slug, f"Linear {accuracy.name}, {fraction} of labels", SHARE, ACCURACY, *mean(values))
+    return Metric(slug, f"Linear {accuracy.name}, {fraction} of labels", SHARE, ACCURACY, *of_runs(values))
 
 
 def draw(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:

@@ -12,13 +12,15 @@ _STRENGTH = 1e-3
 
 
 def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
-    """Returns R2 of each target number, and their mean; nothing is random."""
+    """Returns R2 of each target number that varies in the test images, and their mean; nothing is random."""
     train, test = model.labelled(splits.train), model.labelled(splits.test)
     if not train.targets.is_floating_point():
         raise NotApplicable(f"{splits.name} has classes for labels; regression needs numbers")
-    each = r2(*train, *test)
-    metrics = [Metric("r2", "R2", "R2", "regression", float(each.mean()))]
-    metrics += [Metric(f"r2_target_{k}", f"R2 of target {k}", "R2", "regression", float(v)) for k, v in enumerate(each)]
+    each = {k: float(value) for k, value in enumerate(r2(*train, *test)) if value.isfinite()}
+    if not each:
+        raise NotApplicable(f"all numbers of {splits.name} are constant in its test images; regression needs variance")
+    metrics = [Metric("r2", "R2", "R2", "regression", sum(each.values()) / len(each))]
+    metrics += [Metric(f"r2_target_{k}", f"R2 of target {k}", "R2", "regression", value) for k, value in each.items()]
     return Measurement(by_slug(metrics), {"ridge per image": _STRENGTH})
 
 
@@ -26,7 +28,8 @@ def r2(train: Tensor, targets: Tensor, test: Tensor, truth: Tensor, strength: fl
     """Returns the share of each number's variance that a linear map of features explains on the test set: (K,).
 
     train (N, D), targets (N, K), test (M, D), truth (M, K); features are standardised by the training set, the ridge
-    is `strength` per image. 1 is perfect, 0 is as good as the training mean, and below 0 is worse than that.
+    is `strength` per image. 1 is perfect, 0 is as good as the training mean, and below 0 is worse than that; not finite
+    for a number that is constant.
     """
     from sklearn.linear_model import Ridge
 

@@ -49,6 +49,28 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Switch(Augmentation):
+    """An operation whose only param is 1 if it acts and 0 otherwise. A subclass implements `acted`."""
+
+    uniforms: ClassVar = 1
+
+    p: float = 0.5  # probability
+
+    def base(self, height: int, width: int) -> tuple[float, ...]:
+        return (0.0,)
+
+    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
+        return (float(u[0] < self.p),)
+
+    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+        return torch.where(per_image(params[:, 0] > 0.5), self.acted(images), images)
+
+    def acted(self, images: Tensor) -> Tensor:
+        """Returns the images, all of them changed: (B, C, S, S) float in [0, 1] -> the same shape."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class Framing(Augmentation):
     """The first operation of a policy: it makes views of a fixed size from the images of a data set."""
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Augmentation, between, constants, per_image
+from .base import Augmentation, Switch, between, constants, per_image
 
 _LUMA = {"released": (0.299, 0.587, 0.114), "torchvision": (0.2989, 0.587, 0.114)}
 
@@ -126,11 +126,10 @@ class ColorJitter(Augmentation):
 
 
 @dataclass(frozen=True)
-class Grayscale(Augmentation):
+class Grayscale(Switch):
     """Converts images to grey; `grayscale` is 1 if it acts. Raises ValueError for an unknown style."""
 
     fields: ClassVar = ("grayscale",)
-    uniforms: ClassVar = 1
 
     p: float = 0.2  # probability
     style: str = "torchvision"  # whose formulas: "torchvision", or "released" as in the authors' code
@@ -140,60 +139,38 @@ class Grayscale(Augmentation):
         if self.style not in _LUMA:
             raise ValueError(f"grayscale style is {self.style!r}; known: {', '.join(_LUMA)}")
 
-    def base(self, height: int, width: int) -> tuple[float, ...]:
-        return (0.0,)
-
-    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
-        return (float(u[0] < self.p),)
-
     def without_color(self) -> None:
         return None
 
-    def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        return torch.where(per_image(params[:, 0] > 0.5), luma(images, self.style), images)
+    def acted(self, images: Tensor) -> Tensor:
+        return luma(images, self.style)
 
 
 @dataclass(frozen=True)
-class Solarize(Augmentation):
+class Solarize(Switch):
     """Inverts values of at least `threshold`, from 0 to 1; `solarize` is 1 if it acts."""
 
     fields: ClassVar = ("solarize",)
-    uniforms: ClassVar = 1
 
-    threshold: float = 0.5  # of values from 0 to 1
     p: float = 0.2  # probability
+    threshold: float = 0.5  # of values from 0 to 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"solarize threshold is {self.threshold}; it must be from 0 to 1, as the values of images")
 
-    def base(self, height: int, width: int) -> tuple[float, ...]:
-        return (0.0,)
-
-    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
-        return (float(u[0] < self.p),)
-
-    def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        acts = per_image(params[:, 0] > 0.5) & (images >= self.threshold)
-        return torch.where(acts, 1 - images, images)
+    def acted(self, images: Tensor) -> Tensor:
+        return torch.where(images >= self.threshold, 1 - images, images)
 
 
 @dataclass(frozen=True)
-class Invert(Augmentation):
+class Invert(Switch):
     """Inverts all values; `invert` is 1 if it acts. Values of 8 bits come back to the same bits when inverted twice."""
 
     fields: ClassVar = ("invert",)
-    uniforms: ClassVar = 1
 
     p: float = 0.2  # probability
 
-    def base(self, height: int, width: int) -> tuple[float, ...]:
-        return (0.0,)
-
-    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
-        return (float(u[0] < self.p),)
-
-    def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        inverted = (255 - 255 * images) / 255  # 1 - images would round off the last bits of small values
-        return torch.where(per_image(params[:, 0] > 0.5), inverted, images)
+    def acted(self, images: Tensor) -> Tensor:
+        return (255 - 255 * images) / 255  # 1 - images would round off the last bits of small values

@@ -10,45 +10,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Augmentation, per_image
+from .base import Augmentation, Switch, per_image
 
 
 @dataclass(frozen=True)
-class Flip(Augmentation):
+class Flip(Switch):
     """Flips images horizontally; `flip` is 1 if it acts."""
 
     fields: ClassVar = ("flip",)
-    uniforms: ClassVar = 1
 
-    p: float = 0.5  # probability
-
-    def base(self, height: int, width: int) -> tuple[float, ...]:
-        return (0.0,)
-
-    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
-        return (float(u[0] < self.p),)
-
-    def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        return torch.where(per_image(params[:, 0] > 0.5), images.flip(-1), images)
+    def acted(self, images: Tensor) -> Tensor:
+        return images.flip(-1)
 
 
 @dataclass(frozen=True)
-class VerticalFlip(Augmentation):
+class VerticalFlip(Switch):
     """Flips images vertically; `vertical_flip` is 1 if it acts."""
 
     fields: ClassVar = ("vertical_flip",)
-    uniforms: ClassVar = 1
 
-    p: float = 0.5  # probability
-
-    def base(self, height: int, width: int) -> tuple[float, ...]:
-        return (0.0,)
-
-    def draw(self, height: int, width: int, u: Sequence[float]) -> tuple[float, ...]:
-        return (float(u[0] < self.p),)
-
-    def apply(self, images: Tensor, params: Tensor) -> Tensor:
-        return torch.where(per_image(params[:, 0] > 0.5), images.flip(-2), images)
+    def acted(self, images: Tensor) -> Tensor:
+        return images.flip(-2)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Letters: B images, C channels, S view size in pixels, P parameters of one view.
 """
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
@@ -69,6 +70,7 @@ class Policy:
             )
         if self.mean:
             self._check_color(self.channels)
+        _ = self.columns  # torch.compile can't trace the lock of a cached property that is first read in a graph
 
     def _check_color(self, channels: int) -> None:
         """Raises ValueError for an operation that images of so many channels lack the colours for."""
@@ -111,6 +113,14 @@ class Policy:
     def fields(self) -> tuple[str, ...]:
         """The names of the P columns of params, in order."""
         return tuple(name for a in self.augmentations for name in a.fields)
+
+    @functools.cached_property
+    def columns(self) -> dict[str, slice]:
+        """The columns of params that each augmentation fills, by the augmentation's name."""
+        ends = itertools.accumulate(len(a.fields) for a in self.augmentations)
+        return {
+            type(a).__name__: slice(end - len(a.fields), end) for a, end in zip(self.augmentations, ends, strict=True)
+        }
 
     @property
     def size(self) -> int:
@@ -209,10 +219,9 @@ class Policy:
         return torch.cat([self._apply(*part) for part in parts])
 
     def _apply(self, images: Tensor, params: Tensor) -> Tensor:
-        x, start = images, 0
+        x = images
         for a in self.augmentations:
-            x = a.apply(x, params[:, start : start + len(a.fields)])
-            start += len(a.fields)
+            x = a.apply(x, params[:, self.columns[type(a).__name__]])
         if x.shape[1] != self.channels:
             raise ValueError(
                 f"images have {x.shape[1]} channels, but the policy's mean and std have {self.channels}; pass a policy "

@@ -102,8 +102,7 @@ class AugSelf(SimCLR):
     def described(self, name: str, params: Tensor, size: Tensor) -> Tensor:
         """Returns the numbers that describe an augmentation of views: params (B, P), image sizes (B, 2) -> (B, A)."""
         fields, augmentation = self.policy.fields, self.augmentations[name]
-        start = fields.index(augmentation.fields[0])
-        own = params[:, start : start + len(augmentation.fields)]
+        own = params[:, self.policy.columns[type(augmentation).__name__]]
         if isinstance(augmentation, Crop):
             fractions = own / size.repeat(1, 2) if augmentation.unit == "pixel" else own
             flips = (params[:, fields.index(n)] if n in fields else None for n in ("flip", "vertical_flip"))

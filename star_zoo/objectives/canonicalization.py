@@ -46,10 +46,9 @@ class Canonicalization(Objective):
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of one upright draw: (1, P)."""
         turns = (QuarterTurn, VerticalFlip, *((Flip,) if self.canonicalizer.group is groups.D4 else ()))
-        row, base, start = self.policy.draw(height, width, generator), self.policy.base(height, width), 0
-        for a in self.policy.augmentations:
-            columns = slice(start, start := start + len(a.fields))
-            if isinstance(a, turns):
+        row, base = self.policy.draw(height, width, generator), self.policy.base(height, width)
+        for kind in turns:
+            if (columns := self.policy.columns.get(kind.__name__)) is not None:
                 row[columns] = base[columns]
         return row[None]
 

@@ -70,15 +70,12 @@ class SER(Objective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of two draws, and of two more without crop, flip and turn: (4, P)."""
-        base, rows = self.policy.base(height, width), []
-        for k in range(4):
-            row, start = self.policy.draw(height, width, generator), 0
-            for a in self.policy.augmentations:
-                if k >= 2 and isinstance(a, Framing | Flip | QuarterTurn):
-                    row[start : start + len(a.fields)] = base[start : start + len(a.fields)]
-                start += len(a.fields)
-            rows.append(row)
-        return torch.stack(rows)
+        rows = torch.stack([self.policy.draw(height, width, generator) for _ in range(4)])
+        for a in self.policy.augmentations:
+            if isinstance(a, Framing | Flip | QuarterTurn):
+                columns = self.policy.columns[type(a).__name__]
+                rows[2:, columns] = self.policy.base(height, width)[columns]
+        return rows
 
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         """Returns {"invariant": ..., "equivariant": ...}, without the second if its weight is 0."""

@@ -104,7 +104,7 @@ def test_known_augmentations_are_listed_with_their_fields(capsys):
     for line, kind in zip(known, KNOWN.values(), strict=True):
         for field in dataclasses.fields(kind):
             assert f" {field.name}" in line
-    assert "  Solarize: threshold=0.5, p=0.2" in known
+    assert "  Solarize: p=0.2, threshold=0.5" in known
 
 
 @pytest.mark.parametrize("command", ["finetune", "detect"])

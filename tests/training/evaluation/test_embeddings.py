@@ -6,7 +6,7 @@ from torch import nn
 
 from star_training.data.views import seeded
 from star_training.evaluation import embeddings
-from star_training.evaluation.embeddings import base, base_all_and_each, base_and_drawn, columns, embed, view
+from star_training.evaluation.embeddings import base, base_all_and_each, base_and_drawn, embed, view
 from star_training.evaluation.features import NotFinite, evaluating
 from star_zoo import Objective, objectives
 from star_zoo.augmentations import Crop, Flip, Policy
@@ -108,7 +108,7 @@ def test_an_objective_has_any_number_of_named_embeddings():
 
 
 def test_columns_are_those_of_the_fields():
-    found = columns(POLICY)
+    found = POLICY.columns
     assert list(found) == [type(a).__name__ for a in POLICY.augmentations]
     assert POLICY.fields[found["ColorJitter"]] == ("brightness", "contrast", "saturation", "hue")
     assert [k for part in found.values() for k in range(part.start, part.stop)] == list(range(len(POLICY.fields)))
@@ -118,7 +118,7 @@ def test_each_augmentation_acts_alone():
     for seed in range(20):
         start, _, *alone = base_all_and_each(POLICY, 20, 30, generator(seed))
         assert torch.equal(start, POLICY.base(20, 30)) and len(alone) == len(POLICY.augmentations)
-        for row, part in zip(alone, columns(POLICY).values(), strict=True):
+        for row, part in zip(alone, POLICY.columns.values(), strict=True):
             differs = (row != start).nonzero().flatten().tolist()
             assert differs and set(differs) <= set(range(part.start, part.stop))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from star_catalog.names import slugify
-from star_training.evaluation.embeddings import Viewed, base_all_and_each, columns, view
+from star_training.evaluation.embeddings import Viewed, base_all_and_each, view
 from star_training.evaluation.features import NotFinite
 from star_training.evaluation.protocols import equivariance
 from star_training.evaluation.protocols.equivariance import found, travelled
@@ -187,6 +187,6 @@ def test_features_that_are_not_finite_are_refused():
 
 def test_views_of_an_augmentation_alone_stand_in_its_order():
     viewed = view(Sees(), Photos(3), base_all_and_each, 0)
-    for k, part in enumerate(columns(POLICY).values(), start=2):
+    for k, part in enumerate(POLICY.columns.values(), start=2):
         changed = (viewed.params[:, k] != viewed.params[:, 0]).any(0)
         assert changed[part].any() and int(changed.sum()) == int(changed[part].sum())

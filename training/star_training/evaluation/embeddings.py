@@ -112,12 +112,6 @@ def device(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
-def columns(policy: Policy) -> dict[str, slice]:
-    """Returns the columns of params that each augmentation fills, by the augmentation's name."""
-    starts = {a: policy.fields.index(a.fields[0]) for a in policy.augmentations}
-    return {type(a).__name__: slice(start, start + len(a.fields)) for a, start in starts.items()}
-
-
 # View plans
 
 
@@ -144,7 +138,7 @@ def base_all_and_each(policy: Policy, height: int, width: int, generator: torch.
     """
     start = policy.base(height, width)
     alone = []
-    for part in columns(policy).values():
+    for part in policy.columns.values():
         row = start.clone()
         for _ in range(_ATTEMPTS):
             row[part] = policy.draw(height, width, generator)[part]

@@ -19,7 +19,7 @@ from star_catalog.names import slugify
 from ....data.eval_sets.dataset import Splits
 from ....data.sources.base import Source
 from ....data.sources.subset import spread
-from ...embeddings import Viewed, base_all_and_each, base_and_drawn, columns, embed, view
+from ...embeddings import Viewed, base_all_and_each, base_and_drawn, embed, view
 from ...frozen_model import FrozenModel
 from ...metrics import Estimate, Measurement, Metric, NotApplicable, TooFew, by_slug, mean
 from . import displacement, retrieval
@@ -55,7 +55,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
     errors = {}
     for name, predictor in _predictors(model, train).items():
         measured, errors[name] = found(predictor, searched, varied)
-        measured |= travelled(predictor, test, list(columns(model.policy)))
+        measured |= travelled(predictor, test, list(model.policy.columns))
         metrics += [_metric(f"{what}, {name}", estimate) for what, estimate in measured.items()]
     settings = {
         "images": {"training": len(train.params), "test": len(test.params), "searched": len(searched.params)},

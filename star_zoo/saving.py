@@ -13,7 +13,7 @@ module that registers a user's network with timm, which is imported to load it.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.models._hub import save_config_for_hf
@@ -82,20 +82,24 @@ def _savable(backbone: Any) -> Any:
 
 def _save_backbone(folder: Path, backbone: Any, model_args: Mapping[str, Any] | None) -> None:
     state = backbone.state_dict()
-    with replacing(folder / _CONFIG) as part:  # written first, because it raises for a model that can't be saved
-        names = _label_names(backbone)
-        save_config_for_hf(
-            cast(nn.Module, backbone), str(part), {"label_names": names}, model_args=dict(model_args or {}) or None
-        )
-        config = json.loads(part.read_text(encoding="utf-8"))
-        config["pretrained_cfg"].pop("label_names", None)  # timm and transformers read those at the top level
-        own_networks.describe(config, cast(nn.Module, backbone))
-        config.get("model_args", {}).pop("num_classes", None)  # transformers rejects a duplicate of the top level's
-        part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / _CONFIG) as part:  # replaces the old one last
+        _write_config(
+            part, backbone, dict(model_args or {})
+        )  # first, because it raises for a model that can't be saved
         others = () if _holds(folder / _WEIGHTS, state) else set(store.FILES) - {_WEIGHTS, _CONFIG}
         write_tensors(folder / _WEIGHTS, state)
         for name in others:
             (folder / name).unlink(missing_ok=True)
+
+
+def _write_config(path: Path, backbone: Any, model_args: dict[str, Any]) -> None:
+    """Writes timm's config.json of a model, changed for the benefit of transformers and of users' networks."""
+    save_config_for_hf(backbone, str(path), {"label_names": _label_names(backbone)}, model_args=model_args or None)
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["pretrained_cfg"].pop("label_names", None)  # timm and transformers read those at the top level
+    own_networks.describe(config, backbone)
+    config.get("model_args", {}).pop("num_classes", None)  # transformers rejects a duplicate of the top level's
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _holds(path: Path, state: Mapping[str, torch.Tensor]) -> bool:

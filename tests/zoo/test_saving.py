@@ -45,7 +45,8 @@ def test_the_same_model_keeps_what_is_not_given_again(saved: Path):
     assert after == {name: data for name, data in before.items() if name != "recipe.json"}
 
 
-def test_heads_of_another_width_are_not_installed(saved: Path, tmp_path: Path):
+def test_heads_of_another_width_are_not_installed(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "home"))
     objective = objectives.build("simclr", 7, POLICY)
     heads = save_pretrained(tmp_path / "heads", backbone(), objective)
     for name in ("heads.json", "heads.safetensors"):

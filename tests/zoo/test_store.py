@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from runs import PACKAGES, pictures
 from star_catalog import store
-from star_zoo import install, save_pretrained
-from twins import backbone, build
+from star_zoo import install, objectives, save_pretrained
+from twins import POLICY, backbone
 
 TAG = "star_test_resnet.mine"
 
@@ -24,7 +24,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two saved models; every weight of the first is 1, of the second 2, and their results say so."""
     folders = [tmp_path_factory.mktemp("models") / name for name in ("one", "two")]
     for number, folder in enumerate(folders, 1):
-        save_pretrained(folder, backbone(), build("simclr"), recipe={"number": number}, results={"number": number})
+        model = backbone()
+        heads = objectives.build("simclr", model.num_features, POLICY)
+        save_pretrained(folder, model, heads, recipe={"number": number}, results={"number": number})
         weights = load_file(folder / "model.safetensors")
         filled = {k: torch.full_like(v, number) if v.is_floating_point() else v for k, v in weights.items()}
         save_file(filled, folder / "model.safetensors", {"format": "pt"})

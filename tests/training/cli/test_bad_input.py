@@ -318,7 +318,7 @@ def test_a_batch_that_fits_two_processes_is_even():
         ("objective_args.temperature=0", "temperature is 0; it must be positive"),
         ("optimizer.name=addam", "optimizer.name 'addam' not found; did you mean 'adam'? known: adabelief"),
         ("optimizer.name=adahessian", "optimizer.name is 'adahessian', which can't be used here"),
-        ("optimizer.lr=-1", "Invalid learning rate: -1.0"),
+        ("optimizer.lr=-1", "optimizer.lr is -1.0; it must be at least 0"),
         ("policy.augmentations.0.size=0", "crop size is 0; it must be at least 1 pixel"),
         ("policy.augmentations.4.kernel=99", "blur kernel is 99 pixels, but views are"),
         ("data.limit=0", "limit = 0 leaves no image"),

@@ -68,7 +68,7 @@ def disk() -> Iterator[Callable[[int], None]]:
 
 def test_a_disk_that_is_full_at_the_start_names_the_file(whole: Path, tmp_path: Path, capsys):
     with disk() as fills_at:
-        fills_at(100)
+        fills_at(20_000)
         line = refusal(capsys, command(tmp_path / "run", settings=SAVED))
     assert line.endswith("/run/export/model.safetensors can't be written: File too large; make room")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]

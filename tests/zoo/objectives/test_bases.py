@@ -81,7 +81,7 @@ def moco_v3(o: Objective, z: list[Tensor], t: list[Tensor]) -> Tensor:
 
 
 def barlow_twins(o: Objective, z: list[Tensor], t: list[Tensor]) -> Tensor:
-    a, b = ((x - x.mean(0)) / x.var(0, correction=0).sqrt() for x in z)
+    a, b = ((x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() for x in z)
     terms = [((a[:, i] * b[:, j]).mean(), i == j) for i in range(12) for j in range(12)]
     return sum((1 - c) ** 2 if same else 0.01 * c**2 for c, same in terms) / 12
 

@@ -38,11 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
         shared.show(recipe, {})
         return
 
-    from ...data.places import check_outside
     from ...detection.run import DetectionRun
 
-    if not arguments.resume:
-        check_outside(arguments.out, recipe.data.source)
     DetectionRun(recipe, arguments.out, resume=arguments.resume).train()
 
 

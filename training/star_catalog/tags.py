@@ -26,6 +26,7 @@ TAGS: dict[str, dict[str, Any]] = {
     "star_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),
     "star_resnet10t.tin100": dict(size=48, description="100 classes of Tiny ImageNet, and CIFAR-100", **TIN100),
     "star_resnet10t.cifar10_simclr": dict(size=48, description="CIFAR-10", **CIFAR10),  # to compare with
+    "star_resnet18.tin100": dict(size=64, description="100 classes of Tiny ImageNet, and CIFAR-100", **TIN100),
     "star_resnet18.stl10": dict(size=96, description="STL-10", **STL10),
     "star_resnet18.tinyimagenet": dict(size=64, description="Tiny ImageNet", **TINY_IMAGENET),
     "star_resnet50.in100": dict(size=224, description="ImageNet-100", **IMAGENET),

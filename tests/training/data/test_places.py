@@ -158,3 +158,12 @@ def test_hidden_and_system_folders_are_no_data_sets(tmp_path, monkeypatch):
     write_folder(tmp_path, {f"{name}/0.png": png(0) for name in (".cache", "__MACOSX", "shapes")})
     write_folder(tmp_path, {"._x.parquet": b""})
     assert found() == [str(tmp_path / "shapes")]
+
+
+def test_a_bare_name_of_the_papers_is_the_parquet_file_in_the_folder_of_data_sets(tmp_path, monkeypatch):
+    """cifar10@ROOT is torchvision's layout, which a file isn't."""
+    monkeypatch.setenv("STAR_ZOO_DATA", str(tmp_path))
+    path = write_parquet(tmp_path / "cifar10.parquet", image=[png(0), png(1)], label=[0, 0], split=["train", "test"])
+    splits = Splits("cifar10")
+    assert splits.spec == str(path) and splits.name == "cifar10"
+    assert numbers(splits.test) == [1]

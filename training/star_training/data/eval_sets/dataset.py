@@ -49,7 +49,8 @@ class Splits:
 
     def __init__(self, spec: str, channels: int = 3, max_bad: float = MAX_BAD):
         path = resolved(spec)
-        named = spec in transfer.SETS and path != spec  # one of the paper's data sets in the folder of data sets
+        # one of the paper's data sets in the folder of data sets, unless that holds it as a Parquet file
+        named = spec in transfer.SETS and path != spec and os.path.isdir(path)
         self.spec = f"{spec}@{path}" if named else path
         self.channels, self.max_bad = channels, max_bad
         self.test_images = _OWN  # the origin of the test images, known once they are opened

@@ -83,9 +83,8 @@ def _savable(backbone: Any) -> Any:
 def _save_backbone(folder: Path, backbone: Any, model_args: Mapping[str, Any] | None) -> None:
     state = backbone.state_dict()
     with replacing(folder / _CONFIG) as part:  # replaces the old one last
-        _write_config(
-            part, backbone, dict(model_args or {})
-        )  # first, because it raises for a model that can't be saved
+        # before the weights, because it raises for a model that can't be saved
+        _write_config(part, backbone, dict(model_args or {}))
         others = () if _holds(folder / _WEIGHTS, state) else set(store.FILES) - {_WEIGHTS, _CONFIG}
         write_tensors(folder / _WEIGHTS, state)
         for name in others:

@@ -57,10 +57,9 @@ class GroupLabels(GroupObjective):
     def attach(self, encoder: Encoder) -> None:
         """Makes the table of permuted labels. Raises ValueError for a backbone without regular features."""
         super().attach(encoder)
-        table = torch.tensor([ACTIONS[self.kind](self.group, g) for g in range(self.group.order)])
-        self.register_buffer(
-            "labels", table.argsort(1).to(encoder.device), persistent=False
-        )  # (G, K): what g maps to each label
+        actions = [ACTIONS[self.kind](self.group, g) for g in range(self.group.order)]
+        labels = torch.tensor(actions, device=encoder.device).argsort(1)  # (G, K): what g maps to each label
+        self.register_buffer("labels", labels, persistent=False)
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of one draw: (1, P)."""

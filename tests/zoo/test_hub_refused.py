@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from star_zoo import load_objective, objectives, save_pretrained
+from star_zoo import load_objective, objectives, save_pretrained, zoo
 from twins import NUM_FEATURES, POLICY, backbone, build
 
 
@@ -165,3 +165,18 @@ def test_an_objective_that_could_not_be_made_again_is_not_saved(tmp_path: Path):
     with pytest.raises(ValueError, match=r"objectives\.build"):
         save_pretrained(tmp_path / "folder", backbone(), objective)
     assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_offline_a_repository_with_timms_older_file_alone_has_no_safetensors(cached: bool, monkeypatch):
+    def unreachable(*_: object) -> Path:
+        raise zoo.NotAvailable("offline")
+
+    monkeypatch.setattr(zoo, "fetch", unreachable)
+    found = "pytorch_model.bin" if cached else None
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo_id, file, revision: found)
+    if cached:
+        assert zoo.fetch_weights(zoo.Repository("owner/name")) is None
+    else:
+        with pytest.raises(zoo.NotAvailable, match="offline"):
+            zoo.fetch_weights(zoo.Repository("owner/name"))

@@ -28,18 +28,18 @@ def test_both_ways_load_the_same_weights():
 
 
 def test_the_first_round_is_dropped_and_the_order_alternates(monkeypatch, capsys):
-    told: list[str] = []
+    measured: list[str] = []
 
     def measure(package: str, file: Path) -> dict[str, float]:
-        told.append(package)
-        once = {"timm": 100.0, "star_zoo": 1.0} if len(told) <= 2 else {"timm": 2.0, "star_zoo": 3.0}
+        measured.append(package)
+        once = {"timm": 100.0, "star_zoo": 1.0} if len(measured) <= 2 else {"timm": 2.0, "star_zoo": 3.0}
         return {"import": once[package], "load": 2 * once[package]}
 
     monkeypatch.setattr(imports, "measure", measure)
     starts = iter([90.0, 91.0, 1.0, 4.0, 3.0, 5.0])  # the first round is dropped
     monkeypatch.setattr(imports, "start", lambda command: next(starts))
     found = imports.run(SimpleNamespace(rounds=2))
-    assert told == ["timm", "star_zoo", "star_zoo", "timm", "timm", "star_zoo"]
+    assert measured == ["timm", "star_zoo", "star_zoo", "timm", "timm", "star_zoo"]
     assert found["import"]["ratio"]["median"] == found["load"]["ratio"]["most"] == 1.5
     assert len(found["load"]["seconds"]) == 2
     assert found["commands"] == {"--help": [1.0, 3.0], "list": [4.0, 5.0]}

@@ -108,8 +108,8 @@ def padding_alone(backbone: nn.Module, image: Tensor) -> int:
 
 
 def test_the_roofline_takes_the_best_rate_beside_the_steps_of_a_round(monkeypatch):
-    told = iter([9.0, 9.0, 2.0, 4.0, 8.0, 1.0])  # before and after each turn; the first turn is the warm-up
-    monkeypatch.setattr(roofline, "product_rate", lambda dtype, device: next(told))
+    rates = iter([9.0, 9.0, 2.0, 4.0, 8.0, 1.0])  # before and after each turn; the first turn is the warm-up
+    monkeypatch.setattr(roofline, "product_rate", lambda dtype, device: next(rates))
     run = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cpu")))
     a, b = randn(3, 4), randn(4, 5)
     made = roofline.Roofline(SimpleNamespace(run=run, step=lambda: a @ b, seconds=lambda steps: 5.0 * steps), "no")

@@ -190,12 +190,14 @@ def _once(raising: Callable) -> Callable:
 
 def test_protocols_are_chosen_for_all_alone(folder: Path, capsys):
     data = ["--data", str(folder / "many.parquet")]
-    assert main(["eval", "all", "pixels", "--protocols", "knn,regression", *data]) == 0
+    assert main(["eval", "all", "pixels", "--protocols", "knn, regression", *data]) == 0
     assert "regression on many not applicable: many has classes for labels" in capsys.readouterr().out
     assert main(["eval", "all", "pixels", "--protocols", "knnn", *data]) == 1
     assert "did you mean 'knn'" in capsys.readouterr().err
     assert main(["eval", "knn", "pixels", "--protocols", "linear", *data]) == 1
     assert "--protocols is for eval all" in capsys.readouterr().err
+    assert main(["eval", "knn", "pixels", "--seed", str(2**63), *data]) == 1
+    assert "it must be from -2**63 to 2**63 - 1" in capsys.readouterr().err
 
 
 def test_a_data_set_without_a_split_is_left_out_with_the_reason(tmp_path: Path, capsys):

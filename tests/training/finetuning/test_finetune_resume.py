@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune_cases import coloured, tiny
 from runs import assert_equal, entries
-from star_training.engine.saving.checkpoint import CheckpointWarning
+from star_training.engine.saving.checkpoint import Checkpoints, CheckpointWarning
 from star_training.engine.signals import Stopped
 from star_training.finetuning.config import FineTune
 from star_training.finetuning.run import FineTuning
@@ -173,3 +173,14 @@ def test_test_images_may_not_change_under_a_run(tmp_path: Path, monkeypatch):
 @pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
 def test_any_seed_mixes_images(seed: int, images: Path, tmp_path: Path):
     FineTuning(tiny(images, f"seed={seed}", "mixup=0.2", "epochs=1"), tmp_path / "out").train()
+
+
+def test_a_checkpoint_of_a_version_without_test_images_can_be_resumed(images: Path, tmp_path: Path, monkeypatch):
+    made = tiny(images, *NOISY)
+    ended_at(monkeypatch, made, tmp_path / "out", EPOCH + 2, signal.SIGTERM)
+    checkpoints = Checkpoints(tmp_path / "out" / "checkpoints", 2)
+    newest = checkpoints.newest()
+    assert newest is not None
+    del newest.state["test"]
+    checkpoints.save(newest)
+    assert FineTuning(made, tmp_path / "out", resume=True).step == EPOCH + 2

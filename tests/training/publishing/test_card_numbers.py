@@ -45,7 +45,7 @@ def fixed(path: Path) -> str:
     return " ".join(n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
 
 
-METHODS = [sys.modules[objectives.find(name).__module__] for name in objectives.known()]  # whose first lines are told
+METHODS = [sys.modules[objectives.find(name).__module__] for name in objectives.known()]  # a card has their first lines
 MODULES = (card, card_metadata, card_results, card_training, dataset_terms)
 TEMPLATES = Path(card.__file__).with_name("templates").glob("*.jinja")
 FIXED = numbers(
@@ -174,7 +174,7 @@ def test_a_changed_value_is_a_changed_card(finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))
     before, path = card.render(folder), folder / "results.json"
     results = json.loads(path.read_text())
-    untold = []
+    unchanged = []
 
     def walk(data: Any) -> None:
         for key in data if isinstance(data, dict) else range(len(data)):
@@ -185,9 +185,9 @@ def test_a_changed_value_is_a_changed_card(finished: Path, tmp_path: Path):
                 data[key] = 2 * value + 1
                 path.write_text(json.dumps(results))
                 if card.render(folder) == before:
-                    untold.append((key, value))
+                    unchanged.append((key, value))
                 data[key] = value
 
     walk(results)
     when = [(key, found[key]) for found in results["online"] for key in ("step", "epoch")]
-    assert sorted(untold) == sorted([*when, ("epochs", 77), ("seconds", 55.5), ("threads", 1)])  # of an evaluation
+    assert sorted(unchanged) == sorted([*when, ("epochs", 77), ("seconds", 55.5), ("threads", 1)])  # of an evaluation

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .augmentations import Policy
 from .backbone import Backbone, GroupBackbone
@@ -35,6 +36,7 @@ class Encoder(nn.Module):
         self.policy = policy
         self.backbone = cast(Backbone, backbone)  # timm declares each of its models as nn.Module
         self._norms = ViewNorms(self.backbone)
+        self._norms_frozen = False
         self.use_layout(channels_last=True)
 
     def use_layout(self, channels_last: bool) -> None:
@@ -52,6 +54,25 @@ class Encoder(nn.Module):
     def synchronise_norms(self) -> None:
         """Installs the view norms again, which is required after batch norms are converted to synchronised ones."""
         self._norms = ViewNorms(self.backbone)
+
+    def freeze_norms(self) -> None:
+        """Makes the backbone's batch norms keep their running statistics and normalise by them, in train mode too.
+
+        Their scales and shifts are still trained. Raises ValueError for a backbone without batch norm.
+        """
+        if not any(isinstance(module, _BatchNorm) for module in self.backbone.modules()):
+            raise ValueError(f"{type(self.backbone).__name__} has no batch norm to freeze; leave freeze_norms out")
+        self._norms_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Sets train or eval mode; frozen batch norms stay in eval mode."""
+        super().train(mode)
+        if self._norms_frozen:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def augment(self, batch: Batch, view: int) -> Tensor:
         """Returns one view of the batch, augmented and normalised: (B, C, S_v, S_v) float32.

@@ -21,10 +21,14 @@ from .recipe import Recipe
 class Pretrainer(nn.Module):
     """Encoder and objective as one module, so that wrappers see a single forward."""
 
-    def __init__(self, backbone: nn.Module, objective: Objective, channels_last: bool = True):
+    def __init__(
+        self, backbone: nn.Module, objective: Objective, channels_last: bool = True, freeze_norms: bool = False
+    ):
         super().__init__()
         self.encoder = Encoder(objective.policy, backbone)
         self.encoder.use_layout(channels_last)
+        if freeze_norms:
+            self.encoder.freeze_norms()
         self.objective = objective
 
     @property
@@ -59,6 +63,7 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     Raises ValueError for names or settings that are unknown to timm, the objective or `init_from`.
     """
     recipe.check_objective()
+    recipe.check_start()
     backbone = build_backbone(recipe)
     width = backbone.head_hidden_size  # output width; a MobileNet's num_features is its last layer's input width
     try:
@@ -67,7 +72,7 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     except (RuntimeError, TypeError) as error:  # raised for settings of a wrong type
         raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
     notes = start.load(recipe, backbone, objective, _arguments(recipe, recipe.policy.size)) if recipe.init_from else []
-    pretrainer = Pretrainer(backbone, objective, bool(recipe.channels_last))
+    pretrainer = Pretrainer(backbone, objective, bool(recipe.channels_last), recipe.freeze_norms)
     objective.attach(pretrainer.encoder)
     return pretrainer, notes
 
@@ -86,6 +91,7 @@ def _check_objective(recipe: Recipe, width: int) -> None:
 def check_backbone(recipe: Recipe) -> None:
     """Raises ValueError for a backbone that is unknown to timm, or can't train on the recipe's views or its start."""
     recipe.check_backbone()
+    recipe.check_start()
     cfg = timm.get_pretrained_cfg(recipe.backbone)
     fits.check(
         lambda size: build_backbone(recipe, size, "meta"),

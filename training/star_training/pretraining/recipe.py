@@ -67,6 +67,7 @@ class Recipe(Settings):
     grad_checkpointing: bool = False  # recompute activations in the backward pass, which saves memory
     compile: bool = False  # torch.compile of the whole training forward
     init_from: str | None = None  # a run, a saved folder, "timm:NAME" or a zoo tag to start from
+    freeze_norms: bool = False  # the backbone's batch norms normalise by the start's statistics and keep them
     seed: int = 0  # of initial weights, the order of images, and their views
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -88,6 +89,11 @@ class Recipe(Settings):
     def channels(self) -> int:
         """The number of channels of the images."""
         return self.backbone_args.get("in_chans", 3)
+
+    def check_start(self) -> None:
+        """Raises ValueError if the statistics of a start are to be kept, but there is no start."""
+        if self.freeze_norms and self.init_from is None:
+            raise ValueError("freeze_norms is true, but there is no start whose statistics to keep; pass --init-from")
 
     def completed(self, before: "Recipe") -> "Recipe":
         if self.policy.mean or self.channels != before.channels:

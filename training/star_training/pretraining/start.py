@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from star_catalog.printing import as_typed
-from star_zoo import Objective
+from star_zoo import Objective, Policy
 
 from ..models.create import create, input_channels
 from ..models.lineage import beside
@@ -45,6 +45,8 @@ def load(recipe: Recipe, backbone: Any, objective: Objective, arguments: dict[st
     if saved := saved_objective(name):
         notes.append(_load_heads(objective, saved, name))
         notes += _other_views(objective, saved, name)
+    else:
+        notes += _other_pixels(recipe.policy, start.pretrained_cfg, name)
     return notes
 
 
@@ -107,6 +109,17 @@ def _other_views(objective: Objective, saved: Objective, name: str) -> list[str]
     }
     found = [f"{what} {here} (there {there})" for what, (here, there) in pairs.items() if here != there]
     return [f"other views than those of {name}: {', '.join(found)}; {_taking(name)} takes those"] if found else []
+
+
+def _other_pixels(policy: Policy, cfg: dict[str, Any], name: str) -> list[str]:
+    """Returns a line if the views are not normalised by the pixel statistics in the cfg of a start without a policy."""
+    pairs = {kind: (list(getattr(policy, kind)), list(cfg.get(kind, ()))) for kind in ("mean", "std")}
+    found = {k: (here, there) for k, (here, there) in pairs.items() if here != there and len(here) == len(there)}
+    if not found:
+        return []
+    texts = ", ".join(f"{kind} {here} (there {there})" for kind, (here, there) in found.items())
+    taking = " ".join(as_typed("--set", f"policy.{kind}={json.dumps(there)}") for kind, (_, there) in found.items())
+    return [f"other pixel statistics than those of {name}: {texts}; {taking} takes those"]
 
 
 def _taking(name: str) -> str:

@@ -44,11 +44,16 @@ def by_seed(study: Study, outcomes: Sequence[Outcome], method: str, place: Place
 
 
 def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: str, place: Place) -> list[float]:
-    """Returns `better` minus `worse` for each seed that both have, or the number of `better` if `worse` is empty."""
+    """Returns `better` minus `worse` for each seed that both have, or the number of `better` if `worse` is empty.
+
+    The start is the same for every seed.
+    """
     first = by_seed(study, outcomes, better, place)
     if not worse:
         return list(first.values())
     second = by_seed(study, outcomes, worse, place)
+    if study.start and worse == study.start.name:
+        second = {seed: value for seed in first for value in second.values()}
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
 
 

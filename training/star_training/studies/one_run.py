@@ -16,17 +16,17 @@ from ..evaluation.features import NotFinite, timm_view
 from ..evaluation.frozen_model import FrozenModel, evaluation_device, load
 from ..evaluation.protocols import knn
 from ..evaluation.record import Record, evaluate, record
-from ..pretraining.module import build_backbone
+from ..pretraining.module import build, build_backbone
 from ..pretraining.run import Run, is_whole
 from ..publishing import card
 from . import outcome
-from .study import Fusion, Method, Study, located
+from .study import Column, Fusion, Method, Start, Study, located
 
 _BACKBONE = "model.backbone."  # prefix of the names in a checkpoint
 _PATIENCE = 60.0  # seconds
 
 
-def name_of(column: Method | Fusion, seed: int) -> str:
+def name_of(column: Column, seed: int) -> str:
     """Returns the name of a run's folder and of the file of its outcome."""
     return f"{column.name}-{seed}"
 
@@ -47,7 +47,7 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
         return  # one process measures
     card.write_after_training(place, changed=not whole)
     splits = _splits(study, folder)
-    _measure(study, str(place), place / "export" / "results.json", splits)
+    _measure(study, load(str(place)), place / "export" / "results.json", splits)
     over_steps = [_at_step(study, recipe, place, step, splits) for step in study.steps]
     outcome.write(out / "results" / f"{place.name}.json", method.name, seed, place, over_steps)
 
@@ -65,9 +65,24 @@ def fuse(study: Study, fusion: Fusion, seed: int, out: Path, folder: Path) -> No
         raise FileNotFoundError(f"{name_of(fusion, seed)} needs {missing[0]}; run the study without --only first")
     place = out / name_of(fusion, seed)
     place.mkdir(exist_ok=True)
-    model = f"{fusion.wrapper}:{'+'.join(str(out / part) for part in parts)}"
+    model = load(f"{fusion.wrapper}:{'+'.join(str(out / part) for part in parts)}")
     _measure(study, model, place / "results.json", _splits(study, folder))
     outcome.write_fusion(out / "results" / f"{place.name}.json", fusion.name, seed, place, outcomes)
+
+
+def begin(study: Study, start: Start, out: Path, folder: Path) -> None:
+    """Measures the model that the runs start from and writes `out/results/START-0.json`. Errors of protocols propagate.
+
+    Its images have the size and the pixel statistics of the runs' views.
+    """
+    if not PartialState().is_main_process:
+        return
+    backbone = build(study.recipe_of(study.methods[0], 0, folder))[0].backbone.to(evaluation_device())
+    model = FrozenModel(start.name, backbone, timm_view(backbone))
+    place = out / name_of(start, 0)
+    place.mkdir(parents=True, exist_ok=True)
+    _measure(study, model, place / "results.json", _splits(study, folder))
+    outcome.write_untrained(out / "results" / f"{place.name}.json", start.name, place)
 
 
 def _splits(study: Study, folder: Path) -> dict[str, Splits]:
@@ -78,14 +93,13 @@ def _splits(study: Study, folder: Path) -> dict[str, Splits]:
     return splits
 
 
-def _measure(study: Study, name: str, path: Path, splits: dict[str, Splits]) -> None:
+def _measure(study: Study, model: FrozenModel, path: Path, splits: dict[str, Splits]) -> None:
     """Runs every protocol on its data sets and adds the records to the results.json `path`.
 
     The seed is always 0, so that runs differ only in their pretraining.
     """
     known = map(Record.from_dict, read(path).get("evaluations", []))
     done = {(record.protocol, record.data) for record in known}
-    model = load(name)
     for protocol, data in study.measures:
         for of_set in (splits[each] for each in data):
             if (protocol, of_set.name) in done:

@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
     @property
     def recipes(self) -> list[dict[str, Any]]:
-        """The recipe of the run, or those of the runs that it joins."""
+        """The recipe of the run, or those of the runs that it joins; a start has none."""
         return [part["recipe"] for part in self.content.get("parts", [self.content])]
 
     def number(self, slug: str, data: str, transfer: tuple[str, ...]) -> float | None:
@@ -80,6 +80,19 @@ def write_fusion(path: Path, name: str, seed: int, place: Path, parts: Sequence[
         "seed": seed,
         "parts": [{"method": part.method, "recipe": part.content["recipe"]} for part in loaded],
         "training": {key: sum(found[key] for found in trained) for key in ("images", "seconds")},
+        "evaluations": [_slim(found) for found in read_results(place / "results.json")["evaluations"]],
+        "mean losses": {},
+    }
+    _write(path, held)
+
+
+def write_untrained(path: Path, name: str, place: Path) -> None:
+    """Gathers the evaluations of a start in the folder `place`, which no run of the study has trained."""
+    held = {
+        "method": name,
+        "seed": 0,
+        "parts": [],
+        "training": {},
         "evaluations": [_slim(found) for found in read_results(place / "results.json")["evaluations"]],
         "mean losses": {},
     }

@@ -1,7 +1,7 @@
 """Runs a study: trains every method and seed, measures all runs alike, and writes one table and one page.
 
 A run's folder is `OUT/METHOD-SEED`, its outcome is `OUT/results/METHOD-SEED.json`. Runs with an outcome are skipped.
-Fusions are measured after all methods, because they are made of their models.
+The start is measured first. Fusions are measured after all methods, because they are made of their models.
 """
 
 import sys
@@ -20,15 +20,17 @@ from ..reports.loading import Shown, gather
 from ..reports.tables import Table, compare, markdown
 from ..settings.base import differences
 from . import aggregate, curves, dots, jobs, outcome
-from .one_run import fuse, name_of, run
-from .study import Fusion, Method, Study, located
+from .one_run import begin, fuse, name_of, run
+from .study import Column, Fusion, Method, Start, Study, located
 
 
-def runs(study: Study) -> Iterator[tuple[Method | Fusion, int]]:
+def runs(study: Study) -> Iterator[tuple[Column, int]]:
     """Yields methods and seeds in the order of execution: all methods with seed 0, then with seed 1, and so on.
 
-    Fusions follow in the same order.
+    The start comes before them, fusions follow in the same order.
     """
+    if study.start:
+        yield study.start, 0
     for columns in (study.methods, study.fusions):
         for seed in range(max((column.seeds for column in columns), default=0)):
             yield from ((column, seed) for column in columns if seed < column.seeds)
@@ -42,6 +44,8 @@ def run_one(study: Study, name: str, out: Path, folder: Path) -> None:
     column, seed = known[name]
     if isinstance(column, Fusion):
         fuse(study, column, seed, out, folder)
+    elif isinstance(column, Start):
+        begin(study, column, out, folder)
     else:
         run(study, column, seed, out, folder)
 
@@ -68,8 +72,8 @@ def run_all(
         launch += ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
     common = [*launch, "star_training", "reproduce", called, "--out", str(out), "--data", str(folder), *options]
     todo = [(column, seed) for column, seed in runs(study) if not _done(study, column, seed, out, folder)]
-    for kind in (Method, Fusion):  # one kind after the other, also where several runs execute at a time
-        names = [name_of(column, seed) for column, seed in todo if isinstance(column, kind)]
+    for kinds in (Start | Method, Fusion):  # fusions after all others, also where several runs execute at a time
+        names = [name_of(column, seed) for column, seed in todo if isinstance(column, kinds)]
         if names:
             jobs.run(
                 [jobs.Job(name, [*common, "--only", name, "--with-parent"], out / f"{name}.log") for name in names],
@@ -77,13 +81,13 @@ def run_all(
             )
 
 
-def _done(study: Study, column: Method | Fusion, seed: int, out: Path, folder: Path) -> bool:
+def _done(study: Study, column: Column, seed: int, out: Path, folder: Path) -> bool:
     """Whether there is an outcome. Raises ValueError if it has other recipes, because a study must not mix recipes."""
     path = out / "results" / f"{name_of(column, seed)}.json"
     if not path.is_file():
         return False
-    methods = study.parts(column) if isinstance(column, Fusion) else (column,)
-    recipes = [study.recipe_of(method, seed, folder) for method in methods]
+    methods = study.parts(column) if isinstance(column, Fusion) else (column,) if isinstance(column, Method) else ()
+    recipes = [Recipe.from_dict(study.recipe_of(method, seed, folder).published()) for method in methods]
     theirs = map(Recipe.from_dict, outcome.load(path).recipes)
     if found := list(chain.from_iterable(map(differences, theirs, recipes))):
         raise ValueError(f"{path} has other settings (theirs, yours): {'; '.join(found)}; choose another --out")

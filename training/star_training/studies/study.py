@@ -1,6 +1,6 @@
 """The definition of a study: methods and seeds of one recipe, the measurements of every run, and the claims to test.
 
-A method is trained; a fusion joins the trained models of some methods.
+A method is trained; a fusion joins the trained models of some methods; a start is the model that all runs begin with.
 
 Each study is a function of a module of its own that returns a `Study`; run.py runs it.
 A slug is the name of a metric in results.json, e.g. "knn20_top1".
@@ -42,6 +42,21 @@ class Fusion(NamedTuple):
     methods: tuple[str, ...]
     wrapper: str = "concat"
     seeds: int = 1  # as in `Method`; at most those of each of its methods
+
+
+class Start(NamedTuple):
+    """One column of the table that trains nothing: the weights that every run starts from, with no seed to draw.
+
+    `weights` is the name of their folder, as `--init-from` takes it, in the folder of the data sets.
+    """
+
+    name: str
+    weights: str
+
+    @property
+    def seeds(self) -> int:
+        """One: the weights are the same for every seed."""
+        return 1
 
 
 class Measure(NamedTuple):
@@ -97,6 +112,9 @@ class Images(NamedTuple):
         return f"torchvision:{self.torchvision}@{root}" if self.torchvision else str(root)
 
 
+Column = Start | Method | Fusion
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """Several methods and seeds of one recipe; everything else is the same.
@@ -108,6 +126,7 @@ class Study:
         methods: to train, in the order of the tables.
         measures: measurements of every trained model.
         fusions: models that join those of several methods, measured like them.
+        start: the weights that every run starts from, measured like the trained models; None for random ones.
         transfer: data sets of the mean of transfer sets.
         steps: steps whose checkpoints are measured, too.
         transfer_over_steps: data sets for the 20-NN accuracy of these checkpoints.
@@ -126,6 +145,7 @@ class Study:
     methods: tuple[Method, ...]
     measures: tuple[Measure, ...]
     fusions: tuple[Fusion, ...] = ()
+    start: Start | None = None
     transfer: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
     transfer_over_steps: tuple[str, ...] = ()
@@ -140,7 +160,7 @@ class Study:
     def only(self, names: Sequence[str] | None) -> "Study":
         """Returns the study with the methods and fusions of these names, or unchanged for None.
 
-        A fusion comes with its methods. Raises ValueError for an unknown name, listing the known ones.
+        A fusion comes with its methods; the start stays. Raises ValueError for an unknown name, listing the known ones.
         """
         if names is None:
             return self
@@ -150,6 +170,7 @@ class Study:
                 raise ValueError(not_found("method", name, known))
         fusions = tuple(fusion for fusion in self.fusions if fusion.name in names)
         kept = {*names, *(part for fusion in fusions for part in fusion.methods)}
+        kept |= {self.start.name} if self.start else set()
         return dataclasses.replace(
             self,
             methods=tuple(method for method in self.methods if method.name in kept),
@@ -181,10 +202,11 @@ class Study:
         )
 
     def recipe_of(self, method: Method, seed: int, folder: Path) -> Recipe:
-        """Returns the recipe of one run, with its images under `folder`. Raises DataError if they are missing."""
+        """Returns the recipe of one run, with images and start under `folder`. Raises DataError if they are missing."""
         recipe = override(self.recipe.with_objective(method.objective), method.changes)
         data = dataclasses.replace(recipe.data, source=self.images.source(folder))
-        return dataclasses.replace(recipe, data=data, seed=seed)
+        weights = str(_weights(self.start, folder)) if self.start else recipe.init_from
+        return dataclasses.replace(recipe, data=data, init_from=weights, seed=seed)
 
     def parts(self, fusion: Fusion) -> tuple[Method, ...]:
         """Returns the methods that a fusion joins, in its order."""
@@ -192,9 +214,9 @@ class Study:
         return tuple(by_name[name] for name in fusion.methods)
 
     @property
-    def columns(self) -> tuple[Method | Fusion, ...]:
-        """The methods and the fusions, in the order of tables."""
-        return (*self.methods, *self.fusions)
+    def columns(self) -> "tuple[Column, ...]":
+        """The start, the methods and the fusions, in the order of tables."""
+        return (*((self.start,) if self.start else ()), *self.methods, *self.fusions)
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -210,6 +232,17 @@ def located(name: str, folder: Path) -> str:
     if root.is_dir():
         return f"{name}@{root}" if name in SETS else str(root)
     raise _missing(name, folder)
+
+
+def _weights(start: Start, folder: Path) -> Path:
+    """Returns the folder of a start's weights. Raises DataError if it does not exist."""
+    found = folder / start.weights
+    if not found.is_dir():
+        raise DataError(
+            f"the study starts from the weights in {found}, which does not exist; make that folder, or pass the folder "
+            "that holds it and the data sets as --data"
+        )
+    return found
 
 
 def _missing(name: str, folder: Path) -> DataError:

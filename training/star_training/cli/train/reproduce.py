@@ -79,6 +79,8 @@ def go_on(arguments: argparse.Namespace, words: list[str], folder: Path | None) 
 def _show(study: "Study") -> None:
     """Prints the settings that all methods share, each method with its changes, and the measurements."""
     shared.show(study.recipe, {})
+    if study.start:
+        print(f"\nstart of every run, measured as {study.start.name}: {study.start.weights} in the folder of data sets")
     print("\nmethods, with their changes and numbers of seeds:")
     for method in study.methods:
         changes = ", ".join([method.objective, *method.changes])

@@ -151,8 +151,20 @@ def test_a_folder_without_heads_gives_the_backbone(tmp_path: Path):
     backbone = timm.create_model("test_resnet", num_classes=0)
     save_pretrained(tmp_path, backbone)
     module, notes = build(starting_from(tmp_path))
-    assert notes == [f"backbone from {tmp_path}"]
+    assert notes[0] == f"backbone from {tmp_path}"
     assert_equal(state(module.backbone), state(backbone))
+
+
+def test_other_pixel_statistics_than_those_of_a_start_without_heads_are_noted(tmp_path: Path):
+    save_pretrained(tmp_path, timm.create_model("test_resnet", num_classes=0))  # mean and std are 0.5
+    mean = "policy.mean=[0.5, 0.5, 0.5]"
+    _, notes = build(starting_from(tmp_path, mean, "policy.std=[0.25, 0.5, 0.5]"))
+    assert notes[1:] == [
+        f"other pixel statistics than those of {tmp_path}: std [0.25, 0.5, 0.5] (there [0.5, 0.5, 0.5]); "
+        "--set 'policy.std=[0.5, 0.5, 0.5]' takes those"
+    ]
+    _, notes = build(starting_from(tmp_path, mean, "policy.std=[0.5, 0.5, 0.5]"))
+    assert notes == [f"backbone from {tmp_path}"]
 
 
 def test_a_continued_run_starts_where_the_other_ended(finished: Path, tmp_path: Path, capsys):
@@ -239,7 +251,8 @@ def test_timm_s_own_weights_are_a_start(tmp_path: Path, monkeypatch):
     torch.save(pretrained.state_dict(), tmp_path / "weights.pth")
     local(monkeypatch, tmp_path / "weights.pth")
     module, notes = build(starting_from("timm:test_resnet"))
-    assert notes == ["backbone from timm:test_resnet"]
+    assert notes[0] == "backbone from timm:test_resnet"
+    assert notes[1].startswith("other pixel statistics than those of timm:test_resnet: mean ")
     expected = {k: v for k, v in state(pretrained).items() if not k.startswith("fc.")}
     assert_equal(state(module.backbone), expected)
 

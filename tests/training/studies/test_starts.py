@@ -1,0 +1,130 @@
+"""A study whose runs start from given weights: the start is measured like its runs, and compared with every seed."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.models import save_for_hf
+
+from data_cases import encoded, write_parquet
+from star_training import recipes
+from star_training.data import DataError
+from star_training.data.eval_sets.dataset import Splits
+from star_training.evaluation.frozen_model import load
+from star_training.evaluation.metrics import ACCURACY, SHARE, Metric
+from star_training.evaluation.protocols import knn
+from star_training.settings.base import override
+from star_training.studies import aggregate, outcome
+from star_training.studies import run as reproduction
+from star_training.studies.outcome import Outcome
+from star_training.studies.study import Images, Measure, Method, Place, Start, Study
+from twins import photos
+
+SIZE, MEAN = 24, (0.4, 0.5, 0.6)
+CHANGES = (
+    "backbone=resnet10t", "backbone_args.channels=[8,8,8,8]", "backbone_args.stem_width=8", "epochs=1", "batch_size=10",
+    "precision=no", "channels_last=false", "run.eval_every=0", f"policy.augmentations.0.size={SIZE}",
+    f"policy.mean={json.dumps(MEAN)}",
+)  # fmt: skip
+SMALL = {"channels": [8, 8, 8, 8], "stem_width": 8}
+
+
+def continued() -> Study:
+    """Two objectives from the same weights, two steps each."""
+    return Study(
+        name="continued",
+        recipe=override(recipes.find("cifar10_small"), CHANGES),
+        images=Images("pack"),
+        start=Start("start", "weights"),
+        methods=(Method("simclr", "simclr", seeds=2), Method("simsiam", "simsiam")),
+        measures=(Measure("knn", ("pack",)), Measure("routing", ("pack",)), Measure("equivariance", ("pack",))),
+        pairs=(("simclr", "start"), ("simclr", "simsiam")),
+        headline=(Place("knn20_top1", "pack"),),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A labelled set, and weights that were trained at another size with other pixel statistics."""
+    images = photos(40, SIZE, SIZE)
+    files = [encoded(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()), "PNG") for image in images]
+    write_parquet(
+        tmp_path / "pack.parquet", image=files, label=[k // 2 % 2 for k in range(40)], split=["train", "test"] * 20
+    )
+    torch.manual_seed(3)
+    save_for_hf(timm.create_model("resnet10t", **SMALL), tmp_path / "weights", model_args=SMALL)
+    return tmp_path
+
+
+def test_the_start_is_measured_first_on_views_like_those_of_the_runs(folder: Path, tmp_path: Path):
+    study, out = continued(), tmp_path / "out"
+    runs = [reproduction.name_of(*run) for run in reproduction.runs(study)]
+    assert runs == ["start-0", "simclr-0", "simsiam-0", "simclr-1"]
+    for run in runs[:3]:
+        reproduction.run_one(study, run, out, folder)
+
+    start = outcome.load(out / "results" / "start-0.json")
+    assert start.recipes == [] and str(folder) not in json.dumps(start.content)
+    assert [record["protocol"] for record in start.content["evaluations"]] == ["knn", "equivariance"]
+    # the same weights in a folder that says the size and the statistics of the runs' views
+    overlay = {"input_size": (3, SIZE, SIZE), "crop_pct": 1.0, "mean": MEAN, "std": study.recipe.policy.std}
+    model = timm.create_model(
+        f"local-dir:{folder / 'weights'}", pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
+    )
+    save_for_hf(model, tmp_path / "twin", model_args=SMALL | {"num_classes": 0})
+    splits = Splits(str(folder / "pack.parquet"))
+    expected = knn.run(load(str(tmp_path / "twin")), splits).metrics["knn20_top1"].value
+    assert start.metrics["knn20_top1", "pack"].value == expected
+
+    recipe = json.loads((out / "simclr-0" / "recipe.json").read_text(encoding="utf-8"))
+    assert recipe["init_from"] == str(folder / "weights")
+    short, *_ = reproduction.report(study, out)
+    assert [row[:2] for row in short.rows] == [["start", "1"], ["simclr", "1"], ["simsiam", "1"]]
+    assert short.rows[0][2] == f"{100 * expected:.1f}"
+
+
+def test_runs_with_an_outcome_are_skipped_wherever_the_weights_lie(folder: Path, tmp_path: Path, monkeypatch):
+    study, out = continued().only(["simsiam"]), tmp_path / "out"
+    for run in ("start-0", "simsiam-0"):
+        reproduction.run_one(study, run, out, folder)
+    waves: list[list[str]] = []
+    monkeypatch.setattr(reproduction.jobs, "run", lambda jobs, at_once: waves.append([job.name for job in jobs]))
+    moved = folder.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+    reproduction.run_all(study, study.name, moved / "out", moved, [], 1, 1)
+    assert waves == []
+    reproduction.run_all(continued(), study.name, moved / "other", moved, [], 1, 1)
+    assert waves == [["start-0", "simclr-0", "simsiam-0", "simclr-1"]]
+
+
+def test_missing_weights_are_an_error_before_any_training(folder: Path, tmp_path: Path):
+    (folder / "weights").rename(folder / "elsewhere")
+    with pytest.raises(DataError, match=r"starts from the weights in .*weights, which does not exist; make"):
+        reproduction.run_all(continued(), "continued", tmp_path / "out", folder, [], 1, 1)
+
+
+def test_the_start_comes_with_every_method():
+    some = continued().only(["simclr"])
+    assert [column.name for column in some.columns] == ["start", "simclr"] and some.pairs == (("simclr", "start"),)
+    assert [column.seeds for column in some.seeds(3).columns] == [1, 3]
+    assert [column.name for column in continued().only(["start"]).columns] == ["start"]
+
+
+def measured(method: str, seed: int, accuracy: float) -> Outcome:
+    content: dict[str, Any] = {"evaluations": []}
+    return Outcome(
+        method, seed, {("knn20_top1", "pack"): Metric("knn20_top1", "20-NN", SHARE, ACCURACY, accuracy)}, content
+    )
+
+
+def test_the_start_is_compared_with_every_seed():
+    outcomes = [measured("start", 0, 0.5), measured("simclr", 0, 0.6), measured("simclr", 1, 0.4)]
+    place = Place("knn20_top1", "pack")
+    assert aggregate.difference(continued(), outcomes, "simclr", "start", place) == pytest.approx([0.1, -0.1])
+    assert aggregate.difference(continued(), outcomes[1:], "simclr", "start", place) == []
+    plain = dataclasses.replace(continued(), start=None)
+    assert aggregate.difference(plain, outcomes, "simclr", "start", place) == pytest.approx([0.1])

@@ -40,8 +40,8 @@ def continued_small() -> Study:
         start=Start("start", "lite0"),
         methods=(
             *(Method(name, name, seeds=3) for name in _NAMES),
-            Method("star_norms", "star", _TRAINED, seeds=3),
-            Method("norms", "simclr", (*_TRAINED, "optimizer.lr=0", "epochs=1"), seeds=1),
+            Method("star_norms", "star", _TRAINED),
+            Method("norms", "simclr", (*_TRAINED, "optimizer.lr=0", "epochs=1")),
         ),
         measures=(
             Measure("linear", _SETS),

@@ -26,7 +26,12 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         grad = grads[0].clone(memory_format=torch.contiguous_format)  # autograd may share the tensor; all_reduce writes
         dist.all_reduce(grad)
-        return grad[dist.get_rank() * ctx.rows :][: ctx.rows]
+        return grad[rank() * ctx.rows :][: ctx.rows]
+
+
+def rank() -> int:
+    """Returns this process's place among all processes; 0 if there is one process."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def gather_with_grad(x: Tensor) -> Tensor:
@@ -63,12 +68,11 @@ def nt_xent(
     with torch.autocast(a.device.type, enabled=False):  # logits need float32: bfloat16 values near 5 are 1/32 apart
         own = F.normalize(torch.cat((a, b)).float(), dim=1)
         everyone = gather_with_grad(own)
-        rank = dist.get_rank() if len(everyone) > len(own) else 0
         rows = torch.arange(len(own), device=own.device)
-        me = rank * len(own) + rows
+        me = rank() * len(own) + rows
         logits = similarity(own, everyone) / temperature
         logits = logits.masked_fill(me[:, None] == torch.arange(len(everyone), device=own.device), float("-inf"))
-        positive = rank * len(own) + rows.roll(len(a))
+        positive = rank() * len(own) + rows.roll(len(a))
         return F.cross_entropy(logits, positive)
 
 
@@ -91,8 +95,7 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float, negatives: Tenso
         own = torch.arange(len(queries), device=queries.device)
         if negatives is None:
             everyone = gather_with_grad(keys)
-            rank = dist.get_rank() if len(everyone) > len(keys) else 0
-            return F.cross_entropy(queries @ everyone.T / temperature, rank * len(keys) + own)
+            return F.cross_entropy(queries @ everyone.T / temperature, rank() * len(keys) + own)
         rows = F.normalize(negatives.float(), dim=1)
         logits = torch.cat(((queries * keys).sum(1, keepdim=True), queries @ rows.T), 1)
         return F.cross_entropy(logits / temperature, torch.zeros_like(own))

@@ -182,6 +182,10 @@ class Policy:
             start += a.uniforms
         return _row(params)
 
+    def draws(self, views: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Draws the parameters of several views of an image of this size in pixels, one by one: (V, P) float32."""
+        return torch.stack([self.draw(height, width, generator) for _ in range(views)])
+
     @functools.cached_property
     def _uniforms(self) -> int:
         return sum(a.uniforms for a in self.augmentations)
@@ -261,7 +265,7 @@ class Policy:
 def _drawn_statistics(policy: Policy) -> tuple[list[float], list[float]]:
     """Returns the statistics of draws; equal policies, of which processes build many, are drawn from once."""
     generator = torch.Generator().manual_seed(0)
-    sample = torch.stack([policy.draw(policy.size, policy.size, generator) for _ in range(_SAMPLE)])
+    sample = policy.draws(_SAMPLE, policy.size, policy.size, generator)
     return sample.mean(0).tolist(), sample.std(0).tolist()
 
 

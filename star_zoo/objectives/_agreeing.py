@@ -56,7 +56,7 @@ class TwoViews(Agreeing):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of two draws: (2, P)."""
-        return torch.stack([self.policy.draw(height, width, generator) for _ in range(2)])
+        return self.policy.draws(2, height, width, generator)
 
     def terms(
         self, features: list[Tensor], params: list[Tensor], targets: list[Tensor] | None = None

@@ -52,8 +52,8 @@ class RoutedExperts(Agreeing):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of the base view and of two draws: (3, P)."""
-        draws = (self.policy.draw(height, width, generator) for _ in range(2))
-        return torch.stack((self.policy.base(height, width), *draws))
+        base = self.policy.base(height, width)
+        return torch.cat((base[None], self.policy.draws(2, height, width, generator)))
 
     def terms(
         self, features: list[Tensor], params: list[Tensor], targets: list[Tensor] | None = None

@@ -66,7 +66,7 @@ class TransformationObjective(Objective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of one draw: (1, P)."""
-        return self.policy.draw(height, width, generator)[None]
+        return self.policy.draws(1, height, width, generator)
 
     def transformed(self, params: Tensor) -> Tensor:
         """Returns the number of each view's transformation: (B, P) -> (B,) int64."""

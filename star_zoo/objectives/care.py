@@ -45,7 +45,7 @@ class CARE(FeatureObjective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of two draws, which the images of a chunk share: (2, P)."""
-        return torch.stack([self.policy.draw(height, width, generator) for _ in range(2)])
+        return self.policy.draws(2, height, width, generator)
 
     def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
         """Returns {"invariant": ..., "equivariant": ...} for two views; a batch smaller than a chunk is one chunk."""

@@ -61,7 +61,7 @@ class Distill(Objective):
         """Returns the plan of the objective beside, or the params of two draws: (2, P)."""
         if self.beside:
             return self.beside.plan(height, width, generator)
-        return torch.stack([self.policy.draw(height, width, generator) for _ in range(2)])
+        return self.policy.draws(2, height, width, generator)
 
     def attach(self, encoder: Encoder) -> None:
         """Loads the teacher and makes the map, both after construction, so that heads load without the teacher.

@@ -54,7 +54,7 @@ class Essl(Objective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of three draws that are not rotated: (3, P)."""
-        params = torch.stack([self.policy.draw(height, width, generator) for _ in range(3)])
+        params = self.policy.draws(3, height, width, generator)
         params[:, self.column] = 0
         return params
 

@@ -75,7 +75,7 @@ class GIAE(GroupObjective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of one draw: (1, P)."""
-        return self.policy.draw(height, width, generator)[None]
+        return self.policy.draws(1, height, width, generator)
 
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         """Returns {"reconstruction": ...}, the mean squared error of normalised pixels."""

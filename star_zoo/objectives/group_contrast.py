@@ -53,7 +53,7 @@ class GroupContrast(GroupObjective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of two draws: (2, P)."""
-        return torch.stack([self.policy.draw(height, width, generator) for _ in range(2)])
+        return self.policy.draws(2, height, width, generator)
 
     def forward(self, batch: Batch, encoder: Encoder) -> dict[str, Tensor]:
         """Returns {"invariant": ...}."""

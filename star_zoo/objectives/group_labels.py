@@ -63,7 +63,7 @@ class GroupLabels(GroupObjective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of one draw: (1, P)."""
-        return self.policy.draw(height, width, generator)[None]
+        return self.policy.draws(1, height, width, generator)
 
     def logits(self, z: Tensor) -> Tensor:
         """Returns the logits of the labels, given regular features: (B, D, G) -> (B, K), in float32.

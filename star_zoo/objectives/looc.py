@@ -19,7 +19,7 @@ from ..augmentations import Crop, Flip, Policy
 from ..batch import Batch
 from ..encoder import Encoder
 from ..heads import EMBED_DIM
-from ..losses import gather_with_grad
+from ..losses import gather_with_grad, rank
 from ..momentum import MomentumCopy, Queue
 from . import _papers
 from ._base import FeatureObjective
@@ -64,10 +64,10 @@ class LooC(FeatureObjective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of the query, of the fresh key and of the key of each factor: (1 + S, P)."""
-        query, *keys = (self.policy.draw(height, width, generator) for _ in range(len(self.factors) + 2))
-        for key, columns in zip(keys[1:], self.factors.values(), strict=True):
-            key[list(columns)] = query[list(columns)]
-        return torch.stack((query, *keys))
+        rows = self.policy.draws(len(self.factors) + 2, height, width, generator)
+        for key, columns in zip(rows[2:], self.factors.values(), strict=True):
+            key[list(columns)] = rows[0, list(columns)]
+        return rows
 
     def attach(self, encoder: Encoder) -> None:
         if self.queues:
@@ -97,8 +97,7 @@ class LooC(FeatureObjective):
         query, *keys = (self.heads(x) for x in features)
         own = torch.stack(keys, 1)
         everyone = gather_with_grad(own.permute(2, 0, 1, 3).contiguous())  # (W*B, S, S, O)
-        rank = torch.distributed.get_rank() if len(everyone) > own.shape[2] else 0
-        me = rank * own.shape[2] + torch.arange(own.shape[2], device=own.device)
+        me = rank() * own.shape[2] + torch.arange(own.shape[2], device=own.device)
         same = me[:, None] == torch.arange(len(everyone), device=own.device).repeat_interleave(own.shape[1])
         others = everyone.transpose(0, 1).flatten(1, 2)  # (S, W*B*S, O)
         return self._named(leave_one_out(query, own, others, same, self.temperature))

@@ -9,7 +9,6 @@ size; and for a ViT, the class token from the first block on.
 """
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from ..augmentations import Flip, Framing, Policy, QuarterTurn
 from ..batch import Batch
 from ..encoder import Encoder
 from ..heads import EMBED_DIM, mlp
-from ..losses import gather_with_grad, nt_xent
+from ..losses import gather_with_grad, nt_xent, rank
 from . import _papers
 from ._base import Objective
 
@@ -70,7 +69,7 @@ class SER(Objective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of two draws, and of two more without crop, flip and turn: (4, P)."""
-        rows = torch.stack([self.policy.draw(height, width, generator) for _ in range(4)])
+        rows = self.policy.draws(4, height, width, generator)
         for a in self.policy.augmentations:
             if isinstance(a, Framing | Flip | QuarterTurn):
                 columns = self.policy.columns[type(a).__name__]
@@ -85,7 +84,7 @@ class SER(Objective):
         others = others + others // (self.every - 1) + 1  # every number that is no multiple of `every`
         cropped = [encoder.augment(_rows(batch, others), view) for view in (0, 1)]
         upright, second = (encoder.augment(_rows(batch, chosen), view) for view in (2, 3))
-        start = _rank() * len(chosen)  # of the images of all processes
+        start = rank() * len(chosen)  # of the images of all processes
         pair = [upright, turn(second, start).contiguous(memory_format=encoder.memory_format)]
         z1, z2 = map(self.heads, encoder([torch.cat(parts) for parts in zip(pair, cropped, strict=True)]))
         terms = {"invariant": nt_xent(z1, z2, self.temperature)}
@@ -125,15 +124,11 @@ def _found(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """Returns the cross entropy of each position's key among those of other images: (N, H*W, C) each -> scalar."""
     count, positions = queries.shape[:2]
     everyone = gather_with_grad(keys.contiguous()).flatten(0, 1)  # (W*N*H*W, C)
-    own = _rank() * count * positions + torch.arange(count * positions, device=keys.device)
+    own = rank() * count * positions + torch.arange(count * positions, device=keys.device)
     place = torch.arange(len(everyone), device=keys.device)
     ignored = (own[:, None] // positions == place // positions) & (own[:, None] != place)
     logits = (queries.flatten(0, 1) @ everyone.T / temperature).masked_fill(ignored, float("-inf"))
     return F.cross_entropy(logits, own)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def _rows(batch: Batch, rows: Tensor) -> Batch:

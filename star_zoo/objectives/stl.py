@@ -54,7 +54,7 @@ class STL(FeatureObjective):
 
     def plan(self, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Returns the params of two draws, which two images share: (2, P)."""
-        return torch.stack([self.policy.draw(height, width, generator) for _ in range(2)])
+        return self.policy.draws(2, height, width, generator)
 
     def terms(self, features: list[Tensor], params: list[Tensor]) -> dict[str, Tensor]:
         """Returns the three weighted terms for two views; images 2i and 2i + 1 are partners."""

@@ -50,8 +50,8 @@ class Averaged(Wrapper):
     def draw(self, count: int, height: int, width: int) -> Tensor:
         """Returns the params of the views of so many images of this size: (V, B, P)."""
         generator = torch.Generator().manual_seed(0)
-        rows = [self.policy.draw(height, width, generator) for _ in range(count * self.views)]
-        return torch.stack(rows).view(count, self.views, -1).transpose(0, 1)
+        rows = self.policy.draws(count * self.views, height, width, generator)
+        return rows.view(count, self.views, -1).transpose(0, 1)
 
     def view(self, x: Tensor, params: Tensor) -> Tensor:
         """Returns one view of each image, normalised: (B, 3, S, S), (B, P) -> (B, 3, S, S); differentiable in both."""

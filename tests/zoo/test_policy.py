@@ -206,6 +206,13 @@ def test_many_images_are_what_each_is_alone():
     assert torch.equal(policy.apply(images, params), alone)
 
 
+def test_several_draws_are_drawn_one_by_one():
+    policy, single, together = every_operation(), generator(3), generator(3)
+    rows = [policy.draw(40, 30, single) for _ in range(4)]
+    assert torch.equal(policy.draws(3, 40, 30, together), torch.stack(rows[:3]))
+    assert torch.equal(policy.draw(40, 30, together), rows[3])
+
+
 def test_a_policy_of_some_kinds_keeps_its_first_augmentation_and_their_order():
     policy = every_operation()
     some = policy.only(Blur, Flip)

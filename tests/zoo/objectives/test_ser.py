@@ -59,7 +59,7 @@ def test_two_processes_compute_what_one_does(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ser, "gather_with_grad", lambda x: sides[tuple(x[0].flatten()[:3].tolist())])
     found = []
     for rank in (0, 1):
-        monkeypatch.setattr(ser, "_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(ser, "rank", lambda rank=rank: rank)
         found.append(positions_agree(a[rank * N :][:N], b[rank * N :][:N], 0.5))
     assert_close((found[0] + found[1]) / 2, whole)
 

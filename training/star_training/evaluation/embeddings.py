@@ -127,8 +127,7 @@ def base_and_drawn(drawn: int) -> PolicyPlan:
 
 
 def _base_and_drawn(drawn: int, policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
-    draws = (policy.draw(height, width, generator) for _ in range(drawn))
-    return torch.stack((policy.base(height, width), *draws))
+    return torch.cat((policy.base(height, width)[None], policy.draws(drawn, height, width, generator)))
 
 
 def base_all_and_each(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -84,4 +84,4 @@ def training_policy(views: Views, size: int, mean: tuple[float, ...], std: tuple
 
 def one_view(policy: Policy) -> Plan:
     """Returns the view plan of a classifier: a single drawn view, (1, P)."""
-    return lambda height, width, generator: policy.draw(height, width, generator)[None]
+    return lambda height, width, generator: policy.draws(1, height, width, generator)

@@ -71,7 +71,7 @@ def run(model: FrozenModel, splits: Splits, seed: int = 0) -> Measurement:
 
 def copied(policy: Policy, height: int, width: int, generator: torch.Generator) -> Tensor:
     """Returns the params of an image's copies: (A, P)."""
-    return torch.stack([policy.draw(height, width, generator) for _ in range(COPIES)])
+    return policy.draws(COPIES, height, width, generator)
 
 
 def accuracies(images: Copied, shots: int, seed: int, name: str, tasks: int = TASKS) -> Tensor:

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from timm.models import save_for_hf
 
 from star_training import studies
 from star_training.data import DataError
@@ -20,6 +22,7 @@ PACK = "{name}.parquet"
 OBJECTIVE = {"objective", "objective_args"}
 CHANGED = {  # the recipe's other fields in which methods differ
     "backbones_small": {"backbone", "backbone_args", "optimizer"},
+    "continued_small": {"freeze_norms", "optimizer", "epochs"},
     "invariances_small": {"policy", "backbone_args"},
     "symmetry_small": {"backbone", "backbone_args"},
     "why_correlated": {"backbone_args"},
@@ -27,15 +30,18 @@ CHANGED = {  # the recipe's other fields in which methods differ
 
 
 def find(name: str, tmp_path: Path) -> Study:
-    """A study, with a stand-in for each of its data sets to be found."""
+    """A study, with a stand-in for each of its data sets and for its start to be found."""
     study = studies.find(name)
     for data in (study.images.name, *study.data):
         (tmp_path / f"{data}.parquet").touch()
+    if study.start:
+        save_for_hf(timm.create_model(study.recipe.backbone), tmp_path / study.start.weights)
     return study
 
 
 def meta(recipe: Recipe) -> torch.nn.Module:
-    with torch.device("cpu" if recipe.objective == "distill" else "meta"):  # a teacher's weights are loaded
+    loads = recipe.objective == "distill" or recipe.init_from  # the weights of a teacher or of a start
+    with torch.device("cpu" if loads else "meta"):
         return build(recipe)[0]
 
 

@@ -20,7 +20,7 @@ _RECIPE = (
     "run.eval_every=0",
     "run.keep=1",
 )
-_TRAINED = ("freeze_norms=false",)
+_TRAINED, _HIGH = ("freeze_norms=false",), "optimizer.lr=0.01"
 _NAMES = ("simclr", "equimod", "star")
 _LINEAR, _KNN, _R2, _FEW = "linear_accuracy", "knn20_top1", "r2_pair_features", "fewshot_5way_5shot"
 
@@ -31,7 +31,7 @@ def continued_small() -> Study:
     The images are the training images of the five transfer sets, without labels, in the folder `transfer96`. The start
     is the folder `lite0`, which the guide makes from a package, measured at the same 96 px. Batch norm keeps the
     statistics of the start, but for two controls: `star_norms` trains them as usual, and `norms` trains nothing else.
-    The verdict is in hub_cards/continued_small.
+    `_high` has ten times the learning rate. The verdict is in hub_cards/continued_small.
     """
     return Study(
         name="continued_small",
@@ -42,6 +42,7 @@ def continued_small() -> Study:
             *(Method(name, name, seeds=3) for name in _NAMES),
             Method("star_norms", "star", _TRAINED),
             Method("norms", "simclr", (*_TRAINED, "optimizer.lr=0", "epochs=1")),
+            *(Method(f"{name}_high", name, (_HIGH,)) for name in ("simclr", "star")),
         ),
         measures=(
             Measure("linear", _SETS),
@@ -57,6 +58,7 @@ def continued_small() -> Study:
             ("equimod", "simclr"),
             ("star", "star_norms"),
             ("norms", "start"),
+            ("star_high", "simclr_high"),
         ),
         headline=(
             Place(_LINEAR),

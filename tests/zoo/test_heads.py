@@ -134,6 +134,24 @@ def test_a_routers_gradient_reaches_the_features():
     assert (features.grad != 0).all()
 
 
+def test_a_saturated_router_gives_experts_no_denormal_gradient():
+    """CPUs compute with denormal numbers many times as slowly; other weights are softmax's, exactly."""
+    router, experts = Router(D, 4), Experts(D, 4, O, H)
+    with torch.no_grad():
+        router.linear.weight.mul_(120)
+    features = 3 * randn(B, D)
+    weights, plain = router(features), router.linear(features).view(B, 2, 4).softmax(-1)
+    assert ((plain > 0) & (plain < 1e-30)).any() and ((plain > 1e-13) & (plain < 0.1)).any()
+    kept = plain > 2.0**-46
+    assert torch.equal(weights[kept], plain[kept]) and not weights[~kept].any()
+    z = StarHeads(experts, router)(features)
+    assert_close(torch.stack(z, 1), torch.einsum("bte,beo->bto", plain, experts(features)))
+    sum(x.mul(1e-3 * randn(B, O)).sum() for x in z).backward()
+    for parameter in (*experts.parameters(), *router.parameters()):
+        tiny = torch.finfo(torch.float32).tiny
+        assert not ((parameter.grad != 0) & (parameter.grad.abs() < tiny)).any()
+
+
 def test_a_fixed_router_gives_every_image_its_table():
     table = [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
     weights = FixedRouter(table)(randn(B, D))

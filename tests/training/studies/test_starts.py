@@ -18,7 +18,7 @@ from star_training.data.eval_sets.dataset import Splits
 from star_training.evaluation.frozen_model import load
 from star_training.evaluation.metrics import ACCURACY, SHARE, Metric
 from star_training.evaluation.protocols import knn
-from star_training.settings.base import override
+from star_training.settings.base import differences, override
 from star_training.studies import aggregate, outcome
 from star_training.studies import run as reproduction
 from star_training.studies.outcome import Outcome
@@ -101,6 +101,38 @@ def test_runs_with_an_outcome_are_skipped_wherever_the_weights_lie(folder: Path,
     assert waves == [["start-0", "simclr-0", "simsiam-0", "simclr-1"]]
 
 
+def test_the_outcome_of_another_start_is_refused(folder: Path, tmp_path: Path):
+    study, out = continued(), tmp_path / "out"
+    reproduction.run_one(study, "start-0", out, folder)
+    before = (out / "start-0" / "results.json").read_text(encoding="utf-8")
+    larger = dataclasses.replace(study, recipe=override(study.recipe, ["policy.augmentations.0.size=32"]))
+    with pytest.raises(ValueError, match=r"start-0\.json is of another start than .*weights; choose another --out"):
+        reproduction.run_all(larger, study.name, out, folder, [], 1, 1)
+    save_for_hf(timm.create_model("resnet10t", **SMALL), folder / "weights", model_args=SMALL)
+    with pytest.raises(ValueError, match="is of another start"):
+        reproduction.run_all(study, study.name, out, folder, [], 1, 1)
+    reproduction.run_one(study, "start-0", out, folder)  # measures it again, because the weights are others
+    assert (out / "start-0" / "results.json").read_text(encoding="utf-8") != before
+
+
+def test_a_stopped_run_goes_on_where_the_weights_were_moved(folder: Path, tmp_path: Path):
+    study, out = continued(), tmp_path / "out"
+    recipe = study.recipe_of(study.methods[0], 0, folder)
+    (out / "simclr-0").mkdir(parents=True)
+    (out / "simclr-0" / "recipe.json").write_text(json.dumps(recipe.to_dict()), encoding="utf-8")
+    moved = folder.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+    reproduction.run_one(study, "simclr-0", moved / "out", moved)
+    assert (moved / "out" / "results" / "simclr-0.json").is_file()
+    other = override(recipe, ["init_from=elsewhere/others"])
+    assert differences(recipe, other) == ["init_from: 'weights', 'others'"]
+
+
+def test_pixel_statistics_that_are_not_known_yet_are_refused(folder: Path, tmp_path: Path):
+    study = dataclasses.replace(continued(), recipe=override(continued().recipe, ["policy.mean=auto"]))
+    with pytest.raises(ValueError, match=r"measures its start, so its recipe needs policy\.mean and policy\.std"):
+        reproduction.run_one(study, "start-0", tmp_path / "out", folder)
+
+
 def test_missing_weights_are_an_error_before_any_training(folder: Path, tmp_path: Path):
     (folder / "weights").rename(folder / "elsewhere")
     with pytest.raises(DataError, match=r"starts from the weights in .*weights, which does not exist; make"):
@@ -126,5 +158,6 @@ def test_the_start_is_compared_with_every_seed():
     place = Place("knn20_top1", "pack")
     assert aggregate.difference(continued(), outcomes, "simclr", "start", place) == pytest.approx([0.1, -0.1])
     assert aggregate.difference(continued(), outcomes[1:], "simclr", "start", place) == []
+    assert aggregate.difference(continued(), outcomes, "start", "simclr", place) == pytest.approx([-0.1, 0.1])
     plain = dataclasses.replace(continued(), start=None)
     assert aggregate.difference(plain, outcomes, "simclr", "start", place) == pytest.approx([0.1])

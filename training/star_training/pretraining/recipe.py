@@ -18,7 +18,7 @@ from star_zoo.augmentations.presets import PRESETS, preset
 
 from ..data.sources.base import name_alone
 from ..models.names import expanded, names_path
-from ..models.resolve import called
+from ..models.resolve import called, label
 from ..settings.base import Settings, build, kinds, typed
 from ..settings.common import AUTO, MAX_BAD, OptimizerConfig, RunConfig, check_precision, check_seed, check_switch
 
@@ -105,6 +105,10 @@ class Recipe(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON; `from_dict` is the inverse."""
         return json.loads(json.dumps({**dataclasses.asdict(self), "policy": self.policy.to_dict()}))
+
+    def compared(self) -> dict[str, Any]:
+        """Returns the settings that a resumed run must keep; the folder of its start may have been moved."""
+        return super().compared() | {"init_from": self.init_from and label(called(self.init_from))}
 
     def published(self) -> dict[str, Any]:
         """Returns `to_dict` without the folders of this machine: only the names of images and models remain."""

@@ -41,6 +41,14 @@ class Settings:
             raise ValueError(f"{path}{sign}=: this setting takes no {sign}=; write {path}=VALUE")
         return path, value
 
+    def compared(self) -> dict[str, Any]:
+        """Returns `to_dict` without what may differ between two runs of the same weights."""
+        found = self.to_dict()
+        found.pop("run", None)
+        if "data" in found:
+            found["data"].pop("source", None)
+        return found
+
     def completed(self: S, before: S) -> S:
         """Returns the settings with values that the start of a run found in its data, as in the settings `before`."""
         return self
@@ -94,8 +102,8 @@ def differences(a: Settings, b: Settings) -> list[str]:
     A precision or memory layout that is "auto" in `b` is that of `a`. `run` doesn't affect the weights, and
     `data.source` may change: a run compares the images' fingerprint instead.
     """
-    flat_a, flat_b = (_flatten({k: v for k, v in r.to_dict().items() if k != "run"}) for r in (a, adopted(b, a)))
-    paths = sorted((set(flat_a) | set(flat_b)) - {"data.source"})
+    flat_a, flat_b = (_flatten(settings.compared()) for settings in (a, adopted(b, a)))
+    paths = sorted(set(flat_a) | set(flat_b))
     return [f"{p}: {flat_a.get(p)!r}, {flat_b.get(p)!r}" for p in paths if flat_a.get(p) != flat_b.get(p)]
 
 

@@ -54,6 +54,8 @@ def difference(study: Study, outcomes: Sequence[Outcome], better: str, worse: st
     second = by_seed(study, outcomes, worse, place)
     if study.start and worse == study.start.name:
         second = {seed: value for seed in first for value in second.values()}
+    if study.start and better == study.start.name:
+        first = {seed: value for seed in second for value in first.values()}
     return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
 
 

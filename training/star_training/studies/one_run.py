@@ -11,12 +11,13 @@ from star_catalog.printing import printable
 from ..data import DataError
 from ..data.eval_sets.dataset import Splits
 from ..engine.results import read
-from ..engine.run_dir import check_folder, lock_folder
+from ..engine.run_dir import check_folder, lock_folder, saved_settings
 from ..evaluation.features import NotFinite, timm_view
 from ..evaluation.frozen_model import FrozenModel, evaluation_device, load
 from ..evaluation.protocols import knn
 from ..evaluation.record import Record, evaluate, record
 from ..pretraining.module import build, build_backbone
+from ..pretraining.recipe import Recipe
 from ..pretraining.run import Run, is_whole
 from ..publishing import card
 from . import outcome
@@ -48,6 +49,7 @@ def run(study: Study, method: Method, seed: int, out: Path, folder: Path) -> Non
     card.write_after_training(place, changed=not whole)
     splits = _splits(study, folder)
     _measure(study, load(str(place)), place / "export" / "results.json", splits)
+    recipe = saved_settings(Recipe, place / "recipe.json")  # with the pixel statistics of its images
     over_steps = [_at_step(study, recipe, place, step, splits) for step in study.steps]
     outcome.write(out / "results" / f"{place.name}.json", method.name, seed, place, over_steps)
 
@@ -71,18 +73,26 @@ def fuse(study: Study, fusion: Fusion, seed: int, out: Path, folder: Path) -> No
 
 
 def begin(study: Study, start: Start, out: Path, folder: Path) -> None:
-    """Measures the model that the runs start from and writes `out/results/START-0.json`. Errors of protocols propagate.
-
-    Its images have the size and the pixel statistics of the runs' views.
-    """
+    """Measures the start and writes `out/results/START-0.json`. Errors of `started` and of protocols propagate."""
     if not PartialState().is_main_process:
         return
-    backbone = build(study.recipe_of(study.methods[0], 0, folder))[0].backbone.to(evaluation_device())
-    model = FrozenModel(start.name, backbone, timm_view(backbone))
+    model = started(study, folder)
     place = out / name_of(start, 0)
     place.mkdir(parents=True, exist_ok=True)
     _measure(study, model, place / "results.json", _splits(study, folder))
-    outcome.write_untrained(out / "results" / f"{place.name}.json", start.name, place)
+    outcome.write_untrained(out / "results" / f"{place.name}.json", start.name, place, model.fingerprint)
+
+
+def started(study: Study, folder: Path) -> FrozenModel:
+    """Returns the model that the runs start from, for images of the size and pixel statistics of the runs' views.
+
+    Raises ValueError if these statistics are not known before the runs, and as `Study.recipe_of` and `build` do.
+    """
+    recipe = study.recipe_of(study.methods[0], 0, folder)
+    if not recipe.policy.mean:
+        raise ValueError("the study measures its start, so its recipe needs policy.mean and policy.std; they are auto")
+    backbone = build(recipe)[0].backbone.to(evaluation_device())
+    return FrozenModel(study.start.name if study.start else "start", backbone, timm_view(backbone))
 
 
 def _splits(study: Study, folder: Path) -> dict[str, Splits]:
@@ -99,7 +109,7 @@ def _measure(study: Study, model: FrozenModel, path: Path, splits: dict[str, Spl
     The seed is always 0, so that runs differ only in their pretraining.
     """
     known = map(Record.from_dict, read(path).get("evaluations", []))
-    done = {(record.protocol, record.data) for record in known}
+    done = {(record.protocol, record.data) for record in known if record.model_fingerprint == model.fingerprint}
     for protocol, data in study.measures:
         for of_set in (splits[each] for each in data):
             if (protocol, of_set.name) in done:

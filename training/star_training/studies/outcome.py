@@ -86,12 +86,13 @@ def write_fusion(path: Path, name: str, seed: int, place: Path, parts: Sequence[
     _write(path, held)
 
 
-def write_untrained(path: Path, name: str, place: Path) -> None:
-    """Gathers the evaluations of a start in the folder `place`, which no run of the study has trained."""
+def write_untrained(path: Path, name: str, place: Path, fingerprint: str) -> None:
+    """Gathers the evaluations of a start in the folder `place`; the fingerprint is that of its weights and views."""
     held = {
         "method": name,
         "seed": 0,
         "parts": [],
+        "model_fingerprint": fingerprint,
         "training": {},
         "evaluations": [_slim(found) for found in read_results(place / "results.json")["evaluations"]],
         "mean losses": {},

@@ -20,7 +20,7 @@ from ..reports.loading import Shown, gather
 from ..reports.tables import Table, compare, markdown
 from ..settings.base import differences
 from . import aggregate, curves, dots, jobs, outcome
-from .one_run import begin, fuse, name_of, run
+from .one_run import begin, fuse, name_of, run, started
 from .study import Column, Fusion, Method, Start, Study, located
 
 
@@ -82,11 +82,18 @@ def run_all(
 
 
 def _done(study: Study, column: Column, seed: int, out: Path, folder: Path) -> bool:
-    """Whether there is an outcome. Raises ValueError if it has other recipes, because a study must not mix recipes."""
+    """Whether there is an outcome. Raises ValueError if it has other recipes, because a study must not mix recipes.
+
+    The outcome of a start must be of the same weights and views.
+    """
     path = out / "results" / f"{name_of(column, seed)}.json"
     if not path.is_file():
         return False
-    methods = study.parts(column) if isinstance(column, Fusion) else (column,) if isinstance(column, Method) else ()
+    if isinstance(column, Start):
+        if outcome.load(path).content.get("model_fingerprint") != started(study, folder).fingerprint:
+            raise ValueError(f"{path} is of another start than {folder / column.weights}; choose another --out")
+        return True
+    methods = study.parts(column) if isinstance(column, Fusion) else (column,)
     recipes = [Recipe.from_dict(study.recipe_of(method, seed, folder).published()) for method in methods]
     theirs = map(Recipe.from_dict, outcome.load(path).recipes)
     if found := list(chain.from_iterable(map(differences, theirs, recipes))):

@@ -42,9 +42,7 @@ class Encoder(nn.Module):
     def use_layout(self, channels_last: bool) -> None:
         """Sets the memory format of weights and views: channels last, or contiguous."""
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        for tensor in (*self.backbone.parameters(), *self.backbone.buffers()):
-            if tensor.dim() == 4:  # 5-D weights, of e.g. LambdaNetworks, have another format
-                tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
+        lay_out(self.backbone, self.memory_format)
 
     @property
     def device(self) -> torch.device:
@@ -118,6 +116,13 @@ class Encoder(nn.Module):
             for k, place in enumerate(places):
                 maps[place] = [x[k] for x in by_layer]
         return maps
+
+
+def lay_out(module: nn.Module | Backbone, memory_format: torch.memory_format) -> None:
+    """Stores the weights and buffers of convolutions in a memory format, in place."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:  # 5-D weights, of e.g. LambdaNetworks, have another format
+            tensor.data = tensor.data.contiguous(memory_format=memory_format)
 
 
 def _together(encode: Callable[[Tensor, int], Tensor], images: list[Tensor]) -> list[Tensor]:

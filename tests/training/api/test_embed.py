@@ -90,6 +90,11 @@ def test_the_command_writes_the_array_and_a_list_of_its_rows(images: Path, found
         zip(found.column("split"), found.column("label"), found.column("class"), strict=True)
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["e.csv", "e.npy"]
+    array = Embeddings(out, 12, [])
+    np.testing.assert_array_equal(array.array(), np.load(out))
+    for read in (array.array, array.column):
+        with pytest.raises(ValueError, match=r"e.npy holds the features alone, so there is no 'z_inv'; .*e.csv"):
+            read("z_inv")
 
 
 def test_a_flat_folder_has_no_labels_and_a_wrapper_its_own_features(tmp_path: Path):

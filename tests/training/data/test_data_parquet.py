@@ -41,6 +41,16 @@ def test_parquet_split_labels_and_rows(tmp_path):
         open_source(str(path), "extra")
 
 
+def test_a_row_without_a_name_names_no_class(tmp_path):
+    path = write_parquet(
+        tmp_path / "pack.parquet",
+        image=[png(n) for n in range(6)],
+        label=[0, 1, 2, 0, 1, 2],
+        label_name=["cat", None, "emu", None, "dog", None],
+    )
+    assert open_source(str(path)).classes == ("cat", "dog", "emu")
+
+
 def test_parquet_without_splits_is_train(tmp_path):
     path = write_parquet(tmp_path / "test.parquet", image=[png(n) for n in range(3)])
     source = open_source(str(path))

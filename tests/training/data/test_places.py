@@ -67,6 +67,28 @@ def test_two_labels_of_one_file_are_two_data_sets(tmp_path):
     assert name_alone(f"{path}:label=fine") == "x.parquet:label=fine"
 
 
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("pets@/home/me/private/pets", "pets"),
+        ("pets@../private/pets", "pets"),
+        ("torchvision:CIFAR10@/home/me/tv", "torchvision:CIFAR10"),
+        ("torchvision:CIFAR10@../tv", "torchvision:CIFAR10"),
+        ("/home/me/shard-{0000..0003}.tar", "shard-{0000..0003}.tar"),
+        ("gone/from/here", "here"),
+        ("hf:/home/me/ds", "hf:ds"),
+        ("hf:uoft-cs/cifar10", "hf:uoft-cs/cifar10"),
+        ("hf:owner/name:config", "hf:owner/name:config"),
+        ("stream:hf:owner/name", "stream:hf:owner/name"),
+        ("stream:/home/me/s-{0..4}.tar", "stream:s-{0..4}.tar"),
+        ("spirograph:32", "spirograph:32"),
+        ("cifar10", "cifar10"),
+    ],
+)
+def test_a_published_name_has_no_folder_of_this_machine(place: str, name: str):
+    assert name_alone(place) == name
+
+
 def test_names_of_another_column_are_not_taken_for_a_given_label(tmp_path):
     path = write_parquet(
         tmp_path / "x.parquet", {"classes": json.dumps(["cat", "dog"])},

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
+from data_cases import write_parquet
 from detection_cases import xml
 from star_training.cli.main import main
 from star_training.data.sources.base import DataError
 from star_training.detection.datasets.base import Box, BoxWarning, DetectionSet
 from star_training.detection.datasets.open import open_set
+from star_training.detection.datasets.pack import read as read_pack
 
 UPRIGHT, STORED = "upright", "stored"
 SETTLING = [5, 6, 7, 8]  # orientations that swap the sides
@@ -69,6 +71,18 @@ def test_boxes_lie_on_their_object_in_both_conventions(tmp_path: Path, annotated
 def test_each_image_is_of_the_convention_of_its_own_annotation(tmp_path: Path):
     kinds = [(o, annotated) for o in SETTLING for annotated in (UPRIGHT, STORED)]
     assert on_the_object(open_set(str(coco(tmp_path, "val", kinds)), "val")) == [True] * 8
+
+
+@pytest.mark.parametrize("orientation", SETTLING)
+def test_packs_are_read_as_stored(tmp_path: Path, orientation: int):
+    entry = photo(tmp_path / "photo.jpg", orientation, STORED)
+    width, height = entry["width"], entry["height"]
+    left, top, right, bottom = BOX
+    box = [0, (left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height]
+    images = [(tmp_path / "photo.jpg").read_bytes()]
+    pack = write_parquet(tmp_path / "pack.parquet", image=images, boxes=[[box]], split=["train"])
+    found = read_pack(pack, "train")
+    assert found.image(0).shape == (3, height, width) and on_the_object(found) == [True]
 
 
 def test_a_voc_folder_of_upright_annotations(tmp_path: Path):

@@ -38,6 +38,13 @@ def one_view_of(images: torch.Tensor, params: torch.Tensor, labels: torch.Tensor
     return Batch([images], [params], torch.arange(len(images)), torch.full((len(images), 2), 32), labels)
 
 
+def test_weights_of_five_dimensions_keep_their_layout():
+    """channels_last is a format of four dimensions; LambdaNetworks have weights of five."""
+    flat, deep = nn.Conv2d(3, 4, 3), nn.Conv3d(2, 2, 3)
+    learner(net=nn.Sequential(flat, deep))
+    assert flat.weight.is_contiguous(memory_format=torch.channels_last) and deep.weight.is_contiguous()
+
+
 def test_the_loss_is_the_smoothed_cross_entropy():
     module = learner("smoothing=0.2", classes=4)
     images, params, labels = photos(5, 32, 32), torch.zeros(5, 4), torch.tensor([0, 3, 1, 1, 2])

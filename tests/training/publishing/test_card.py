@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 from huggingface_hub import ModelCard
 
 from loopback_client import client
@@ -17,7 +18,7 @@ from star_training.cli.execute import parser
 from star_training.cli.train import pretrain
 from star_training.publishing import card, dataset_terms
 from star_training.settings.base import changed
-from star_zoo import load_objective, objectives
+from star_zoo import load_objective, objectives, save_pretrained
 from star_zoo.augmentations import Blur
 
 # --- snippets
@@ -110,6 +111,43 @@ def test_a_known_data_set_is_named_with_its_terms(source: str, hub_id: str | Non
     shown = {"pictures/cats": "`cats`", ".": "`.`"}.get(source, "CIFAR-10")
     assert f"The pretraining images are {shown}. {dataset_terms.of(source).terms}" in text
     assert f", pretrained without labels on {shown}. " in text
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        ("torchvision:CIFAR10@root", "CIFAR-10"),
+        ("cifar-100-python", "CIFAR-100"),
+        ("tiny-imagenet-200", "Tiny ImageNet"),
+        ("tinyimagenet100.parquet", "Tiny ImageNet"),
+        ("hf:ILSVRC/imagenet-1k", "ImageNet"),
+        ("stream:imagenet-train-{000000..000012}.tar", "ImageNet"),
+        ("spirograph:32", "Spirographs"),
+        ("hf:frgfm/imagenette:320px", "imagenette"),
+        ("imagenette2-160", "imagenette2-160"),
+        ("imagenet_sketch", "imagenet_sketch"),
+        ("imagenet-r", "imagenet-r"),
+        ("imagenetv2", "imagenetv2"),
+        ("imagenet21k", "imagenet21k"),
+        ("cifar10-c", "cifar10-c"),
+        ("cifar10.1", "cifar10.1"),
+        ("tinyimagenet_novel100", "tinyimagenet_novel100"),
+    ],
+)
+def test_a_relative_of_a_known_data_set_is_another_one(source: str, title: str):
+    found = dataset_terms.of(source)
+    assert found.title == title and found.known == (title not in (source, "imagenette"))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_snippets_for_images_of_other_channels_run(channels: int, tmp_path: Path):
+    model = timm.create_model("test_resnet", num_classes=3, in_chans=channels)
+    size = {"input_size": (channels, 32, 32), "mean": (0.5,) * channels, "std": (0.2,) * channels}
+    model.pretrained_cfg |= size
+    save_pretrained(tmp_path / "model", model, model_args={"in_chans": channels})
+    text = card.render(tmp_path / "model", f"local-dir:{tmp_path / 'model'}")
+    for snippet in blocks(text, "python"):
+        exec(compile(snippet, "<card>", "exec"), {"__name__": "__main__"})
 
 
 def test_a_licence_is_said_where_there_is_one(finished: Path, tmp_path: Path):

@@ -36,8 +36,11 @@ class Embeddings:
         return self.path.suffix.lower() == ".npy"
 
     def array(self, name: str = "features") -> "numpy.ndarray[Any, Any]":
-        """Returns the features, or an embedding by name, e.g. "z_inv": (N, D) float32."""
-        if self._is_array:
+        """Returns the features, or an embedding by name, e.g. "z_inv": (N, D) float32.
+
+        Raises ValueError for an embedding that the file does not have.
+        """
+        if self._is_array and name == "features":
             import numpy
 
             return numpy.load(self.path)
@@ -45,7 +48,10 @@ class Embeddings:
         return column.flatten().to_numpy().reshape(len(column), -1).copy()  # Arrow's memory can't be written to
 
     def column(self, name: str) -> list[Any]:
-        """Returns a column of a Parquet file: "file", "split", "label" or "class"; None where there is no value."""
+        """Returns a column of a Parquet file: "file", "split", "label" or "class"; None where there is no value.
+
+        Raises ValueError for a column that the file does not have.
+        """
         return self._read(name).to_pylist()
 
     def _read(self, name: str) -> Any:
@@ -53,6 +59,11 @@ class Embeddings:
 
         from star_catalog.names import not_found
 
+        if self._is_array:
+            raise ValueError(
+                f"{self.path} holds the features alone, so there is no {name!r}; files and labels are in "
+                f"{self.path.with_suffix('.csv')}, and embeddings in a .parquet file: embed with out='NAME.parquet'"
+            )
         known = read_schema(self.path).names
         if name not in known:
             raise ValueError(not_found(f"column of {self.path}", name, known))

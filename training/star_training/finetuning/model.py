@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from star_catalog.reading import one_line
 from star_zoo import Batch, Policy, wrapped_model, wrappers
 from star_zoo.augmentations.presets import of_config
+from star_zoo.encoder import lay_out
 from star_zoo.wrappers.canonical import Canonical
 
 from ..engine.optim import check_optimizer
@@ -99,7 +100,7 @@ class Learner(nn.Module):
     def use_layout(self, channels_last: bool) -> None:
         """Stores weights and views in channels-last memory format, or contiguously."""
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net.to(memory_format=self.memory_format)
+        lay_out(self.net, self.memory_format)
 
     def forward(self, batch: Batch, step: int, rank: int) -> Tensor:
         """Returns the mean cross entropy of the batch's single view; mixing depends only on seed, step and rank."""

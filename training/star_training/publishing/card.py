@@ -103,6 +103,7 @@ def _render(folder: Path, name: str) -> str:
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
         features=config["num_features"],
         equivariance=_equivariance(folder, own),
+        channels=config["pretrained_cfg"]["input_size"][0],
         size=config["pretrained_cfg"]["input_size"][-1],
         heads=_heads(heads, recipe, config),
         methods=methods,

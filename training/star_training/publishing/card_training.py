@@ -10,6 +10,7 @@ from star_zoo import objectives
 
 from .. import recipes
 from ..finetuning.config import FineTune, LabelledData
+from ..pretraining.recipe import Recipe
 from ..settings.base import CHOSEN, override
 from ..settings.common import AUTO, precision_name
 from .markdown import operand
@@ -112,6 +113,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
 
 
+# the settings that have one, but for those that are lists or settings of their own
+_DEFAULTS = {
+    field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
+}
+
+
 def _pretrain_command(recipe: dict[str, Any]) -> list[str]:
     """Returns the words of the command with these settings; none if the package lacks the recipe or the objective.
 
@@ -120,7 +127,7 @@ def _pretrain_command(recipe: dict[str, Any]) -> list[str]:
     if recipe.get("name") not in recipes.known() or recipe.get("objective") not in objectives.known():
         return []
     source, start = recipe["data"]["source"], recipe.get("init_from")
-    recipe = {"backbone_module": ""} | recipe  # which earlier versions lacked
+    recipe = _DEFAULTS | recipe  # earlier versions lacked some
     ours = recipes.find(recipe["name"]).with_objective(recipe["objective"])
     ours = dataclasses.replace(ours, init_from=start, data=dataclasses.replace(ours.data, source=source))
     same = {name: True for name in CHOSEN if getattr(ours, name) == AUTO and recipe.get(name) is True}  # chosen by auto

@@ -1,6 +1,7 @@
 """Titles, Hub ids and terms of the data sets that recipes name; cards must state them."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,15 +30,39 @@ _KNOWN = {
 }
 
 
+# may follow the name of a known data set; all else, as in "imagenet_sketch" or "cifar10-c", is another data set
+_SUFFIX = re.compile(
+    r"1k|\d{2,}|ilsvrc\d*|train|training|val|valid|validation|test|unlabeled|binary|full|python|batches|py|tar|parquet"
+)
+
+
 def of(source: str) -> DataSet:
     """Returns the data set that a recipe's `data.source` names; for an unknown one, only its name is known."""
     with contextlib.suppress(ValueError):  # a recipe.json may hold any text
         source, _ = split_columns(source)
-    kind, _, rest = source.rpartition(":")
-    name = Path("spirograph" if kind == "spirograph" else rest.partition("@")[0]).name
-    plain = "".join(c for c in name.partition(".")[0].lower() if c.isalnum())
+    name = _name(source)
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     for known in sorted(_KNOWN, key=len, reverse=True):  # cifar100 before cifar10
-        if plain.startswith(known):
+        if any(_is_followed("".join(words[:count]), words[count:], known) for count in range(1, len(words) + 1)):
             return _KNOWN[known]
     terms = "Their terms are not known to star-zoo; whoever publishes this model must state them."
     return DataSet(name or source, None, terms, known=False)  # "." has no name
+
+
+def _name(source: str) -> str:
+    """Returns the name in a source: NAME of torchvision:NAME@ROOT, hf:OWNER/NAME:CONFIG and path/to/NAME."""
+    kind, mark, rest = source.partition(":")
+    while mark and kind in ("stream", "hf", "torchvision", "spirograph"):
+        if kind == "spirograph":
+            return kind
+        if kind == "hf":
+            rest = rest.partition(":")[0]
+        source = rest
+        kind, mark, rest = source.partition(":")
+    return Path(source.partition("@")[0]).name
+
+
+def _is_followed(begin: str, words: list[str], known: str) -> bool:
+    """Whether `begin` is a known name, with or without a suffix, and every further word is a suffix."""
+    rest = begin.removeprefix(known) if begin.startswith(known) else None
+    return rest is not None and all(_SUFFIX.fullmatch(word) for word in (*([rest] if rest else []), *words))

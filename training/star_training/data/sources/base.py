@@ -122,13 +122,22 @@ def name_alone(place: str) -> str:
 
 
 def _without_folder(place: str) -> str:
+    if Path(place).exists():
+        return Path(os.path.abspath(place)).name  # `.` and `..` have no name of their own
     kind, mark, rest = place.partition(":")
     if kind == "stream" and not rest.startswith("hf:"):
         return f"stream:{Path(rest.partition('?')[0]).name}"
-    if mark and "/" not in kind:  # torchvision:STL10@/data/stl10
-        return f"{kind}:{rest.partition('@/')[0]}"
-    # `.` and `..` have no name of their own
-    return Path(os.path.abspath(place)).name if Path(place).exists() else place
+    if mark and "/" not in kind:
+        return f"{kind}:{_without_root(rest)}"
+    return _without_root(place) if "@" in place else Path(place).name or place
+
+
+def _without_root(place: str) -> str:
+    """Returns NAME of NAME@ROOT, e.g. of STL10@/data/stl10, and the name of a path; a Hub id is unchanged."""
+    name, mark, _ = place.partition("@")
+    if mark and "/" not in name:
+        return name
+    return Path(place).name if place.startswith(("/", ".", "~")) or Path(place).exists() else place
 
 
 def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad: float) -> None:

@@ -235,4 +235,4 @@ def _names_of_rows(table: Any) -> dict[int, str]:
     if "label_name" not in table.column_names:
         return {}
     rows = zip(table["label"].to_pylist(), table["label_name"].to_pylist(), strict=True)
-    return {int(label): str(name) for label, name in rows}
+    return {int(label): str(name) for label, name in rows if name is not None}

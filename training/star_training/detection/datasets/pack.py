@@ -10,11 +10,10 @@ from typing import Any
 
 from star_catalog.machine import memory
 
-from ...data.decode import UndecodableImage
+from ...data.decode import UndecodableImage, decode_stored
 from ...data.sources.base import DataError
 from ...data.sources.parquet import open_parquet
 from ...data.sources.parquet_rows import read_rows, readable
-from ...data.sources.raw import load
 from .base import Box, DetectionSet, Picture, make
 
 _LABELS = 2**16  # so many classes at most: each takes memory, also without a box
@@ -28,8 +27,10 @@ def read(path: Path, split: str) -> DetectionSet:
     pictures = []
     for index, (_, row) in enumerate(raw.places.tolist()):
         where = raw.describe(index)
+        data = raw.encoded(index)
+        data = data.read_bytes() if isinstance(data, Path) else data
         try:
-            height, width = load(raw, index).shape[1:]
+            height, width = decode_stored(data, 1).shape[1:]
         except UndecodableImage as error:
             raise DataError(f"{where} doesn't decode ({error}); repair it or take it out.") from error
         try:
@@ -38,8 +39,6 @@ def read(path: Path, split: str) -> DetectionSet:
             raise DataError(
                 f"{where} has boxes {boxes[row]!r}; expected rows of class, x, y, width, height."
             ) from error
-        data = raw.encoded(index)
-        data = data.read_bytes() if isinstance(data, Path) else data
         pictures.append(Picture(data, where, f"{zlib.crc32(data):08x}", height, width, found))
     labels = [box.label for picture in pictures for box in picture.boxes]
     count = max([*labels, *names], default=-1) + 1

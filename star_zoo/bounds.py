@@ -53,7 +53,7 @@ def check_view(config: dict[str, Any], where: str) -> None:
     if not all(isinstance(n, int) and 1 <= n <= SIDE for n in size):
         raise ValueError(f"{where} has input_size {size}; its numbers must be from 1 to {SIDE}")
     if math.prod(size) > _IMAGE:
-        raise ValueError(f"{where} has input_size {size}, {math.prod(size):,} numbers; at most {_IMAGE:,} are taken")
+        raise ValueError(f"{where} has input_size {size}, {math.prod(size):,} values; the maximum is {_IMAGE:,}")
     if not (isinstance(share, int | float) and _SHARE[0] <= share <= _SHARE[1]):
         raise ValueError(f"{where} has crop_pct {share}; it must be from {_SHARE[0]:g} to {_SHARE[1]:g}")
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in (*config["mean"], *config["std"])):
@@ -80,8 +80,8 @@ def limited(most: int, where: str) -> Iterator[None]:
             count += max(tensor.numel(), _EACH)
         if count > most:
             raise ValueError(
-                f"{where} asks for parameters and buffers of more than {most:,} numbers, more than the file of its "
-                "weights or this machine's memory holds"
+                f"{where} declares parameters and buffers of more than {most:,} values, more than its weights file "
+                "or this machine's memory holds"
             )
 
     handles = [
@@ -96,9 +96,9 @@ def limited(most: int, where: str) -> Iterator[None]:
 
 
 def held_by(weights: Path | None) -> int:
-    """Returns the most numbers that a model with this file of weights may have; without one, those that memory holds.
+    """Returns the maximum number of values in a model with this weights file; `in_memory()` if there is no file.
 
-    A number of the file takes at least a byte.
+    A value in the file takes at least one byte.
     """
     return in_memory() if weights is None else min(in_memory(), weights.stat().st_size + _SPARE)
 
@@ -146,8 +146,8 @@ def _check_maps(model: Any, size: tuple[int, ...], where: str) -> None:
         most = largest_map(copy.deepcopy(model).eval(), torch.empty(1, *size, device="meta"))
     if most > _MAP:
         raise ValueError(
-            f"{where} computes a map of {most:,} numbers of one image, more than {_MAP:,}; its input_size is "
-            f"{tuple(size)}: take a smaller one"
+            f"{where} computes a map of {most:,} values for one image, more than {_MAP:,}; its input_size is "
+            f"{tuple(size)}: use a smaller one"
         )
 
 

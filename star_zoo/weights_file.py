@@ -58,8 +58,8 @@ def check_finite(path: Path) -> None:
     if wrong:
         more = f" and {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
         raise ValueError(
-            f"{path} holds NaN or infinite numbers, in {wrong[0]}{more}; such a model computes nothing: train it again "
-            "from a checkpoint before, e.g. with a lower learning rate"
+            f"{path} holds NaN or infinite numbers, in {wrong[0]}{more}; such a model is unusable: train it again "
+            "from an earlier checkpoint, e.g. at a lower learning rate"
         )
 
 

@@ -1,4 +1,4 @@
-"""BYOL (Grill et al., NeurIPS 2020): a prediction from each view meets a momentum copy's embedding of the other view.
+"""BYOL (Grill et al., NeurIPS 2020): a prediction from each view matches a momentum copy's embedding of the other.
 
 Letters: D features, O embedding size. Section 3: projector and predictor of one hidden layer, 4,096 wide on ResNet-50
 features of 2,048, onto 256; the momentum rises from 0.996 to 1. The loss is the mean negative cosine, a linear function

@@ -1,4 +1,4 @@
-"""SimSiam (Chen & He, CVPR 2021): a prediction from each view meets the other view's embedding, without its gradient.
+"""SimSiam (Chen & He, CVPR 2021): a prediction from each view matches the stop-gradient embedding of the other.
 
 Letters: D features, O embedding size. Section 3 and its baseline settings: a projector of three layers of 2,048 with
 batch norm after each, a predictor with a bottleneck of 512, on ResNet-50 features of 2,048; the defaults keep these

@@ -1,4 +1,4 @@
-"""The seam of wrappers: `Wrapper`. Letters: B images, S image size, D features, C classes."""
+"""The base class `Wrapper`. Letters: B images, S image size, D features, C classes."""
 
 import copy
 from collections.abc import Sequence

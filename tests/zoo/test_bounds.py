@@ -51,19 +51,19 @@ CONFIGS = {
     "input_size": (preprocessing(input_size=[3, 100_000, 100_000]), r"has input_size \(3, 100000, 100000\)"),
     "image": (
         lambda config: (arguments(in_chans=3000)(config), preprocessing(input_size=[3000, 4096, 4096])(config)),
-        "50,331,648,000 numbers; at most 268,435,456 are taken",
+        "50,331,648,000 values; the maximum is 268,435,456",
     ),
     "maps": (
         lambda config: (arguments(stem_width=800)(config), preprocessing(input_size=[3, 2048, 2048])(config)),
-        r"computes a map of 1,677,721,600 numbers of one image.*\(3, 2048, 2048\): take a smaller one",
+        r"computes a map of 1,677,721,600 values for one image.*\(3, 2048, 2048\): use a smaller one",
     ),
     "crop_pct": (preprocessing(crop_pct=1e-9), "has crop_pct 1e-09; it must be from 0.1 to 10"),
     "layers": (arguments(layers=[MUCH, 1, 1, 1]), r"model_args.layers.0 is 1000000000; .* at most 1,048,576"),
-    "loops": (arguments(layers=[1, 1, 1, 2**20]), r"asks for parameters and buffers of more than \d\d,\d{3},\d{3} num"),
+    "loops": (arguments(layers=[1, 1, 1, 2**20]), r"declares parameters and buffers of more than \d\d,\d{3},\d{3} val"),
     "channels": (arguments(channels=[10**7] * 4), "model_args.channels.3 is 10000000"),
-    "wide": (arguments(channels=[2**20] * 4), "asks for parameters and buffers"),
+    "wide": (arguments(channels=[2**20] * 4), "declares parameters and buffers"),
     "not finite": (arguments(drop_rate=float("inf")), "model_args.drop_rate is inf; a number here must be finite"),
-    "architecture": (lambda config: config.update(architecture="vit_giant_patch14_224"), "asks for parameters and buf"),
+    "architecture": (lambda config: config.update(architecture="vit_giant_patch14_224"), "declares parameters and buf"),
 }
 
 
@@ -92,7 +92,7 @@ def test_classes_of_a_config_are_bounded_where_they_are_built(good: Path, tmp_pa
     folder = changed(good, tmp_path, "config.json", lambda config: config.update(num_classes=MUCH))
     with at_most(2**30):
         assert create(str(folder)).num_classes == 0  # without the classifier
-        with pytest.raises(ValueError, match="asks for parameters and buffers"):
+        with pytest.raises(ValueError, match="declares parameters and buffers"):
             hub.check(folder)
 
 
@@ -107,7 +107,7 @@ HEADS = {
     ),
     "num_experts": (settings(num_experts=MUCH), "settings.num_experts is 1000000000"),
     "num_features": (lambda heads: heads.update(num_features=MUCH), "num_features is 1000000000"),
-    "wide": (settings(hidden=2**20), "asks for parameters and buffers of more than"),
+    "wide": (settings(hidden=2**20), "declares parameters and buffers of more than"),
     "view": (
         lambda heads: heads["policy"]["augmentations"][0].update(size=5000),
         "views is 5000; it must be at most 4",
@@ -128,8 +128,8 @@ def test_heads_may_not_ask_for_more_than_their_weights_hold(
     ("changes", "refusal"),
     {
         ("objective_args", "embed_dim", MUCH): "objective_args.embed_dim is 1000000000",
-        ("objective_args", "hidden", 2**20): "objective 'star' asks for parameters and buffers",
-        ("backbone_args", "stem_width", 2**19): "asks for parameters and buffers",
+        ("objective_args", "hidden", 2**20): "objective 'star' declares parameters and buffers",
+        ("backbone_args", "stem_width", 2**19): "declares parameters and buffers",
         ("backbone_args", "layers", (MUCH, 1, 1, 1)): "layers.0 is 1000000000",
     }.items(),
 )
@@ -146,7 +146,7 @@ def test_numbers_are_counted_as_they_are_registered():
     needed = sum(max(tensor.numel(), 4096) for tensor in (*model.parameters(), *model.buffers()))
     with bounds.limited(needed, "x"):
         timm.create_model("resnet10t")
-    refusal = f"x asks for parameters and buffers of more than {needed - 1:,} numbers"
+    refusal = f"x declares parameters and buffers of more than {needed - 1:,} values"
     with pytest.raises(ValueError, match=refusal), bounds.limited(needed - 1, "x"):
         timm.create_model("resnet10t")
     timm.create_model("resnet10t")  # the limit ends with the block
@@ -191,7 +191,7 @@ def test_an_installed_config_is_bounded_for_timm_alone(tmp_path: Path, monkeypat
     timm.create_model("star_resnet10t.mine", pretrained=True)
     config = json.loads((where / "config.json").read_text())
     for given, refusal in (
-        (2**20, "star_resnet10t.mine asks for parameters and buf"),
+        (2**20, "star_resnet10t.mine declares parameters and buf"),
         (MUCH, "layers.3 is 1000000000"),
     ):
         config["model_args"] = {"layers": [1, 1, 1, given]}

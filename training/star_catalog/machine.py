@@ -1,4 +1,4 @@
-"""What this machine has, which bounds what files may ask for."""
+"""This machine's memory, which limits requests by files."""
 
 import os
 

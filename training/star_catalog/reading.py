@@ -20,7 +20,7 @@ def one_line(error: BaseException) -> str:
     is replaced, because it advises to load it without the safety that star-zoo doesn't give up.
     """
     if type(error).__name__ == "UnpicklingError":
-        return "it is no file of tensors alone, and star-zoo doesn't unpickle anything else"
+        return "it holds objects other than tensors, which star-zoo doesn't unpickle"
     text = str(error).strip() or type(error).__name__
     return printable(text if _is_ours(error) else shortened(" ".join(text.split())))
 

@@ -1,4 +1,4 @@
-"""What a command prints beside its results: notes, details, and its progress off a terminal. -q and -v choose."""
+"""The messages of a command: notes, details, and progress if stderr is not a terminal. -q and -v select them."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def verbosity(level: int) -> Iterator[None]:
 
 
 class Note(UserWarning):
-    """A warning for whoever uses a command: one line, to be read without the place in the code that it comes from."""
+    """A one-line warning for the user of a command, printed without its location in the code."""
 
 
 @contextlib.contextmanager

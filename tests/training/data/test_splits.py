@@ -86,7 +86,9 @@ def test_the_rule_of_the_table_holds_where_the_validation_split_tests(tmp_path: 
 def test_online_evaluation_learns_from_no_image_that_it_measures_on(tmp_path: Path):
     sizes = {"train": (6, 4), "val": (4, 6)}
     write_folder(tmp_path, {f"{s}/{c}/{k}.png": png(k, sizes[s]) for s in sizes for k in range(9) for c in "ab"})
-    with pytest.raises(ValueError, match="online evaluation measures on data.bank=val; pass another split"):
+    with pytest.raises(
+        ValueError, match="data.bank=val is the split that online evaluation measures on; pass another one"
+    ):
         open_data(tiny(f"data.source={tmp_path}", "data.bank=val"))
     _, bank, held_out = open_data(tiny(f"data.source={tmp_path}"))
     assert (bank.describe(0), held_out.describe(0)) == tuple(f"{tmp_path / s}/a/0.png" for s in ("train", "val"))

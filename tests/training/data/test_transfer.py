@@ -202,7 +202,7 @@ def test_imagenet100_keeps_the_listed_classes(tmp_path: Path, monkeypatch: pytes
     files = [f"{split}/n{c}/{n}.png" for split in ("train", "val") for c in range(4) for n in range(2)]
     write_folder(tmp_path, images(files) | {"test/0.png": png(99)})
     small(monkeypatch, "imagenet100", 3, 1)
-    with pytest.raises(DataError, match=r"has 4 classes; put imagenet100\.txt"):
+    with pytest.raises(DataError, match=r"has 4 classes; to select some, add imagenet100\.txt"):
         _ = Splits(f"imagenet100@{tmp_path}").train
     (tmp_path / "imagenet100.txt").write_text("n3\nn1\n")
     found = opened("imagenet100", tmp_path)

@@ -148,7 +148,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, monkeypatch: pytest
     assert main(["convert", "trap.pth", "--recipe", "stl10_resnet18", "--out", "ours"]) == 1
     assert not Path("executed").exists() and not Path("ours").exists()
     error = capsys.readouterr().err
-    reason = "it is no file of tensors alone, and star-zoo doesn't unpickle anything else"
+    reason = "it holds objects other than tensors, which star-zoo doesn't unpickle"
     assert error == f"star-zoo: trap.pth is not a checkpoint that can be read safely: {reason}\n"
 
 

@@ -24,7 +24,7 @@ Convolved = list[Convolution] | None  # the convolutions of a module that runs i
 
 
 class Choices:
-    """What a run was asked for, what it uses, and why, by the name of the setting.
+    """The requested and the used value of each setting, by name, with the reason.
 
     `settings` are those asked for; where they are "auto", a resumed run has those that it was started with, from the
     file at `path`. Raises ValueError as `check_folder` and `check_device` do.

@@ -50,7 +50,7 @@ def computed_with(processes: "accelerate.PartialState") -> dict[str, Any]:
 
 
 def other_bits(before: dict[str, Any] | None, now: dict[str, Any], step: int) -> str | None:
-    """Returns a line about a training that goes on computing in another way than until `step`; None if it doesn't.
+    """Returns a message if a resumed training computes differently than before `step`, else None.
 
     Sums over more or fewer threads or processes are taken in another order, and rounded differently.
     """

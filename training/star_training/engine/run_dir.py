@@ -86,7 +86,7 @@ def check_folder(settings: S, path: Path, resume: bool, anew: str) -> S | None:
 
 
 def try_export(out: Path, save: Callable[[Path], object]) -> None:
-    """Saves a model that is not trained yet, loads it, and removes it: what fails would fail after the training.
+    """Saves an untrained model, loads it and removes it, because an error would otherwise occur after training.
 
     Raises ValueError or OSError.
     """

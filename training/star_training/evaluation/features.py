@@ -109,8 +109,8 @@ def timm_view(backbone: nn.Module) -> Preprocess:
     """Returns timm's preprocessing for evaluating this model: resize, centre crop, normalise.
 
     A JPEG from which the resized image keeps less than one in four pixels a side is decoded smaller, which changes its
-    pixels by about one of 255 levels on average. Of an image that is more than eight times as long as wide, only the
-    part around the centre is resized, because the crop is taken there.
+    pixels by about one of 255 levels on average. If an image is more than eight times as long as wide, only its central
+    part, which contains the crop, is resized.
     """
     import timm
 
@@ -149,9 +149,9 @@ def _transformed(
 
 
 def _middle(image: Tensor, longest: int) -> Tensor:
-    """Returns the part around the centre of an image (C, H, W) that is `longest` times as long as wide, if it is more.
+    """Returns the centre of an image (C, H, W), cut to `longest` times as long as wide if it is longer.
 
-    That is within a pixel, because as many pixels are cut from both ends, so that the centre stays where it is.
+    The result may be a pixel longer, because both ends lose the same number of pixels.
     """
     height, width = image.shape[-2:]
     most = longest * min(height, width)

@@ -55,7 +55,9 @@ def _opened(recipe: Recipe) -> tuple[Source, Source, Source | None]:
         except NoSuchSplit:
             continue
         if bank is not train and held_out.fingerprint == bank.fingerprint:
-            raise ValueError(f"online evaluation measures on data.bank={config.bank}; pass another split")
+            raise ValueError(
+                f"data.bank={config.bank} is the split that online evaluation measures on; pass another one"
+            )
         return train, bank, held_out
     if not config.hold_out:
         return train, bank, None

@@ -28,7 +28,7 @@ def cifar10_resnet10t() -> Recipe:
 
 
 def cifar10_resnet10t_48px() -> Recipe:
-    """Goes on from `cifar10_resnet10t` (`--init-from`) at 48 px, where an epoch costs twice as much and teaches more.
+    """Continues `cifar10_resnet10t` (`--init-from`) at 48 px; an epoch costs twice as much but raises accuracy more.
 
     Images of 32 px are seen larger: ResNet-10-T halves an image five times, made for 224 px. Both stages under `star`
     took 38 and 72 minutes of one core of an AMD EPYC and came to 20-NN 69.9 %, linear 73.0 %.
@@ -37,7 +37,7 @@ def cifar10_resnet10t_48px() -> Recipe:
 
 
 def cifar10_resnet10t_48px_more() -> Recipe:
-    """Goes on from `cifar10_resnet10t_48px` (`--init-from`) or from itself: fifteen epochs more, the rate raised again.
+    """Continues `cifar10_resnet10t_48px` (`--init-from`) or itself for 15 epochs with a new learning rate schedule.
 
     Under `star` 105 minutes of one core of an AMD EPYC. Done twice it made `star_resnet10t.cifar10`: 20-NN 72.0 %,
     linear 75.3 % (71.4 and 74.5 after the first time); under `simclr`, in 66 minutes, `star_resnet10t.cifar10_simclr`.

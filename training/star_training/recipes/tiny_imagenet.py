@@ -26,7 +26,7 @@ def tin100_resnet10t() -> Recipe:
 
 
 def tin100_resnet10t_48px() -> Recipe:
-    """Goes on from `tin100_resnet10t` (`--init-from`) at 48 px: five epochs, 31 minutes of one core of an AMD EPYC.
+    """Continues `tin100_resnet10t` (`--init-from`) at 48 px: five epochs, 31 minutes of one core of an AMD EPYC.
 
     Made `star_resnet10t.tin100`.
     """
@@ -42,7 +42,7 @@ def tin100_resnet18() -> Recipe:
 
 
 def tin100_resnet18_64px() -> Recipe:
-    """Goes on from `tin100_resnet18` (`--init-from`) at 64 px: six epochs, 87 minutes of two cores of an Intel Xeon.
+    """Continues `tin100_resnet18` (`--init-from`) at 64 px: six epochs, 87 minutes of two cores of an Intel Xeon.
 
     Made `star_resnet18.tin100`.
     """

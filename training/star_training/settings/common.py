@@ -66,7 +66,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """What doesn't change the weights: may differ when a run is resumed."""
+    """Settings that don't change the weights and may differ on resume."""
 
     workers: int | str = AUTO  # processes that load images, "auto": by the cores; 0 loads them in the main process
     log_every: int = 10  # steps between entries of log.jsonl

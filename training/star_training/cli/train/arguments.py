@@ -14,7 +14,7 @@ def declare(parser: argparse.ArgumentParser, examples: str) -> None:
     """Declares --set, with examples in its help, --show and --resume."""
     add = parser.add_argument
     add("--set", action="append", default=[], metavar="PATH=VALUE", help=f"e.g. {examples}; --show lists all settings")
-    add("--show", action="store_true", help="print all settings with their values, defaults, types and meanings, only")
+    add("--show", action="store_true", help="only print all settings with their values, defaults, types and meanings")
     add(
         "--resume",
         action="store_true",

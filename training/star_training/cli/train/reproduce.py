@@ -32,7 +32,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, help="runs at a time (default: the number of processors, or 1 with an accelerator)")
     add("--processes", type=int, default=1, help="processes of each run, e.g. one per GPU (default: %(default)s)")
     add("--only", metavar="METHOD-SEED", help="execute this run alone, in this process, without the table")
-    add("--show", action="store_true", help="print the settings of the recipe, the methods and measurements, only")
+    add("--show", action="store_true", help="only print the recipe's settings, the methods and measurements")
     add("--with-parent", action="store_true", help=argparse.SUPPRESS)  # end with the process that started this one
     add("--tables", action="store_true", help="execute no run; make tables and page from existing results")
 

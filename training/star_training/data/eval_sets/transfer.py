@@ -145,7 +145,7 @@ def _imagenet100(root: str, split: str, max_bad: float) -> Source:
     raw, kept = open_folder(folder, "val" if split == "test" else split), folder / "imagenet100.txt"
     names = raw.classes or ()
     if not kept.is_file() and len(names) != 100:
-        raise DataError(f"{folder} has {len(names)} classes; put imagenet100.txt of {_LISTS}, there to choose some.")
+        raise DataError(f"{folder} has {len(names)} classes; to select some, add imagenet100.txt from {_LISTS}.")
     classes = tuple(kept.read_text(encoding="utf-8").split()) if kept.is_file() else names
     if missing := sorted(set(classes) - set(names)):
         raise DataError(f"{folder} lacks {len(missing)} of the classes of imagenet100.txt, e.g. {missing[0]}.")

@@ -78,7 +78,7 @@ def open_hub_shards(spec: str) -> HubShards:
 def _bytes(image: dict[str, Any], folders: Sequence[Path]) -> bytes:
     """Returns the bytes of an image, read from its path if the row has no bytes. Raises OSError.
 
-    Without bytes for a file of this machine that is not below the folders, as a row may name any, and for one that is
+    Returns no bytes for a local file outside of the folders, because a row may name any file, and for a file that is
     larger than images are.
     """
     path = image.get("path")

@@ -71,8 +71,8 @@ class Preconditioner:
 def _second_moment(images: Tensor, variance: Tensor) -> Tensor:
     """Returns the mean of x x^T over images (N, K) weighted by their variance (N,): (K, K) float64.
 
-    Of many images, a systematic sample represents all, drawn with probabilities in proportion to the variance: at small
-    strengths, nearly all of it belongs to a few hundred undecided images.
+    Uses a systematic sample of large sets, drawn with probability proportional to the variance: at small strengths,
+    nearly all of it belongs to a few hundred undecided images.
     """
     if len(images) > _ENOUGH:
         places = (torch.arange(_ENOUGH, dtype=torch.float64) + 0.5) / _ENOUGH

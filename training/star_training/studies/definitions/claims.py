@@ -71,8 +71,8 @@ def claims(star: str, experts: tuple[str, str], at: str, shots: tuple[tuple[str,
                 for other in ("equimod", "equimod_wide")
                 for metric in (_CCA, _SVCCA)
             ),
-            "SVCCA leaves out the directions with the last 1 % of variance; which of both the paper took is not known, "
-            "and the wide EquiMod is no part of its claim",
+            "SVCCA leaves out the directions with the last 1 % of variance; it is unknown which one the paper used, "
+            "and its claim doesn't cover the wide EquiMod",
         ),
         Claim(
             "C5",
@@ -93,7 +93,7 @@ def claims(star: str, experts: tuple[str, str], at: str, shots: tuple[tuple[str,
                 Comparison(star, "simclr", _KNOWN, at),
                 Comparison(star, "equimod", _FOUND, at),
             ),
-            "by R2 of the augmentation's parameters and by MRR, for the paper's formulas are not known",
+            "by R2 of the augmentation parameters and by MRR, because the paper's formulas are unknown",
         ),
         Claim(
             "C8",
@@ -105,7 +105,7 @@ def claims(star: str, experts: tuple[str, str], at: str, shots: tuple[tuple[str,
             "C9",
             "the heads converge faster",
             tuple(Comparison(star, other, _CLOSING, "", lower=True) for other in ("equimod", "equimod_wide")),
-            "by the mean of the equivariant loss over all steps, for the paper's measure is not known",
+            "by the mean equivariant loss over all steps, because the paper's measure is unknown",
         ),
         Claim(
             "C10",

@@ -14,7 +14,7 @@ def stl10_paper() -> Study:
     """The paper's STL-10 setting with its methods and eleven transfer sets, for a GPU. Not run by us.
 
     About 5,000 images a second on one A100 as README.md estimates: 1.2 hours a run on one GPU, 0.3 on four, 0.2 on
-    eight, twelve runs; linear evaluation comes to that. It wants stl10/ as torchvision lays it out, and the transfer
+    eight, twelve runs; linear evaluation is extra. It needs stl10/ in torchvision's layout, and the transfer
     sets by their names, each as `star-zoo eval` takes NAME@ROOT.
     """
     return _paper("stl10_paper", recipes.find("stl10_resnet18"), Images("stl10", "STL10"), experts=(4, 8, 16))

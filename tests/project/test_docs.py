@@ -108,7 +108,7 @@ def run(code: str, where: Path) -> None:
 def test_the_pages_are_these() -> None:
     assert [named(page) for page in PAGES] == [
         "README.md", "training/README.md", "hub_cards/README.md", "hub_cards/backbones_small/README.md",
-        "hub_cards/benchmarks/README.md", "hub_cards/cifar10_small/README.md",
+        "hub_cards/benchmarks/README.md", "hub_cards/cifar10_small/README.md", "hub_cards/continued_small/README.md",
         "hub_cards/invariances_small/README.md",
         "hub_cards/methods_small/README.md", "hub_cards/symmetry_small/README.md",
         "hub_cards/why_correlated/README.md",

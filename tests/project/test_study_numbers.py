@@ -2,19 +2,17 @@
 
 import itertools
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from pages import CARDS, README, words
+from pages import CARDS, README, remade, words
 from star_training import studies
 from star_training.pretraining.module import build_backbone
 from star_training.reports import tables
 from star_training.settings.base import override
 from star_training.studies import outcome
 from star_training.studies import run as reproduction
-from star_training.studies.study import Study
 
 COMPARED = CARDS / "cifar10_small" / "README.md"
 README_METHODS = {
@@ -37,16 +35,6 @@ def short_in_the_readme(short: tables.Table) -> str:
     rows = {row[0]: [row[column] for column in columns] for row in short.rows}
     made = [[name, *rows[method]] for method, name in README_METHODS.items()]
     return tables.markdown(tables.Table("", ["method", *README_METRICS.values()], made))
-
-
-def remade(study: Study, out: Path) -> list[tables.Table]:
-    """The tables of a study, made from copies of its result files; its page and its table.md hold the same."""
-    kept = CARDS / study.name
-    shutil.copytree(kept / "results", out / "results")
-    short, *others = reproduction.report(study, out)
-    assert tables.markdown(short) in (kept / "README.md").read_text(encoding="utf-8")
-    assert (out / "table.md").read_text(encoding="utf-8") == (kept / "table.md").read_text(encoding="utf-8")
-    return [short, *others]
 
 
 def test_the_study_is_that_of_its_results(tmp_path: Path) -> None:
@@ -269,8 +257,11 @@ def test_the_lead_of_the_fusion_is_that_of_the_results(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["backbones_small", "cifar10_small", "methods_small", "symmetry_small", "invariances_small", "why_correlated"],
-)
+    [
+        "backbones_small", "cifar10_small", "continued_small", "invariances_small", "methods_small", "symmetry_small",
+        "why_correlated",
+    ],
+)  # fmt: skip
 def test_every_result_tells_the_code_that_made_it(name: str) -> None:
     names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name))}
     paths = list((CARDS / name / "results").glob("*.json"))

@@ -52,13 +52,10 @@ def continued_small() -> Study:
         ),
         transfer=_SETS,
         pairs=(
-            *((name, "start") for name in _NAMES),
+            *((name, "start") for name in (*_NAMES, "star_norms", "norms", "simclr_high", "star_high")),
             ("star", "simclr"),
             ("star", "equimod"),
             ("equimod", "simclr"),
-            ("star", "star_norms"),
-            ("norms", "start"),
-            ("star_high", "simclr_high"),
         ),
         headline=(
             Place(_LINEAR),

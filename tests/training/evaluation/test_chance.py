@@ -16,7 +16,7 @@ from star_training import recipes
 from star_training.data.eval_sets.dataset import Splits
 from star_training.evaluation import protocols as evals
 from star_training.evaluation.features import pixels
-from star_training.evaluation.frozen_model import FrozenModel
+from star_training.evaluation.frozen_model import FrozenModel, load
 from star_training.evaluation.metrics import Measurement
 from star_training.evaluation.paired_comparison import as_record, compare
 from star_training.evaluation.protocols import few_shot, few_shot_augmented, label_fraction
@@ -147,7 +147,7 @@ def test_a_study_guesses(made, tmp_path: Path):
     splits = {layout: Splits(made(folder, layout)) for layout in ("train val", "")}
     measures = (Measure("linear", ("train val",)), Measure("knn", tuple(splits)))
     study = Study(name="s", recipe=recipes.find("folder"), images=Images("x"), methods=(), measures=measures)
-    one._measure(study, str(place), place / "results.json", splits)
+    one._measure(study, load(str(place)), place / "results.json", splits)
     records = json.loads((place / "results.json").read_text())["evaluations"]
     assert len(records) == 3
     for record in records:

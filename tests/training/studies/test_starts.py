@@ -15,11 +15,12 @@ from data_cases import encoded, write_parquet
 from star_training import recipes
 from star_training.data import DataError
 from star_training.data.eval_sets.dataset import Splits
+from star_training.evaluation.features import timm_view
 from star_training.evaluation.frozen_model import load
 from star_training.evaluation.metrics import ACCURACY, SHARE, Metric
 from star_training.evaluation.protocols import knn
 from star_training.settings.base import differences, override
-from star_training.studies import aggregate, outcome
+from star_training.studies import aggregate, one_run, outcome
 from star_training.studies import run as reproduction
 from star_training.studies.outcome import Outcome
 from star_training.studies.study import Images, Measure, Method, Place, Start, Study
@@ -131,6 +132,27 @@ def test_pixel_statistics_that_are_not_known_yet_are_refused(folder: Path, tmp_p
     study = dataclasses.replace(continued(), recipe=override(continued().recipe, ["policy.mean=auto"]))
     with pytest.raises(ValueError, match=r"measures its start, so its recipe needs policy\.mean and policy\.std"):
         reproduction.run_one(study, "start-0", tmp_path / "out", folder)
+
+
+def test_checkpoints_are_measured_as_the_model_that_they_end_in(folder: Path, tmp_path: Path):
+    """With the pixel statistics that the run estimated from its images."""
+    recipe = override(continued().recipe, ["policy.mean=auto", "run.checkpoint_every=1", "run.keep=9"])
+    study = dataclasses.replace(continued(), recipe=recipe, start=None, steps=(1, 2), transfer_over_steps=("pack",))
+    seen: list[tuple[float, ...]] = []
+
+    def view(model: Any) -> Any:
+        seen.append(model.pretrained_cfg["mean"])
+        return timm_view(model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_run, "timm_view", view)
+        reproduction.run_one(study, "simsiam-0", tmp_path / "out", folder)
+    saved = json.loads((tmp_path / "out" / "simsiam-0" / "recipe.json").read_text(encoding="utf-8"))
+    assert seen == [tuple(saved["policy"]["mean"])] * 2 and all(seen[0])
+    found = outcome.load(tmp_path / "out" / "results" / "simsiam-0.json")
+    first, last = found.content["transfer over steps"]
+    assert (first["step"], last["step"]) == (1, 2)
+    assert last["knn20_top1"]["pack"] == found.metrics["knn20_top1", "pack"].value
 
 
 def test_missing_weights_are_an_error_before_any_training(folder: Path, tmp_path: Path):

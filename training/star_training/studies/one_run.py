@@ -23,7 +23,7 @@ from ..publishing import card
 from . import outcome
 from .study import Column, Fusion, Method, Start, Study, located
 
-_BACKBONE = "model.backbone."  # prefix of the names in a checkpoint
+_BACKBONE = "model.encoder.backbone."  # prefix of the names in a checkpoint
 _PATIENCE = 60.0  # seconds
 
 
@@ -76,14 +76,14 @@ def begin(study: Study, start: Start, out: Path, folder: Path) -> None:
     """Measures the start and writes `out/results/START-0.json`. Errors of `started` and of protocols propagate."""
     if not PartialState().is_main_process:
         return
-    model = started(study, folder)
+    model = started(study, start, folder)
     place = out / name_of(start, 0)
     place.mkdir(parents=True, exist_ok=True)
     _measure(study, model, place / "results.json", _splits(study, folder))
     outcome.write_untrained(out / "results" / f"{place.name}.json", start.name, place, model.fingerprint)
 
 
-def started(study: Study, folder: Path) -> FrozenModel:
+def started(study: Study, start: Start, folder: Path) -> FrozenModel:
     """Returns the model that the runs start from, for images of the size and pixel statistics of the runs' views.
 
     Raises ValueError if these statistics are not known before the runs, and as `Study.recipe_of` and `build` do.
@@ -92,7 +92,7 @@ def started(study: Study, folder: Path) -> FrozenModel:
     if not recipe.policy.mean:
         raise ValueError("the study measures its start, so its recipe needs policy.mean and policy.std; they are auto")
     backbone = build(recipe)[0].backbone.to(evaluation_device())
-    return FrozenModel(study.start.name if study.start else "start", backbone, timm_view(backbone))
+    return FrozenModel(start.name, backbone, timm_view(backbone))
 
 
 def _splits(study: Study, folder: Path) -> dict[str, Splits]:

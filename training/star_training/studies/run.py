@@ -90,7 +90,7 @@ def _done(study: Study, column: Column, seed: int, out: Path, folder: Path) -> b
     if not path.is_file():
         return False
     if isinstance(column, Start):
-        if outcome.load(path).content.get("model_fingerprint") != started(study, folder).fingerprint:
+        if outcome.load(path).content.get("model_fingerprint") != started(study, column, folder).fingerprint:
             raise ValueError(f"{path} is of another start than {folder / column.weights}; choose another --out")
         return True
     methods = study.parts(column) if isinstance(column, Fusion) else (column,)

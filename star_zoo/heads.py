@@ -83,8 +83,8 @@ class Router(nn.Module):
 
     One linear layer and a softmax per task, without noise, temperature or a balancing loss; the gradient reaches the
     backbone. Routing is soft because a sparse choice would leave too few rows for the batch norms inside the experts.
-    Weights below 1.4e-14, the square of float32's epsilon, are 0: they change no embedding, but would give their
-    experts denormal gradients, with which CPUs compute a step several times as slowly.
+    Weights below the square of float32's epsilon, 1.4e-14, are set to 0, because the gradients of their experts may
+    become denormal numbers, which slow down CPUs.
     """
 
     def __init__(self, num_features: int, num_experts: int, num_tasks: int = 2):

@@ -71,4 +71,6 @@ def test_the_training_times_are_those_of_the_runs() -> None:
     for name in ("simclr", "equimod", "star"):
         own = [minutes[f"{name}-{seed}"] for seed in range(3)]
         assert f"{min(own):.0f} to {max(own):.0f} minutes under `{name}`" in words(PAGE)
+    evaluated = [sum(record["seconds"] for record in run["evaluations"]) / 60 for run in runs.values()]
+    assert f"{min(evaluated):.0f} to {max(evaluated):.0f} minutes of evaluation" in words(PAGE)
     assert f"`star_high` took {minutes['star_high-0']:.0f} minutes" in words(PAGE)

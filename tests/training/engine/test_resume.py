@@ -151,13 +151,6 @@ def test_a_closed_terminal_leaves_a_checkpoint(whole: Path, tmp_path: Path):
     assert_equal(exported(out), exported(whole))
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert main(command(out, settings=NOISY)) == 0
-    return out
-
-
 def wait_until(ready: Callable[[], object], process: subprocess.Popen) -> None:
     """Looks again and again, at most two minutes, as long as the process lives."""
     deadline = time.monotonic() + 120

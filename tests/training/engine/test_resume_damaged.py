@@ -27,13 +27,6 @@ from star_training.engine.saving.checkpoint import CheckpointWarning
 from star_training.pretraining.run import Run
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert main(command(out, settings=NOISY)) == 0
-    return out
-
-
 def killed_at(monkeypatch, out: Path, step: int, *settings: str) -> None:
     """A run that ends in step `step` without a chance to save anything."""
 
@@ -58,9 +51,9 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(w
     killed_at(monkeypatch, tmp_path, 2 * EVERY + 1)
     older, newest = sorted((tmp_path / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1000])
-    with pytest.warns(CheckpointWarning) as told:
+    with pytest.warns(CheckpointWarning) as warned:
         run = Run(tiny(*NOISY), tmp_path, resume=True)
-    assert len(told) == 1 and newest.name in str(told[0].message)
+    assert len(warned) == 1 and newest.name in str(warned[0].message)
     assert older.name == f"step-{run.step:09d}.safetensors"
     run.train()
     assert_equal(exported(tmp_path), exported(whole))
@@ -79,7 +72,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_from_scratch(whole: Path
     assert [e["step"] for e in entries(tmp_path, "r2")] == [0, EPOCH, STEPS]
 
 
-def test_a_log_line_that_was_cut_short_is_told_again(whole: Path, tmp_path: Path, monkeypatch):
+def test_a_log_line_that_was_cut_short_is_written_again(whole: Path, tmp_path: Path, monkeypatch):
     killed_at(monkeypatch, tmp_path, 5)
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 5, "ep')

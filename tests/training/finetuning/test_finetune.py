@@ -24,12 +24,6 @@ from star_training.finetuning.config import FineTune
 from star_training.finetuning.run import FineTuning
 from star_zoo import save_pretrained
 
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return coloured(tmp_path_factory.mktemp("images"))
-
-
 # What is learned, and what comes out
 
 

@@ -32,11 +32,6 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return coloured(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     """A noisy fine-tuning that was left alone."""
     out = tmp_path_factory.mktemp("whole") / "out"

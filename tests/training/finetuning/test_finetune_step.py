@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from finetune_cases import coloured, tiny
+from finetune_cases import tiny
 from runs import TWO, entries, finish, start
 from star_training.engine.optim import learning_rate
 from star_training.finetuning.model import Learner, build, build_optimizer
@@ -21,11 +21,6 @@ from star_training.finetuning.run import FineTuning
 from star_zoo import Batch, Policy
 from star_zoo.augmentations import Crop
 from twins import photos
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return coloured(tmp_path_factory.mktemp("images"))
 
 
 def learner(*changes: str, net: nn.Module | None = None, classes: int = 3) -> Learner:
@@ -154,8 +149,8 @@ def test_two_processes_compute_what_one_does(images: Path, tmp_path: Path):
         arguments += ["--set", change]
     process = start(arguments, program=(*TWO, "-m", "star_training"))
     FineTuning(tiny(images, *changes, model="untrained:test_vit"), tmp_path / "one").train()
-    code, told, err = finish(process)
+    code, out, err = finish(process)
     assert code == 0, err
-    assert told.count("exported to") == 1
+    assert out.count("exported to") == 1
     ones, twos = entries(tmp_path / "one"), entries(tmp_path / "two")
     assert [e["loss"] for e in twos] == pytest.approx([e["loss"] for e in ones], rel=1e-4)

@@ -32,9 +32,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_step(tmp_path, monk
     nan_from(monkeypatch, 5, accumulate)
     recipe = tiny(f"accumulate={accumulate}", f"batch_size={8 // accumulate}", f"run.log_every={log_every}")
     found = r"the loss is nan at step 5 \(its terms: invariant nan, equivariant nan\); the learning rate was [\d.e-]+; "
-    with pytest.raises(Diverged, match=rf"{found}the last good checkpoint is .*step-000000003") as told:
+    with pytest.raises(Diverged, match=rf"{found}the last good checkpoint is .*step-000000003") as raised:
         Run(recipe, tmp_path).train()
-    assert "optimizer.lr" in str(told.value) and "\n" not in str(told.value)
+    assert "optimizer.lr" in str(raised.value) and "\n" not in str(raised.value)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"step-{EVERY:09d}.safetensors"]
     assert Checkpoints(tmp_path / "checkpoints", 1).newest().step == EVERY
     assert not (tmp_path / "export").exists()
@@ -58,7 +58,7 @@ def test_an_absurd_rate_ends_in_one_line(tmp_path: Path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("temperature", "told"),
+    ("temperature", "cause"),
     [
         (
             0.3,
@@ -68,7 +68,7 @@ def test_an_absurd_rate_ends_in_one_line(tmp_path: Path, capsys):
     ],
 )
 def test_a_wrong_loss_from_the_start_is_not_blamed_on_the_learning_rate(
-    tmp_path: Path, monkeypatch, capsys, temperature: float, told: str
+    tmp_path: Path, monkeypatch, capsys, temperature: float, cause: str
 ):
     if temperature == 0.3:
         nan_from(monkeypatch, 1, 1)
@@ -76,7 +76,7 @@ def test_a_wrong_loss_from_the_start_is_not_blamed_on_the_learning_rate(
     settings = (*settings, "optimizer.name=sgd", "optimizer.clip=null")
     assert main(command(tmp_path, settings=settings)) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert told in line and "lower" not in line
+    assert cause in line and "lower" not in line
     own = f"objective_args.num_experts=2, objective_args.hidden=16, {settings[0]}"
     assert line.endswith(f". Check the settings of the loss, {own}, and the images")
 

@@ -72,7 +72,9 @@ def test_only_the_backbones_batch_norms_are_frozen_and_copies_of_the_encoder_too
             assert norms and not any(norm.training for norm in norms)
             assert each.backbone.training == mode
     objective = objectives.build("simclr", 64, encoder.policy)
-    pretrainer = Pretrainer(used(), objective, freeze_norms=True).train()
+    pretrainer = Pretrainer(used(), objective)
+    pretrainer.encoder.freeze_norms()
+    pretrainer.train()
     heads = [module for module in pretrainer.objective.modules() if isinstance(module, _BatchNorm)]
     assert all(norm.training for norm in heads)
 

@@ -105,7 +105,7 @@ def test_two_processes_save_where_all_lanes_stand(source, tmp_path: Path):
     assert torch.equal(one, other) and one[:, 3].tolist() == [2 * STEPS] * 4
 
 
-def test_bad_images_of_a_run_are_told_and_too_many_end_it(tmp_path: Path):
+def test_bad_images_of_a_run_are_reported_and_too_many_end_it(tmp_path: Path):
     source = f"data.source=stream:{shards(tmp_path / 'shards', COUNTS, broken=(3, 20))}"
     with pytest.warns(BadImageWarning, match=r"of the \d+ images of stream:.* can't be used: \d+ in .*s-\d.tar \("):
         Run(tiny(*STREAMED, source, "data.max_bad=0.3"), tmp_path / "run").train()

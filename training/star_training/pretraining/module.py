@@ -21,14 +21,10 @@ from .recipe import Recipe
 class Pretrainer(nn.Module):
     """Encoder and objective as one module, so that wrappers see a single forward."""
 
-    def __init__(
-        self, backbone: nn.Module, objective: Objective, channels_last: bool = True, freeze_norms: bool = False
-    ):
+    def __init__(self, backbone: nn.Module, objective: Objective, channels_last: bool = True):
         super().__init__()
         self.encoder = Encoder(objective.policy, backbone)
         self.encoder.use_layout(channels_last)
-        if freeze_norms:
-            self.encoder.freeze_norms()
         self.objective = objective
 
     @property
@@ -72,7 +68,9 @@ def build(recipe: Recipe) -> tuple[Pretrainer, list[str]]:
     except (RuntimeError, TypeError) as error:  # raised for settings of a wrong type
         raise ValueError(f"objective_args {recipe.objective_args} don't fit: {one_line(error)}") from error
     notes = start.load(recipe, backbone, objective, _arguments(recipe, recipe.policy.size)) if recipe.init_from else []
-    pretrainer = Pretrainer(backbone, objective, bool(recipe.channels_last), recipe.freeze_norms)
+    pretrainer = Pretrainer(backbone, objective, bool(recipe.channels_last))
+    if recipe.freeze_norms:
+        pretrainer.encoder.freeze_norms()  # before the objective copies the encoder
     objective.attach(pretrainer.encoder)
     return pretrainer, notes
 

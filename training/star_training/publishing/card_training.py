@@ -113,7 +113,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 7200 else f"{seconds / 60:.1f} minutes"
 
 
-# the settings that have one, but for those that are lists or settings of their own
+# without the defaults that a factory makes
 _DEFAULTS = {
     field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
 }

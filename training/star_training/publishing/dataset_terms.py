@@ -51,15 +51,12 @@ def of(source: str) -> DataSet:
 
 def _name(source: str) -> str:
     """Returns the name in a source: NAME of torchvision:NAME@ROOT, hf:OWNER/NAME:CONFIG and path/to/NAME."""
-    kind, mark, rest = source.partition(":")
-    while mark and kind in ("stream", "hf", "torchvision", "spirograph"):
-        if kind == "spirograph":
-            return kind
-        if kind == "hf":
-            rest = rest.partition(":")[0]
-        source = rest
-        kind, mark, rest = source.partition(":")
-    return Path(source.partition("@")[0]).name
+    if source.startswith("spirograph:"):
+        return "spirograph"
+    place = source.removeprefix("stream:").removeprefix("torchvision:")
+    if place.startswith("hf:"):
+        place = place.removeprefix("hf:").partition(":")[0]
+    return Path(place.partition("@")[0]).name
 
 
 def _is_followed(begin: str, words: list[str], known: str) -> bool:

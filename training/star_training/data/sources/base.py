@@ -128,16 +128,10 @@ def _without_folder(place: str) -> str:
     if kind == "stream" and not rest.startswith("hf:"):
         return f"stream:{Path(rest.partition('?')[0]).name}"
     if mark and "/" not in kind:
-        return f"{kind}:{_without_root(rest)}"
-    return _without_root(place) if "@" in place else Path(place).name or place
-
-
-def _without_root(place: str) -> str:
-    """Returns NAME of NAME@ROOT, e.g. of STL10@/data/stl10, and the name of a path; a Hub id is unchanged."""
-    name, mark, _ = place.partition("@")
-    if mark and "/" not in name:
-        return name
-    return Path(place).name if place.startswith(("/", ".", "~")) or Path(place).exists() else place
+        is_path = rest.startswith(("/", ".", "~")) or Path(rest).exists()  # not the id of a repository on the Hub
+        return f"{kind}:{Path(rest).name if is_path else rest.partition('@')[0]}"
+    name = place.partition("@")[0]  # NAME of NAME@ROOT
+    return Path(place).name if "/" in name else name
 
 
 def report_bad(name: str, examples: Sequence[str], bad: int, total: int, max_bad: float) -> None:

@@ -139,6 +139,9 @@ def test_wrong_packs(tmp_path: Path):
     path = write_parquet(tmp_path / "q.parquet", image=[BROKEN], boxes=[[[0.0] * 5]], split=["train"])
     with pytest.raises(DataError, match="row 0 of q.parquet doesn't decode .* repair it"):
         open_set(str(path), "train")
+    path = write_parquet(tmp_path / "paths.parquet", image=["gone.png"], boxes=[[[0.0] * 5]], split=["train"])
+    with pytest.raises(DataError, match="row 0 of paths.parquet doesn't decode .'gone.png' is no file below"):
+        open_set(str(path), "train")
     path = write_parquet(tmp_path / "r.parquet", image=[png(0)], boxes=[[[0.0] * 4]], split=["train"])
     with pytest.raises(DataError, match="row 0 of r.parquet has boxes .*expected rows of class"):
         open_set(str(path), "train")

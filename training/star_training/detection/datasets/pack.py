@@ -10,7 +10,7 @@ from typing import Any
 
 from star_catalog.machine import memory
 
-from ...data.decode import UndecodableImage, decode_stored
+from ...data.decode import UndecodableImage, decode_stored, undecodable
 from ...data.sources.base import DataError
 from ...data.sources.parquet import open_parquet
 from ...data.sources.parquet_rows import read_rows, readable
@@ -27,10 +27,11 @@ def read(path: Path, split: str) -> DetectionSet:
     pictures = []
     for index, (_, row) in enumerate(raw.places.tolist()):
         where = raw.describe(index)
-        data = raw.encoded(index)
-        data = data.read_bytes() if isinstance(data, Path) else data
         try:
-            height, width = decode_stored(data, 1).shape[1:]
+            with undecodable():  # also a path of no file, or of a file that can't be read
+                data = raw.encoded(index)
+                data = data.read_bytes() if isinstance(data, Path) else data
+                height, width = decode_stored(data, 1).shape[1:]
         except UndecodableImage as error:
             raise DataError(f"{where} doesn't decode ({error}); repair it or take it out.") from error
         try:

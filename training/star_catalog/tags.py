@@ -31,7 +31,7 @@ TAGS: dict[str, dict[str, Any]] = {
     "star_resnet18.tinyimagenet": dict(size=64, description="Tiny ImageNet", **TINY_IMAGENET),
     "star_resnet50.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
     "star_vit_small_patch16_224.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
-    "star_convnext_atto.tin100": dict(size=48, description="100 classes of Tiny ImageNet, and CIFAR-100", **TIN100),
+    "star_convnext_atto.tin100": dict(size=64, description="100 classes of Tiny ImageNet, and CIFAR-100", **TIN100),
     "star_convnext_tiny.in100": dict(size=224, description="ImageNet-100", **IMAGENET),
     "star_c4_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),
     "star_d4_resnet10t.cifar10": dict(size=48, description="CIFAR-10", **CIFAR10),

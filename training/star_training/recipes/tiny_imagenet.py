@@ -50,12 +50,13 @@ def tin100_resnet18_64px() -> Recipe:
 
 
 def tin100_convnext_atto() -> Recipe:
-    """The images of `tin100_resnet10t` at 32 px under ConvNeXt-Atto with patches of 2 px, by AdamW: ten epochs."""
+    """The images of `tin100_resnet10t` at 64 px under ConvNeXt-Atto, by AdamW: ten epochs."""
     return replace(
         tin100_resnet10t(),
         name="tin100_convnext_atto",
         backbone="star_convnext_atto",
-        backbone_args={"patch_size": 2},  # timm's patches of 4 px are for images of 224 px
+        backbone_args={},
+        policy=default_policy(64, TIN100),
         optimizer=OptimizerConfig(name="adamw", lr=0.004, weight_decay=0.05, decay_norms=False, warmup_epochs=0.5),
         epochs=10,
     )

@@ -20,7 +20,8 @@ def used(layer: nn.Conv2d, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether a backward pass through a layer computes the gradient of its weight as a product."""
     calls = []
     with monkeypatch.context() as patch:
-        patch.setattr(small_maps, "weight_gradient", lambda *a: calls.append(a) or torch.zeros_like(layer.weight))
+        for name in ("weight_gradient", "depthwise_gradient"):
+            patch.setattr(small_maps, name, lambda *a: calls.append(a) or torch.zeros_like(layer.weight))
         layer(x).float().sum().backward()
     return bool(calls)
 
@@ -33,31 +34,36 @@ def used(layer: nn.Conv2d, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> bool:
     stride=two(st.integers(1, 3), st.integers(1, 3)),
     padding=two(st.integers(0, 3), st.integers(0, 3)),
     channels_last=st.booleans(),
+    depthwise=st.booleans(),
 )
 def test_the_gradient_of_the_weight_is_torchs(
-    images: Pair, size: Pair, kernel: Pair, stride: Pair, padding: Pair, channels_last: bool
+    images: Pair, size: Pair, kernel: Pair, stride: Pair, padding: Pair, channels_last: bool, depthwise: bool
 ):
     if any(n + 2 * pad < taps for n, pad, taps in zip(size, padding, kernel, strict=True)):
         return
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(*images, *size, dtype=torch.float64).contiguous(memory_format=layout)
-    weight = torch.randn(3, images[1], *kernel, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
-    output = F.conv2d(x, weight, None, stride, padding)
+    shape = (images[1], 1, *kernel) if depthwise else (3, images[1], *kernel)
+    weight = torch.randn(shape, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    output = F.conv2d(x, weight, None, stride, padding, groups=images[1] if depthwise else 1)
     gradient = torch.randn_like(output).contiguous(memory_format=layout)
     (expected,) = torch.autograd.grad(output, weight, gradient)
-    found = small_maps.weight_gradient(x, gradient, weight.detach(), stride, padding)
+    compute = small_maps.depthwise_gradient if depthwise else small_maps.weight_gradient
+    found = compute(x, gradient, weight.detach(), stride, padding)
     assert found.stride() == weight.stride()
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("groups", [1, 8])
 @pytest.mark.parametrize(
     ("size", "stride", "reached"), [(1, 1, (1, 1)), (2, 2, (2, 2)), (2, 1, (3, 3)), (3, 1, (3, 3)), (5, 2, (3, 3))]
 )
 def test_output_and_gradients_are_those_of_the_plain_layer(
-    bias: bool, size: int, stride: int, reached: Pair, monkeypatch: pytest.MonkeyPatch
+    bias: bool, groups: int, size: int, stride: int, reached: Pair, monkeypatch: pytest.MonkeyPatch
 ):
-    plain = nn.Conv2d(8, 16, 3, stride, 1, bias=bias).to(memory_format=torch.channels_last)
+    outputs = 16 if groups == 1 else groups
+    plain = nn.Conv2d(8, outputs, 3, stride, 1, bias=bias, groups=groups).to(memory_format=torch.channels_last)
     layer = copy.deepcopy(plain)
     small_maps.use(layer)
     x = torch.randn(6, 8, size, size).contiguous(memory_format=torch.channels_last)
@@ -81,9 +87,16 @@ def test_what_is_not_on_a_small_map_or_plain_is_torchs(monkeypatch: pytest.Monke
     assert used(layer, small, monkeypatch) and not used(layer, large, monkeypatch)
     with torch.autocast("cpu", torch.bfloat16):
         assert not used(layer, small, monkeypatch)
-    grouped = nn.Conv2d(4, 4, 3, padding=1, groups=2)
-    small_maps.use(grouped)
-    assert not used(grouped, small, monkeypatch)
+    for grouped in (nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Conv2d(4, 8, 3, padding=1, groups=4)):
+        small_maps.use(grouped)
+        assert not used(grouped, small, monkeypatch)
+    depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+    small_maps.use(depthwise)
+    assert used(depthwise, large, monkeypatch) and not used(depthwise, torch.randn(2, 4, 5, 5), monkeypatch)
+    strided = nn.Conv2d(4, 4, 3, stride=3, padding=1, groups=4)
+    small_maps.use(strided)
+    assert used(strided, torch.randn(2, 4, 8, 8), monkeypatch)
+    assert not used(strided, torch.randn(2, 4, 9, 9), monkeypatch)
     others = (
         nn.Conv2d(4, 4, 3, padding=2, dilation=2),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
@@ -129,13 +142,14 @@ def test_bfloat16_is_right_on_maps_narrower_than_the_stride(
 
 def test_gradients_can_be_differentiated():
     """As `simclr_gr` does."""
-    layer = nn.Conv2d(2, 3, 3, 2, 1).double()
-    small_maps.use(layer)
-    x = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(layer, x) and torch.autograd.gradgradcheck(layer, x)
-    apply = small_maps._Convolution.apply
-    inputs = x, layer.weight, layer.bias
-    assert torch.autograd.gradgradcheck(lambda *tensors: apply(*tensors, (2, 2), (1, 1)), inputs)
+    for groups, outputs in ((1, 3), (2, 2)):
+        layer = nn.Conv2d(2, outputs, 3, 2, 1, groups=groups).double()
+        small_maps.use(layer)
+        x = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(layer, x) and torch.autograd.gradgradcheck(layer, x)
+        settings = (2, 2), (1, 1), groups
+        inputs = x, layer.weight, layer.bias
+        assert torch.autograd.gradgradcheck(lambda *t, s=settings: small_maps._Convolution.apply(*t, *s), inputs)
 
 
 def test_a_layer_keeps_its_parameters_and_its_name_and_can_be_copied():

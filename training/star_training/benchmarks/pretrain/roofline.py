@@ -18,8 +18,8 @@ _TRIALS = 4
 def multiply_adds(compute: Callable[[], Any]) -> int:
     """Returns the multiply-adds of the convolutions and matrix products that `compute` runs, backward passes included.
 
-    As PyTorch counts them: a convolution's products with its zero padding count, except those of gradients that
-    `numerics.small_maps` leaves out; element-wise operations don't.
+    As PyTorch counts them: a convolution's products with its zero padding count, except in gradients that
+    `numerics.small_maps` computes as matrix products; element-wise operations don't.
     """
     with FlopCounterMode(display=False) as counter:
         compute()

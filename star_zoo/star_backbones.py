@@ -148,6 +148,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             tags.check(tag)
         installed = store.folder(tag) if by_tag and tag in store.installed() else None
         within: Any = contextlib.nullcontext()
+        arguments: dict[str, Any] = {}
         if installed:
             pretrained_cfg, arguments = _installed(tag, installed)
             kwargs = arguments | kwargs
@@ -163,11 +164,13 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         if not ours:
             with within:
                 model = build(pretrained=pretrained, pretrained_cfg=cfg, cache_dir=cache_dir, **kwargs)
-            return model
-        file = _fetch(tag, installed, cache_dir)
-        with _invalid_weights(tag, file), within:
-            model = build(pretrained=True, pretrained_cfg=replace(cfg, file=str(file)), **kwargs)
-            _check_complete(model, cfg, file)
+        else:
+            file = _fetch(tag, installed, cache_dir)
+            with _invalid_weights(tag, file), within:
+                model = build(pretrained=True, pretrained_cfg=replace(cfg, file=str(file)), **kwargs)
+                _check_complete(model, cfg, file)
+        # timm adds the arguments of its caller, and writes all of them when it saves the model
+        vars(model)["_model_args"] = arguments | getattr(model, "_model_args", {})
         return model
 
     star_model.__name__ = star_model.__qualname__ = name

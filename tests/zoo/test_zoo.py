@@ -176,6 +176,21 @@ def test_what_was_given_to_the_model_is_given_again(tmp_path: Path):
     assert torch.equal(found.pos_embed, model.pos_embed) and found.patch_embed.img_size == (64, 64)
 
 
+def test_arguments_of_an_installed_tag_are_saved_again(tmp_path: Path):
+    """E.g. after continued pretraining; those of the caller win, and are saved too."""
+    narrow = {"channels": [8, 8, 8, 8], "stem_width": 8}
+    model = timm.create_model("star_resnet10t.cifar10", **narrow)
+    install(save_pretrained(tmp_path / "first", model), "star_resnet10t.narrow")
+    found = timm.create_model("star_resnet10t.narrow", pretrained=True, num_classes=3)
+    again = timm.create_model(f"local-dir:{save_pretrained(tmp_path / 'again', found)}", pretrained=True)
+    assert again.state_dict().keys() == found.state_dict().keys() and again.num_classes == 3
+    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in again.state_dict().items())
+    fresh = timm.create_model("star_resnet10t.narrow", channels=[16, 8, 8, 8])
+    config = json.loads((save_pretrained(tmp_path / "fresh", fresh) / "config.json").read_text())
+    arguments = config["model_args"]  # among others that timm writes
+    assert (arguments["channels"], arguments["stem_width"]) == ([16, 8, 8, 8], 8)
+
+
 def test_a_released_checkpoint_is_converted_and_installed_at_once(tmp_path: Path):
     torch.manual_seed(0)
     theirs = Theirs()

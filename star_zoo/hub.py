@@ -11,7 +11,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from star_catalog import store, zoo
+from star_catalog import store, tags, zoo
 from star_catalog.files import user_path
 from star_catalog.reading import json_object, refusing
 
@@ -74,7 +74,7 @@ def _fetch_heads(name: str | Path, file: str, cache_dir: str | Path | None = Non
         if not str(name).startswith("star_"):
             raise
         raise star_backbones.not_available(
-            "heads", star_backbones.full_tag(str(name)), error, "or pass a finished run or a saved folder"
+            "heads", tags.full(str(name)), error, "or pass a finished run or a saved folder"
         ) from error
 
 
@@ -87,7 +87,7 @@ def place(name: str | Path) -> Path | zoo.Repository:
         return zoo.Repository.parse(name)
     folder = user_path(str(name).removeprefix("local-dir:"))
     if isinstance(name, str) and name.startswith("star_") and not folder.is_dir():
-        return star_backbones.place(name)
+        return tags.place(name)
     return folder
 
 

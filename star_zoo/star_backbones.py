@@ -27,7 +27,6 @@ from timm.models import (
 from torch import nn
 
 from star_catalog import store, tags, zoo
-from star_catalog.names import not_found
 from star_catalog.reading import one_line, refusing
 
 from . import bounds, group_resnet, own_networks, wrapped_model
@@ -116,20 +115,6 @@ def _installed(tag: str, folder: Path) -> tuple[PretrainedCfg, dict[str, Any]]:
         raise zoo.NotAvailable(f"{error}; install {tag} again, or remove its folder") from error
 
 
-def full_tag(name: str) -> str:
-    """Returns a star_* name with its default tag unless it has a tag. Raises ValueError for an unknown architecture."""
-    if "." in name:
-        return name
-    if name not in default_cfgs:
-        raise ValueError(not_found("model", name, default_cfgs))
-    return f"{name}.{default_cfgs[name].tags[0]}"
-
-
-def place(name: str) -> Path | zoo.Repository:
-    """Returns the folder or repository of a star_* model, given its name with or without a tag."""
-    return tags.place(full_tag(name))
-
-
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
     """Returns the function that timm calls to build `name`; it passes our cfg to the network's own entrypoint."""
     saved, _, build = _network(name)
@@ -142,7 +127,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         **kwargs: Any,
     ) -> nn.Module:
         by_tag = pretrained_cfg is None or isinstance(pretrained_cfg, str)
-        tag = f"{name}.{pretrained_cfg}" if by_tag and pretrained_cfg else full_tag(name)
+        tag = f"{name}.{pretrained_cfg}" if by_tag and pretrained_cfg else tags.full(name)
         # looked up once for config and weights, because an install in between changes the tag's folder
         if by_tag:
             tags.check(tag)
@@ -184,7 +169,7 @@ def _fetch(tag: str, installed: Path | None, cache_dir: str | Path | None) -> Pa
     try:
         if installed and (installed / _WEIGHTS).is_file():
             return installed / _WEIGHTS
-        return zoo.fetch(place(tag), _WEIGHTS, cache_dir)
+        return zoo.fetch(tags.place(tag), _WEIGHTS, cache_dir)
     except (FileNotFoundError, zoo.NotAvailable) as error:
         more = (
             "load a file with pretrained_cfg_overlay=dict(file=...) or a saved folder as 'local-dir:FOLDER'; or pass "

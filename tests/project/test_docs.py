@@ -225,7 +225,7 @@ def test_the_python_snippets_of_a_card_run(saved: Path) -> None:
         run(snippet, saved)
 
 
-def test_a_card_tells_what_its_run_measured(saved: Path) -> None:
+def test_a_card_holds_the_measurements_of_its_run(saved: Path) -> None:
     text = (saved / EXPORT / "README.md").read_text(encoding="utf-8")
     assert "| r2 | 0.125 | 0.250 |" in text
     assert "$" not in text

@@ -262,7 +262,7 @@ def test_the_lead_of_the_fusion_is_that_of_the_results(tmp_path: Path) -> None:
         "why_correlated",
     ],
 )  # fmt: skip
-def test_every_result_tells_the_code_that_made_it(name: str) -> None:
+def test_every_result_names_the_code_that_made_it(name: str) -> None:
     names = {reproduction.name_of(*run) for run in reproduction.runs(studies.find(name))}
     paths = list((CARDS / name / "results").glob("*.json"))
     assert {path.stem for path in paths} == names

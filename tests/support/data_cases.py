@@ -1,4 +1,4 @@
-"""Small data sets on disk for the tests of data. Every image is a flat colour that tells which one it is."""
+"""Small data sets on disk for the tests of data. Every image is a flat colour of its own."""
 
 import io
 import tarfile

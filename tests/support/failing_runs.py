@@ -104,7 +104,7 @@ class Outcome(NamedTuple):
 
     code: int
     lines: list[str]  # of stderr
-    told: float  # seconds from the failure to the line
+    reported: float  # seconds from the failure to the line
     ended: float  # and to the end of the process
     left: list[int]  # processes of its group that live on
 
@@ -137,8 +137,8 @@ class Runs:
         group = self._read()
         code = self._read()
         errors, moment = self.place / "stderr", float((self.place / "moment").read_text())
-        told, ended = errors.stat().st_mtime - moment, time.time() - moment
-        return Outcome(code, errors.read_text().splitlines(), told, ended, members(group))
+        reported, ended = errors.stat().st_mtime - moment, time.time() - moment
+        return Outcome(code, errors.read_text().splitlines(), reported, ended, members(group))
 
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout

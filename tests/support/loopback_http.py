@@ -32,12 +32,12 @@ def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = N
 
 
 class Refused(Exception):
-    """An answer that is not 200; its code tells the client which of its errors to raise."""
+    """An answer that is not 200; the client raises the error of its code."""
 
     def __init__(self, status: int, code: str = "", message: str = "", /, **headers: str) -> None:
         super().__init__(status, code, message)
-        told = {"X-Error-Code": code, "X-Error-Message": message, **headers}
-        self.answer = as_json({"error": message or code}, status, told)
+        fields = {"X-Error-Code": code, "X-Error-Message": message, **headers}
+        self.answer = as_json({"error": message or code}, status, fields)
 
 
 class Server(ThreadingHTTPServer):

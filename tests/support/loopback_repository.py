@@ -1,4 +1,4 @@
-"""What the loopback Hub stores: repositories of commits, and what the Hub tells of a file."""
+"""The contents of the loopback Hub: repositories of commits, and the Hub's metadata of a file."""
 
 import hashlib
 import re
@@ -43,7 +43,7 @@ def is_large(path: str, size: int) -> bool:
 
 
 def file_oid(path: str, data: bytes) -> str:
-    """What the Hub tells of a file's content: the sha256 of a large file, git's sha1 of any other."""
+    """Returns the Hub's hash of a file's content: the sha256 of a large file, git's sha1 of any other."""
     if is_large(path, len(data)):
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

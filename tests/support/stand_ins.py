@@ -1,6 +1,6 @@
 """Small data sets in the official layouts: everything that a study of the paper reads, made up in a second.
 
-An image is noise around a colour that tells its class, so that an image that comes with another's label is found out.
+An image is noise around a colour of its class, so that an image that comes with another's label is found out.
 Where numbers of images or checksums have to be the official ones, `make` lets others pass.
 """
 
@@ -118,8 +118,8 @@ def pets(root: Path, made: Shots) -> None:
     names = {s: f"{('Bengal', 'Birman')[s.label]}_{s.number}" for s in every(made)}
     files = {f"images/{name}.jpg": jpeg(s) for s, name in names.items()}
     for split, part in without_val(made).items():
-        told = lines([f"{names[s]} {1 + s.label} 1 1" for s in part])
-        files[f"annotations/{'trainval' if split == 'train' else split}.txt"] = told
+        content = lines([f"{names[s]} {1 + s.label} 1 1" for s in part])
+        files[f"annotations/{'trainval' if split == 'train' else split}.txt"] = content
     write_folder(root / "oxford-iiit-pet", files)
 
 
@@ -129,8 +129,8 @@ def flowers(root: Path, made: Shots) -> None:
     ids = {s: number for number, s in enumerate(every(made), start=1)}
     write_folder(root / "flowers-102", {f"jpg/image_{number:05d}.jpg": jpeg(s) for s, number in ids.items()})
     of_split = {"trnid": made["train"], "valid": made["val"], "tstid": made["test"]}
-    told = {name: np.array([[ids[s] for s in part]], np.uint16) for name, part in of_split.items()}
-    scipy_io.savemat(root / "flowers-102/setid.mat", told)
+    content = {name: np.array([[ids[s] for s in part]], np.uint16) for name, part in of_split.items()}
+    scipy_io.savemat(root / "flowers-102/setid.mat", content)
     labels = np.array([[1 + s.label for s in ids]], np.uint8)
     scipy_io.savemat(root / "flowers-102/imagelabels.mat", {"labels": labels})
 

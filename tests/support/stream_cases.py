@@ -1,4 +1,4 @@
-"""Streams for the tests: shards on a disk, and a server that breaks off when it is told to."""
+"""Streams for the tests: shards on a disk, and a server that breaks off on request."""
 
 import contextlib
 import threading

@@ -48,7 +48,7 @@ def torchvision_pixels(image: Tensor, factors: list[float]) -> Tensor:
 
 
 def released_pixel(pixel: list[float], factors: list[float]) -> list[float]:
-    """kornia 0.4.1 on one pixel, as paper.md 1.3 tells it."""
+    """kornia 0.4.1 on one pixel, as paper.md 1.3 states it."""
     brightness, contrast, saturation, hue = factors
     pixel = [min(max(x + (brightness - 1), 0), 1) for x in pixel]
     pixel = [min(max(x * contrast, 0), 1) for x in pixel]

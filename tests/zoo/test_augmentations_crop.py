@@ -56,7 +56,7 @@ def test_images_of_every_shape_can_be_cropped(height: int, width: int, unit: str
 
 @given(SIDES, SIDES, UNIFORMS)
 @repeatable
-def test_fractions_and_pixels_tell_the_same_box(height: int, width: int, u: list[float]):
+def test_fractions_and_pixels_describe_the_same_box(height: int, width: int, u: list[float]):
     pixels = Crop(8, unit="pixel").draw(height, width, u)
     fractions = Crop(8, unit="fraction").draw(height, width, u)
     sides = (height, width, height, width)
@@ -68,9 +68,9 @@ def test_fractions_and_pixels_tell_the_same_box(height: int, width: int, u: list
 def test_every_box_survives_float32_fractions_to_the_pixel(height: int, width: int, u: tuple[float, ...]):
     h, w = 1 + int(u[0] * height), 1 + int(u[1] * width)
     top, left = int(u[2] * (height - h + 1)), int(u[3] * (width - w + 1))
-    told = torch.tensor([top / height, left / width, h / height, w / width])
-    assert told.dtype == torch.float32
-    assert Crop(8)._pixels(told, height, width) == (top, left, h, w)
+    fractions = torch.tensor([top / height, left / width, h / height, w / width])
+    assert fractions.dtype == torch.float32
+    assert Crop(8)._pixels(fractions, height, width) == (top, left, h, w)
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (60, 100), (100, 30)])

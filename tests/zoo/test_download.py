@@ -24,7 +24,7 @@ time.sleep = lambda seconds: None  # so the client's tries follow one another at
 from pathlib import Path
 import torch
 
-def told(call, *args, **kwargs):
+def refusal(call, *args, **kwargs):
     try:
         call(*args, **kwargs)
     except Exception as error:
@@ -127,7 +127,7 @@ def test_a_pinned_tag_asks_nothing_once_it_is_cached(hub: LoopbackHub, tmp_path:
     tags.TAGS["star_resnet18.stl10"]["hf_hub_id"] = sys.argv[1]
     timm.create_model("star_resnet18.stl10", pretrained=True)
     star_zoo.load_objective("star_resnet18.stl10")
-    print(json.dumps(told(timm.create_model, "star_resnet18", pretrained=True, pretrained_cfg="other")))
+    print(json.dumps(refusal(timm.create_model, "star_resnet18", pretrained=True, pretrained_cfg="other")))
     """
     assert "other" in run(hub, tmp_path / "home", code, f"{REPOSITORY}@{pinned}")
     assert downloads(hub) == [
@@ -151,7 +151,7 @@ def test_offline_what_is_cached_is_there(hub: LoopbackHub, tmp_path: Path):
     import star_zoo, timm
     timm.create_model("star_resnet18.stl10", pretrained=True)
     star_zoo.load_objective("star_resnet18.stl10")
-    print(json.dumps(told(timm.create_model, "star_resnet50.in100", pretrained=True)))
+    print(json.dumps(refusal(timm.create_model, "star_resnet50.in100", pretrained=True)))
     """
     run(hub, tmp_path, code)
     hub.requests.clear()
@@ -216,7 +216,7 @@ def test_transformers_loads_the_repository_and_the_folder(hub: LoopbackHub, tmp_
 # --- what can't be had
 
 
-def test_what_cannot_be_had_is_told_in_a_line_and_leaves_nothing(
+def test_a_failed_download_is_reported_in_a_line_and_leaves_nothing(
     hub: LoopbackHub, tmp_path: Path, files: dict[str, bytes]
 ):
     owners = ("down", "cut", "damaged", "forbidden", "unauthorized", "empty", "secret")
@@ -234,13 +234,13 @@ def test_what_cannot_be_had_is_told_in_a_line_and_leaves_nothing(
     errors = {}
     for owner in sys.argv[1:]:
         os.environ["STAR_ZOO_HUB_ORG"] = owner
-        errors[owner] = told(timm.create_model, "star_resnet18.stl10", pretrained=True)
-        errors[f"heads of {owner}"] = told(star_zoo.load_objective, "star_resnet18.stl10")
+        errors[owner] = refusal(timm.create_model, "star_resnet18.stl10", pretrained=True)
+        errors[f"heads of {owner}"] = refusal(star_zoo.load_objective, "star_resnet18.stl10")
         start = f"init_from=hf-hub:{owner}/star_resnet18.stl10"
-        errors[f"start from {owner}"] = told(lambda: build(override(stl10_resnet18(), [start])))
-        errors[f"{owner}@v0"] = told(star_zoo.load_objective, f"hf-hub:{owner}/star_resnet18.stl10@v0")
+        errors[f"start from {owner}"] = refusal(lambda: build(override(stl10_resnet18(), [start])))
+        errors[f"{owner}@v0"] = refusal(star_zoo.load_objective, f"hf-hub:{owner}/star_resnet18.stl10@v0")
     os.environ["HF_TOKEN"] = "hf_wrong"
-    errors["token"] = told(star_zoo.load_objective, "hf-hub:secret/star_resnet18.stl10")
+    errors["token"] = refusal(star_zoo.load_objective, "hf-hub:secret/star_resnet18.stl10")
     print(json.dumps(errors))
     """
     errors = run(hub, tmp_path, code, *owners[:-1], "nobody", "../..", "a/b", "")
@@ -304,12 +304,12 @@ def test_nothing_but_safetensors_is_taken_from_a_repository(hub: LoopbackHub, tm
     errors = []
     for owner in ("pickled", "named"):
         os.environ["STAR_ZOO_HUB_ORG"] = owner
-        errors.append(told(timm.create_model, "star_resnet18.stl10", pretrained=True))
-        errors.append(told(timm.create_model, "star_resnet18.stl10", pretrained=True, features_only=True))
-        errors.append(told(star_zoo.load_objective, "star_resnet18.stl10"))
+        errors.append(refusal(timm.create_model, "star_resnet18.stl10", pretrained=True))
+        errors.append(refusal(timm.create_model, "star_resnet18.stl10", pretrained=True, features_only=True))
+        errors.append(refusal(star_zoo.load_objective, "star_resnet18.stl10"))
         start = f"init_from=hf-hub:{owner}/star_resnet18.stl10"
-        errors.append(told(build, override(stl10_resnet18(), [start])))
-    print(json.dumps([errors, Path(sys.argv[1]).exists(), told(pickle.loads, sys.argv[2].encode())]))
+        errors.append(refusal(build, override(stl10_resnet18(), [start])))
+    print(json.dumps([errors, Path(sys.argv[1]).exists(), refusal(pickle.loads, sys.argv[2].encode())]))
     """
     errors, executed, _ = run(hub, tmp_path, code, trap, pickled.decode())
     assert not executed and trap.exists()  # until it was unpickled, at the end, to show that it would have been

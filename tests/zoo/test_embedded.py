@@ -25,7 +25,7 @@ from twins import POLICY
 TAGS = sorted(path.name for path in zoo.EMBEDDED.iterdir())
 
 
-def told(tag: str, file: str) -> dict:
+def read_json(tag: str, file: str) -> dict:
     return json.loads((zoo.EMBEDDED / tag / file).read_text(encoding="utf-8"))
 
 
@@ -35,8 +35,8 @@ def test_a_card_lies_there_for_every_model_of_the_package_and_no_other():
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_the_row_is_what_the_model_was_made_with(tag: str):
-    row, made = timm.get_pretrained_cfg(tag), told(tag, "config.json")["pretrained_cfg"]
-    policy = Recipe.from_dict(told(tag, "recipe.json")).policy
+    row, made = timm.get_pretrained_cfg(tag), read_json(tag, "config.json")["pretrained_cfg"]
+    policy = Recipe.from_dict(read_json(tag, "recipe.json")).policy
     assert row.input_size[-1] == made["input_size"][-1] == policy.size
     assert row.license == made["license"]
     assert row.mean == tuple(made["mean"]) == policy.mean
@@ -74,7 +74,7 @@ def test_the_snippets_of_the_cards_run_without_a_network(tmp_path: Path):
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_every_number_has_the_code_that_made_it(tag: str):
-    results = told(tag, "results.json")
+    results = read_json(tag, "results.json")
     assert results["training"]["versions"]["commit"] and results["evaluations"]
     assert all(record["versions"]["commit"] for record in results["evaluations"])
     assert {record["model"] for record in results["evaluations"]} == {tag}
@@ -98,7 +98,7 @@ def test_what_is_embedded_is_half_as_large_and_under_the_row_s_licence(tmp_path:
     monkeypatch.setattr(zoo, "EMBEDDED", tmp_path / "weights")
     monkeypatch.setenv("STAR_ZOO_HOME", str(tmp_path / "home"))
     assert cli.main(["install", str(folder), tag, "--embed"]) == 0
-    assert told(tag, "config.json")["pretrained_cfg"]["license"] == "apache-2.0"
+    assert read_json(tag, "config.json")["pretrained_cfg"]["license"] == "apache-2.0"
     for file in ("model.safetensors", "heads.safetensors"):
         whole, half = load_file(folder / file), load_file(zoo.EMBEDDED / tag / file)
         assert whole.keys() == half.keys()

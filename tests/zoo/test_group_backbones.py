@@ -81,7 +81,7 @@ def test_outputs_stay_and_maps_turn(model: GroupResNet):
 
 
 @torch.no_grad()
-def test_features_tell_elements_apart_and_those_of_plain_networks_turn_into_others(model: GroupResNet):
+def test_features_distinguish_elements_and_those_of_plain_networks_turn_into_others(model: GroupResNet):
     """The tests above would hold for features that are constant."""
     group, x = model.group, randn(1, 3, 48, 48)
     z = model.regular_features(x)

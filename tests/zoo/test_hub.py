@@ -164,10 +164,10 @@ def test_all_files_can_be_read_by_others(tmp_path: Path):
     assert {path.stat().st_mode for path in (tmp_path / "model").iterdir()} == {other.stat().st_mode}
 
 
-def test_heads_json_tells_what_the_heads_are(tmp_path: Path):
+def test_heads_json_describes_the_heads(tmp_path: Path):
     save_pretrained(tmp_path, backbone(), build("equimod"))
-    told = json.loads((tmp_path / "heads.json").read_text())
-    assert told["format_version"] == 1
-    assert told["objective"] == "equimod"
-    assert told["num_features"] == NUM_FEATURES
-    assert told["fields"] == list(POLICY.fields)
+    heads = json.loads((tmp_path / "heads.json").read_text())
+    assert heads["format_version"] == 1
+    assert heads["objective"] == "equimod"
+    assert heads["num_features"] == NUM_FEATURES
+    assert heads["fields"] == list(POLICY.fields)

@@ -24,10 +24,10 @@ def refused(folder: Path) -> str:
     """The one line in which a folder is refused."""
     with pytest.raises(ValueError) as caught:
         load_objective(folder)
-    told = str(caught.value)
-    assert "\n" not in told
-    assert len(told) < 600
-    return told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
 
 
 @pytest.mark.parametrize("name", ["heads.json", "heads.safetensors"])
@@ -37,7 +37,7 @@ def test_a_missing_file_is_named(folder: Path, name: str):
         load_objective(folder)
 
 
-def test_a_missing_folder_is_told(tmp_path: Path):
+def test_a_missing_folder_is_reported(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"nowhere' doesn't exist; pass a finished run, a saved"):
         load_objective(tmp_path / "nowhere")
 
@@ -64,7 +64,7 @@ SETTINGS = {"temperature": 0.2, "equivariant_weight": 1.0, "hidden": None}
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"format_version": 2}, "has format version 2, but this star_zoo reads 1"),
         ({"objective": "stars"}, "'stars' not found; did you mean 'star'"),
@@ -88,9 +88,9 @@ SETTINGS = {"temperature": 0.2, "equivariant_weight": 1.0, "hidden": None}
         ({"policy": with_augmentation(name="Blur", sigma=[1])}, "not describe a valid objective"),
     ],
 )
-def test_heads_json_that_does_not_fit_is_refused(folder: Path, changes: dict[str, Any], told: str):
+def test_heads_json_that_does_not_fit_is_refused(folder: Path, changes: dict[str, Any], message: str):
     rewrite(folder, **changes)
-    assert told in refused(folder)
+    assert message in refused(folder)
 
 
 @pytest.mark.parametrize("name", ["format_version", "objective", "num_features", "settings", "policy"])
@@ -142,7 +142,7 @@ NAME = "heads.experts.bias3"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda t: t.pop(NAME), f"{NAME} is missing, needs [2, 1, 128]"),
         (lambda t: t.update(extra=torch.zeros(3)), "extra is [3], needs none"),
@@ -153,11 +153,11 @@ NAME = "heads.experts.bias3"
     ],
     ids=["missing", "extra", "other shape", "flat", "whole numbers", "empty"],
 )
-def test_tensors_that_do_not_fit_are_refused(folder: Path, change: Callable[[dict[str, Tensor]], Any], told: str):
+def test_tensors_that_do_not_fit_are_refused(folder: Path, change: Callable[[dict[str, Tensor]], Any], message: str):
     tensors = load_file(folder / "heads.safetensors")
     change(tensors)
     (folder / "heads.safetensors").write_bytes(save(tensors))
-    assert told in refused(folder)
+    assert message in refused(folder)
 
 
 def test_an_objective_that_could_not_be_made_again_is_not_saved(tmp_path: Path):

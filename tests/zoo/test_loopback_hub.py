@@ -238,7 +238,7 @@ def test_without_the_hub_only_cached_files_are_there(hub: LoopbackHub, home: Pat
 
 
 def test_a_dropped_download_goes_on_where_it_stopped(hub: LoopbackHub, home: Path):
-    """By whole chunks of the client, 10 MiB unless told: what came of an unfinished chunk is fetched again."""
+    """By whole chunks of the client, 10 MiB by default: an unfinished chunk is fetched again."""
     hub.put("org/a", FILES)
     hub.drop_after = 700_000
     code = """
@@ -315,7 +315,7 @@ def test_a_byte_that_changed_on_the_way_is_not_noticed(hub: LoopbackHub, home: P
     assert lines(hub, home, check) == ["[]"]
 
 
-def test_what_is_missing_is_told_apart(hub: LoopbackHub, home: Path):
+def test_missing_repositories_and_files_are_distinguished(hub: LoopbackHub, home: Path):
     hub.put("org/a", FILES)
     code = """
     print(error(hf_hub_download, "org/none", "config.json"))

@@ -142,13 +142,13 @@ def test_the_config_is_json_and_builds_the_same_modules(name: str):
 
 
 @pytest.mark.parametrize("name", objectives.known())
-def test_an_unknown_setting_is_refused_and_the_known_ones_told(name: str):
+def test_an_unknown_setting_is_refused_and_the_known_ones_listed(name: str):
     known = ", ".join(build(name).config["settings"]) or "none"
     with pytest.raises(ValueError, match=f"'{name}' has no setting bogus, wrong; known: {known}$"):
         objectives.build(name, D, POLICY, wrong=1, bogus=2)
 
 
-def test_an_unknown_objective_is_refused_and_the_known_ones_told():
+def test_an_unknown_objective_is_refused_and_the_known_ones_listed():
     with pytest.raises(ValueError, match=r"'simcrl' not found; did you mean 'simclr'\? known: .*equimod, .*star_ss"):
         objectives.build("simcrl", D, POLICY)
     with pytest.raises(ValueError, match="'_routed' not found; known: "):

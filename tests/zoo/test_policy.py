@@ -125,7 +125,7 @@ CROP = {"name": "Crop", "size": 16}
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         ({"augmentations": [CROP, {"name": "Flop"}]}, "'Flop' not found; .*known: Crop, Spirograph, Flip"),
         ({"augmentations": [CROP, {"name": "Flip", "q": 1}]}, "Flip has no setting q; known: p"),
@@ -138,14 +138,14 @@ CROP = {"name": "Crop", "size": 16}
         ("Crop", "not a policy"),
     ],
 )
-def test_what_is_no_policy_is_refused(data: Any, told: str):
+def test_what_is_no_policy_is_refused(data: Any, message: str):
     full = {"mean": MEAN, "std": STD, **data} if isinstance(data, Mapping) and data else data
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         Policy.from_dict(full)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"augmentations": (Flip(),)}, "first augmentation of a policy must be Crop or Spirograph"),
         ({"augmentations": (Crop(16), Spirograph(16))}, "must be first and nowhere else"),
@@ -154,13 +154,13 @@ def test_what_is_no_policy_is_refused(data: Any, told: str):
         ({"augmentations": (Crop(16), Flip()), "statistics": ((0.0,) * 5, (1.0,) * 4)}, "must be 5 means and as many"),
     ],
 )
-def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any], told: str):
-    with pytest.raises(ValueError, match=told):
+def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
         Policy(mean=MEAN, std=STD, **settings)
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "told"),
+    ("kind", "settings", "message"),
     [
         (Crop, {"size": 0}, "crop size is 0"),
         (Crop, {"size": 16, "unit": "inch"}, "crop unit is 'inch'"),
@@ -177,8 +177,8 @@ def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any], told: st
         (Grayscale, {"style": "kodak"}, "known: released, torchvision"),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused(kind: type[Augmentation], settings: dict[str, Any], told: str):
-    with pytest.raises(ValueError, match=told):
+def test_a_setting_that_cannot_work_is_refused(kind: type[Augmentation], settings: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
         kind(**settings)
 
 

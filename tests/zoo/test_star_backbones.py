@@ -112,7 +112,7 @@ def test_a_cfg_takes_only_structure_from_timm(name):
 
 
 def test_tags_are_listed_as_pretrained_where_weights_are_on_this_machine_or_pinned():
-    listed = [name for name in TAGS if cfg_of(name).hf_hub_id or isinstance(star_backbones.place(name), Path)]
+    listed = [name for name in TAGS if cfg_of(name).hf_hub_id or isinstance(tags.place(name), Path)]
     assert timm.list_pretrained("star_*") == listed
     assert "star_resnet10t.cifar10" in listed
 
@@ -120,7 +120,7 @@ def test_tags_are_listed_as_pretrained_where_weights_are_on_this_machine_or_pinn
 def test_the_default_tag_is_the_first_row_of_an_architecture():
     for name in MODELS:
         first = next(tag for tag in tags.TAGS if tag.startswith(f"{name}."))
-        assert star_backbones.full_tag(name) == tags.full(name) == first == f"{name}.{cfg_of(name).tag}"
+        assert tags.full(name) == first == f"{name}.{cfg_of(name).tag}"
 
 
 def test_importing_adds_names_changes_none_of_timms_and_imports_no_training():

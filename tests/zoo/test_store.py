@@ -71,10 +71,10 @@ def commands(*lines):
 def number():
     "Of the model that the tag loads, all of it from one version."
     folder = store.folder(TAG)
-    told = {json.loads((folder / name).read_text())["number"] for name in ("recipe.json", "results.json")}
+    numbers = {json.loads((folder / name).read_text())["number"] for name in ("recipe.json", "results.json")}
     values = {float(v.min()) for k, v in load_file(folder / "model.safetensors").items() if k.endswith("weight")}
-    assert len(told | values) == 1, (told, values)
-    return told.pop()
+    assert len(numbers | values) == 1, (numbers, values)
+    return numbers.pop()
 
 def again(times):
     for n in range(times):
@@ -159,9 +159,9 @@ def test_killed_or_hammered_a_tag_is_whole_at_any_moment(models: list[Path], hom
         env=os.environ | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    looks, seen = told["hammered"]
-    assert looks >= 10 and seen == [1, 2] and told["cut"] >= 8 and min(told["everywhere"]) > 20, told
+    report = json.loads(done.stdout)
+    looks, seen = report["hammered"]
+    assert looks >= 10 and seen == [1, 2] and report["cut"] >= 8 and min(report["everywhere"]) > 20, report
     install(models[0], TAG)  # takes away what killed ones had begun
     assert [path.name for path in (home / "models").iterdir()] == [TAG]
     assert list((home / "models").rglob(".*")) == []

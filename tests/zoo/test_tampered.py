@@ -167,7 +167,7 @@ def test_weights_in_the_store_are_never_unpickled(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda t: t.pop("bn1.weight"), "bn1.weight is missing, needs [32]"),
         (lambda t: t.update(extra=torch.zeros(3)), "extra is [3], needs none"),
@@ -176,11 +176,11 @@ def test_weights_in_the_store_are_never_unpickled(tmp_path: Path):
     ],
     ids=["missing", "extra", "another shape", "none"],
 )
-def test_tensors_that_do_not_fit_are_named(change: Callable[[dict], Any], told: str, folder: Path, capsys):
+def test_tensors_that_do_not_fit_are_named(change: Callable[[dict], Any], message: str, folder: Path, capsys):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     (folder / "model.safetensors").write_bytes(save(tensors))
-    assert f"does not fit its config.json: {told}" in refused(folder, capsys)
+    assert f"does not fit its config.json: {message}" in refused(folder, capsys)
 
 
 # --- what is said of them

@@ -72,11 +72,13 @@ def check(tag: str) -> None:
         raise ValueError(not_found("tag", tag, of_it or known))
 
 
-def place(tag: str) -> Path | zoo.Repository:
-    """Returns the folder or repository of a tag's model.
+def place(name: str) -> Path | zoo.Repository:
+    """Returns the folder or repository of a star_* model, given its name with or without a tag.
 
-    Raises ValueError for an invalid tag, and for an unknown one unless another owner's repositories are searched.
+    Raises ValueError as `full`, for an invalid tag, and for an unknown one unless another owner's repositories are
+    searched.
     """
+    tag = full(name)
     if zoo.owner() == zoo.HUB_OWNER:
         check(tag)
     return zoo.find(tag, TAGS.get(tag, {}).get("hf_hub_id"))

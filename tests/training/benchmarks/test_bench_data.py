@@ -42,7 +42,7 @@ def test_both_ways_see_the_same_picture():
     ours = bench._ours((file,), policy, seed=0)[0, 0].views[0].permute(0, 3, 1, 2)
     pil = bench.plain(file, 64)
     assert ours.shape == pil.shape == (3, 3, 64, 64) and ours.dtype == pil.dtype == torch.uint8
-    # 200 px for 64: decoded two times smaller, which noise tells a little
+    # 200 px for 64: decoded two times smaller, which noise shows a little
     error = (ours[0].double() - pil[0].double()).abs()
     assert error.mean() < 4 and error.std() < 4
     assert (ours[1].double() - pil[1].double()).abs().mean() > error.mean()

@@ -48,7 +48,7 @@ def test_the_first_round_is_dropped_and_the_order_alternates(monkeypatch, capsys
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_tells_its_seconds():
+def test_a_process_of_its_own_reports_its_seconds():
     seconds = imports.measure("star_zoo", imports.weights())
     assert seconds["import"] > seconds["load"] > 0
     assert imports.start("--help") < seconds["import"]

@@ -241,9 +241,9 @@ def test_the_command_prints_and_records_all_of_it(monkeypatch, tmp_path: Path, c
     monkeypatch.setattr(elsewhere, "_CONTEXT", multiprocessing.get_context("fork"))
     record = tmp_path / "found.json"
     assert main(["bench", "peers", "--size", "tiny", "--rounds", "2", "--workers", "1", "--out", str(record)]) == 0
-    told = json.loads(record.read_text())
-    found = told["sizes"]["tiny"]
-    assert told["machine"]["versions"]["lightly"].startswith("1.")
+    written = json.loads(record.read_text())
+    found = written["sizes"]["tiny"]
+    assert written["machine"]["versions"]["lightly"].startswith("1.")
     assert [list(each) for each in found["seconds"]] == [
         ["star_zoo", "lightly", "timm"],
         ["lightly", "timm", "star_zoo"],

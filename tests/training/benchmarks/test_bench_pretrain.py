@@ -151,7 +151,7 @@ def test_timed_steps_are_those_of_a_run_to_the_last_bit(tmp_path: Path):
     assert_equal(dict(ours.run.pretrainer.state_dict()), dict(whole.pretrainer.state_dict()))
 
 
-def test_time_is_told_of_the_part_that_it_goes_to(tmp_path: Path, monkeypatch):
+def test_time_is_attributed_to_the_part_that_takes_it(tmp_path: Path, monkeypatch):
     hands = [0.0]  # of a clock that only `delay` moves
     monkeypatch.setattr(clock, "now", lambda device: hands[0])
 
@@ -174,10 +174,10 @@ def test_time_is_told_of_the_part_that_it_goes_to(tmp_path: Path, monkeypatch):
         for place, register in places.items():
             handle = register()
             before = hands[0]
-            told = ours.parts(1)
+            parts = ours.parts(1)
             handle.remove()
             assert hands[0] > before
-            assert {part: seconds for part, seconds in told.items() if seconds} == {place: hands[0] - before}
+            assert {part: seconds for part, seconds in parts.items() if seconds} == {place: hands[0] - before}
         ours.batches = (delay() or batch for batch in ours.batches)
         assert {part: seconds for part, seconds in ours.parts(1).items() if seconds} == {"data": 1}
 
@@ -213,19 +213,19 @@ def test_saved_bytes_are_those_of_each_storage_once():
 
 
 def test_turns_rotate_and_ratios_are_within_rounds():
-    told: list[str] = []
+    turns: list[str] = []
 
     def variant(name: str, *each: float) -> SimpleNamespace:
         left = iter((0.0, *each))
 
         def seconds(steps: int) -> float:
-            told.append(f"{name}{steps}")
+            turns.append(f"{name}{steps}")
             return next(left)
 
         return SimpleNamespace(name=name, seconds=seconds)
 
     found = take_turns([variant("a", 1, 2, 9), variant("b", 2, 6, 9), variant("c", 1, 1, 1)], 3, 5)
-    assert told == ["a1", "b1", "c1", "a5", "b5", "c5", "b5", "c5", "a5", "c5", "a5", "b5"]
+    assert turns == ["a1", "b1", "c1", "a5", "b5", "c5", "b5", "c5", "a5", "c5", "a5", "b5"]
     assert ratio(found, "b", "a") == {"median": 2, "least": 1, "most": 3}
 
 
@@ -287,8 +287,8 @@ def test_the_command_prints_and_records_all_of_it(
     assert main(["bench", "pretrain", *options, *changes]) == 0
     found = json.loads(record.read_text())
     assert found["machine"]["cores"] >= 1 and found["machine"]["cpu"] and found["machine"]["versions"]["timm"]
-    told = found["sizes"]["tiny"]
-    assert [list(each) for each in told["seconds"]] == [
+    measured = found["sizes"]["tiny"]
+    assert [list(each) for each in measured["seconds"]] == [
         ["ours", "released style", "backbone alone", "roofline"],
         ["released style", "backbone alone", "ours", "roofline"],
     ]
@@ -297,24 +297,24 @@ def test_the_command_prints_and_records_all_of_it(
         ("times the backbone alone", "backbone alone"),
         ("times the released style", "released style"),
     ):
-        ratios = sorted(each[above] / each["ours"] for each in told["seconds"])
-        assert told[name] == pytest.approx({"median": sum(ratios) / 2, "least": ratios[0], "most": ratios[1]})
-    rates = [steps * size.batch / each["ours"] for each in told["seconds"]]
-    assert told["samples per second"]["ours"] == pytest.approx(sum(rates) / 2)
-    assert tuple(told["parts"]) == PARTS
-    kept = told["saved for backward"]
+        ratios = sorted(each[above] / each["ours"] for each in measured["seconds"])
+        assert measured[name] == pytest.approx({"median": sum(ratios) / 2, "least": ratios[0], "most": ratios[1]})
+    rates = [steps * size.batch / each["ours"] for each in measured["seconds"]]
+    assert measured["samples per second"]["ours"] == pytest.approx(sum(rates) / 2)
+    assert tuple(measured["parts"]) == PARTS
+    kept = measured["saved for backward"]
     features = 3 * size.batch * 4 * timm.create_model(size.backbone, num_classes=0).num_features
     assert kept["released style"] > features
     # in bfloat16 the weights' copies outweigh what is saved of so few images
     assert kept["ours"] == pytest.approx(kept["released style"], rel=0.2) or (changes and kept["ours"] > features)
-    assert len(told["multiply-adds per second"]) == 3  # one before the rounds
-    bound = told["roofline"]
-    share = told["share of the roofline"]
+    assert len(measured["multiply-adds per second"]) == 3  # one before the rounds
+    bound = measured["roofline"]
+    share = measured["share of the roofline"]
     assert share["least"] > 0 and share["most"] < 1.05
-    for each, rate in zip(told["seconds"], bound["multiply-adds per second"], strict=True):
+    for each, rate in zip(measured["seconds"], bound["multiply-adds per second"], strict=True):
         assert each["roofline"] == pytest.approx(steps * size.batch * bound["multiply-adds a sample"] / rate)
     rates = sorted(rate / bound["multiply-adds a sample"] for rate in bound["multiply-adds per second"])
-    assert told["samples per second"]["roofline"] == pytest.approx(sum(rates) / 2)
+    assert measured["samples per second"]["roofline"] == pytest.approx(sum(rates) / 2)
 
     out = capsys.readouterr().out
     for line in (

@@ -51,9 +51,9 @@ def refusal(capsys, given: list[str]) -> str:
     """The one line that a refused command says; it must leave nothing behind."""
     out = Path(given[given.index("--out") + 1])
     assert main(given) == 1
-    told = capsys.readouterr()
-    (line,) = told.err.splitlines()
-    assert line.startswith("star-zoo: ") and told.out == ""
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("star-zoo: ") and captured.out == ""
     assert not out.exists()
     return line
 
@@ -146,7 +146,7 @@ def test_classes_without_a_test_split_hold_some_out(tmp_path: Path):
     assert entries(tmp_path / "none", "knn1_top1") == [] and len(entries(tmp_path / "none")) == 2
 
 
-def test_train_and_test_splits_are_told_apart(tmp_path: Path, capsys):
+def test_train_and_test_splits_are_distinguished(tmp_path: Path, capsys):
     pictures(tmp_path / "images" / "Training", 24)
     pictures(tmp_path / "images" / "Test", 8)
     write_folder(tmp_path / "images", {"Test/0/photo.heic": b"x"})
@@ -196,7 +196,7 @@ def test_nothing_but_broken_images_is_refused_whatever_is_allowed(tmp_path: Path
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_broken_images_that_turn_up_while_training_are_told(tmp_path: Path, monkeypatch, capsys, workers: int):
+def test_broken_images_that_turn_up_while_training_are_reported(tmp_path: Path, monkeypatch, capsys, workers: int):
     streamed = functools.partial(open_source, cache_bytes=0)  # as a set that doesn't fit in memory
     monkeypatch.setattr(preparation, "open_source", streamed)
     settings = (f"run.workers={workers}", "epochs=2")

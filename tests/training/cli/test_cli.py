@@ -34,9 +34,9 @@ def typed(*arguments: str) -> Recipe:
 def refusal(capsys, *arguments: str) -> str:
     """The one line that a refused command says."""
     assert main([*arguments]) == 1
-    told = capsys.readouterr()
-    (line,) = told.err.splitlines()
-    assert line.startswith("star-zoo: ") and told.out == ""
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("star-zoo: ") and captured.out == ""
     return line
 
 

@@ -52,7 +52,7 @@ def test_accelerate_reads_its_configurations(name: str):
     assert (config.num_machines, config.num_processes) == GPUS[name]
     kind = DistributedType.NO if config.num_processes == 1 else DistributedType.MULTI_GPU
     assert config.distributed_type == kind and not config.use_cpu
-    assert config.mixed_precision == "no"  # Accelerate is told the recipe's
+    assert config.mixed_precision == "no"  # Accelerate gets the recipe's
     assert config.machine_rank == 0 and (config.main_process_ip is not None) == (config.num_machines > 1)
 
 
@@ -123,13 +123,13 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(place: Path):
     out = place / "run"
     first = started(place, out)
     os.kill(first.pid, signal.SIGUSR1)
-    told = first.communicate(timeout=60)[0]
-    assert first.returncode == -signal.SIGKILL and (place / "requeued").read_text() == "7\n", told
+    printed = first.communicate(timeout=60)[0]
+    assert first.returncode == -signal.SIGKILL and (place / "requeued").read_text() == "7\n", printed
     step = entries(out)[-1]["step"]
-    assert 1 <= step < 4 * STEPS and told.count(f"stopped by SIGTERM after step {step}") == 2
+    assert 1 <= step < 4 * STEPS and printed.count(f"stopped by SIGTERM after step {step}") == 2
     again = job(place, "spirograph_tiny", str(out), *settings())
-    told = again.communicate(timeout=120)[0]
-    assert again.returncode == 0, told
+    printed = again.communicate(timeout=120)[0]
+    assert again.returncode == 0, printed
     assert [e["step"] for e in entries(out)] == [*range(1, 4 * STEPS + 1)] and exported(out)
     given = [parser().parse_args(["pretrain", *line.split()]) for line in (place / "srun").read_text().splitlines()]
     assert [(one.recipe, one.out, one.resume) for one in given] == [("spirograph_tiny", out, r) for r in (False, True)]
@@ -139,8 +139,8 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(place: Path):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_a_job_that_fails_is_not_queued_again(place: Path):
     failed = job(place, "no_such_recipe", str(place / "run"))
-    told = failed.communicate(timeout=120)[0]
-    assert failed.returncode == 1 and "'no_such_recipe' not found" in told
+    printed = failed.communicate(timeout=120)[0]
+    assert failed.returncode == 1 and "'no_such_recipe' not found" in printed
     assert not (place / "requeued").exists() and not (place / "run").exists()
 
 

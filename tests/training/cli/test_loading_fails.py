@@ -52,7 +52,7 @@ def check(ended: Outcome) -> str:
     assert ended.code == 1, ended
     (line,) = ended.lines
     # on a busy machine it takes Python a while to unload torch, but nothing waits for anything
-    assert ended.told < 8 and ended.ended < 30 and ended.left == [], ended
+    assert ended.reported < 8 and ended.ended < 30 and ended.left == [], ended
     return line
 
 
@@ -63,8 +63,8 @@ HINT = "; PYTHONDEVMODE=1 shows the traceback"
 def test_an_exception_in_an_image(runs: Runs, tmp_path: Path, name: str, workers: int):
     line = check(runs.run("image", "strange", arguments(name, tmp_path, workers)))
     image = {"pretrain": r"spirograph \d+", "finetune": r".*/\d{3}\.png", "detect": r"row \d of .*scenes\.parquet"}
-    told = r"(failing_runs\.)?(__main__\.)?Strange: number 7 second line \(.*\.py:\d+\)"
-    assert re.fullmatch(f"star-zoo: can't load {image[name]}: {told}{HINT}", line), line
+    message = r"(failing_runs\.)?(__main__\.)?Strange: number 7 second line \(.*\.py:\d+\)"
+    assert re.fullmatch(f"star-zoo: can't load {image[name]}: {message}{HINT}", line), line
 
 
 def test_an_exception_in_collating(runs: Runs, tmp_path: Path):

@@ -36,8 +36,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_quiet_run_prints_its_result_alone(tmp_path: Path, often, capsys):
     assert main(command(tmp_path / "run", "-q")) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("exported to ") and told.out.count("\n") == 1 and told.err == ""
+    captured = capsys.readouterr()
+    assert captured.out.startswith("exported to ") and captured.out.count("\n") == 1 and captured.err == ""
     assert not messages.quiet()  # what the next command prints isn't changed
     assert main(command(tmp_path / "run", "-q")) == 1
     assert "already holds a run" in capsys.readouterr().err

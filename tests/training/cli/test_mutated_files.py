@@ -313,7 +313,7 @@ def test_tags(monkeypatch: pytest.MonkeyPatch):
         if text.startswith("hf-hub:"):
             zoo.Repository.parse(text)
         else:
-            tags.place(tags.full(text))
+            tags.place(text)
             store.place(text)
 
     assert refused_or_loaded(load, texts(known, "._-/@ A\x00", 13)) > COUNT / 3

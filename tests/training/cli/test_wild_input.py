@@ -32,7 +32,7 @@ wild = settings(derandomize=True, deadline=None)
 
 FOLDER = recipes.find("folder")
 WORDS = ["Crop", "Blur", "star", "", "NaN", "null", "../..", "\x00", "\ud800", "ε"]
-TEXT = st.text(st.characters(exclude_characters="\n\r"), max_size=5)  # one is told as it was given
+TEXT = st.text(st.characters(exclude_characters="\n\r"), max_size=5)  # one is printed as it was given
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(WORDS) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -157,7 +157,7 @@ def test_damaged_heads_are_refused_or_right(saved: Path, folder: Path, name: str
     else:
         expected = load_objective(saved).state_dict()
         assert found.state_dict().keys() == expected.keys()
-        if name == "heads.safetensors":  # its tensors have no checksum, but what is told of them is held to
+        if name == "heads.safetensors":  # its tensors have no checksum, but their description is checked
             assert all(
                 t.shape == expected[k].shape and t.dtype == expected[k].dtype for k, t in found.state_dict().items()
             )
@@ -206,7 +206,7 @@ SECONDS = 30  # until an answer counts as a hang
 
 
 class Reader:
-    """A process that reads the data sets that it is told of."""
+    """A process that reads the data sets that it is given."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(

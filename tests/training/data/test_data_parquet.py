@@ -86,7 +86,7 @@ def test_parquet_sets_in_one_folder_that_number_their_classes_differently_go_by_
     assert dict(zip(numbers(test), test.targets.tolist(), strict=True)) == {2: 1, 5: 2}
 
 
-def test_parquet_sets_whose_labels_can_not_be_told_apart_are_refused(tmp_path):
+def test_parquet_sets_with_ambiguous_labels_are_refused(tmp_path):
     for name, classes in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
         write_parquet(tmp_path / f"{name}.parquet", {"classes": json.dumps(classes)}, image=[png(0)], label=[0])
     with pytest.raises(DataError, match="number their classes differently; give each row a label_name"):

@@ -94,8 +94,8 @@ class Watched(Opens):
 def test_no_view_is_made_larger_because_its_image_was_shrunk(height, width, size, seed):
     crop = Crop(size, scale=(0.01, 1.0))
     chance = random.Random(seed)
-    told = [crop.base(height, width), crop.draw(height, width, [chance.random() for _ in range(Crop.uniforms)])]
-    for params in map(torch.tensor, told):
+    drawn = [crop.base(height, width), crop.draw(height, width, [chance.random() for _ in range(Crop.uniforms)])]
+    for params in map(torch.tensor, drawn):
         most = crop.shrink(params, height, width)
         top, left, h, w = crop._pixels(params, height, width)
         assert most == 1 or min(h, w) >= size * most
@@ -109,7 +109,7 @@ def test_no_view_is_made_larger_because_its_image_was_shrunk(height, width, size
             assert box[0] + box[2] <= rows and box[1] + box[3] <= columns
 
 
-def test_a_box_told_in_source_pixels_needs_them_all():
+def test_a_box_in_source_pixels_needs_them_all():
     crop = Crop(8, unit="pixel")
     assert crop.shrink(torch.tensor(crop.base(1000, 1000)), 1000, 1000) == 1
     assert Crop(8).shrink(torch.tensor(Crop(8).base(1000, 1000)), 1000, 1000) == 125
@@ -164,7 +164,7 @@ def same_boxes(image: Tensor, params: Tensor, times: int) -> Tensor:
 
 
 def test_what_is_seen_lies_where_the_params_say(tmp_path):
-    """A ramp tells where each of its pixels lies."""
+    """A ramp shows where each of its pixels lies."""
     width, height = 1000, 763
     ramp = np.broadcast_to(np.linspace(0, 255, width)[None, :, None], (height, width, 3)).round().astype(np.uint8)
     source = Watched(streamed(tmp_path, {"a.jpg": encoded(Image.fromarray(ramp), "JPEG", quality=100)}))
@@ -174,9 +174,9 @@ def test_what_is_seen_lies_where_the_params_say(tmp_path):
         times = source.times[-1]
         for image, (_, left, _, w) in zip(images, params[:, :4].tolist(), strict=True):
             seen = image.double().mean((0, 1)) / 255 * (width - 1)  # columns of the whole image
-            told = width * (left + w * (torch.arange(SIZE) + 0.5) / SIZE) - 0.5
+            expected = width * (left + w * (torch.arange(SIZE) + 0.5) / SIZE) - 0.5
             # one level is 4 columns, and start and length are off by half a pixel of the smaller image each
-            assert (seen - told).abs().max() < 2 + times
+            assert (seen - expected).abs().max() < 2 + times
     assert max(source.times) >= 4
 
 

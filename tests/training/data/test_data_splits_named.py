@@ -179,9 +179,9 @@ def test_a_class_named_as_a_split_is_one_inside_a_split(tmp_path: Path):
 def test_doubtful_folders_are_refused(tmp_path: Path, names: list[str], message: str):
     spec = folder(tmp_path, *names)
     for split in ("train", "test"):
-        with pytest.raises(DataError, match=message) as told:
+        with pytest.raises(DataError, match=message) as caught:
             open_source(spec, split)
-        assert not isinstance(told.value, NoSuchSplit) and "\n" not in str(told.value)
+        assert not isinstance(caught.value, NoSuchSplit) and "\n" not in str(caught.value)
 
 
 def test_doubtful_files_are_refused(tmp_path: Path):

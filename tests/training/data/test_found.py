@@ -39,6 +39,6 @@ def test_a_protocol_runs_on_what_is_there_and_says_what_it_leaves_out(tmp_path: 
     out = tmp_path / "results.json"
     assert main(["eval", "knn", "pixels", "--out", str(out)]) == 0
     assert [r["data"] for r in json.loads(out.read_text())["evaluations"]] == ["shapes"]
-    told = capsys.readouterr()
-    assert "knn on broken left out:" in told.out
-    assert told.err == f"{tmp_path / 'data' / 'shapes'}: 8 images of 2 classes in train, 8 in test\n"
+    captured = capsys.readouterr()
+    assert "knn on broken left out:" in captured.out
+    assert captured.err == f"{tmp_path / 'data' / 'shapes'}: 8 images of 2 classes in train, 8 in test\n"

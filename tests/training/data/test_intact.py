@@ -44,9 +44,9 @@ def both(root: Path, max_bad: float = 0.01) -> tuple[Source, Source]:
 
 def test_bad_images_are_left_out_as_if_decoded_beforehand(tmp_path: Path):
     write_cut(tmp_path, 40, {0, 7, 39})
-    with pytest.warns(BadImageWarning, match="3 of the 40 images") as told:
+    with pytest.warns(BadImageWarning, match="3 of the 40 images") as warned:
         decoded, streamed = both(tmp_path, 0.1)
-    assert len({str(warning.message) for warning in told}) == 1
+    assert len({str(warning.message) for warning in warned}) == 1
     assert len(decoded) == len(streamed) == 37 and decoded.fingerprint == streamed.fingerprint
     assert decoded.targets.tolist() == streamed.targets.tolist()
     assert all(torch.equal(a, b) for a, b in zip(decoded, streamed, strict=True))

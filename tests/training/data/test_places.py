@@ -12,7 +12,7 @@ from star_catalog.columns import split_columns, with_columns
 from star_training.data import BadImageWarning, DataError, open_source
 from star_training.data.eval_sets.dataset import Splits
 from star_training.data.eval_sets.local import found
-from star_training.data.eval_sets.names import told_apart
+from star_training.data.eval_sets.names import distinctly_named
 from star_training.data.places import resolved
 from star_training.data.sources.base import name_alone
 from star_training.data.summary import summary
@@ -63,7 +63,10 @@ def test_given_columns_are_read_by_all_kinds_of_tables(tmp_path):
 
 def test_two_labels_of_one_file_are_two_data_sets(tmp_path):
     path = write_parquet(tmp_path / "x.parquet", image=[png(0)], fine=[1], coarse=[0])
-    assert [each.name for each in told_apart([f"{path}:label=fine", f"{path}:label=coarse"])] == ["x:fine", "x:coarse"]
+    assert [each.name for each in distinctly_named([f"{path}:label=fine", f"{path}:label=coarse"])] == [
+        "x:fine",
+        "x:coarse",
+    ]
     assert name_alone(f"{path}:label=fine") == "x.parquet:label=fine"
 
 
@@ -170,7 +173,7 @@ def test_a_home_folder_is_expanded_everywhere(tmp_path, monkeypatch):
     write_folder(tmp_path / "sets/pets", {"images/0.png": png(1)})
     splits = Splits("~/x.parquet:label=label")
     assert splits.spec == f"{path}:label=label" and splits.expected_images == 2
-    assert [each.spec for each in told_apart(["~/x.parquet", str(path)])] == [str(path)]
+    assert [each.spec for each in distinctly_named(["~/x.parquet", str(path)])] == [str(path)]
     monkeypatch.setenv("STAR_ZOO_DATA", "~/sets")
     assert found() == [f"pets@{tmp_path / 'sets/pets'}"]
 

@@ -81,7 +81,7 @@ def test_of_a_sample_only_its_first_image_is_looked_at_and_nothing_is_unpickled(
         tar.addfile(link)
     first, second, link = open_stream(f"stream:{tmp_path / 's.tar'}").shards.read(0)
     assert [first.data, second.data] == [png(1), png(2)]
-    # which can't be followed: a bad image, that is told and counted
+    # which can't be followed: a bad image, which is reported and counted
     assert link.data == b"" and link.where.endswith("a link, which can't be followed in a stream")
 
 
@@ -144,13 +144,15 @@ def test_a_server_that_stays_broken_ends_in_an_error_with_the_url(tmp_path: Path
     stream = open_stream(f"stream:{site.address}/s-0.tar?token=secret")
     site.asked.clear()
     site.cuts["s-0.tar"] = [3000] * 9
-    with pytest.raises(DataError, match=r"/s-0.tar can't be read .the connection ended after 3000") as told:
+    with pytest.raises(DataError, match=r"/s-0.tar can't be read .the connection ended after 3000") as caught:
         read(stream)
-    assert "tried 4 times" in str(told.value) and "--resume" in str(told.value) and "secret" not in str(told.value)
+    assert (
+        "tried 4 times" in str(caught.value) and "--resume" in str(caught.value) and "secret" not in str(caught.value)
+    )
     assert len(site.asked) == 4
 
 
-def test_a_server_that_is_gone_is_told(tmp_path: Path, monkeypatch):
+def test_a_server_that_is_gone_is_reported(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(shards_module, "PAUSES", (0.0,))
     with served(tmp_path) as site:
         shards(tmp_path, [2])
@@ -168,7 +170,7 @@ def test_what_the_server_does_not_have_is_not_asked_for_twice(tmp_path: Path, si
 # Damage
 
 
-def test_what_is_no_tar_is_told_at_once(tmp_path: Path, site: Site):
+def test_a_file_that_is_no_tar_is_refused_at_once(tmp_path: Path, site: Site):
     (tmp_path / "s.tar").write_bytes(b"<html>Sign in</html>" * 100)
     for spec in (f"stream:{site.address}/s.tar", f"stream:{tmp_path / 's.tar'}"):
         with pytest.raises(DataError, match=r"s\.tar is not a complete, uncompressed tar file"):
@@ -223,7 +225,7 @@ def test_other_ways_to_fetch_are_refused(spec: str):
         open_stream(spec)
 
 
-def test_a_shard_that_is_missing_is_told(tmp_path: Path):
+def test_a_shard_that_is_missing_is_reported(tmp_path: Path):
     shards(tmp_path, [2, 2])
     with pytest.raises(DataError, match=r"s-2\.tar' of .* is not a file; pass a range of shards that all exist"):
         open_stream(f"stream:{tmp_path}/s-{{0..2}}.tar")
@@ -231,7 +233,7 @@ def test_a_shard_that_is_missing_is_told(tmp_path: Path):
         open_stream(f"stream:{tmp_path}")
 
 
-def test_shards_without_images_are_told(tmp_path: Path):
+def test_shards_without_images_are_refused(tmp_path: Path):
     write_tar(tmp_path / "s.tar", {"a.txt": b"a"})
     with pytest.raises(DataError, match="no images found in stream:"):
         open_stream(f"stream:{tmp_path / 's.tar'}")
@@ -308,7 +310,7 @@ def test_a_hub_set_of_files_is_read_too(tmp_path: Path):
     assert sorted(read(open_stream(f"stream:hf:{tmp_path / 'set'}"))) == [0, 1, 2, 3]
 
 
-def test_a_hub_set_that_is_not_there_or_has_no_images_is_told(tmp_path: Path):
+def test_a_hub_set_that_is_not_there_or_has_no_images_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="can't stream 'nobody/nothing' with Hugging Face datasets"):
         open_stream("stream:hf:nobody/nothing")
     write_parquet(tmp_path / "words" / "train.parquet", word=["a", "b"])
@@ -326,9 +328,9 @@ def test_a_bad_row_of_a_hub_set_is_left_to_the_reader(tmp_path: Path):
 
 
 def test_a_published_recipe_names_no_folder_and_no_token_of_a_stream():
-    for typed, told in (
+    for typed, recorded in (
         ("stream:/data/shards/train-{000..019}.tar", "stream:train-{000..019}.tar"),
         ("stream:https://host/secret/train-{000..019}.tar?token=abc", "stream:train-{000..019}.tar"),
         ("stream:hf:owner/name", "stream:hf:owner/name"),
     ):
-        assert tiny(f"data.source={typed}", "data.images=64").published()["data"]["source"] == told
+        assert tiny(f"data.source={typed}", "data.images=64").published()["data"]["source"] == recorded

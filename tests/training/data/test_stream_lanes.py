@@ -54,7 +54,7 @@ def made(reader: Lanes, count: int, workers: int, shared: int = 1) -> Iterator[P
 
 
 def numbers(batch: Packed) -> list[int]:
-    """Which images a batch holds: their colour tells."""
+    """Which images a batch holds, by their colour."""
     return batch.views[0][:, 0, 0, 0, 0].tolist()
 
 
@@ -216,7 +216,7 @@ def test_the_views_of_an_image_depend_on_nothing_but_the_pass_and_its_place():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_images_are_told_once_and_counted(workers: int):
+def test_bad_images_are_reported_once_and_counted(workers: int):
     reader = lanes(DEAL, 8, images=50, max_bad=0.1)
     ahead = made(reader, 12, workers)
     assert len(list(islice(ahead, 10))) == 10

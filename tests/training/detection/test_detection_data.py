@@ -109,7 +109,7 @@ def test_flags_of_voc_and_coco(tmp_path: Path):
     assert open_set(str(tmp_path / "coco"), "val").target(0).crowd.tolist() == [True]
 
 
-def test_the_fingerprint_tells_content_not_place(tmp_path: Path):
+def test_the_fingerprint_depends_on_content_not_place(tmp_path: Path):
     def of(numbers: list[int], name: str = "a") -> str:
         return open_set(str(write_pack(tmp_path / name / "p.parquet", numbers, [9])), "train").fingerprint
 
@@ -150,7 +150,7 @@ def test_wrong_packs(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("<annotation>", "no element found"),
         ("<annotation><size/></annotation>", "has no size/height"),
@@ -160,10 +160,10 @@ def test_wrong_packs(tmp_path: Path):
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_wrong_voc_annotations(tmp_path: Path, text: str, told: str, encoding: str):
+def test_wrong_voc_annotations(tmp_path: Path, text: str, message: str, encoding: str):
     root = write_voc(tmp_path, {"test": [1]})
     (root / "Annotations" / "000001.xml").write_text(text, encoding=encoding)
-    with pytest.raises(DataError, match=f"(?s)can't read the annotation .*000001.xml.*{told}"):
+    with pytest.raises(DataError, match=f"(?s)can't read the annotation .*000001.xml.*{message}"):
         open_set(str(root), "test")
 
 
@@ -198,7 +198,7 @@ def test_an_image_that_is_not_what_its_annotation_says(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"images": [{"id": 1, "file_name": "../a.png", "width": 64, "height": 64}], "annotations": []}, "leaves"),
         ({"images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}], "annotations": []}, "doesn't exist"),
@@ -209,9 +209,9 @@ def test_an_image_that_is_not_what_its_annotation_says(tmp_path: Path):
         ({"annotations": None}, "not iterable"),
     ],
 )
-def test_wrong_coco_annotations(tmp_path: Path, changes: dict, told: str):
+def test_wrong_coco_annotations(tmp_path: Path, changes: dict, message: str):
     write_coco(tmp_path, "val2017", [1], **changes)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         open_set(str(tmp_path), "val")
 
 

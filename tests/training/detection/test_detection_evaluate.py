@@ -100,9 +100,9 @@ def test_finding_an_object_twice_is_wrong_once():
 def test_classes_count_alike_and_those_without_objects_not_at_all():
     images = given([Box(0, 0, 0, 50, 50)], [Box(0, 0, 0, 50, 50)], [Box(2, 0, 0, 50, 50)], classes=["a", "b", "c"])
     perfect = found((0, 0, 0, 50, 50, 0.9), (1, 0, 0, 50, 50, 0.9))
-    told = measure(images, [perfect, perfect, NOTHING])
-    assert told.metrics["coco_ap"].value == pytest.approx(0.5)
-    assert told.details == {"COCO AP by class": {"a": ONE, "c": 0.0}}
+    measured = measure(images, [perfect, perfect, NOTHING])
+    assert measured.metrics["coco_ap"].value == pytest.approx(0.5)
+    assert measured.details == {"COCO AP by class": {"a": ONE, "c": 0.0}}
 
 
 @pytest.mark.parametrize("kind", ["difficult", "crowd"])
@@ -180,7 +180,7 @@ def test_one_image_has_no_interval():
     assert metric.estimate == (ONE, None, None)
 
 
-def test_pycocotools_tells_nothing(capsys):
+def test_pycocotools_prints_nothing(capsys):
     values(random_set(3), [NOTHING] * 3)
     assert capsys.readouterr() == ("", "")
 

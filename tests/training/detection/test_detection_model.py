@@ -52,8 +52,8 @@ def test_detections_lie_in_the_image(head: str, name: str):
     model = detector(head, name).eval()
     model.roi_heads.score_thresh = 0.0
     with torch.no_grad():
-        told = model(batch()[0])
-    for (height, width), one in zip([(64, 80), (72, 50)], told, strict=True):
+        found = model(batch()[0])
+    for (height, width), one in zip([(64, 80), (72, 50)], found, strict=True):
         assert 0 < len(one["boxes"]) <= 100
         assert (one["boxes"][:, :2] >= 0).all()
         assert (one["boxes"][:, 2] <= width).all() and (one["boxes"][:, 3] <= height).all()
@@ -111,21 +111,21 @@ def test_bfloat16_does_not_place_boxes_by_the_pixel(head: str):
     model.eval()
     model.roi_heads.score_thresh = 0.0
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        (told, _) = model(batch()[0])
-    assert told["boxes"].dtype == torch.float32
-    rounded = told["boxes"].bfloat16().float()
-    assert (told["boxes"] != rounded).float().mean() > 0.3
+        (found, _) = model(batch()[0])
+    assert found["boxes"].dtype == torch.float32
+    rounded = found["boxes"].bfloat16().float()
+    assert (found["boxes"] != rounded).float().mean() > 0.3
 
 
 @pytest.mark.parametrize(
-    ("head", "name", "told"),
+    ("head", "name", "message"),
     [
         ("c4", "test_convnext", "head 'c4' needs one of timm's ResNets, not ConvNeXt; pass --set head=fpn"),
         ("fpn", "test_vit", "needs maps of at least two strides of .*, but VisionTransformer has 16; pass"),
     ],
 )
-def test_a_backbone_that_the_head_can_not_stand_on(head: str, name: str, told: str):
-    with pytest.raises(ValueError, match=told):
+def test_a_backbone_that_the_head_can_not_stand_on(head: str, name: str, message: str):
+    with pytest.raises(ValueError, match=message):
         detector(head, name)
 
 

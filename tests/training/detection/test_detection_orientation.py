@@ -98,8 +98,8 @@ def test_a_voc_folder_of_upright_annotations(tmp_path: Path):
 def test_square_images_follow_the_majority_which_is_reported(tmp_path: Path, count: int, annotated: str):
     kinds = [(8, annotated)] * count + [(6, UPRIGHT if annotated == STORED else STORED), (6, annotated, (64, 64))]
     root = coco(tmp_path, "val", kinds)
-    told = r"1 images of .*, e\.g\. .*\.jpg, have an EXIF orientation.*fits both the stored and the upright image"
-    with pytest.warns(BoxWarning, match=told):
+    message = r"1 images of .*, e\.g\. .*\.jpg, have an EXIF orientation.*fits both the stored and the upright image"
+    with pytest.warns(BoxWarning, match=message):
         images = open_set(str(root), "val")
     assert on_the_object(images) == [True] * len(kinds)
 

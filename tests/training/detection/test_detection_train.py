@@ -140,9 +140,9 @@ def test_the_record(tmp_path: Path, capsys):
     data, out = str(tmp_path / "scenes.parquet"), tmp_path / "run"
     arguments = ["detect", "untrained:test_resnet", "--data", data, "--out", str(out), *settings]
     assert main(arguments) == 0
-    told = capsys.readouterr().out
-    assert "\nuntrained:test_resnet on scenes, detection: COCO AP 0." in told
-    assert told.count("scenes: images with boxes of 2 classes: 6 in train, 3 in val\n") == 1
+    printed = capsys.readouterr().out
+    assert "\nuntrained:test_resnet on scenes, detection: COCO AP 0." in printed
+    assert printed.count("scenes: images with boxes of 2 classes: 6 in train, 3 in val\n") == 1
     (record,) = json.loads((out / "results.json").read_text())["evaluations"]
     assert record["protocol"] == "detection" and record["model"] == "untrained:test_resnet" and record["seed"] == 0
     assert list(record["metrics"]) == ["coco_ap", "coco_ap50", "coco_ap75", "voc_ap", "voc_ap50", "voc_ap75"]
@@ -251,12 +251,12 @@ def test_two_processes_test_together(tmp_path: Path):
 
 def test_what_may_not_differ(tmp_path: Path, monkeypatch, capsys):
     stopped_at(monkeypatch, tiny(tmp_path), tmp_path / "run", 2)
-    for changed, told in (
+    for changed, message in (
         (tiny(tmp_path, "lr=0.5"), "lr: 0.02, 0.5"),
         (tiny(tmp_path, "head=fpn"), "head: 'c4', 'fpn'"),
         (tiny(tmp_path, "data.test=train"), "data.test: 'val', 'train'"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             DetectionRun(changed, tmp_path / "run", resume=True)
     other = write_pack(tmp_path / "other.parquet", range(1, 7), [9])
     with pytest.raises(ValueError, match="images or boxes of other are not those"):
@@ -283,7 +283,7 @@ def test_the_model_may_not_change_under_a_run(tmp_path: Path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("head=c5", "head 'c5' not found; known: c4, fpn"),
         ("precision=fp16", "precision is 'fp16'; known: 'auto', 'no', 'bf16'"),
@@ -300,13 +300,13 @@ def test_the_model_may_not_change_under_a_run(tmp_path: Path, monkeypatch):
         ("lr", "has no value; write path=value"),
     ],
 )
-def test_wrong_settings(tmp_path: Path, setting: str, told: str):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_settings(tmp_path: Path, setting: str, message: str):
+    with pytest.raises(ValueError, match=message):
         tiny(tmp_path, setting)
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("batch_size=7", "6 images of scenes have boxes, too few for a step of 7"),
         ("model=untrained:no_such", "no_such"),
@@ -315,8 +315,8 @@ def test_wrong_settings(tmp_path: Path, setting: str, told: str):
         ("data.test=test2", "no split 'test2'"),
     ],
 )
-def test_what_can_not_be_trained_leaves_no_folder(tmp_path: Path, setting: str, told: str):
-    with pytest.raises(ValueError, match=told):
+def test_what_can_not_be_trained_leaves_no_folder(tmp_path: Path, setting: str, message: str):
+    with pytest.raises(ValueError, match=message):
         DetectionRun(tiny(tmp_path, setting), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -343,7 +343,7 @@ def test_a_bad_image_ends_the_run_with_its_name(tmp_path: Path):
         DetectionRun(recipe, tmp_path / "run").train()
 
 
-def test_missing_pycocotools_is_told_before_training(tmp_path: Path, monkeypatch):
+def test_missing_pycocotools_is_reported_before_training(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(ImportError, match="pip install"):
         DetectionRun(tiny(tmp_path), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Checkpoints are written while training goes on: what is written, when errors are told, how long the loop waits."""
+"""Checkpoints are written while training goes on: what is written, when errors are raised, how long the loop waits."""
 
 import threading
 import time

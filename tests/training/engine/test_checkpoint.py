@@ -110,9 +110,9 @@ def test_a_damaged_newest_is_passed_over_with_one_warning(tmp_path: Path, name: 
     data = path.read_bytes()
     assert DAMAGE[name](data) != data
     path.write_bytes(DAMAGE[name](data))
-    with pytest.warns(CheckpointWarning, match=f"skipped the damaged .*{path.name}") as told:
+    with pytest.warns(CheckpointWarning, match=f"skipped the damaged .*{path.name}") as warned:
         newest = checkpoints.newest()
-    assert newest is not None and newest.step == 2 and len(told) == 1
+    assert newest is not None and newest.step == 2 and len(warned) == 1
 
 
 def test_a_folder_in_its_place_is_passed_over(tmp_path: Path):
@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path):
     assert list(tmp_path.iterdir()) == checkpoints.paths()
 
 
-def test_a_full_disk_before_the_first_one_is_told(tmp_path: Path):
+def test_a_full_disk_before_the_first_one_is_reported(tmp_path: Path):
     with files_end_at(100_000):
         assert "there is no earlier checkpoint" in refused(Checkpoints(tmp_path, 2))
     assert list(tmp_path.iterdir()) == []

@@ -202,11 +202,11 @@ from star_training.numerics import choice, processor
 processor.has_bf16 = lambda: True
 choice.step_seconds = lambda *given: {"no": 2.0, "bf16": 1.0 + 2 * PartialState().process_index}
 begin = Loop.begin
-def told(run, *given):
+def begin_and_record(run, *given):
     begin(run, *given)
     path = run.out.parent / f"precision-{run.accelerator.process_index}"
     path.write_text(f"{run.accelerator.mixed_precision} {run.recipe.precision}")
-Loop.begin = told
+Loop.begin = begin_and_record
 sys.exit(main())
 """
 

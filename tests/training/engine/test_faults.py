@@ -46,7 +46,7 @@ def refusal(capsys, arguments: list[str]) -> str:
 
 
 def goes_on(out: Path, whole: Path) -> None:
-    """To the same bits, with nothing left behind and each step told once."""
+    """To the same bits, with nothing left behind and each step logged once."""
     assert main(command(out, "--resume", settings=SAVED)) == 0
     assert_equal(exported(out), exported(whole))
     assert [e["step"] for e in entries(out)] == [*range(1, STEPS + 1)]
@@ -222,10 +222,10 @@ def test_a_clock_that_goes_backwards_or_stands_changes_nothing(whole: Path, tmp_
             else:
                 stopped_at(patch, tiny(*SAVED), out, 4)
     assert_equal(exported(out), exported(whole))
-    told = entries(out)
-    assert [e["step"] for e in told] == [*range(1, STEPS + 1)]
-    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(told))
-    assert all(e["images_per_second"] > 0 and e["data_wait"] >= 0 for e in told)
+    logged = entries(out)
+    assert [e["step"] for e in logged] == [*range(1, STEPS + 1)]
+    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(logged))
+    assert all(e["images_per_second"] > 0 and e["data_wait"] >= 0 for e in logged)
 
 
 # Images that change between the lives of a run

@@ -161,8 +161,8 @@ def test_a_finished_fine_tuning_is_as_it_was_after_resume(whole: Path, tmp_path:
     assert main(["finetune", "--resume", "--out", str(out)]) == 0
     assert f"not added to {start / 'results.json'}: " in capsys.readouterr().out
     (start / "results.json").rmdir()
-    told = json.loads((out / "export" / "results.json").read_text())["evaluations"]
-    assert told[0] == MEASURED["evaluations"][0] and [r["protocol"] for r in told] == ["knn", "finetune"]
+    evaluations = json.loads((out / "export" / "results.json").read_text())["evaluations"]
+    assert evaluations[0] == MEASURED["evaluations"][0] and [r["protocol"] for r in evaluations] == ["knn", "finetune"]
     (start / "results.json").write_text("[]")
     assert main([*words[:-1], words[-1], "--out", str(tmp_path / "other")]) == 1  # before anything is trained
     assert "is not a valid results.json" in capsys.readouterr().err and not (tmp_path / "other").exists()

@@ -130,10 +130,10 @@ def saved(out: Path, step: int) -> dict[str, Tensor]:
 def test_a_killed_worker_ends_them_all_and_the_run_goes_on_to_the_same_bits(place: Path, tmp_path: Path):
     out, resume = tmp_path / "run", ()
     for rank in (1, 0):
-        told = len(entries(out)) if resume else 0
+        logged = len(entries(out)) if resume else 0
         process = two([command(out, *resume, settings=KILLABLE)], tmp_path / f"life-{rank}")
         deadline = time.monotonic() + 120
-        while not ((out / "log.jsonl").exists() and len(entries(out)) >= told + 2):
+        while not ((out / "log.jsonl").exists() and len(entries(out)) >= logged + 2):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         os.kill(int((tmp_path / f"life-{rank}" / f"rank-{rank}").read_text()), signal.SIGKILL)

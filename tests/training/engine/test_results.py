@@ -10,7 +10,7 @@ from runs import finish, pictures, start
 from star_catalog.files import write_json
 from star_training.cli.main import main
 from star_training.data.eval_sets.dataset import Splits
-from star_training.data.eval_sets.names import ends, told_apart
+from star_training.data.eval_sets.names import distinctly_named, ends
 from star_training.engine import results
 from star_training.evaluation.record import Record, record, record_comparison
 
@@ -169,11 +169,11 @@ def test_names_are_no_longer_than_they_must_be(tmp_path: Path, monkeypatch: pyte
         "data/CIFAR10",
     ]
     given = ("x/a/images", "y/a/images", "y/b/images", "y/b/other", "pets@/one", "pets@/two", "hf:me/s", "hf:you/s")
-    assert [s.name for s in told_apart(given)] == [
+    assert [s.name for s in distinctly_named(given)] == [
         "x/a/images", "y/a/images", "b/images", "other", "one/pets", "two/pets", "me/s", "you/s"
     ]  # fmt: skip
-    assert [s.name for s in told_apart(["images", "./images", str(Path("images").absolute())])] == ["images"]
-    assert told_apart(["pets@/one", "pets@/two"])[0].per_class  # by whatever name, a set keeps its conventions
+    assert [s.name for s in distinctly_named(["images", "./images", str(Path("images").absolute())])] == ["images"]
+    assert distinctly_named(["pets@/one", "pets@/two"])[0].per_class  # by whatever name, a set keeps its conventions
 
 
 def test_a_record_gives_way_to_one_of_the_same_data_alone(tmp_path: Path):
@@ -191,7 +191,7 @@ def test_a_record_gives_way_to_one_of_the_same_data_alone(tmp_path: Path):
     record(path, evaluation("images", "4"), "/a/images")  # the path has no more names
     record(path, evaluation("images", "4"), "/a/images")
     assert names(path)[4:] == ["a/images", "images 4-train-4-test"]
-    record(path, evaluation("a/images", "1"), "/a/images")  # told apart in its command: the same data, yet a new name
+    record(path, evaluation("a/images", "1"), "/a/images")  # its command has another name for the same data
     assert len(names(path)) == 6 and names(path)[-1] != "images"
     record(path, evaluation("images", "5", protocol="detection"), "/b/images")  # whose fingerprints are of boxes
     assert names(path)[-1] == "images"
@@ -217,10 +217,10 @@ def test_a_comparison_gives_way_to_one_of_the_same_data_alone(tmp_path: Path):
     for made in (comparison("1"), comparison("2"), comparison("1"), comparison("1", protocols=["linear"])):
         record_comparison(path, made, ["/b/images", "/b/other"])
     held = results.read(path)["comparisons"]
-    told = [(c["protocols"], c["data_fingerprints"], [row["data"] for row in c["rows"]]) for c in held]
+    comparisons = [(c["protocols"], c["data_fingerprints"], [row["data"] for row in c["rows"]]) for c in held]
     other = {"other": {"test": "other"}}
     one, two = {"b/images": {"test": "1"}} | other, {"images 2": {"test": "2"}} | other  # the path has no more names
     mean = "mean of all"
-    assert told == [
+    assert comparisons == [
         (["knn"], two, [*two, mean]), (["knn"], one, [*one, mean]), (["linear"], one, [*one, mean])
     ]  # fmt: skip

@@ -263,7 +263,7 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path, capsys):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_broken_recipe_file_is_told(whole: Path, tmp_path: Path, capsys):
+def test_a_broken_recipe_file_is_reported(whole: Path, tmp_path: Path, capsys):
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "recipe.json").write_text('{"name": "x"')
     assert str(tmp_path / "run" / "recipe.json") in refusal(capsys, command(tmp_path / "run", "--resume"))

@@ -34,7 +34,7 @@ def test_a_second_process_is_refused_and_disturbs_nothing(tmp_path: Path):
     second.send_signal(signal.SIGTERM)
     assert finish(second)[0] == 128 + signal.SIGTERM
     steps = [entry["step"] for entry in entries(out)]
-    assert steps == sorted(set(steps))  # each step was told once
+    assert steps == sorted(set(steps))  # each step was logged once
 
 
 def last_step(out: Path) -> int:

@@ -23,7 +23,7 @@ def git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_checkout_tells_its_commit_and_whether_it_was_changed(tmp_path: Path):
+def test_a_checkout_reports_its_commit_and_whether_it_was_changed(tmp_path: Path):
     git(tmp_path, "init", "-q")
     (tmp_path / "code.py").write_text("1\n")
     git(tmp_path, "add", ".")

@@ -36,7 +36,7 @@ class Identity(Oracle):
         return base
 
 
-def told(images: int = 10, views: int = 50) -> Viewed:
+def viewed(images: int = 10, views: int = 50) -> Viewed:
     params = randn(images, views, 4)
     return Viewed(params, params)
 
@@ -45,20 +45,20 @@ ALL = torch.ones(4, dtype=torch.bool)
 
 
 def test_an_oracle_finds_all_views_and_their_params():
-    metrics, errors = found(Oracle(), told(), ALL)
+    metrics, errors = found(Oracle(), viewed(), ALL)
     assert [metrics[name].value for name in ("MRR", "H@1", "H@5", "PRE")] == [1, 1, 1, 0]
     assert errors == [0] * 4
 
 
 def test_invariance_finds_views_by_chance():
-    metrics, _ = found(Identity(), told(), ALL)
+    metrics, _ = found(Identity(), viewed(), ALL)
     chance = sum(1 / k for k in range(1, 51)) / 50
     assert [metrics[name].value for name in ("MRR", "H@1", "H@5")] == pytest.approx([chance, 0.02, 0.1])
     assert metrics["MRR"].low == pytest.approx(chance) == metrics["MRR"].high  # exactly so in every image
 
 
 def test_the_error_of_params_is_in_standard_deviations_of_those_that_vary():
-    searched = told()
+    searched = viewed()
     scaled = searched.params * torch.tensor([1.0, 100.0, 0.01, 1.0]) + 3
     scaled[..., 3] = 7.0
     one, _ = found(Identity(), searched, torch.tensor([True, True, True, False]))
@@ -67,7 +67,7 @@ def test_the_error_of_params_is_in_standard_deviations_of_those_that_vary():
     assert other["PRE"].value == pytest.approx(sum(errors) / 3, rel=1e-5)
 
 
-def test_the_way_is_told_for_all_augmentations_and_each_alone():
+def test_the_direction_is_predicted_for_all_augmentations_and_each_alone():
     base, moved = randn(20, 6), randn(20, 3, 6, seed=1)
     views = torch.cat((base[:, None], moved), 1)
     views[:, 3] = base  # the second never acts
@@ -134,7 +134,7 @@ CROP_AND_FLIP = Policy((Crop(16, scale=(0.3, 0.6)), Flip()), MEAN, STD)
 
 
 class Ramps(Photos):
-    """Every image gets redder to the right and greener downwards, so that a view tells where it comes from."""
+    """Every image gets redder to the right and greener downwards, so that a view shows where it comes from."""
 
     def __init__(self, count: int, seed: int):
         super().__init__(count, seed)
@@ -144,7 +144,7 @@ class Ramps(Photos):
         self.images[:, 1] += ramp.to(torch.uint8)[:, None]
 
 
-def test_params_that_can_be_seen_are_told():
+def test_params_that_can_be_seen_are_predicted():
     found = equivariance.run(Sees(backbone=Eye(40), policy=CROP_AND_FLIP), data(Ramps(300, 1), Ramps(100, 2)))
     each = dict(zip(CROP_AND_FLIP.fields, found.details["R2"]["one view, features"], strict=True))
     assert min(each["flip"], each["top"], each["left"]) > 0.75

@@ -149,8 +149,8 @@ def test_a_signal_ends_in_the_command_that_goes_on(folder: Path, monkeypatch: py
     data = str(folder / "many.parquet")
     assert main(["eval", "all", "pixels", "--data", data]) == 128 + number
     line = capsys.readouterr().err.splitlines()[-1]
-    told = f"stopped by {signal.Signals(number).name}; 2 of 4 evaluations are finished"
-    assert line == f"{told}; go on with: star-zoo eval all pixels --data {data}"
+    message = f"stopped by {signal.Signals(number).name}; 2 of 4 evaluations are finished"
+    assert line == f"{message}; go on with: star-zoo eval all pixels --data {data}"
     assert child == [143]
     assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
@@ -208,7 +208,9 @@ def test_a_data_set_without_a_split_is_left_out_with_the_reason(tmp_path: Path, 
     assert "knn on novel left out: no split 'train'" in printed and "| 5-way 5-shot, % |" in printed
 
 
-def test_a_folder_of_data_sets_is_told_from_a_data_set_of_several_files(folder: Path, tmp_path: Path, monkeypatch):
+def test_a_folder_of_data_sets_is_distinguished_from_a_data_set_of_several_files(
+    folder: Path, tmp_path: Path, monkeypatch
+):
     assert expanded(str(folder)) == [str(folder / "few.parquet"), str(folder / "many.parquet")]
     for name, files in {
         "splits": ("train.parquet", "test.parquet"),

@@ -152,10 +152,12 @@ def test_tasks_that_are_not_solved_at_once_are_all_counted(monkeypatch):
 
 def test_classes_with_too_few_images_are_left_out():
     labels = torch.cat((torch.arange(5).repeat_interleave(30), torch.full((5,), 9)))
-    told = F.one_hot(labels, 10) * torch.where(labels == 9, torch.nan, 1.0)[:, None]  # a query of class 9 would show
-    assert (few_shot.accuracies(Labelled(told, labels), 5, 0, "points", 20) == 1).all()
+    embedded = (
+        F.one_hot(labels, 10) * torch.where(labels == 9, torch.nan, 1.0)[:, None]
+    )  # a query of class 9 would show
+    assert (few_shot.accuracies(Labelled(embedded, labels), 5, 0, "points", 20) == 1).all()
     with pytest.raises(ValueError, match=r"points has 4 classes with at least 6 test images; 5-way 5-shot needs 5"):
-        few_shot.accuracies(Labelled(told[30:], labels[30:]), 5, 0, "points", 20)
+        few_shot.accuracies(Labelled(embedded[30:], labels[30:]), 5, 0, "points", 20)
 
 
 def test_labels_at_random_are_guessed_as_often_as_the_interval_says():

@@ -122,12 +122,12 @@ def test_a_class_without_training_images_is_missed():
 # What the protocol says of a data set
 
 
-def test_a_measurement_tells_all_that_matters():
+def test_a_measurement_records_all_that_matters():
     train, test = blobs(200, spread=1.5), blobs(90, spread=1.5, seed=1)
     found = linear.run(Oracle(), splits(train, test), seed=3)
     assert json.loads(json.dumps([found.metrics, found.settings, found.details]))
-    (told,) = found.hits.values()
-    assert float(told.right.double().mean()) == found.metrics["linear_top1"].value and len(told.weights) == 90
+    (hits,) = found.hits.values()
+    assert float(hits.right.double().mean()) == found.metrics["linear_top1"].value and len(hits.weights) == 90
     rest, held = HeldOut(9, 1, 3).draw(200)
     expected = linear.evaluate(
         Labelled(train.features[rest], train.targets[rest]),
@@ -194,7 +194,7 @@ def test_classes_that_only_the_test_images_have_are_refused():
         linear.run(Oracle(), splits(train, test, val))
 
 
-def test_a_class_of_one_image_that_is_held_out_is_told():
+def test_a_class_of_one_image_that_is_held_out_is_reported():
     train = blobs(30, classes=2)
     train.targets[0] = 2
     seed = next(s for s in range(99) if 0 in splits(train, train).held_out(s).draw(30)[1])

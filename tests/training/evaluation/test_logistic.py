@@ -66,7 +66,7 @@ def unseen() -> Labelled:
 CASES = (separable, overlapping, wide, repeated, constant, unseen)
 
 
-# float32 is not for twenty images in the midst of a hundred others, told from them by logits of thousands
+# float32 is not for twenty images in the midst of a hundred others, separated from them by logits of thousands
 @pytest.mark.parametrize(("case", "dtype"), [*product(CASES, (None, torch.float32)), (singletons, None)])
 def test_every_fit_is_close_to_the_least_possible_objective(case: Any, dtype: torch.dtype | None):
     images = case()

@@ -118,10 +118,10 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path):
     out.write_text('{"comparisons": [{"model": "pixels", "other": "another", "seed": 0, "rows": []}], "kept": 1}')
     arguments = ["compare", "pixels", "untrained:test_resnet", "--data", str(pack), "--protocol", "knn"]
     for _ in range(2):  # the second takes the place of the first
-        code, told, said = finish(start([*arguments, "--out", str(out)]))
+        code, printed, said = finish(start([*arguments, "--out", str(out)]))
         assert code == 0, said
         assert said == f"{pack}: 40 images of 4 classes in train, 20 in test\n"
-        assert "| 20-NN top-1 | birds |" in told and told.count("|\n") == 4
+        assert "| 20-NN top-1 | birds |" in printed and printed.count("|\n") == 4
     written = json.loads(out.read_text())
     other, found = written["comparisons"]
     assert (written["kept"], other["other"]) == (1, "another")
@@ -132,7 +132,7 @@ def test_the_command_prints_and_writes_the_table(tmp_path: Path):
 
 
 def test_a_saved_folder_keeps_what_it_was_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """As with `eval`, in its own results.json; its card tells it, with the command that gives it again."""
+    """As with `eval`, in its own results.json; its card states it, with the command that repeats it."""
     pack = birds(tmp_path)
     folder = save_pretrained(tmp_path / "mine", backbone())
     assert cli.main(["compare", str(folder), "pixels", "--data", str(pack), "--protocol", "knn", "--seed", "3"]) == 0

@@ -161,7 +161,7 @@ def between_and_within(z: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return (means - means.mean(0))[:, 0], (views - means).reshape(-1, z.shape[-1])
 
 
-def test_the_parts_between_and_within_images_are_told_apart(monkeypatch: pytest.MonkeyPatch):
+def test_the_parts_between_and_within_images_are_separate(monkeypatch: pytest.MonkeyPatch):
     """The embeddings share the content of images and nothing of the augmentations, or the other way round."""
     shared, own, n = randn(400, 1, 4), randn(400, 1, 4, seed=1), 400
     moved, others = 0.5 * randn(n, 3, 4, seed=2), 0.5 * randn(n, 3, 4, seed=3)

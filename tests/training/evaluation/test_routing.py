@@ -23,7 +23,7 @@ def test_entropies_have_closed_forms():
     assert float(entropy(torch.tensor([0.5, 0.25, 0.25]))) == pytest.approx(1.5 * math.log(2))
 
 
-def test_usage_tells_one_image_from_all():
+def test_usage_distinguishes_one_image_from_all():
     """Each image uses one expert, all images together use both; the second task knows one expert only."""
     weights = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]]]).repeat(4, 1, 1).double()
     found = {metric.slug: metric.value for metric in usage(weights)}

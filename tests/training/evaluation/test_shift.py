@@ -285,12 +285,12 @@ def test_rows_count_as_often_as_said():
         torch.testing.assert_close(found[:1], expected)
 
 
-def test_known_params_are_told_and_unknown_ones_not():
+def test_known_params_are_predicted_and_unknown_ones_not():
     targets, truth = (randn(400, 3, seed=k) * torch.tensor([1.0, 10.0, 0.1]) + 5 for k in (0, 1))
     mixing = randn(3, 6, seed=2)
-    told = fit_and_score(targets @ mixing, targets, truth @ mixing, truth, seed=0)
-    assert told.mean.value > 0.999 and told.one_mean.value > 0.999
-    assert told.mean == fit_and_score(targets @ mixing, targets, truth @ mixing, truth, seed=0).mean
+    score = fit_and_score(targets @ mixing, targets, truth @ mixing, truth, seed=0)
+    assert score.mean.value > 0.999 and score.one_mean.value > 0.999
+    assert score.mean == fit_and_score(targets @ mixing, targets, truth @ mixing, truth, seed=0).mean
     nothing = fit_and_score(randn(400, 6, seed=3), targets, randn(400, 6, seed=4), truth, seed=0)
     assert abs(nothing.mean.value) < 0.05 and nothing.mean.low < nothing.mean.value < nothing.mean.high
     some = torch.cat((targets[:, :1], randn(400, 1, seed=5)), 1), torch.cat((truth[:, :1], randn(400, 1, seed=6)), 1)

@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Pa
 
 
 def accuracy_by_timm(export: Path, images: Path) -> metric.Estimate:
-    """What the exported classifier tells right, by nothing but timm."""
+    """The share that the exported classifier predicts correctly, by nothing but timm."""
     model = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     hits = []
@@ -95,7 +95,7 @@ def test_the_export_is_a_start_for_the_next(finished, images: Path, tmp_path: Pa
     assert made.images["train"] == 48
 
 
-def test_a_log_tells_each_step_and_each_epochs_accuracy(finished):
+def test_a_log_holds_each_step_and_each_epochs_accuracy(finished):
     where, _ = finished
     losses = entries(where / "out", "loss")
     assert [e["step"] for e in losses] == [*range(1, 37)]
@@ -148,9 +148,9 @@ def test_images_that_do_not_decode_are_neither_trained_nor_measured_on(tmp_path:
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
     monkeypatch.setitem(open_undecoded.__kwdefaults__, "cache_bytes", 0)
-    with pytest.warns(BadImageWarning) as told:
+    with pytest.warns(BadImageWarning) as warned:
         tuning = FineTuning(tiny(folder, "data.max_bad=0.5"), tmp_path / "out")
-    assert len(told) == 2 and (len(tuning.images), len(tuning.test)) == (23, 10)
+    assert len(warned) == 2 and (len(tuning.images), len(tuning.test)) == (23, 10)
     assert tuning._accuracy() == metric.share(
         extract(tuning._kept, tuning.test, tuning.view).argmax(1) == tuning.test.targets
     )

@@ -51,8 +51,8 @@ def run(command: list[str], where: Path) -> str:
 @pytest.mark.slow  # about twelve seconds, most of it importing torch on a busy machine
 def test_plain_pytorch_fine_tunes_a_saved_model(place: Path):
     assert len([line for line in PLAIN.splitlines() if line]) <= 25
-    told = run([sys.executable, "-W", "error", "-c", PLAIN], place)
-    found = [float(share) for share in re.findall(r"epoch \d: ([\d.]+)% of the test images", told)]
+    printed = run([sys.executable, "-W", "error", "-c", PLAIN], place)
+    found = [float(share) for share in re.findall(r"epoch \d: ([\d.]+)% of the test images", printed)]
     assert len(found) == 5 and found[-1] > 60
 
 

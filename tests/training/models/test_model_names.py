@@ -37,7 +37,7 @@ def test_other_names_are_as_they_are():
         assert called(name) == name
 
 
-def test_what_is_recorded_of_a_run_tells_no_folder_of_this_machine(run: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_record_of_a_run_names_no_folder_of_this_machine(run: Path, capsys: pytest.CaptureFixture[str]):
     pack = birds(run.parent)
     assert cli.main(["eval", "knn", str(run), "--data", str(pack)]) == 0
     assert capsys.readouterr().out.startswith("mine on birds, knn")
@@ -46,5 +46,5 @@ def test_what_is_recorded_of_a_run_tells_no_folder_of_this_machine(run: Path, ca
     recipe = recipes.find("cifar10_resnet10t").to_dict() | {"init_from": str(run / "export")}
     assert Recipe.from_dict(recipe).published()["init_from"] == "mine"
     data = DetectionData(source=str(pack))
-    told = replace(coco256(str(run)), data=data).published()
-    assert (told["model"], told["data"]["source"]) == ("mine", "birds.parquet")
+    recipe = replace(coco256(str(run)), data=data).published()
+    assert (recipe["model"], recipe["data"]["source"]) == ("mine", "birds.parquet")

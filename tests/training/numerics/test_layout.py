@@ -39,8 +39,8 @@ def broken(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str) -> None:
 @pytest.mark.parametrize(("source", "how"), [(CRASH, "crashes"), (HANG, "hangs"), (WRONG, "computes wrong numbers")])
 def test_a_fault_is_named(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, how: str):
     broken(monkeypatch, tmp_path, source)
-    told = "a 3x3 convolution (3 to 8 channels, stride 1, padding 1) on maps [6, 3, 16, 16]"
-    assert layout.fault([PLAIN], "no") == f"{told} {how} in channels_last on this CPU"
+    case = "a 3x3 convolution (3 to 8 channels, stride 1, padding 1) on maps [6, 3, 16, 16]"
+    assert layout.fault([PLAIN], "no") == f"{case} {how} in channels_last on this CPU"
 
 
 def test_a_verdict_is_paid_once_and_a_damaged_one_again(home: Path, monkeypatch: pytest.MonkeyPatch):

@@ -169,8 +169,8 @@ def test_other_pixel_statistics_than_those_of_a_start_without_heads_are_noted(tm
 
 def test_a_continued_run_starts_where_the_other_ended(finished: Path, tmp_path: Path, capsys):
     assert main(command(tmp_path / "next", "--init-from", str(finished), settings=QUIET)) == 0
-    told = capsys.readouterr().out
-    assert f"backbone from {finished}" in told and f"heads from {finished}" in told
+    printed = capsys.readouterr().out
+    assert f"backbone from {finished}" in printed and f"heads from {finished}" in printed
     before, after = exported(finished), exported(tmp_path / "next")
     assert before.keys() == after.keys()
     assert not torch.equal(before["heads:heads.router.linear.weight"], after["heads:heads.router.linear.weight"])
@@ -272,7 +272,7 @@ def test_what_is_a_folder_is_no_name(finished: Path, folder: str):
     assert model_folder("timm:resnet18") is None and model_folder("resnet18") is None
 
 
-def test_a_run_tells_what_it_started_from(finished: Path, tmp_path: Path):
+def test_a_run_records_its_start(finished: Path, tmp_path: Path):
     """The whole chain, from the files beside the weights; of weights that tell nothing, nothing."""
     first, second = tmp_path / "first", tmp_path / "second"
     for start, out in ((finished, first), (first, second)):

@@ -220,12 +220,12 @@ def test_tensorboard_gets_what_the_log_gets(tmp_path: Path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     Run(tiny(EVALUATED), tmp_path, tracker="tensorboard").train()
     (event,) = tmp_path.rglob("events.out.tfevents.*")
-    told = accumulator.EventAccumulator(str(event)).Reload()
-    losses = [(e.step, e.value) for e in told.Scalars("loss")]
+    events = accumulator.EventAccumulator(str(event)).Reload()
+    losses = [(e.step, e.value) for e in events.Scalars("loss")]
     assert losses == [(e["step"], pytest.approx(e["loss"])) for e in entries(tmp_path)]
     for name in ("r2", "rankme"):
         measured = [(e["step"], pytest.approx(e[name])) for e in entries(tmp_path, name)]
-        assert [(e.step, e.value) for e in told.Scalars(name)] == measured
+        assert [(e.step, e.value) for e in events.Scalars(name)] == measured
         assert [step for step, _ in measured] == [0, EPOCH, STEPS]
 
 

@@ -52,7 +52,7 @@ def test_the_recipe_may_be_named_again_with_all_settings_or_none(stopped: Path, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--set", "batch_size=8", "--set", "run.keep=1"], "(theirs, yours): batch_size: 4, 8; pass the same"),
         (["--objective", "simclr"], "objective: 'star', 'simclr'"),
@@ -62,15 +62,15 @@ def test_the_recipe_may_be_named_again_with_all_settings_or_none(stopped: Path, 
         (["foulder"], "recipe 'foulder' not found"),
     ],
 )
-def test_other_settings_are_refused_by_name(arguments, told: str, before: Path, capsys):
+def test_other_settings_are_refused_by_name(arguments, message: str, before: Path, capsys):
     files = {path: path.read_bytes() for path in before.rglob("*.*")}
-    assert told in refusal(capsys, *arguments, "--resume", "--out", str(before))
+    assert message in refusal(capsys, *arguments, "--resume", "--out", str(before))
     assert {path: path.read_bytes() for path in before.rglob("*.*")} == files
 
 
 def test_there_must_be_a_run(tmp_path: Path, capsys):
-    told = refusal(capsys, "--resume", "--out", str(tmp_path))
-    assert told.startswith(f"star-zoo: {tmp_path} holds no run to resume")
+    message = refusal(capsys, "--resume", "--out", str(tmp_path))
+    assert message.startswith(f"star-zoo: {tmp_path} holds no run to resume")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -79,7 +79,7 @@ def test_the_metadata_is_what_the_files_say(finished: Path):
 
 
 def test_two_protocols_on_one_data_set_stay_apart(finished: Path, tmp_path: Path):
-    """The Hub takes all results on a data set together; what tells them apart is the name of the metric."""
+    """The Hub takes all results on a data set together; the name of the metric distinguishes them."""
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))
     results = json.loads((folder / "results.json").read_text())
     neighbours = RECORD | {"protocol": "knn", "metrics": {"1-NN top-1": {"value": 0.5, "low": 0.4, "high": 0.6}}}
@@ -203,7 +203,7 @@ def test_the_cards_of_what_less_is_known_of(others: dict[str, Path]):
         assert "$" not in text and "\n\n\n" not in text and ModelCard(text).data.eval_results is None
 
 
-def test_a_card_tells_the_runs_before_and_the_commands_of_recipes_as_they_stand(finished: Path, tmp_path: Path):
+def test_a_card_names_the_runs_before_and_the_commands_of_recipes_as_they_stand(finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished, tmp_path / "folder"))
     results = json.loads((folder / "results.json").read_text())
     first = recipes.find("cifar10_resnet10t").published()

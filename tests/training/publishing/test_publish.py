@@ -28,13 +28,13 @@ CLIS = """
 import contextlib, io, json, sys, time
 time.sleep = lambda seconds: None
 from star_training.cli.main import main
-told = []
+outcome = []
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)
-    told.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(told))
+    outcome.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(outcome))
 """
 
 
@@ -69,7 +69,7 @@ def hub() -> Iterator[LoopbackHub]:
 def run(hub: LoopbackHub, home: Path, *lines: list[str], **env: str) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of command lines, all in one process."""
     done = client(hub, home, CLIS, json.dumps(lines), **env)
-    return [tuple(told) for told in json.loads(done.stdout.splitlines()[-1])]
+    return [tuple(outcome) for outcome in json.loads(done.stdout.splitlines()[-1])]
 
 
 def writes(hub: LoopbackHub) -> list[str]:
@@ -99,7 +99,7 @@ def test_a_run_is_published_changed_and_tagged(hub: LoopbackHub, finished: Run, 
     assert (dry_code, dry_out) == (0, f"{tmp_path / 'dry'}\n")
     _, commit = hub.commits(REPOSITORY)
     pinned = f'hf_hub_id="{REPOSITORY}@{commit}"'
-    assert [told[:2] for told in (first, again)] == [
+    assert [outcome[:2] for outcome in (first, again)] == [
         (0, f"published; to pin a registered tag to this version, set {pinned}\n")
     ] * 2
     assert hub._repositories[REPOSITORY].tags == {"v1.0": commit} and not hub._repositories[REPOSITORY].private
@@ -150,10 +150,10 @@ def test_what_a_version_no_longer_has_goes_and_what_others_put_there_stays(hub: 
 
 
 def test_a_private_repository(hub: LoopbackHub, folder: Path, tmp_path: Path):
-    told = run(hub, tmp_path, ["publish", str(folder), REPOSITORY, "--private"])
-    assert told[0][0] == 0 and hub._repositories[REPOSITORY].private
+    outcome = run(hub, tmp_path, ["publish", str(folder), REPOSITORY, "--private"])
+    assert outcome[0][0] == 0 and hub._repositories[REPOSITORY].private
     again = run(hub, tmp_path, ["publish", str(folder), REPOSITORY, "--private"])
-    assert again[0][:2] == told[0][:2]
+    assert again[0][:2] == outcome[0][:2]
 
 
 # --- what can be made of it
@@ -326,12 +326,12 @@ def test_a_staged_folder_can_be_staged_again(folder: Path, tmp_path: Path):
 def test_what_the_hub_refuses_is_one_line_and_changes_nothing(hub: LoopbackHub, folder: Path, tmp_path: Path):
     publish = ["publish", str(folder), REPOSITORY, "--tag", "v1.0"]
 
-    def fails(told: str, **env: str) -> None:
+    def fails(outcome: str, **env: str) -> None:
         before = hub.commits(REPOSITORY) if REPOSITORY in hub._repositories else None
         ((code, out, error),) = run(hub, tmp_path, publish, **env)
-        error = error.splitlines()[-1]  # before it the client may tell of its tries
+        error = error.splitlines()[-1]  # before it the client may report its tries
         assert (code, out) == (1, "")
-        assert error.startswith(f"star-zoo: {REPOSITORY} could not be published: ") and told in error
+        assert error.startswith(f"star-zoo: {REPOSITORY} could not be published: ") and outcome in error
         assert (hub.commits(REPOSITORY) if REPOSITORY in hub._repositories else None) == before
 
     fails("401", HF_TOKEN="hf_wrong")
@@ -363,7 +363,7 @@ def test_what_the_hub_refuses_is_one_line_and_changes_nothing(hub: LoopbackHub, 
     assert {*uploaded(hub)} >= {"LICENSE", "model.safetensors", "README.md", "heads.safetensors"}
 
 
-def test_a_card_that_the_hub_does_not_take_is_told_before_anything_is_made(
+def test_a_card_that_the_hub_does_not_take_is_refused_before_anything_is_made(
     hub: LoopbackHub, folder: Path, tmp_path: Path
 ):
     hub.fail, hub.fail_at = 400, "/api/validate-yaml"

@@ -312,12 +312,12 @@ def test_data_of_which_nothing_is_shown_are_refused(runs: list[Path], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("{}", "to show; run `star-zoo eval all` first"), ("[", "is not a valid results.json")]
+    ("content", "message"), [("{}", "to show; run `star-zoo eval all` first"), ("[", "is not a valid results.json")]
 )
-def test_nothing_to_show_is_said(tmp_path: Path, capsys, content: str, told: str):
+def test_nothing_to_show_is_said(tmp_path: Path, capsys, content: str, message: str):
     (tmp_path / "results.json").write_text(content)
     assert main(["report", str(tmp_path / "results.json"), "--out", str(tmp_path / "x.html")]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "x.html").exists()
 
 

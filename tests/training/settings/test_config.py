@@ -115,7 +115,7 @@ def test_a_setting_reaches_its_field_with_its_type(setting: str, read: Any):
     recipe = override(FOLDER, [setting])
     found, expected = read(recipe)
     assert found == expected and type(found) is type(expected)
-    assert all(told.startswith(setting.partition("=")[0]) for told in differences(FOLDER, recipe))
+    assert all(line.startswith(setting.partition("=")[0]) for line in differences(FOLDER, recipe))
 
 
 def kinds(recipe: Recipe) -> list[str]:

@@ -144,7 +144,7 @@ def of_policies() -> Study:
     return dataclasses.replace(policies(), methods=(*policies().methods, wide), pairs=(("dorsal", "ventral"),))
 
 
-def test_the_best_policy_is_told_with_its_lead():
+def test_the_best_policy_is_named_with_its_lead():
     table = invariances.accuracies(of_policies(), OUTCOMES)
     assert table.head == [
         "metric", "data", "ventral", "dorsal", "wide", "both", "best policy", "its lead", "both - best policy",
@@ -157,7 +157,7 @@ def test_the_best_policy_is_told_with_its_lead():
     assert row[7] == f"3.0 ± {half:.1f}" and row[8:] == ["10.0", "5.0"]
 
 
-def test_cosines_are_told_by_transformation_with_the_difference_by_seed():
+def test_cosines_are_listed_by_transformation_with_the_difference_by_seed():
     table = invariances.cosines(of_policies(), OUTCOMES)
     rows = {row[0]: row for row in table.rows}
     assert rows["colour"][1] == "mean of the group" and rows["hue"][1] == "colour" and rows["crop"][1] == "spatial"

@@ -45,7 +45,7 @@ def test_the_processors_are_shared_out(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "a.txt").read_text() == "3"
 
 
-def test_after_a_failure_nothing_is_begun_and_its_last_words_are_told(tmp_path: Path):
+def test_after_a_failure_nothing_is_begun_and_its_last_line_is_reported(tmp_path: Path):
     jobs = [job(tmp_path, "a", "print('first'); raise SystemExit('no room')"), job(tmp_path, "b", WAIT)]
     jobs.append(job(tmp_path, "c", WAIT))
     with pytest.raises(Failed, match=r"a ended with exit code 1; .*a\.log ends with:$") as failed:

@@ -31,8 +31,8 @@ def made(method: str, seed: int, **numbers: float) -> Outcome:
         ("linear_accuracy", name): Metric("linear_accuracy", "Linear accuracy", SHARE, ACCURACY, value)
         for name, value in numbers.items()
     }
-    told: dict[str, Any] = {"online": [], "heads": [], "losses": {}, "transfer over steps": []}
-    return Outcome(method, seed, found, told)
+    details: dict[str, Any] = {"online": [], "heads": [], "losses": {}, "transfer over steps": []}
+    return Outcome(method, seed, found, details)
 
 
 OURS = [(0.5, 0.7), (0.52, 0.74), (0.56, 0.72)]
@@ -157,7 +157,7 @@ def test_a_number_may_be_compared_with_zero():
     assert below_one[3].endswith("], compared with 100")
 
 
-def test_nothing_measured_is_not_tested_and_several_verdicts_are_told():
+def test_nothing_measured_is_not_tested_and_several_verdicts_are_listed():
     assert judged(note="a GPU's work")[2:] == ["not tested", "a GPU's work"]
     assert judged(Comparison("ours", "theirs", "unheard of"))[2] == "not tested"
     both = judged(*(Comparison("ours", "theirs", "linear_accuracy", data) for data in SETS))
@@ -213,7 +213,7 @@ def test_an_outcome_holds_numbers_curves_and_the_code_that_made_them(tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"method": "a", "seed": 0, "evaluations": 3}'])
-def test_what_is_no_outcome_is_told_as_such(tmp_path: Path, text: str):
+def test_a_result_that_is_no_outcome_is_reported_as_such(tmp_path: Path, text: str):
     (tmp_path / "a-0.json").write_text(text)
     with pytest.raises(ValueError, match=r"a-0\.json is not the outcome of a run: .*; remove it"):
         outcome.load(tmp_path / "a-0.json")

@@ -80,10 +80,10 @@ def test_a_study_of_the_paper_fills_its_table(tmp_path: Path, monkeypatch: pytes
     assert f"| {MEAN} |" in (out / "table.md").read_text() and (out / "report.html").stat().st_size > 10_000
 
     before = {run: times(out / run) for run in runs}
-    told = (out / "results" / f"{runs[0]}.json").read_text()
+    before = (out / "results" / f"{runs[0]}.json").read_text()
     reproduction.run_one(study, runs[0], out, folder)
     assert {run: times(out / run) for run in runs} == before  # nothing is trained or measured anew
-    assert (out / "results" / f"{runs[0]}.json").read_text() == told
+    assert (out / "results" / f"{runs[0]}.json").read_text() == before
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def speaks_of_all(claims: Table) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("lacks", ["images", "caltech101", "cifar100", "sun397"])
-def test_a_missing_set_is_told_before_anything_is_trained(
+def test_a_missing_set_is_reported_before_anything_is_trained(
     name: str, lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     study, out, begun = small(name), tmp_path / "out", []
@@ -141,13 +141,13 @@ def test_a_missing_set_is_told_before_anything_is_trained(
         (tmp_path / data).mkdir()
     missing = tmp_path / (study.images.name if lacks == "images" else lacks)
     missing.rmdir()
-    told = f"the study needs {missing.name}: neither {missing}.parquet nor the folder {missing} exists"
+    message = f"the study needs {missing.name}: neither {missing}.parquet nor the folder {missing} exists"
     with pytest.raises(DataError) as refused:
         reproduction.check(study, tmp_path)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     with pytest.raises(DataError) as refused:
         reproduction.run_all(study, study.name, out, tmp_path, [], 1, 1)
-    assert told in str(refused.value) and not begun and not out.exists()
+    assert message in str(refused.value) and not begun and not out.exists()
     missing.mkdir()
     reproduction.run_all(study, study.name, out, tmp_path, [], 1, 1)
     assert len(begun) == 1

@@ -63,13 +63,13 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(
     before = {path.name: path.stat().st_mtime_ns for path in results.glob("*.json")}
     assert 0 < len(before) < len(names)
 
-    code, told, said = finish(start(some), 240)
+    code, printed, said = finish(start(some), 240)
     assert code == 0, said
     assert {path.stem for path in results.glob("*.json")} == set(names)
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in results.glob("*.json")}.items()
     table = (out / "table.md").read_text()
     for heading in ("methods: means over seeds", "differences by seed", "claims"):
-        assert f"## {heading}" in table and heading in told
+        assert f"## {heading}" in table and heading in printed
     lines = table.split("## differences")[0].splitlines()
     (mean,) = [line for line in lines if line.startswith("| Linear") and MEAN in line]
     assert len([float(cell) for cell in mean.strip("| ").split(" | ")[2:]]) == len(names)  # a number of every method
@@ -85,7 +85,7 @@ def test_a_study_goes_from_nothing_to_a_filled_table_whatever_stops_it(
     assert json.loads((results / "star_8-0.json").read_text()) == wanted
     assert wanted["recipe"]["data"]["source"] == "cifar10.parquet"  # no folder of this machine
 
-    # and a study of other settings is told from this one
+    # and a study of other settings is distinguished from this one
     whole = [word for word in command(packs, out) if word != "--fast"]
     for more, error in (([], "has other settings"), (["--only", "star_8-0"], "the settings differ from those")):
         code = cli.main([*whole, *more])
@@ -101,7 +101,7 @@ def test_a_run_that_fails_ends_the_study_with_its_words(packs: Path, tmp_path: P
     assert not (tmp_path / "equimod-0.log").exists()
 
 
-def test_missing_images_are_told_before_anything_is_trained(tmp_path: Path):
+def test_missing_images_are_reported_before_anything_is_trained(tmp_path: Path):
     study = studies.find("cifar10_small")
     with pytest.raises(DataError, match="the study needs cifar10: neither"):
         reproduction.check(study, tmp_path)

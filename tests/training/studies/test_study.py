@@ -125,7 +125,7 @@ def test_haste_keeps_the_methods_and_measures_less():
     }
 
 
-def test_an_unknown_study_is_told_with_the_known_ones():
+def test_an_unknown_study_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="study 'cifar10' not found; did you mean 'cifar10_small'"):
         studies.find("cifar10")
 

@@ -62,7 +62,7 @@ def test_without_factors_it_is_info_nce():
 
 
 def test_with_everything_in_one_factor_both_spaces_are_info_nce():
-    """The factor's key is the query itself: its space tells each view from all others."""
+    """The factor's key is the query itself: its space distinguishes each view from all others."""
     objective = build("looc", factors={"all": list(POLICY.fields)})
     plan = objective.plan(20, 30, generator(0))
     assert torch.equal(plan[0], plan[2]) and not torch.equal(plan[0], plan[1])

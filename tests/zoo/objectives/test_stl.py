@@ -82,7 +82,7 @@ class Shift(nn.Module):
 
 
 def test_an_oracle_predicts_with_true_partners_better_than_with_others():
-    """Transformations roll half of the features, and the other half tells how far."""
+    """Transformations roll half of the features, and the other half encodes how far."""
     objective = build("stl", transformation_dim=D // 2)
     objective.transformation, objective.equivariant = Shift(), nn.Identity()
     objective.project_transformation, objective.invariant = nn.Identity(), nn.Identity()

@@ -49,7 +49,7 @@ def compare(
         protocols.check(name)  # before the imports, which take seconds
 
     from ..data.eval_sets.local import found
-    from ..data.eval_sets.names import told_apart
+    from ..data.eval_sets.names import distinctly_named
     from ..data.summary import Summaries
     from ..engine.logging import messages
     from ..engine.results import check
@@ -62,7 +62,7 @@ def compare(
     if file:
         check(file)
     one, other = frozen_model(first, seed, workers), frozen_model(second, seed, workers)
-    splits = [of_set.reading(one.channels) for of_set in told_apart(listed(data) or found(), max_bad)]
+    splits = [of_set.reading(one.channels) for of_set in distinctly_named(listed(data) or found(), max_bad)]
     summaries = Summaries(messages())
     with Progress(None, messages()) as progress:
         progress.begin(f"comparing {one.name} with {other.name}")

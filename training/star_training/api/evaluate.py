@@ -58,14 +58,14 @@ def evaluate(
         protocols.check(name)  # before the imports, which take seconds
 
     from ..data.eval_sets.local import expanded, found
-    from ..data.eval_sets.names import told_apart
+    from ..data.eval_sets.names import distinctly_named
     from ..engine.results import check
     from ..evaluation.many import Outcome
     from ..evaluation.record import results_file
     from .evaluations import Evaluations, SomeFailed
 
     specs = listed(data) or found()
-    splits = told_apart([one for spec in specs for one in expanded(spec)] if several else specs, max_bad)
+    splits = distinctly_named([one for spec in specs for one in expanded(spec)] if several else specs, max_bad)
     file = results_file(os.fspath(model)) if out is None else user_path(out)
     if file:
         check(file)

@@ -74,7 +74,7 @@ def tag_folder(tag: str) -> Path | None:
     """
     if not tag.startswith("star_"):
         return None
-    place = tags.place(tags.full(tag))
+    place = tags.place(tag)
     return place if isinstance(place, Path) else None
 
 

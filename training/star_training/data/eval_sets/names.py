@@ -48,7 +48,7 @@ def ends(spec: str) -> list[str]:
     return ["/".join((*around[len(around) - count :], name)) for count in range(len(around) + 1)]
 
 
-def told_apart(specs: Sequence[str], max_bad: float = MAX_BAD) -> list[Splits]:
+def distinctly_named(specs: Sequence[str], max_bad: float = MAX_BAD) -> list[Splits]:
     """Returns the data sets of one command, each named by the shortest end of its path that is unique among them.
 
     A path given twice is one data set. The share `max_bad` of each split's images may fail to decode.

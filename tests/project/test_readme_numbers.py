@@ -16,7 +16,10 @@ from star_zoo import zoo
 ZOO, SPEED = (CARDS / page / "README.md" for page in (".", "benchmarks"))
 
 MODELS = CARDS / "resnet10t"
-TAGS = ("star_resnet10t.cifar10", "star_resnet10t.cifar10_simclr", "star_resnet10t.tin100", "star_resnet18.tin100")
+TAGS = (
+    "star_resnet10t.cifar10", "star_resnet10t.cifar10_simclr", "star_resnet10t.tin100", "star_resnet18.tin100",
+    "star_convnext_atto.tin100",
+)  # fmt: skip
 SHOWN = {tag: zoo.EMBEDDED / tag / "results.json" for tag in TAGS} | {"untrained": MODELS / "untrained.json"}
 METRICS = [
     "linear_top1", "linear_per_class", "knn20_top1", "knn1_top1",
@@ -81,9 +84,10 @@ def test_the_size_of_the_models_is_that_of_their_files() -> None:
 
 
 def test_costs_in_words_are_those_of_the_result_files() -> None:
-    ours, _, tin100, larger = (cost(read(SHOWN[tag]), "images") / 1e6 for tag in TAGS)
+    ours, _, tin100, *others = (cost(read(SHOWN[tag]), "images") / 1e6 for tag in TAGS)
     assert f"saw {tin100:.1f} million images to the other's {ours:.1f}" in words(ZOO)
-    assert f"saw {larger:.1f} million images" in words(ZOO)
+    for tag, images in zip(TAGS[3:], others, strict=True):
+        assert f"`{tag}` saw {images:.1f} million images" in words(ZOO)
 
 
 def test_the_lead_with_few_labels_is_that_of_the_result_files() -> None:

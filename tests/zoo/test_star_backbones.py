@@ -79,6 +79,7 @@ def test_the_first_rows_are_there():
         "star_resnet18.stl10": 96,
         "star_resnet50.in100": 224,
         "star_vit_small_patch16_224.in100": 224,
+        "star_convnext_atto.tin100": 64,
         "star_convnext_tiny.in100": 224,
     }
     assert set(expected) <= set(TAGS)

@@ -18,6 +18,7 @@ EMBEDDED = {
     "star_resnet10t.tin100": ("star", "100 classes of Tiny ImageNet, and CIFAR-100"),
     "star_resnet10t.cifar10_simclr": ("simclr", "CIFAR-10"),
     "star_resnet18.tin100": ("star", "100 classes of Tiny ImageNet, and CIFAR-100"),
+    "star_convnext_atto.tin100": ("star", "100 classes of Tiny ImageNet, and CIFAR-100"),
 }
 MINE = "star_resnet10t.mine"
 

@@ -80,10 +80,10 @@ def test_a_study_of_the_paper_fills_its_table(tmp_path: Path, monkeypatch: pytes
     assert f"| {MEAN} |" in (out / "table.md").read_text() and (out / "report.html").stat().st_size > 10_000
 
     before = {run: times(out / run) for run in runs}
-    before = (out / "results" / f"{runs[0]}.json").read_text()
+    written = (out / "results" / f"{runs[0]}.json").read_text()
     reproduction.run_one(study, runs[0], out, folder)
     assert {run: times(out / run) for run in runs} == before  # nothing is trained or measured anew
-    assert (out / "results" / f"{runs[0]}.json").read_text() == before
+    assert (out / "results" / f"{runs[0]}.json").read_text() == written
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from star_catalog import tags
 from star_catalog.names import folders
 
 from .pretrain.rounds import ratio
@@ -69,9 +70,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def weights() -> Path:
     """Returns the file that both load. Raises ValueError if it would have to be downloaded."""
-    from star_zoo.star_backbones import place
-
-    found = place(f"star_{_MODEL}")
+    found = tags.place(f"star_{_MODEL}")
     if not isinstance(found, Path):
         raise ValueError(f"the weights of star_{_MODEL} are not on this machine, but in {found}; install them")
     return found / "model.safetensors"
